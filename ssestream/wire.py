@@ -57,7 +57,10 @@ Dumps = Callable[[Any], str]
 # also split at U+0085, U+2028, VT, FF and others, which are plain text here.
 _LINE_END = re.compile("\r\n|\n|\r")
 
-_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+#: JSON without spaces, with text as it is, and without NaN: ``ValueError`` for it.
+compact_json: Dumps = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":")
+).encode
 
 
 def encode(message: Message, dumps: Dumps | None = None) -> bytes:
@@ -179,7 +182,7 @@ _WRITERS: dict[str, Callable[[object, Dumps | None], str]] = {
 
 def _json(value: object, dumps: Dumps | None) -> str:
     try:
-        text = (dumps or _compact.encode)(value)
+        text = (dumps or compact_json)(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MessageError(f"'data' cannot be JSON: {error}", "data") from error
     if not isinstance(text, str):

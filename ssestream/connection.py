@@ -1,0 +1,287 @@
+"""The client's socket behind a WSGI request: find it, tune it, watch it, cut it.
+
+WSGI has no word for "the client has left": a server notices when it writes,
+and mostly at the second write. The kernel knows at once. So each home has one
+epoll that waits for nothing but the peer's FIN or RST (``EPOLLRDHUP``), and one
+hub watcher on that epoll. Bytes that arrive, a pipelined request for example,
+are not waited for: they neither wake anybody nor look like a close, and they
+are never read.
+
+Where a system has no such epoll, a hub watcher on the socket itself peeks
+(``MSG_PEEK``) without consuming. A request pipelined there hides the departure
+behind it, so that the next write finds it.
+"""
+
+import os
+import select
+import socket
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gevent.monkey
+
+from .hub import Home, logger, new_lock
+
+# The plain ones; their gevent forms wait, and waiting is what we do elsewhere.
+_Socket: Any = gevent.monkey.get_original("socket", "socket")
+_poll: Any = getattr(select, "poll", None) and gevent.monkey.get_original("select", "poll")
+_epoll: Any = getattr(select, "epoll", None) and gevent.monkey.get_original("select", "epoll")
+
+# Where servers put the socket: gunicorn's gevent, gthread and sync workers,
+# its gevent_pywsgi worker, Werkzeug's development server.
+_ENVIRON_KEYS = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
+
+# gunicorn marks a request that came over HTTP/2 with this. Its socket carries
+# other streams beside ours, so it is not ours to watch or to cut.
+_HTTP2_KEY = "gunicorn.http2.send_trailers"
+
+_CACHE_KEY = "ssestream.connection"
+
+
+class Connection:
+    """What is known of the client of one request; most of it may be unknown.
+
+    It keeps the socket, never the environ. ``reachable`` says whether there is
+    a socket to watch; where there is none, a departed client is found by
+    writing to it.
+    """
+
+    def __init__(self, sock: Any = None, delimited: bool = True) -> None:
+        #: Whether the response's end shows in its framing. Without that
+        #: (HTTP/1.0) only the connection's end tells the client.
+        self.delimited = delimited
+        self._sock = sock
+        self._fd = -1
+        self._lock = new_lock()
+        self._watch: _Watch | None = None
+        self._on_gone: Callable[[], object] | None = None
+
+    @property
+    def reachable(self) -> bool:
+        return self._sock is not None
+
+    @classmethod
+    def of(cls, environ: dict[str, Any]) -> "Connection":
+        """The connection behind a WSGI *environ*, tuned as Node's ssestream does.
+
+        Keep-alive on, no-delay on, no timeout. The same object for the same
+        request.
+        """
+        found = environ.get(_CACHE_KEY)
+        if isinstance(found, cls):
+            return found
+        delimited = environ.get("SERVER_PROTOCOL", "HTTP/1.1") not in ("HTTP/1.0", "HTTP/0.9")
+        connection = cls(_find(environ), delimited)
+        connection._tune()
+        environ[_CACHE_KEY] = connection
+        return connection
+
+    def watch(self, home: Home, on_gone: Callable[[], object]) -> None:
+        """Call *on_gone* once, in the loop of *home*, when the peer has left.
+
+        Not after `release`.
+        """
+        with self._lock:
+            fd = _fileno(self._sock)
+            if fd < 0 or self._on_gone is not None:
+                return
+            self._fd = fd
+            self._on_gone = on_gone
+            self._watch = _watch_of(home)
+            self._watch.add(fd, self)
+
+    def release(self, cut: bool = False) -> None:
+        """Forget the socket, which is the server's to close from now on.
+
+        With *cut* it is shut down first, both ways, so that a send that is
+        stuck in it fails at once and nothing more is read from it.
+        """
+        with self._lock:
+            sock, self._sock = self._sock, None
+            self._on_gone = None
+            if self._watch is not None:
+                self._watch.remove(self._fd, self)
+                self._watch = None
+            # Under the lock: whoever releases last must not find that the
+            # server has closed the socket and given its number to another.
+            if cut:
+                _shutdown(sock)
+
+    def cut(self) -> None:
+        """Shut the connection down, both ways, and go on watching nothing."""
+        self.release(cut=True)
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            on_gone, self._on_gone = self._on_gone, None
+        if on_gone is not None:
+            on_gone()
+
+    def _tune(self) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        for level, option in (
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+        ):
+            try:
+                sock.setsockopt(level, option, 1)
+            except OSError:  # a Unix socket has no no-delay; a dead one nothing
+                pass
+        try:
+            if sock.gettimeout():
+                sock.settimeout(None)
+        except OSError:
+            pass
+
+
+class _Watch:
+    """One home's wait for hang-ups, however many connections it has."""
+
+    def __init__(self, home: Home) -> None:
+        self._connections: dict[int, Connection] = {}
+        self._epoll = _epoll()
+        self._watcher = home.loop.io(self._epoll.fileno(), 1)
+        # A loop is not kept running for the sake of clients who may leave.
+        self._watcher.ref = False
+        home.call(self._watcher.start, self._ready)
+
+    def add(self, fd: int, connection: Connection) -> None:
+        self._connections[fd] = connection
+        mask = select.EPOLLRDHUP | select.EPOLLONESHOT
+        try:
+            self._epoll.register(fd, mask)
+        except FileExistsError:  # its number's last owner was closed unannounced
+            self._epoll.modify(fd, mask)
+
+    def remove(self, fd: int, connection: Connection) -> None:
+        if self._connections.get(fd) is connection:
+            del self._connections[fd]
+            try:
+                self._epoll.unregister(fd)
+            except OSError:  # closed already, and so forgotten by the kernel
+                pass
+
+    def _ready(self) -> None:
+        # Whatever is reported is the peer's FIN or worse; nothing else was
+        # asked for. Once is enough, or the loop would spin until the release.
+        for fd, _ in self._epoll.poll(0):
+            connection = self._connections.get(fd)
+            if connection is not None:
+                connection._hang_up()
+
+
+class _PeekWatch:
+    """The same where there is no epoll: a hub watcher for each connection."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._watchers: dict[int, tuple[Connection, Any]] = {}
+
+    def add(self, fd: int, connection: Connection) -> None:
+        watcher = self._home.loop.io(fd, 1)
+        watcher.ref = False
+        self._watchers[fd] = (connection, watcher)
+        self._home.call(self._start, fd, connection)
+
+    def _start(self, fd: int, connection: Connection) -> None:
+        watcher = self._watcher_of(fd, connection)
+        if watcher is not None:
+            watcher.start(self._ready, fd, connection)
+
+    def remove(self, fd: int, connection: Connection) -> None:
+        watcher = self._watcher_of(fd, connection)
+        if watcher is not None:
+            del self._watchers[fd]
+            if self._home.here():
+                _dispose(watcher)
+            else:
+                self._home.call(_dispose, watcher)
+
+    def _watcher_of(self, fd: int, connection: Connection) -> Any:
+        owner, watcher = self._watchers.get(fd, (None, None))
+        return watcher if owner is connection else None
+
+    def _ready(self, fd: int, connection: Connection) -> None:
+        watcher = self._watcher_of(fd, connection)
+        if watcher is not None:
+            # Readable for good, whether by a FIN or by a request behind: once
+            # is enough, and any more would spin.
+            watcher.stop()
+            if _peer_has_left(fd):
+                connection._hang_up()
+
+
+_watches: "weakref.WeakKeyDictionary[Home, Any]" = weakref.WeakKeyDictionary()
+_watches_lock = new_lock()
+
+
+def _watch_of(home: Home) -> Any:
+    with _watches_lock:
+        watch = _watches.get(home)
+        if watch is None:
+            watch = _watches[home] = _PeekWatch(home) if _epoll is None else _Watch(home)
+        return watch
+
+
+def _dispose(watcher: Any) -> None:
+    watcher.stop()
+    watcher.close()
+
+
+def _find(environ: Mapping[str, Any]) -> Any:
+    if _HTTP2_KEY in environ:
+        return None
+    for key in _ENVIRON_KEYS:
+        if _is_socket(environ.get(key)):
+            return environ[key]
+    # gevent.pywsgi and wsgiref hand out the file that they read the body
+    # from; a socket is at the bottom of it.
+    source = environ.get("wsgi.input")
+    for reader in (getattr(source, "rfile", None), source):
+        sock = getattr(getattr(reader, "raw", None), "_sock", None)
+        if _is_socket(sock):
+            return sock
+    logger.debug("no client socket in the environ of %s", environ.get("SERVER_SOFTWARE"))
+    return None
+
+
+def _is_socket(value: Any) -> bool:
+    return hasattr(value, "setsockopt") and _fileno(value) >= 0
+
+
+def _fileno(sock: Any) -> int:
+    try:
+        return -1 if sock is None else int(sock.fileno())
+    except (OSError, ValueError):
+        return -1
+
+
+def _peer_has_left(fd: int) -> bool:
+    if fd < 0:
+        return True
+    if hasattr(select, "POLLRDHUP"):
+        poll = _poll()
+        poll.register(fd, select.POLLRDHUP)
+        return bool(poll.poll(0))
+    try:
+        with _Socket(fileno=os.dup(fd)) as raw:
+            return not raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _shutdown(sock: Any) -> None:
+    # On the bare descriptor: a TLS socket's own shutdown() forgets its TLS,
+    # and what the server then sends would leave in the clear.
+    fd = _fileno(sock)
+    if fd >= 0:
+        try:
+            with _Socket(fileno=os.dup(fd)) as raw:
+                raw.shutdown(socket.SHUT_RDWR)
+        except OSError:  # not connected any more
+            pass

@@ -1,0 +1,145 @@
+"""An iterable of messages, drawn through a stream as fast as the client takes it.
+
+The source runs in a greenlet of its own on the hub of the request, or, on
+threaded servers, in a thread of its own that has a hub for it. Either way the
+greenlet is killed when the client leaves, which ends any wait that gevent
+knows of, at once: ``gevent.sleep``, a gevent queue, and in a monkey-patched
+process everything. Plain blocking calls in a plain thread cannot be broken by
+anybody; there the source is closed as soon as the call has returned.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from .errors import StreamDestroyed, WriteAfterEnd
+from .events import run_logged
+from .hub import logger, new_lock, start_thread
+from .outgoing import OutgoingMessage
+from .piping import Destination
+from .stream import D, SseStream
+from .wire import Message
+
+
+def pipeline(source: Iterable[Message], sse_stream: SseStream, res: D) -> D:
+    """Pipe *source* through *sse_stream* into *res*; ``return pipeline(...)`` is a view.
+
+    *source* is any iterable or generator of messages. It is drawn from only
+    when the response is being sent (never for HEAD), outside every request and
+    app context, and waits while the client is slow. It is closed when it is
+    exhausted, which ends the stream, and when the client leaves, even while it
+    waits. An exception in it, a `MessageError` for one of its messages too, is
+    logged and destroys the stream.
+
+    Returns *res*. Raises ``TypeError`` for a *source* that cannot be iterated
+    or is one message or text, for an *sse_stream* that is none, and as
+    `SseStream.pipe` for *res*. Node's ``stream.pipeline``.
+    """
+    if isinstance(source, (str, bytes, Mapping)) or not hasattr(source, "__iter__"):
+        raise TypeError(f"source must be an iterable of messages, not {type(source).__name__}")
+    if not isinstance(sse_stream, SseStream):
+        raise TypeError(f"sse_stream must be an SseStream, not {type(sse_stream).__name__}")
+    drawer = _Drawer(source, sse_stream)
+    sse_stream.pipe(res)
+    drawer.follow(res)
+    return res
+
+
+class _Drawer:
+    def __init__(self, source: Iterable[Message], sse_stream: SseStream) -> None:
+        self._source = iter(source)
+        self._stream = sse_stream
+        self._lock = new_lock()
+        self._stopped = False
+        self._hub: Any = None
+        self._greenlet: Any = None
+        self._drained: Any = None
+
+    def follow(self, res: Destination) -> None:
+        """Start when the response does, stop when it or the stream is over."""
+        self._stream.on("drain", self._go_on)
+        self._stream.on("close", self._stop)
+        if isinstance(res, OutgoingMessage):
+            res.on("close", self._stop)
+            if not res.headers_sent:
+                res._at_open.append(self._start)
+                return
+        self._start()
+
+    def _start(self) -> None:
+        home = self._stream._lane.home
+        if home.cooperative:
+            home.spawn(self._enter)
+        else:
+            start_thread(self._enter_thread, ())
+
+    def _enter_thread(self) -> None:
+        hub = gevent.get_hub()
+        # Its loop must wait for other threads' callbacks, which do not count.
+        alive = hub.loop.async_()
+        alive.start(self._go_on)
+        gevent.spawn(self._enter).join()
+        alive.stop()
+        alive.close()
+        hub.destroy(destroy_loop=True)
+
+    def _enter(self) -> None:
+        with self._lock:
+            if not self._stopped:
+                self._greenlet = gevent.getcurrent()
+                self._hub = gevent.get_hub()
+                self._drained = Event()
+        try:
+            if self._greenlet is not None:
+                run_logged(self._draw)
+        finally:
+            with self._lock:
+                self._greenlet = None
+            self._close_source()
+
+    def _draw(self) -> None:
+        stream = self._stream
+        try:
+            for message in self._source:
+                self._drained.clear()
+                stream.write(message)
+                while stream.writable_need_drain and not self._stopped:
+                    self._drained.wait()
+                    self._drained.clear()
+                if self._stopped:
+                    return
+            stream.end()
+        except WriteAfterEnd:
+            pass  # the app has ended the stream itself
+        except Exception as error:
+            if stream.listeners("error"):
+                logger.exception("the source of a pipeline failed")
+            stream.destroy(error)
+
+    def _go_on(self) -> None:
+        self._in_hub(lambda: self._drained.set())
+
+    def _stop(self) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            never_began = self._greenlet is None and self._drained is None
+        if never_began:
+            self._close_source()
+        else:
+            greenlet = self._greenlet
+            self._in_hub(lambda: greenlet is not None and greenlet.kill(block=False))
+        self._stream._close(None, StreamDestroyed("the pipeline is over"), cut=True)
+
+    def _in_hub(self, function: Any) -> None:
+        with self._lock:
+            if self._greenlet is not None:
+                self._hub.loop.run_callback_threadsafe(function)
+
+    def _close_source(self) -> None:
+        close = getattr(self._source, "close", None)
+        if callable(close):
+            run_logged(close)

@@ -1,0 +1,121 @@
+"""One stream piped to one destination: whether it is ready, and when it leaves."""
+
+from typing import Any, Protocol
+
+from .events import Lane
+from .outgoing import OutgoingMessage
+
+
+class Destination(Protocol):
+    """What a stream can be piped into: anything with ``write(bytes)``.
+
+    One whose ``write()`` returns False gets nothing more until it emits
+    ``"drain"``, so it needs ``on`` as well; without that its result is not
+    looked at. ``write_head``, ``flush_headers``, ``end``, ``destroy`` and
+    ``emit`` are called where they are there, and ``"close"`` is listened to.
+    """
+
+    def write(self, chunk: bytes, /) -> object:
+        """Take *chunk*. May block: the stream calls it where that holds up nobody."""
+
+
+class Source(Protocol):
+    """The stream, as far as a pipe knows it."""
+
+    _lane: Lane
+
+    def _flow(self) -> None: ...
+    def _left(self, pipe: "Pipe") -> None: ...
+
+
+class Pipe:
+    """Between `SseStream.pipe` and `SseStream.unpipe`."""
+
+    def __init__(self, source: Source, destination: Destination, end: bool) -> None:
+        self.source = source
+        self.destination = destination
+        #: Whether it may be written to. Set by its drain, from any thread, and
+        #: so cleared before each write and never after.
+        self.ready = True
+        #: Whether ``write()`` is sure to come back at once.
+        self.never_blocks = isinstance(destination, OutgoingMessage)
+        self._end = end
+        self._ending = False
+        self._emits = callable(getattr(destination, "on", None))
+
+    def send(self, frame: bytes) -> None:
+        self.ready = False
+        if self.destination.write(frame) is not False or not self._emits:
+            self.ready = True
+
+    def attach(self) -> bool:
+        """Listen to the destination. False when it has closed already."""
+        destination: Any = self.destination
+        if isinstance(destination, OutgoingMessage):
+            destination._at_drain.append(self._drained)
+            destination._at_close.append(self._closed)
+            # It may have drained, or gone, since it was first written to.
+            if not destination.writable_need_drain:
+                self.ready = True
+            return not destination.closed
+        if self._emits:
+            destination.on("drain", self._drained)
+            destination.on("close", self._closed)
+        return True
+
+    def detach(self, ending: bool = False, destroying: bool = False) -> None:
+        """The pipe is over: by itself, or because the stream *ends* or is *destroyed*."""
+        destination: Any = self.destination
+        self._ending = ending and self._end
+        if self._ending and self.never_blocks:
+            # Node tells "unpipe" when the destination has finished.
+            self._stop_listening(but_for_close=True)
+            destination.end()
+            return
+        self._stop_listening()
+        if self._ending and hasattr(destination, "end"):
+            self.source._lane.soon(destination.end)
+        if destroying and hasattr(destination, "destroy"):
+            if self.never_blocks:
+                destination.destroy()
+            else:
+                self.source._lane.soon(destination.destroy)
+        self.tell("unpipe")
+
+    def tell(self, event: str) -> None:
+        """Let the destination emit ``"pipe"`` or ``"unpipe"``."""
+        destination: Any = self.destination
+        if isinstance(destination, OutgoingMessage):
+            destination._announce(event, self.source)
+        elif callable(getattr(destination, "emit", None)):
+            self.source._lane.soon(destination.emit, event, self.source)
+
+    def _drained(self, *args: object) -> None:
+        self.ready = True
+        self.source._flow()
+
+    def _closed(self, *args: object) -> None:
+        if self._ending:
+            self.tell("unpipe")
+        else:
+            self.source._left(self)
+
+    def _stop_listening(self, but_for_close: bool = False) -> None:
+        destination: Any = self.destination
+        if isinstance(destination, OutgoingMessage):
+            _discard(destination._at_drain, self._drained)
+            if not but_for_close:
+                _discard(destination._at_close, self._closed)
+        elif self._emits:
+            for event, handler in (("drain", self._drained), ("close", self._closed)):
+                try:
+                    destination.remove_listener(event, handler)
+                except (AttributeError, KeyError):
+                    pass
+
+
+def _discard(handlers: list[Any], handler: Any) -> None:
+    try:
+        handlers.remove(handler)
+    except ValueError:
+        pass

@@ -1,0 +1,214 @@
+"""ServerResponse: Node's ``res`` as a Flask response.
+
+A view makes one, writes to it or pipes a stream into it, now or from a timer
+later, and returns it. To Flask it is a response like any other: cookies, the
+session and ``after_request`` do what they always do.
+
+Two things of Flask shape this file:
+
+* ``make_response`` turns a response of another class into the app's own by
+  assigning its ``__class__``. The assignment is caught, and the class becomes
+  one that is both (`ServerResponse.__setattr__`).
+* A response may never be sent: the view raises after having made it, or
+  another takes its place. Its ``close`` comes at the end of the request then.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+from wsgiref.util import is_hop_by_hop
+
+import flask
+from flask.signals import request_tearing_down
+from werkzeug.datastructures import Headers
+from werkzeug.wsgi import ClosingIterator
+
+from .connection import Connection
+from .errors import HeadersSent
+from .hub import logger
+from .outgoing import HIGH_WATER_MARK, Body, OutgoingMessage
+from .stream import HEADERS
+
+_MADE_KEY = "ssestream.responses"
+
+
+class ServerResponse(OutgoingMessage, flask.Response):
+    """A Flask response that a view returns and goes on writing to.
+
+    *status* is an int such as 200 or a str such as ``"200 OK"``, *headers* a
+    mapping or pairs, or None. *high_water_mark* is the number of bytes that
+    may wait before `write` says False.
+
+    Emits ``close`` exactly once, whatever the cause (client gone, response
+    finished, error); ``finish`` before it when everything was sent; ``drain``,
+    ``pipe``, ``unpipe``, ``error``. Handlers run outside the request context.
+
+    A stream (``text/event-stream``) gets the headers that keep proxies and
+    compressors from buffering it, unless others were set. Hop-by-hop headers
+    such as ``Connection``, which Express code likes to set, are the server's
+    and are left out (PEP 3333). Node's ``http.ServerResponse``.
+    """
+
+    def __init__(
+        self,
+        status: int | str = 200,
+        headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+        *,
+        high_water_mark: int = HIGH_WATER_MARK,
+    ) -> None:
+        if not isinstance(high_water_mark, int) or isinstance(high_water_mark, bool):
+            raise TypeError(f"high_water_mark is an int of bytes, not {high_water_mark!r}")
+        if high_water_mark < 1:
+            raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
+        OutgoingMessage.__init__(self, high_water_mark=high_water_mark)
+        # Passed through: nobody may collect an endless body in order to, say,
+        # make an ETag of it.
+        flask.Response.__init__(self, Body(self), direct_passthrough=True)
+        self._flush = False
+        self.write_head(status, headers)
+        if flask.has_request_context():
+            flask.request.environ.setdefault(_MADE_KEY, []).append(self)
+
+    # -- the head
+
+    def header(self, name: str | Mapping[str, Any], value: Any = None) -> "ServerResponse":
+        """Set a header, or several from a mapping. Express's ``res.header``.
+
+        *value* is a str, an int, or a list for a header that comes several
+        times. Returns the response. Raises `HeadersSent` when they have been
+        sent, ``TypeError`` for another kind of value, ``ValueError`` for one
+        with a line end in it.
+        """
+        self._check_unsent(f"header({name!r}, ...)")
+        if isinstance(name, Mapping):
+            for each, its in name.items():
+                self.header(each, its)
+            return self
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a header's name is a str, not {name!r}")
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(v, (str, int)) and not isinstance(v, bool) for v in values):
+            raise TypeError(f"header {name!r}: a value is str, int or a list of them: {value!r}")
+        if any(mark in name for mark in "\r\n: "):
+            raise ValueError(f"not the name of a header: {name!r}")
+        self.headers.setlist(name, [str(v) for v in values])
+        return self
+
+    def write_head(
+        self,
+        status: int | str,
+        headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+    ) -> "ServerResponse":
+        """Set the status and, beside those that are there, *headers*.
+
+        Returns the response. Raises `HeadersSent` when they have been sent,
+        ``TypeError`` or ``ValueError`` for a status that is none. Node's
+        ``response.writeHead``.
+        """
+        self._check_unsent("write_head()")
+        if not isinstance(status, (int, str)) or isinstance(status, bool):
+            raise TypeError(f"a status is an int or a str, not {type(status).__name__}")
+        code = str(status).partition(" ")[0]
+        if not (code.isascii() and code.isdigit() and 200 <= int(code) <= 599):
+            raise ValueError(f"a status is from 200 to 599, and not {status!r}")
+        if isinstance(status, int):
+            self.status_code = status
+        else:
+            self.status = status
+        if headers is not None:
+            pairs = headers.items() if isinstance(headers, Mapping) else headers
+            for name, value in pairs:
+                self.header(name, value)
+        return self
+
+    def flush_headers(self) -> None:
+        """Send the head as soon as the view has returned, before there is a body.
+
+        Node's ``response.flushHeaders``.
+        """
+        self._flush = True
+
+    # -- what Werkzeug and the server call
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if self.headers_sent:
+            raise HeadersSent("a ServerResponse answers one request, and this one has")
+        body, status, headers = self.get_wsgi_response(environ)
+        connection = Connection.of(environ)
+        try:
+            write = start_response(status, headers)
+            if self._bodyless(environ):
+                # Its watch would have nothing to tell, and no source may start.
+                self._connection = connection
+            else:
+                self.open(connection)
+            if self._flush and callable(write):
+                write(b"")
+        except BaseException:
+            self.server_done()
+            raise
+        return body
+
+    def get_app_iter(self, environ: dict[str, Any]) -> Iterable[bytes]:
+        """The body as the server is to iterate it."""
+        if self._bodyless(environ):
+            return ClosingIterator((), self.close)
+        if isinstance(self.response, Body):
+            # Unwrapped, so that a server can know it for what it is.
+            return self.response
+        return ClosingIterator(self.iter_encoded(), self.close)
+
+    def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
+        headers = super().get_wsgi_headers(environ)
+        if self.mimetype == "text/event-stream":
+            if "charset" not in self.mimetype_params:
+                headers["Content-Type"] = HEADERS["Content-Type"]
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        for name in {name for name, _ in headers if is_hop_by_hop(name)}:
+            logger.debug("left out the hop-by-hop header %s", name)
+            del headers[name]
+        return headers
+
+    def close(self) -> None:
+        """The response is over. The server calls it; an app calls `end` or `destroy`."""
+        self.server_done()
+
+    def server_done(self) -> None:
+        super().server_done()
+        # Werkzeug's call_on_close.
+        functions, self._on_close = self._on_close, []
+        for function in functions:
+            function()
+        if not isinstance(self.response, Body) and hasattr(self.response, "close"):
+            self.response.close()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__" and not issubclass(value, ServerResponse):
+            own: type = type(self)
+            value = _both(own, value)
+        super().__setattr__(name, value)
+
+    def _bodyless(self, environ: dict[str, Any]) -> bool:
+        return environ.get("REQUEST_METHOD") == "HEAD" or self.status_code in (204, 304)
+
+    def _check_unsent(self, call: str) -> None:
+        if self.headers_sent:
+            raise HeadersSent(f"{call} after the headers were sent")
+
+
+@functools.cache
+def _both(own: type, response_class: type) -> type:
+    """*own*, a kind of `ServerResponse`, made the app's *response_class* as well."""
+    if issubclass(own, response_class):
+        return own
+    return type(f"{own.__name__}{response_class.__name__}", (own, response_class), {})
+
+
+def _close_unsent(sender: object, **extra: object) -> None:
+    for response in flask.request.environ.pop(_MADE_KEY, ()):
+        if not response.headers_sent:
+            response.close()
+
+
+request_tearing_down.connect(_close_unsent)

@@ -1,0 +1,469 @@
+"""SseStream: messages in, an event stream out. Node's semantics.
+
+The rules
+---------
+
+* Everything that changes state is in this file, under one lock that is never
+  held while anybody else's code runs.
+* One thread or greenlet at a time moves frames to the destinations (`_pump`);
+  whoever finds it busy leaves its frame to it. That keeps the order.
+* No frame leaves the queue before every destination is ready for it: the
+  slowest sets the pace. A destination is not ready from the moment it is
+  written to until its ``write()`` has returned anything but False, or else
+  until its ``drain``.
+
+The theory
+----------
+
+A stream is two halves back to back. The writable half takes messages until
+``end()``; the readable half gives them to the destinations until there are no
+more. The states that matter are four:
+
+=========  ====================  ==============================  ==============
+state      ``write()``           the queue                       comes next
+=========  ====================  ==============================  ==============
+writable   queues                flows while all are ready       ended, closed
+ended      raises                flows while all are ready       closed
+closed     False, not an error   is dropped                      (none)
+finished   raises                is empty and stays so           (none)
+=========  ====================  ==============================  ==============
+
+``end()`` leads from writable to ended; then, with the queue empty, ``finish``
+is emitted, and once a destination is there, ``end`` and ``close``: finished.
+``destroy()`` and the client's departure lead to closed from anywhere.
+
+A client's departure closes a stream that was made with a request, since nobody
+else can come. A stream made without one only loses that destination: it is
+idle until it is piped again, and what is written meanwhile is not kept, as
+nobody may ever come; what is written after an ``unpipe()`` of one's own is.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
+
+import flask
+from flask.json.provider import DefaultJSONProvider
+
+from .connection import Connection
+from .errors import ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
+from .events import Emitter, Lane
+from .hub import current_home, new_lock
+from .outgoing import Body, OutgoingMessage
+from .piping import Destination, Pipe
+from .wire import OK, Message, compact_json, encode
+
+#: Messages that may wait before ``write()`` says False: Node's default for
+#: streams of objects.
+HIGH_WATER_MARK = 16
+
+#: Characters of a ``Last-Event-ID`` that are looked at. A browser sends back
+#: what the server gave it, which is short; servers refuse headers from 8 KiB.
+MAX_LAST_EVENT_ID = 4096
+
+#: The headers of every stream. ``no-transform`` keeps compressing middleware and
+#: proxies from buffering, ``X-Accel-Buffering`` keeps nginx from it. None is
+#: hop-by-hop, which PEP 3333 forbids.
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+Callback = Callable[[BaseException | None], object]
+D = TypeVar("D", bound=Destination)
+
+
+class SseStream(Emitter):
+    """A stream of messages, as Node's ``ssestream`` has it.
+
+    *request* is a Flask or Werkzeug request or a WSGI environ; the client's
+    socket is then tuned (keep-alive, no-delay, no timeout) and `last_event_id`
+    is known. None makes a stream that no client in particular owns.
+    *high_water_mark* is the number of messages that may wait before `write`
+    says False.
+
+    Emits ``drain``, ``finish``, ``end``, ``close`` and ``error``.
+
+    Raises ``TypeError`` for anything else as *request* or for a
+    *high_water_mark* that is no int, ``ValueError`` for one below 1.
+    """
+
+    def __init__(self, request: Any = None, *, high_water_mark: int = HIGH_WATER_MARK) -> None:
+        if not isinstance(high_water_mark, int) or isinstance(high_water_mark, bool):
+            raise TypeError(f"high_water_mark is an int of messages, not {high_water_mark!r}")
+        if high_water_mark < 1:
+            raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
+        # Only a stream with a request knows already where it belongs.
+        super().__init__(None if request is None else Lane(current_home()))
+        self._connection: Connection | None = None
+        #: The id of the last message that the client has seen, or None: from
+        #: the ``Last-Event-ID`` header, else from the ``lastEventId`` query
+        #: parameter. It is whatever the client says: never empty, without
+        #: control characters, at most `MAX_LAST_EVENT_ID` characters long.
+        self.last_event_id: str | None = None
+        if request is not None:
+            environ = _environ(request)
+            self._connection = Connection.of(environ)
+            self.last_event_id = _last_event_id(environ)
+        self._provider = flask.current_app.json if flask.has_app_context() else None
+        self._high_water_mark = high_water_mark
+        self._state_lock = new_lock()
+        self._queue: deque[tuple[bytes, Callback | None]] = deque()
+        self._pipes: list[Pipe] = []
+        self._pumping = False
+        self._need_drain = False
+        self._ended = False
+        self._finished = False
+        self._end_emitted = False
+        self._closed = False
+        # No client is left, and none has been piped since.
+        self._abandoned = False
+
+    # -- what Node's streams tell of themselves
+
+    @property
+    def writable_length(self) -> int:
+        """Messages that wait."""
+        return len(self._queue)
+
+    @property
+    def writable_high_water_mark(self) -> int:
+        """Messages from which on `write` says False."""
+        return self._high_water_mark
+
+    @property
+    def writable_need_drain(self) -> bool:
+        """Whether ``drain`` is to come."""
+        return self._need_drain
+
+    @property
+    def writable_ended(self) -> bool:
+        """Whether `end` was called."""
+        return self._ended
+
+    @property
+    def writable_finished(self) -> bool:
+        """Whether everything was handed on after `end`, which ``finish`` tells."""
+        return self._finished
+
+    @property
+    def destroyed(self) -> bool:
+        """Whether it is over: destroyed, left by its client, or ended and delivered."""
+        return self._closed
+
+    # -- the writable half
+
+    def write(
+        self,
+        message: Message,
+        encoding: str | Callback | None = None,
+        callback: Callback | None = None,
+    ) -> bool:
+        """Serialise *message* and queue it. Never blocks; from any thread.
+
+        *message* is a mapping with ``data``, ``event``, ``id``, ``retry`` or
+        ``comment``. *encoding* is there as Node has it, and only UTF-8 is
+        possible. *callback* is called with None once the message was handed
+        on, or with the error because of which it never will be.
+
+        False once `writable_high_water_mark` messages wait: write again after
+        ``drain``. False as well, and no error, after the client has left.
+
+        Raises `MessageError` for a message that cannot be sent, with nothing
+        queued, and `WriteAfterEnd` after `end`. Node's ``writable.write``.
+        """
+        if callable(encoding):
+            encoding, callback = None, encoding
+        if encoding is not None and str(encoding).lower() not in ("utf-8", "utf8"):
+            raise ValueError(f"encoding: an event stream is always UTF-8, not {encoding!r}")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable, not {type(callback).__name__}")
+        return self._put(encode(message, self._dumps), callback)
+
+    def write_message(
+        self,
+        message: Message,
+        encoding: str | Callback | None = None,
+        callback: Callback | None = None,
+    ) -> bool:
+        """The same as `write`. Node-ssestream's ``writeMessage``."""
+        return self.write(message, encoding, callback)
+
+    def push(self, frame: bytes) -> bool:
+        """Queue a *frame* that is serialised already, as `wire.encode` makes it.
+
+        What a broadcast uses, so that a message is serialised once for all its
+        clients. Returns and raises as `write`; ``TypeError`` for anything but
+        bytes. Node's ``readable.push``.
+        """
+        if not isinstance(frame, bytes):
+            raise TypeError(f"a frame is bytes, not {type(frame).__name__}")
+        return self._put(frame, None)
+
+    def end(self, message: Message | None = None) -> None:
+        """No more writes. What is queued is delivered, then the response ends.
+
+        *message* is written first; None is none. Raises as `write` for it.
+        Node's ``writable.end``.
+        """
+        if message is not None:
+            self.write(message)
+        self._ended = True
+        self._flow()
+
+    def destroy(self, error: BaseException | None = None) -> None:
+        """Drop what is queued, cut the connection, emit ``close``.
+
+        With an *error* that is emitted first, as ``error``; messages that were
+        queued with a callback get it, or else a `StreamDestroyed`. Node's
+        ``stream.destroy``.
+        """
+        if error is not None and not isinstance(error, BaseException):
+            raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
+        self._close(error, StreamDestroyed("the stream was destroyed"), cut=True)
+
+    # -- the readable half
+
+    def pipe(self, destination: D, end: bool = True) -> D:
+        """Let everything that is queued, and will be, flow to *destination*.
+
+        *destination* is a `ServerResponse` or anything with ``write(bytes)``
+        (see `Destination`). The head is written first where it has one, then
+        ``:ok`` and a blank line, upon which every browser fires ``open``.
+        With *end* it is ended when the stream ends.
+
+        Returns *destination*. Raises ``TypeError`` when it has no ``write``,
+        `HeadersSent` when it is a response that is being sent already,
+        `StreamError` when it is piped to already, `StreamDestroyed` when the
+        stream is over or the destination closed. Node's ``readable.pipe``.
+        """
+        if not callable(getattr(destination, "write", None)):
+            raise TypeError(
+                "a destination needs write(), as a ServerResponse has,"
+                f" and {type(destination).__name__} has none"
+            )
+        if self._closed:
+            raise StreamDestroyed("this stream is over and cannot be piped")
+        if isinstance(destination, OutgoingMessage):
+            if destination.closed:
+                raise StreamDestroyed("the destination is closed")
+            if destination.writable_ended:
+                raise StreamError("the destination was ended and takes nothing more")
+        if any(pipe.destination is destination for pipe in self._pipes):
+            raise StreamError("this stream is piped to that destination already")
+        if hasattr(destination, "write_head"):
+            destination.write_head(200, HEADERS)
+        if hasattr(destination, "flush_headers"):
+            destination.flush_headers()
+        pipe = Pipe(self, destination, end)
+        pipe.send(OK)
+        if isinstance(destination, OutgoingMessage) and (
+            self._connection or not self._lane.has_home
+        ):
+            self._lane = destination._lane
+        pipe.tell("pipe")
+        with self._state_lock:
+            self._abandoned = False
+            self._pipes.append(pipe)
+        if pipe.attach():
+            self._flow()
+        else:
+            self._left(pipe)
+        return destination
+
+    def unpipe(self, destination: Destination | None = None) -> "SseStream":
+        """Stop the flow to *destination*, or to all of them when None.
+
+        Nothing ends: what is written from now on waits for the next `pipe`. It
+        is no error when nothing was piped there. Node's ``readable.unpipe``.
+        """
+        with self._state_lock:
+            all_pipes = self._pipes
+            leaving = [p for p in all_pipes if destination is None or p.destination is destination]
+            self._pipes = [p for p in all_pipes if p not in leaving]
+        for pipe in leaving:
+            pipe.detach()
+        self._flow()
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The stream as a WSGI iterable, for ``Response(sse_stream, ...)``."""
+        outgoing = self.pipe(OutgoingMessage(self._lane))
+        outgoing.open(self._connection or Connection())
+        return Body(outgoing)
+
+    def close(self) -> None:
+        """The server is done with the iterable (PEP 3333). Werkzeug's response calls it."""
+        self._close(None, ClientDisconnected("the client has left"), cut=False)
+        self._lane.run()
+
+    # -- what changes the state
+
+    def _put(self, frame: bytes, callback: Callback | None) -> bool:
+        with self._state_lock:
+            if self._ended:
+                raise WriteAfterEnd("write() after end()")
+            lost = self._closed or self._abandoned
+            if not lost:
+                self._queue.append((frame, callback))
+        if lost:
+            if callback is not None:
+                self._lane.soon(callback, ClientDisconnected("the client has left"))
+            return False
+        self._flow()
+        with self._state_lock:
+            full = len(self._queue) >= self._high_water_mark
+            if full:
+                self._need_drain = True
+        return not full
+
+    def _flow(self) -> None:
+        """Hand on what can be: here, unless a destination might block the writer."""
+        if all(pipe.never_blocks for pipe in tuple(self._pipes)):
+            self._pump()
+        else:
+            self._lane.home.spawn(self._pump)
+
+    def _pump(self) -> None:
+        while True:
+            with self._state_lock:
+                # Under the lock, or the frame of one who has just found this
+                # pump busy would wait for the next one's.
+                if self._pumping:
+                    return
+                pipes = tuple(self._pipes)
+                ready = bool(pipes) and all(pipe.ready for pipe in pipes)
+                if not (ready and self._queue):
+                    break
+                self._pumping = True
+                frame, callback = self._queue.popleft()
+            try:
+                for pipe in pipes:
+                    self._give(pipe, frame)
+                if callback is not None:
+                    self._lane.soon(callback, None)
+            finally:
+                self._pumping = False
+        self._settle()
+
+    def _give(self, pipe: Pipe, frame: bytes) -> None:
+        try:
+            pipe.send(frame)
+        except Exception as error:
+            # As in Node: a destination that fails is let go, the others stay.
+            self._announce("error", error)
+            self.unpipe(pipe.destination)
+
+    def _settle(self) -> None:
+        """Say what has come about by the queue's being empty."""
+        ended = False
+        with self._state_lock:
+            if self._queue or self._closed or self._pumping:
+                return
+            drained, self._need_drain = self._need_drain, False
+            finished = self._ended and not self._finished
+            self._finished = self._finished or finished
+            pipes = tuple(self._pipes)
+            if self._finished and pipes and all(pipe.ready for pipe in pipes):
+                ended = self._closed = True
+                self._pipes = []
+        if drained and not self._ended:
+            self._announce("drain")
+        if finished:
+            self._announce("finish")
+        if ended:
+            self._announce("end")
+            for pipe in pipes:
+                pipe.detach(ending=True)
+            self._announce("close")
+
+    def _left(self, pipe: Pipe) -> None:
+        """A destination has closed by itself."""
+        with self._state_lock:
+            if pipe not in self._pipes:
+                return
+            self._pipes = [other for other in self._pipes if other is not pipe]
+            last = not self._pipes
+        pipe.detach()
+        if not last:
+            self._flow()
+        elif self._connection is not None:
+            self._close(None, ClientDisconnected("the client has left"), cut=False)
+        else:
+            with self._state_lock:
+                self._abandoned = not self._pipes
+            self._drop(ClientDisconnected("the client has left"))
+
+    def _close(self, error: BaseException | None, reason: StreamDestroyed, cut: bool) -> None:
+        with self._state_lock:
+            if self._closed:
+                return
+            self._closed = True
+            pipes, self._pipes = self._pipes, []
+        self._drop(error or reason)
+        if error is not None:
+            self._announce("error", error)
+        for pipe in pipes:
+            pipe.detach(destroying=cut)
+        self._announce("close")
+
+    def _drop(self, reason: BaseException) -> None:
+        with self._state_lock:
+            dropped = list(self._queue)
+            self._queue.clear()
+            self._need_drain = False
+        for _, callback in dropped:
+            if callback is not None:
+                self._lane.soon(callback, reason)
+
+    def _dumps(self, value: Any) -> str:
+        """*value* as JSON through the app's provider, compact where it can be."""
+        provider = self._provider
+        if provider is None and flask.has_app_context():
+            provider = flask.current_app.json
+        if provider is None:
+            return compact_json(value)
+        if isinstance(provider, DefaultJSONProvider):
+            # Flask's own takes the options of json.dumps. Another one is asked
+            # for what it writes by itself.
+            return provider.dumps(
+                value,
+                ensure_ascii=False,
+                allow_nan=False,
+                separators=(",", ":"),
+                sort_keys=False,
+            )
+        return provider.dumps(value)
+
+
+def _environ(request: Any) -> dict[str, Any]:
+    environ = request if isinstance(request, dict) else getattr(request, "environ", None)
+    if not isinstance(environ, dict) or "REQUEST_METHOD" not in environ:
+        raise TypeError(
+            "request must be a Flask or Werkzeug request, a WSGI environ or None,"
+            f" not {type(request).__name__}"
+        )
+    return environ
+
+
+def _last_event_id(environ: dict[str, Any]) -> str | None:
+    header = environ.get("HTTP_LAST_EVENT_ID")
+    if header is None:
+        # Polyfills cannot set the header and use this parameter.
+        query = environ.get("QUERY_STRING", "")
+        if "lastEventId" not in query:
+            return None
+        values = parse_qs(query, max_num_fields=None, errors="surrogateescape").get("lastEventId")
+        text = values[0] if values else ""
+    else:
+        # WSGI hands bytes over as Latin-1; browsers send the id as UTF-8.
+        text = header.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
+    # A browser can only have an id that was sent to it, and none such has
+    # control characters, undecodable bytes or this length.
+    valid = 0 < len(text) <= MAX_LAST_EVENT_ID and not any(
+        character < " " or "\x7f" <= character < "\xa0" or "\ud800" <= character <= "\udfff"
+        for character in text
+    )
+    return text if valid else None

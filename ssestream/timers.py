@@ -1,0 +1,120 @@
+"""JavaScript's timers: ``setInterval`` and its family, in milliseconds.
+
+As in Node, an interval waits its delay again after its callback has returned,
+so that a slow callback never overlaps with itself; a delay under 1 is 1; and
+either clearing function clears either kind. Unlike there, an exception in a
+callback is logged and the interval goes on.
+
+A timer lives on the home of whoever sets it (see ``hub``), and its callback
+runs in a greenlet there, or in a plain thread on threaded servers, outside
+every request and app context. It may be cleared from anywhere.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .events import run_logged
+from .hub import current_home
+
+
+class Timer:
+    """What `set_interval` and `set_timeout` return, to be cleared with."""
+
+    def __init__(
+        self, callback: Callable[..., object], delay_ms: float, args: tuple[Any, ...], repeat: bool
+    ) -> None:
+        self._home = current_home()
+        self._callback = callback
+        self._args = args
+        self._seconds = max(1, delay_ms) / 1000
+        self._repeat = repeat
+        self._cleared = False
+        self._watcher: Any = None
+        self._home.call(self._arm)
+
+    # The watcher is touched by its own hub's thread only.
+
+    def _arm(self) -> None:
+        if self._cleared:
+            return
+        if self._watcher is None:
+            self._watcher = self._home.loop.timer(self._seconds, self._seconds)
+        # libev measures from when its loop last woke up, which may be a while
+        # ago; without the update a timer could fire early.
+        self._watcher.again(self._due, update=True)
+
+    def _due(self) -> None:
+        self._watcher.stop()
+        self._home.spawn(self._run)
+
+    def _disarm(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
+
+    def _run(self) -> None:
+        if self._cleared:
+            return
+        try:
+            run_logged(self._callback, *self._args)
+        finally:
+            if self._repeat and not self._cleared:
+                self._home.call(self._arm)
+            else:
+                self.clear()
+
+    def clear(self) -> None:
+        self._cleared = True
+        self._home.call(self._disarm)
+
+
+def set_interval(callback: Callable[..., object], delay_ms: float, *args: Any) -> Timer:
+    """Call ``callback(*args)`` every *delay_ms* milliseconds until cleared.
+
+    Returns what `clear_interval` takes. Raises ``TypeError`` when *callback*
+    is not callable or *delay_ms* no number, ``ValueError`` when that is
+    negative or not finite. JavaScript's ``setInterval``.
+    """
+    return _timer(callback, delay_ms, args, repeat=True)
+
+
+def set_timeout(callback: Callable[..., object], delay_ms: float, *args: Any) -> Timer:
+    """Call ``callback(*args)`` once, in *delay_ms* milliseconds, unless cleared.
+
+    Returns and raises as `set_interval`. JavaScript's ``setTimeout``.
+    """
+    return _timer(callback, delay_ms, args, repeat=False)
+
+
+def clear_interval(timer: Timer | None) -> None:
+    """Stop *timer*: no call of its callback begins after this.
+
+    None, and a timer that was cleared or has run out, are left as they are.
+    Raises ``TypeError`` for anything else.
+    """
+    if timer is None:
+        return
+    if not isinstance(timer, Timer):
+        raise TypeError(
+            f"a timer is what set_interval() and set_timeout() return, not {type(timer).__name__}"
+        )
+    timer.clear()
+
+
+def clear_timeout(timer: Timer | None) -> None:
+    """The same as `clear_interval`, as in JavaScript."""
+    clear_interval(timer)
+
+
+def _timer(
+    callback: Callable[..., object], delay_ms: float, args: tuple[Any, ...], repeat: bool
+) -> Timer:
+    if not callable(callback):
+        raise TypeError(f"callback must be callable, not {type(callback).__name__}")
+    if not isinstance(delay_ms, (int, float)) or isinstance(delay_ms, bool):
+        raise TypeError(f"delay_ms is a number of milliseconds, not {type(delay_ms).__name__}")
+    if not math.isfinite(delay_ms) or delay_ms < 0:
+        raise ValueError(f"delay_ms must be finite and not negative, and is {delay_ms}")
+    return Timer(callback, delay_ms, args, repeat)
