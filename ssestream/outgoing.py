@@ -19,12 +19,15 @@ middleware on its way.
 """
 
 import errno
+import time
 from collections.abc import Callable, Iterator
+from types import EllipsisType
 
 from .buffer import FrameBuffer
 from .connection import Connection
 from .errors import WriteAfterEnd
 from .events import Emitter, Lane
+from .heartbeat import BEAT, Entry, heart_of
 from .hub import current_home, new_lock
 
 #: Bytes that may wait before ``write()`` says False: Node's default for streams
@@ -46,6 +49,12 @@ class OutgoingMessage(Emitter):
         self._buffer = FrameBuffer(high_water_mark)
         self._connection: Connection | None = None
         self._reachable = True
+        # Seconds of silence before a beat; None for none; ... while no stream
+        # has said.
+        self._heartbeat: float | EllipsisType | None = ...
+        self._heart: Entry | None = None
+        self._last_write = 0.0
+        self._mid_line = False
         self._ended = False
         self._finished = False
         self._closed = False
@@ -110,7 +119,11 @@ class OutgoingMessage(Emitter):
         if self._closed:
             return False
         # An empty chunk would be the end of a chunked body to some servers.
-        return self._buffer.put(data) if data else not self._buffer.need_drain
+        if not data:
+            return not self._buffer.need_drain
+        self._last_write = time.monotonic()
+        self._mid_line = not data.endswith(b"\n")
+        return self._buffer.put(data)
 
     def end(self, chunk: bytes | str | None = None) -> None:
         """No more writes: what is queued is sent, then the response ends.
@@ -141,6 +154,9 @@ class OutgoingMessage(Emitter):
             return
         self._reachable = connection.reachable
         connection.watch(self._lane.home, self._client_left)
+        if isinstance(self._heartbeat, (int, float)):
+            self._last_write = time.monotonic()
+            self._heart = heart_of(self._lane.home).add(self, self._heartbeat)
         for opened in self._at_open:
             opened()
         self._at_open.clear()
@@ -152,6 +168,12 @@ class OutgoingMessage(Emitter):
         self._close(aborted=True)
         self._lane.run()
 
+    def _beat(self) -> None:
+        # Not into a line that is being written, nor behind what waits: a client
+        # that takes nothing is not silent for want of a beat.
+        if not (self._mid_line or self._buffer.length or self._ended):
+            self._buffer.put(BEAT)
+
     def _client_left(self) -> None:
         self._close(aborted=True, cut=True)
 
@@ -162,6 +184,8 @@ class OutgoingMessage(Emitter):
             self._closed = True
             self._aborted = aborted
         self._buffer.close()
+        if self._heart is not None:
+            self._heart.stop()
         if cut and self._connection is not None:
             self._connection.cut()
         for closed in self._at_close[:]:

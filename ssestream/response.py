@@ -25,6 +25,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from .connection import Connection
 from .errors import HeadersSent
+from .heartbeat import default_interval
 from .hub import logger
 from .outgoing import HIGH_WATER_MARK, Body, OutgoingMessage
 from .stream import HEADERS
@@ -141,6 +142,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 # Its watch would have nothing to tell, and no source may start.
                 self._connection = connection
             else:
+                if self._heartbeat is ... and self.mimetype == "text/event-stream":
+                    self._heartbeat = default_interval()
                 self.open(connection)
             if self._flush and callable(write):
                 write(b"")

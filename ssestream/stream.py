@@ -40,6 +40,7 @@ nobody may ever come; what is written after an ``unpipe()`` of one's own is.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import EllipsisType
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -49,6 +50,7 @@ from flask.json.provider import DefaultJSONProvider
 from .connection import Connection
 from .errors import ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .events import Emitter, Lane
+from .heartbeat import check_interval, default_interval
 from .hub import current_home, new_lock
 from .outgoing import Body, OutgoingMessage
 from .piping import Destination, Pipe
@@ -82,15 +84,24 @@ class SseStream(Emitter):
     socket is then tuned (keep-alive, no-delay, no timeout) and `last_event_id`
     is known. None makes a stream that no client in particular owns.
     *high_water_mark* is the number of messages that may wait before `write`
-    says False.
+    says False. After *heartbeat* seconds of silence a lone comment is sent;
+    None means never, and when not given it is the app's ``SSESTREAM_HEARTBEAT``,
+    or else 15.
 
     Emits ``drain``, ``finish``, ``end``, ``close`` and ``error``.
 
     Raises ``TypeError`` for anything else as *request* or for a
-    *high_water_mark* that is no int, ``ValueError`` for one below 1.
+    *high_water_mark* that is no int, ``ValueError`` for one below 1; the same
+    for a *heartbeat* that is no number or not positive.
     """
 
-    def __init__(self, request: Any = None, *, high_water_mark: int = HIGH_WATER_MARK) -> None:
+    def __init__(
+        self,
+        request: Any = None,
+        *,
+        high_water_mark: int = HIGH_WATER_MARK,
+        heartbeat: float | EllipsisType | None = ...,
+    ) -> None:
         if not isinstance(high_water_mark, int) or isinstance(high_water_mark, bool):
             raise TypeError(f"high_water_mark is an int of messages, not {high_water_mark!r}")
         if high_water_mark < 1:
@@ -109,6 +120,9 @@ class SseStream(Emitter):
             self.last_event_id = _last_event_id(environ)
         self._provider = flask.current_app.json if flask.has_app_context() else None
         self._high_water_mark = high_water_mark
+        self._heartbeat = (
+            default_interval() if heartbeat is ... else check_interval(heartbeat, "heartbeat")
+        )
         self._state_lock = new_lock()
         self._queue: deque[tuple[bytes, Callback | None]] = deque()
         self._pipes: list[Pipe] = []
@@ -259,10 +273,11 @@ class SseStream(Emitter):
             destination.flush_headers()
         pipe = Pipe(self, destination, end)
         pipe.send(OK)
-        if isinstance(destination, OutgoingMessage) and (
-            self._connection or not self._lane.has_home
-        ):
-            self._lane = destination._lane
+        if isinstance(destination, OutgoingMessage):
+            destination._heartbeat = self._heartbeat
+            # Of a stream of no client's own, the first one's lane will do.
+            if self._connection is not None or not self._lane.has_home:
+                self._lane = destination._lane
         pipe.tell("pipe")
         with self._state_lock:
             self._abandoned = False
