@@ -1,0 +1,62 @@
+"""What the tests share: real parts where they are, and a plain word where not.
+
+With ``SSESTREAM_TEST_ALL=1`` a missing part is a failure instead of a skip.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import Server
+
+HERE = Path(__file__).parent
+NODE_MODULES = HERE / "node" / "node_modules"
+
+
+def _missing(what: str, how: str) -> None:
+    if os.environ.get("SSESTREAM_TEST_ALL") == "1":
+        pytest.fail(f"{what} is missing, and SSESTREAM_TEST_ALL=1 leaves nothing out: {how}")
+    pytest.skip(f"left out, as {what} is not installed: {how}")
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The Node executable, with the npm packages of ``tests/node`` beside it."""
+    found = shutil.which("node")
+    if found is None:
+        _missing("Node", "install Debian's nodejs")
+    if not (NODE_MODULES / "ssestream").is_dir():
+        _missing("npm's ssestream", "npm ci --prefix tests/node")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def chromium() -> tuple[str, str]:
+    """The paths of Chromium and of its driver."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if browser is None or driver is None:
+        _missing("Chromium", "install Debian's chromium and chromium-driver")
+    assert browser is not None
+    assert driver is not None
+    return browser, driver
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start real servers: ``serve("gevent", "tests.live.app:app")``; all end with the test."""
+    servers: list[Server] = []
+
+    def start(*args: Any, **kwargs: Any) -> Server:
+        server = Server(*args, **kwargs)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.stop()
