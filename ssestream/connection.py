@@ -19,14 +19,24 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import gevent.monkey
+from gevent import monkey
 
 from .hub import Home, logger, new_lock
 
-# The plain ones; their gevent forms wait, and waiting is what we do elsewhere.
-_Socket: Any = gevent.monkey.get_original("socket", "socket")
-_poll: Any = getattr(select, "poll", None) and gevent.monkey.get_original("select", "poll")
-_epoll: Any = getattr(select, "epoll", None) and gevent.monkey.get_original("select", "epoll")
+
+def _plain(module: str, name: str) -> Any:
+    """What a monkey-patched process had under this name, or None where there is none."""
+    try:
+        return monkey.get_original(module, name)
+    except AttributeError:
+        return None
+
+
+# Their gevent forms wait, and waiting is what we do elsewhere; epoll has none
+# at all and is taken away.
+_Socket: Any = _plain("socket", "socket")
+_poll: Any = _plain("select", "poll")
+_epoll: Any = _plain("select", "epoll")
 
 # Where servers put the socket: gunicorn's gevent, gthread and sync workers,
 # its gevent_pywsgi worker, Werkzeug's development server.
@@ -262,7 +272,7 @@ def _fileno(sock: Any) -> int:
 def _peer_has_left(fd: int) -> bool:
     if fd < 0:
         return True
-    if hasattr(select, "POLLRDHUP"):
+    if _poll is not None and hasattr(select, "POLLRDHUP"):
         poll = _poll()
         poll.register(fd, select.POLLRDHUP)
         return bool(poll.poll(0))

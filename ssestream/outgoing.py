@@ -183,11 +183,13 @@ class OutgoingMessage(Emitter):
                 return
             self._closed = True
             self._aborted = aborted
+        # Cut first: a server that hears of the end while it can still send would
+        # take the connection for a good one, and serve what is pipelined behind.
+        if cut and self._connection is not None:
+            self._connection.cut()
         self._buffer.close()
         if self._heart is not None:
             self._heart.stop()
-        if cut and self._connection is not None:
-            self._connection.cut()
         for closed in self._at_close[:]:
             closed()
         self._at_drain.clear()

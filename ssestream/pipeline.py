@@ -83,6 +83,9 @@ class _Drawer:
         gevent.spawn(self._enter).join()
         alive.stop()
         alive.close()
+        # Its greenlet must come to its end, or it would hold for ever what it ran
+        # last: nothing can be collected from a thread that is no more.
+        hub.join()
         hub.destroy(destroy_loop=True)
 
     def _enter(self) -> None:
@@ -96,7 +99,9 @@ class _Drawer:
                 run_logged(self._draw)
         finally:
             with self._lock:
-                self._greenlet = None
+                # The hub too: what is queued in its loop may refer to this,
+                # and a loop is no link that garbage collection can follow.
+                self._greenlet = self._hub = None
             self._close_source()
 
     def _draw(self) -> None:
@@ -105,10 +110,11 @@ class _Drawer:
             for message in self._source:
                 self._drained.clear()
                 stream.write(message)
-                while stream.writable_need_drain and not self._stopped:
+                # A source that never waits leaves nobody the time to stop it.
+                while stream.writable_need_drain and not self._over():
                     self._drained.wait()
                     self._drained.clear()
-                if self._stopped:
+                if self._over():
                     return
             stream.end()
         except WriteAfterEnd:
@@ -117,6 +123,9 @@ class _Drawer:
             if stream.listeners("error"):
                 logger.exception("the source of a pipeline failed")
             stream.destroy(error)
+
+    def _over(self) -> bool:
+        return self._stopped or self._stream.destroyed or self._stream._abandoned
 
     def _go_on(self) -> None:
         self._in_hub(lambda: self._drained.set())

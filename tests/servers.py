@@ -63,7 +63,8 @@ class Server:
         self._threads = threads
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._text = b""
 
     def _command(self) -> list[str]:
         python = sys.executable
@@ -91,6 +92,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         found = wait_until(self._listening, f"{self.kind} to listen")
         self.port = int(found[1])
@@ -109,7 +111,9 @@ class Server:
 
     def log(self) -> str:
         """Everything that the server and its app have printed so far."""
-        return os.pread(self._log.fileno(), 1 << 26, 0).decode(errors="replace")
+        if not self._log.closed:
+            self._text = os.pread(self._log.fileno(), 1 << 26, 0)
+        return self._text.decode(errors="replace")
 
     def events(self, **match: Any) -> list[dict[str, Any]]:
         """What the app has told by `tests.live.tell`, oldest first, where it has *match*."""
@@ -142,8 +146,11 @@ class Server:
             try:
                 self.process.wait(3)
             except subprocess.TimeoutExpired:
-                self.process.kill()
+                # Its workers would outlive it.
+                os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
+        self.log()
+        self._log.close()
 
 
 def free_port() -> int:
@@ -167,6 +174,10 @@ class Client:
             context.verify_mode = ssl.CERT_NONE
             self.sock = context.wrap_socket(self.sock)
         self.received = b""
+
+    def __del__(self) -> None:
+        # A test that is over has left too; a warning of it would say nothing.
+        self.sock.close()
 
     def get(self, path: str, *headers: str, version: str = "1.1", method: str = "GET") -> "Client":
         lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers]
