@@ -109,6 +109,7 @@ class SseStream(Emitter):
         # Only a stream with a request knows already where it belongs.
         super().__init__(None if request is None else Lane(current_home()))
         self._connection: Connection | None = None
+        self._iterated: OutgoingMessage | None = None
         #: The id of the last message that the client has seen, or None: from
         #: the ``Last-Event-ID`` header, else from the ``lastEventId`` query
         #: parameter. It is whatever the client says: never empty, without
@@ -305,12 +306,14 @@ class SseStream(Emitter):
 
     def __iter__(self) -> Iterator[bytes]:
         """The stream as a WSGI iterable, for ``Response(sse_stream, ...)``."""
-        outgoing = self.pipe(OutgoingMessage(self._lane))
-        outgoing.open(self._connection or Connection())
-        return Body(outgoing)
+        self._iterated = self.pipe(OutgoingMessage(self._lane))
+        self._iterated.open(self._connection or Connection())
+        return Body(self._iterated)
 
     def close(self) -> None:
         """The server is done with the iterable (PEP 3333). Werkzeug's response calls it."""
+        if self._iterated is not None:
+            self._iterated.server_done()
         self._close(None, ClientDisconnected("the client has left"), cut=False)
         self._lane.run()
 
