@@ -1,0 +1,47 @@
+// node app.js [port]          the port may also come from PORT; 0 takes a free one
+const express = require('express')
+const SseStream = require('ssestream').default
+
+const app = express()
+const INTERVAL = Number(process.env.INTERVAL || 1000)
+
+const today = () => new Date().toISOString().slice(0, 10)
+
+// From 1: the npm package sends no id that is 0.
+app.get('/raw', (req, res) => {
+  let counter = 1
+  res.header('Content-Type', 'text/event-stream')
+  const timer = setInterval(() => {
+    res.write(`id:${counter++}\nevent:message\ndata:${today()}\n\n`)
+  }, INTERVAL)
+
+  res.on('close', () => {
+    clearInterval(timer)
+    console.log('/raw closed')
+  })
+})
+
+app.get('/clock', (req, res) => {
+  let counter = 1
+  const sseStream = new SseStream(req)
+  sseStream.pipe(res)
+  const pusher = setInterval(() => {
+    sseStream.write({
+      id: counter++,
+      event: 'message',
+      retry: 20000,
+      data: today(),
+    })
+  }, INTERVAL)
+
+  res.on('close', () => {
+    clearInterval(pusher)
+    sseStream.unpipe(res)
+    console.log('/clock closed')
+  })
+})
+
+const port = Number(process.argv[2] ?? process.env.PORT ?? 3000)
+const server = app.listen(port, '127.0.0.1', () => {
+  console.log(`Listening at: http://127.0.0.1:${server.address().port}`)
+})
