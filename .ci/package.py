@@ -1,0 +1,67 @@
+"""Build the package, install its wheel as a user would, and serve one stream with it.
+
+Takes a folder to work in. Nothing is imported from the checkout.
+"""
+
+import subprocess
+import sys
+import urllib.request
+import venv
+import zipfile
+from pathlib import Path
+
+APP = """
+from flask import Flask, request
+from ssestream import ServerResponse, SseStream, pipeline
+app = Flask(__name__)
+@app.get("/")
+def stream():
+    return pipeline([{"id": 0, "data": "hello"}], SseStream(request), ServerResponse())
+"""
+
+checkout = Path(__file__).parent.parent
+work = Path(sys.argv[1])
+work.mkdir(parents=True, exist_ok=True)
+
+# The wheel is built from the source distribution.
+subprocess.run([sys.executable, "-m", "build", "--outdir", work / "dist", checkout], check=True)
+[wheel] = (work / "dist").glob("*.whl")
+names = zipfile.ZipFile(wheel).namelist()
+assert "ssestream/py.typed" in names, names
+assert all(name.startswith(("ssestream/", "ssestream-")) for name in names), names
+
+venv.create(work / "venv", with_pip=True, clear=True)
+python = work / "venv" / "bin" / "python"
+subprocess.run([python, "-m", "pip", "install", "-q", f"{wheel}[gunicorn]"], check=True)
+(work / "hello.py").write_text(APP)
+where = subprocess.run(
+    [python, "-c", "import ssestream; print(ssestream.__file__)"],
+    cwd=work,
+    check=True,
+    capture_output=True,
+    text=True,
+).stdout
+assert str(work) in where, where
+
+server = subprocess.Popen(
+    [python, "-m", "gunicorn", "-k", "gevent", "-b", "127.0.0.1:0", "hello:app"],
+    cwd=work,
+    stderr=subprocess.PIPE,
+    text=True,
+)
+try:
+    assert server.stderr is not None
+    address = ""
+    for line in server.stderr:
+        print(line, end="")
+        if "Listening at: " in line:
+            address = line.partition("Listening at: ")[2].split()[0]
+        if "Booting worker" in line:
+            break
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        body = answer.read()
+finally:
+    server.terminate()
+    server.wait(20)
+assert body == b":ok\n\nid: 0\ndata: hello\n\n", body
+print("the wheel serves a stream")

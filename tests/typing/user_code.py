@@ -1,0 +1,150 @@
+"""What an app may write. It is never run: ``mypy --strict`` must accept it."""
+
+import itertools
+from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Any, TypedDict
+
+from flask import Flask, Response, request
+
+from ssestream import (
+    ClientDisconnected,
+    HeadersSent,
+    MessageError,
+    ServerResponse,
+    SseStream,
+    SseStreamError,
+    StreamDestroyed,
+    StreamError,
+    WriteAfterEnd,
+    clear_interval,
+    clear_timeout,
+    pipeline,
+    set_interval,
+    set_timeout,
+)
+
+app = Flask(__name__)
+
+
+@app.get("/clock")
+def clock() -> ServerResponse:
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    counter = itertools.count()
+    pusher = set_interval(
+        lambda: sse_stream.write(
+            {
+                "id": next(counter),
+                "event": "message",
+                "retry": timedelta(seconds=20),
+                "data": date.today().isoformat(),
+            }
+        ),
+        1000,
+    )
+
+    @res.on("close")
+    def closed() -> None:
+        clear_interval(pusher)
+        sse_stream.unpipe(res)
+
+    return res
+
+
+def ticks() -> Iterator[dict[str, Any]]:
+    for number in itertools.count():
+        yield {"id": number, "data": {"tick": number}}
+
+
+@app.get("/ticks")
+def ticking() -> ServerResponse:
+    return pipeline(ticks(), SseStream(request), ServerResponse())
+
+
+class Tick(TypedDict, total=False):
+    id: int
+    data: str
+
+
+def typed_ticks() -> Iterator[Tick]:
+    yield {"id": 1, "data": "one"}
+
+
+@app.get("/typed")
+def typed() -> ServerResponse:
+    return pipeline(typed_ticks(), SseStream(request.environ), ServerResponse())
+
+
+@app.get("/plain")
+def plain() -> Response:
+    sse_stream = SseStream(request, high_water_mark=4, heartbeat=None)
+    timer = set_timeout(sse_stream.write, 10.5, {"data": "late"})
+    sse_stream.on("close", lambda: clear_timeout(timer))
+    return Response(sse_stream, mimetype="text/event-stream")
+
+
+def sent(error: BaseException | None) -> None:
+    if isinstance(error, ClientDisconnected):
+        app.logger.info("gone")
+
+
+def written(sse_stream: SseStream) -> bool:
+    flowing: bool = sse_stream.write({"data": "x"}, callback=sent)
+    flowing = sse_stream.write({"data": "x"}, sent)
+    flowing = sse_stream.write({"data": "x"}, "utf-8", sent)
+    flowing = sse_stream.write_message({"comment": "x"}, callback=sent)
+    flowing = sse_stream.push(b"data: x\n\n") and flowing
+
+    @sse_stream.once("drain")
+    def drained() -> None:
+        sse_stream.end({"data": "last"})
+
+    @sse_stream.on("error")
+    def failed(error: BaseException) -> None:
+        app.logger.info("%r", error)
+
+    last: str | None = sse_stream.last_event_id
+    waiting: int = sse_stream.writable_length + sse_stream.writable_high_water_mark
+    over: bool = sse_stream.writable_ended or sse_stream.writable_finished
+    full: bool = sse_stream.writable_need_drain or sse_stream.destroyed
+    return flowing and over and full and waiting > 0 and last is None
+
+
+def answered(res: ServerResponse) -> int:
+    res.header("X-One", "1").header("X-Two", 2).header({"X-Three": ["3", "4"]})
+    res.write_head(200, {"Cache-Control": "no-store"}).write_head("201 CREATED")
+    res.set_cookie("seen", "1")
+    res.flush_headers()
+    flowing: bool = res.write("text") and res.write(b"bytes")
+    res.end("last")
+    res.destroy(ConnectionError())
+    over: bool = res.closed or res.destroyed or res.writable_finished or res.headers_sent
+    return res.writable_length if flowing or over else res.writable_high_water_mark
+
+
+class Sink:
+    """A destination of the user's own needs no more than this."""
+
+    def write(self, chunk: bytes) -> None:
+        self.last = chunk
+
+
+def piped(sse_stream: SseStream) -> Sink:
+    sink = sse_stream.pipe(Sink(), end=False)
+    sse_stream.unpipe(sink).unpipe()
+    sse_stream.destroy()
+    return sink
+
+
+def caught(sse_stream: SseStream) -> object:
+    try:
+        sse_stream.write({"id": "\n"})
+    except MessageError as error:
+        return error.field
+    except (HeadersSent, WriteAfterEnd, StreamDestroyed) as error:
+        return StreamError(str(error))
+    except SseStreamError:
+        return None
+    return sse_stream
