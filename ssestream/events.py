@@ -11,6 +11,7 @@ Three things differ from a bare ``pyee.EventEmitter``:
 """
 
 import contextvars
+import functools
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -77,10 +78,17 @@ class Lane:
             raise
 
 
-def run_logged(function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-    """Call an app's *function* outside every context; what it raises is logged."""
+def run_logged(
+    function: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+) -> None:
+    """Call an app's *function* outside every request; what it raises is logged.
+
+    *context* is for calls that belong together, such as those of one generator.
+    """
+    if context is None:
+        context = contextvars.Context()
     try:
-        contextvars.Context().run(function, *args, **kwargs)
+        context.run(function, *args)
     except Exception:
         logger.exception("%r failed", function)
 
@@ -102,7 +110,7 @@ class Emitter(pyee.EventEmitter):
     def _emit_run(
         self, f: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        run_logged(f, *args, **kwargs)
+        run_logged(functools.partial(f, **kwargs) if kwargs else f, *args)
 
     def _emit_handle_potential_error(self, event: str, error: Any) -> None:
         if event == "error":

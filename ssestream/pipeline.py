@@ -8,6 +8,7 @@ process everything. Plain blocking calls in a plain thread cannot be broken by
 anybody; there the source is closed as soon as the call has returned.
 """
 
+import contextvars
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -51,6 +52,9 @@ class _Drawer:
     def __init__(self, source: Iterable[Message], sse_stream: SseStream) -> None:
         self._source = iter(source)
         self._stream = sse_stream
+        # One for all of the source's life: what it has entered, an app context
+        # for example, it must be able to leave when it is closed.
+        self._context = contextvars.Context()
         self._lock = new_lock()
         self._stopped = False
         self._hub: Any = None
@@ -96,7 +100,7 @@ class _Drawer:
                 self._drained = Event()
         try:
             if self._greenlet is not None:
-                run_logged(self._draw)
+                run_logged(self._draw, context=self._context)
         finally:
             with self._lock:
                 # The hub too: what is queued in its loop may refer to this,
@@ -151,4 +155,4 @@ class _Drawer:
     def _close_source(self) -> None:
         close = getattr(self._source, "close", None)
         if callable(close):
-            run_logged(close)
+            run_logged(close, context=self._context)
