@@ -25,6 +25,7 @@ class Source(Protocol):
     _lane: Lane
 
     def _flow(self) -> None: ...
+    def unpipe(self, destination: Destination, /) -> object: ...
     def _left(self, pipe: "Pipe") -> None: ...
 
 
@@ -61,6 +62,8 @@ class Pipe:
         if self._emits:
             destination.on("drain", self._drained)
             destination.on("close", self._closed)
+            destination.on("finish", self._let_go)
+            destination.on("error", self._let_go)
         return True
 
     def detach(self, ending: bool = False, destroying: bool = False) -> None:
@@ -75,12 +78,12 @@ class Pipe:
         self._stop_listening()
         if self._ending and hasattr(destination, "end"):
             self.source._lane.soon(destination.end)
+        self.tell("unpipe")
         if destroying and hasattr(destination, "destroy"):
             if self.never_blocks:
                 destination.destroy()
             else:
                 self.source._lane.soon(destination.destroy)
-        self.tell("unpipe")
 
     def tell(self, event: str) -> None:
         """Let the destination emit ``"pipe"`` or ``"unpipe"``."""
@@ -100,6 +103,9 @@ class Pipe:
         else:
             self.source._left(self)
 
+    def _let_go(self, *args: object) -> None:
+        self.source.unpipe(self.destination)
+
     def _stop_listening(self, but_for_close: bool = False) -> None:
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
@@ -107,7 +113,12 @@ class Pipe:
             if not but_for_close:
                 _discard(destination._at_close, self._closed)
         elif self._emits:
-            for event, handler in (("drain", self._drained), ("close", self._closed)):
+            for event, handler in (
+                ("drain", self._drained),
+                ("close", self._closed),
+                ("finish", self._let_go),
+                ("error", self._let_go),
+            ):
                 try:
                     destination.remove_listener(event, handler)
                 except (AttributeError, KeyError):

@@ -30,7 +30,8 @@ finished   raises                is empty and stays so           (none)
 
 ``end()`` leads from writable to ended; then, with the queue empty, ``finish``
 is emitted, and once a destination is there, ``end`` and ``close``: finished.
-``destroy()`` and the client's departure lead to closed from anywhere.
+``destroy()`` and the client's departure lead to closed from anywhere; a write
+still raises if ``end()`` came before them.
 
 A client's departure closes a stream that was made with a request, since nobody
 else can come. A stream made without one only loses that destination: it is
@@ -135,6 +136,7 @@ class SseStream(Emitter):
         self._closed = False
         # No client is left, and none has been piped since.
         self._abandoned = False
+        self._gone: StreamDestroyed = ClientDisconnected("the client has left")
 
     # -- what Node's streams tell of themselves
 
@@ -328,7 +330,7 @@ class SseStream(Emitter):
                 self._queue.append((frame, callback))
         if lost:
             if callback is not None:
-                self._lane.soon(callback, ClientDisconnected("the client has left"))
+                self._lane.soon(callback, self._gone)
             return False
         self._flow()
         with self._state_lock:
@@ -372,7 +374,10 @@ class SseStream(Emitter):
         except Exception as error:
             # As in Node: a destination that fails is let go, the others stay.
             self._announce("error", error)
-            self.unpipe(pipe.destination)
+            if pipe.never_blocks:  # a response that was ended, and so is lost
+                self._left(pipe)
+            else:
+                self.unpipe(pipe.destination)
 
     def _settle(self) -> None:
         """Say what has come about by the queue's being empty."""
@@ -419,6 +424,7 @@ class SseStream(Emitter):
             if self._closed:
                 return
             self._closed = True
+            self._gone = reason
             pipes, self._pipes = self._pipes, []
         self._drop(error or reason)
         if error is not None:

@@ -148,7 +148,7 @@ def _retry(value: object, dumps: Dumps | None) -> str:
             f"'retry' must be int milliseconds or timedelta, not {_kind(value)}", "retry"
         )
     if value < 0:
-        raise MessageError(f"'retry' must not be negative, and is {value}", "retry")
+        raise MessageError("'retry' must not be negative", "retry")
     return f"retry: {_digits(value, 'retry')}\n"
 
 
@@ -202,7 +202,8 @@ def _text(value: object, field: str) -> str:
 
 def _digits(value: int, field: str) -> str:
     try:
-        return int.__repr__(value)
+        # A proxy only seems an int.
+        return int.__repr__(value if issubclass(type(value), int) else int(value))
     except ValueError as error:  # Python's own bound on the digits of an int
         raise MessageError(f"{field!r} is too large: {error}", field) from None
 
@@ -215,9 +216,11 @@ def _refuse(text: str, characters: str, field: str) -> None:
 
 
 def _unknown(key: object) -> str:
-    close = difflib.get_close_matches(key.lower(), FIELDS, n=1) if isinstance(key, str) else []
+    if not isinstance(key, str):
+        return f"the name of a field is str, not {_kind(key)}"
+    close = difflib.get_close_matches(key.lower(), FIELDS, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; the fields are " + ", ".join(FIELDS)
-    return f"unknown field {str(key)[:40]!r}{hint}"
+    return f"unknown field {key[:40]!r}{hint}"
 
 
 def _kind(value: object) -> str:
