@@ -690,7 +690,7 @@ TABLE = [
         ],
         here=[
             "write 1 -> true",
-            "stream error ERR_STREAM_WRITE_AFTER_END | res unpipe | res close",
+            "stream error ERR_STREAM_WRITE_AFTER_END | res unpipe | stream close | res close",
             "client got :ok 1",
         ],
         because="there the process ends unless 'error' of the response is handled; here it is"
