@@ -16,8 +16,10 @@ Which home?
   it may block.
 """
 
+import _thread
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -105,12 +107,14 @@ class Doorbell:
 def current_home() -> Home:
     """The home of what the caller is about to make."""
     hub = _hub_of_greenlet()
-    if hub is None and monkey.is_module_patched("threading"):
-        # The main thread of a patched process; a real thread beside it has
-        # no running hub of its own.
-        hub = gevent.hub.get_hub_if_exists()
-        if hub is not None and not hub.loop.default:
-            hub = None
+    # The main thread of a patched process waits in its hub. A real thread
+    # beside it has none that runs, and must not be given one.
+    if (
+        hub is None
+        and monkey.is_module_patched("threading")
+        and threading.main_thread().native_id == _thread.get_native_id()
+    ):
+        hub = gevent.get_hub()
     return _service() if hub is None else _home_of(hub)
 
 

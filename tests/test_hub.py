@@ -1,0 +1,78 @@
+"""Where streams and timers live when no request says so."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.servers import ROOT
+
+#: A timer that is set where an app's modules are imported, and who runs it.
+_MODULE_LEVEL = """
+{patch}
+import threading
+import gevent
+from ssestream import clear_interval, set_interval
+from ssestream.hub import current_home
+
+ticks = []
+
+def tick():
+    ticks.append(threading.current_thread() is threading.main_thread())
+    if len(ticks) == 3:
+        clear_interval(timer)
+        done.set()
+
+{event}
+timer = set_interval(tick, 1)
+done.wait()
+print(current_home().cooperative, current_home().hub is gevent.get_hub(), len(ticks))
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "event", "expected"),
+    [
+        (
+            "from gevent import monkey; monkey.patch_all()",
+            "import gevent.event; done = gevent.event.Event()",
+            "True True 3",
+        ),
+        ("", "done = threading.Event()", "False False 3"),
+    ],
+    ids=["in a patched process: the main hub", "in a plain one: a hub of a thread of its own"],
+)
+def test_a_timer_of_a_module_has_a_home(patch: str, event: str, expected: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _MODULE_LEVEL.format(patch=patch, event=event)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (ran.stdout.strip(), ran.stderr) == (expected, "")
+
+
+def test_a_real_thread_in_a_patched_process_is_given_no_hub() -> None:
+    program = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from ssestream import set_timeout
+from ssestream.hub import current_home
+homes, fired = [], []
+def work():
+    homes.append(current_home())
+    set_timeout(lambda: fired.append(True), 1)
+monkey.get_original("_thread", "start_new_thread")(work, ())
+while not fired:
+    gevent.sleep(0.001)
+print(homes[0].hub is not gevent.get_hub(), homes[0].cooperative)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (ran.stdout.strip(), ran.stderr) == ("True True", "")
