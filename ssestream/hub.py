@@ -19,6 +19,7 @@ Which home?
 import _thread
 import logging
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -36,7 +37,7 @@ logger = logging.getLogger("ssestream")
 # The real ones: a lock that is only ever held for a few instructions, among
 # real threads, is not helped by switching greenlets.
 new_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
-start_thread: Callable[..., int] = monkey.get_original("_thread", "start_new_thread")
+_start_new_thread: Callable[..., int] = monkey.get_original("_thread", "start_new_thread")
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 
@@ -44,6 +45,21 @@ _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 # servers. Four times what Python's own executor takes at most by default: a
 # handler that waits for a database must not hold up the others.
 CALLBACK_THREADS = 128
+
+
+def start_thread(function: Callable[..., object], *args: Any) -> None:
+    """Run *function* in a real thread, which no signal is delivered to.
+
+    The kernel gives a signal to any thread that takes it, and Python's handler
+    then waits until the main thread wakes up by itself: a sync worker that
+    sleeps for the next frame would not hear that it is to stop.
+    """
+
+    def run() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        function(*args)
+
+    _start_new_thread(run, ())
 
 
 class Home:
@@ -145,7 +161,7 @@ def _service() -> Home:
     with _service_lock:
         if _service_home is None:
             started = _ThreadQueue()
-            start_thread(_serve, (started,))
+            start_thread(_serve, started)
             hub = started.get()
             # In a patched process its threads are greenlets already.
             pool = None

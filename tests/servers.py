@@ -118,7 +118,8 @@ class Server:
     def events(self, **match: Any) -> list[dict[str, Any]]:
         """What the app has told by `tests.live.tell`, oldest first, where it has *match*."""
         found = []
-        for line in self.log().splitlines():
+        # What follows the last newline is still being written.
+        for line in self.log().split("\n")[:-1]:
             _, mark, text = line.partition("@event ")
             if mark:
                 event = json.loads(text)
