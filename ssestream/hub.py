@@ -48,18 +48,24 @@ CALLBACK_THREADS = 128
 
 
 def start_thread(function: Callable[..., object], *args: Any) -> None:
-    """Run *function* in a real thread, which no signal is delivered to.
+    """Run *function* in a real thread."""
+
+    def run() -> None:
+        _leave_signals()
+        function(*args)
+
+    _start_new_thread(run, ())
+
+
+def _leave_signals() -> None:
+    """Let no signal be delivered to this thread.
 
     The kernel gives a signal to any thread that takes it, and Python's handler
     then waits until the main thread wakes up by itself: a sync worker that
     sleeps for the next frame would not hear that it is to stop.
     """
-
-    def run() -> None:
+    if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        function(*args)
-
-    _start_new_thread(run, ())
 
 
 class Home:
@@ -166,7 +172,7 @@ def _service() -> Home:
             # In a patched process its threads are greenlets already.
             pool = None
             if not monkey.is_module_patched("threading"):
-                pool = ThreadPoolExecutor(CALLBACK_THREADS, "ssestream")
+                pool = ThreadPoolExecutor(CALLBACK_THREADS, "ssestream", _leave_signals)
             _service_home = _homes[hub] = Home(hub, pool)
         return _service_home
 
