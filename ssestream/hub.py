@@ -19,7 +19,7 @@ Which home?
 import _thread
 import logging
 import os
-import signal
+import queue
 import threading
 import weakref
 from collections.abc import Callable
@@ -37,35 +37,17 @@ logger = logging.getLogger("ssestream")
 # The real ones: a lock that is only ever held for a few instructions, among
 # real threads, is not helped by switching greenlets.
 new_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
-_start_new_thread: Callable[..., int] = monkey.get_original("_thread", "start_new_thread")
+start_thread: Callable[..., int] = monkey.get_original("_thread", "start_new_thread")
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
+
+# Seconds between two chances for the signal handlers of a main thread that waits.
+LISTEN = 0.5
 
 # How many handlers and timer callbacks may block at the same time on threaded
 # servers. Four times what Python's own executor takes at most by default: a
 # handler that waits for a database must not hold up the others.
 CALLBACK_THREADS = 128
-
-
-def start_thread(function: Callable[..., object], *args: Any) -> None:
-    """Run *function* in a real thread."""
-
-    def run() -> None:
-        _leave_signals()
-        function(*args)
-
-    _start_new_thread(run, ())
-
-
-def _leave_signals() -> None:
-    """Let no signal be delivered to this thread.
-
-    The kernel gives a signal to any thread that takes it, and Python's handler
-    then waits until the main thread wakes up by itself: a sync worker that
-    sleeps for the next frame would not hear that it is to stop.
-    """
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 class Home:
@@ -123,7 +105,17 @@ class Doorbell:
 
     def sleep(self) -> None:
         """Return once for each ring."""
-        self._queue.get()
+        # gunicorn asks that its signals not interrupt what a request waits for,
+        # so a sync worker would hear that it is to stop only when woken.
+        timeout = None
+        if self._home is None and threading.main_thread().native_id == _thread.get_native_id():
+            timeout = LISTEN
+        while True:
+            try:
+                self._queue.get(timeout=timeout)
+                return
+            except queue.Empty:
+                pass
 
 
 def current_home() -> Home:
@@ -167,12 +159,12 @@ def _service() -> Home:
     with _service_lock:
         if _service_home is None:
             started = _ThreadQueue()
-            start_thread(_serve, started)
+            start_thread(_serve, (started,))
             hub = started.get()
             # In a patched process its threads are greenlets already.
             pool = None
             if not monkey.is_module_patched("threading"):
-                pool = ThreadPoolExecutor(CALLBACK_THREADS, "ssestream", _leave_signals)
+                pool = ThreadPoolExecutor(CALLBACK_THREADS, "ssestream")
             _service_home = _homes[hub] = Home(hub, pool)
         return _service_home
 

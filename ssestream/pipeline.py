@@ -77,7 +77,7 @@ class _Drawer:
         if home.cooperative:
             home.spawn(self._enter)
         else:
-            start_thread(self._enter_thread)
+            start_thread(self._enter_thread, ())
 
     def _enter_thread(self) -> None:
         hub = gevent.get_hub()
