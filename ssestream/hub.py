@@ -16,7 +16,6 @@ Which home?
   it may block.
 """
 
-import _thread
 import logging
 import os
 import queue
@@ -108,7 +107,7 @@ class Doorbell:
         # gunicorn asks that its signals not interrupt what a request waits for,
         # so a sync worker would hear that it is to stop only when woken.
         timeout = None
-        if self._home is None and threading.main_thread().native_id == _thread.get_native_id():
+        if self._home is None and _in_main_thread():
             timeout = LISTEN
         while True:
             try:
@@ -123,11 +122,7 @@ def current_home() -> Home:
     hub = _hub_of_greenlet()
     # The main thread of a patched process waits in its hub. A real thread
     # beside it has none that runs, and must not be given one.
-    if (
-        hub is None
-        and monkey.is_module_patched("threading")
-        and threading.main_thread().native_id == _thread.get_native_id()
-    ):
+    if hub is None and monkey.is_module_patched("threading") and _in_main_thread():
         hub = gevent.get_hub()
     return _service() if hub is None else _home_of(hub)
 
@@ -145,6 +140,12 @@ def _hub_of_greenlet() -> Any:
             return ancestor
         ancestor = ancestor.parent
     return None
+
+
+def _in_main_thread() -> bool:
+    # In a patched process these are greenlets' numbers, of which the main
+    # thread keeps that of its first. (Its native_id is stale after a fork.)
+    return threading.main_thread().ident == threading.get_ident()
 
 
 def _home_of(hub: Any) -> Home:
