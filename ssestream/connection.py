@@ -184,14 +184,18 @@ class _Watch:
 
 
 class _PeekWatch:
-    """The same where there is no epoll: a hub watcher for each connection."""
+    """The same where there is no epoll: a hub watcher for each connection.
+
+    Each on a descriptor of its own, as a server may close its own before the
+    loop has stopped to watch; libev ends the process for that.
+    """
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._watchers: dict[int, tuple[Connection, Any]] = {}
 
     def add(self, fd: int, connection: Connection) -> None:
-        watcher = self._home.loop.io(fd, 1)
+        watcher = self._home.loop.io(os.dup(fd), 1)
         watcher.ref = False
         self._watchers[fd] = (connection, watcher)
         self._home.call(self._start, fd, connection)
@@ -220,7 +224,7 @@ class _PeekWatch:
             # Readable for good, whether by a FIN or by a request behind: once
             # is enough, and any more would spin.
             watcher.stop()
-            if _peer_has_left(fd):
+            if _peer_has_left(watcher.fd):
                 connection._hang_up()
 
 
@@ -237,8 +241,10 @@ def _watch_of(home: Home) -> Any:
 
 
 def _dispose(watcher: Any) -> None:
+    fd = watcher.fd
     watcher.stop()
     watcher.close()
+    os.close(fd)
 
 
 def _find(environ: Mapping[str, Any]) -> Any:

@@ -142,6 +142,8 @@ class OutgoingMessage(Emitter):
         Emits ``error`` with *error* unless that is None, then ``close``. The
         client sees a broken transfer. Node's ``response.destroy``.
         """
+        if error is not None and not isinstance(error, BaseException):
+            raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
         if not self._closed and error is not None:
             self._announce("error", error)
         self._close(aborted=True, cut=True)

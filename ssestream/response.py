@@ -14,6 +14,7 @@ Two things of Flask shape this file:
 """
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from wsgiref.util import is_hop_by_hop
@@ -29,6 +30,9 @@ from .heartbeat import default_interval
 from .hub import logger
 from .outgoing import HIGH_WATER_MARK, Body, OutgoingMessage
 from .stream import HEADERS
+
+# RFC 9110, section 5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _MADE_KEY = "ssestream.responses"
 
@@ -90,9 +94,13 @@ class ServerResponse(OutgoingMessage, flask.Response):
         values = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(v, (str, int)) and not isinstance(v, bool) for v in values):
             raise TypeError(f"header {name!r}: a value is str, int or a list of them: {value!r}")
-        if any(mark in name for mark in "\r\n: "):
+        if not _TOKEN.fullmatch(name):
             raise ValueError(f"not the name of a header: {name!r}")
-        self.headers.setlist(name, [str(v) for v in values])
+        texts = [str(v) for v in values]
+        # PEP 3333: what cannot be Latin-1 would fail in the server, too late.
+        if any(ord(character) > 255 for text in texts for character in text):
+            raise ValueError(f"header {name!r}: a value is Latin-1 text, and not {value!r}")
+        self.headers.setlist(name, texts)
         return self
 
     def write_head(
@@ -112,6 +120,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
         code = str(status).partition(" ")[0]
         if not (code.isascii() and code.isdigit() and 200 <= int(code) <= 599):
             raise ValueError(f"a status is from 200 to 599, and not {status!r}")
+        if not str(status).isprintable():
+            raise ValueError(f"a status is one line of text, and not {status!r}")
         if isinstance(status, int):
             self.status_code = status
         else:
@@ -145,7 +155,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 if self._heartbeat is ... and self.mimetype == "text/event-stream":
                     self._heartbeat = default_interval()
                 self.open(connection)
-            if self._flush and callable(write):
+            if self._flush and callable(write) and not self._bodyless(environ):
                 write(b"")
         except BaseException:
             self.server_done()
@@ -155,7 +165,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
     def get_app_iter(self, environ: dict[str, Any]) -> Iterable[bytes]:
         """The body as the server is to iterate it."""
         if self._bodyless(environ):
-            return ClosingIterator((), self.close)
+            return _Nothing(self)
         if isinstance(self.response, Body):
             # Unwrapped, so that a server can know it for what it is.
             return self.response
@@ -163,7 +173,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
         headers = super().get_wsgi_headers(environ)
-        if self.mimetype == "text/event-stream":
+        if self.mimetype == "text/event-stream" and self.status_code not in (204, 304):
             if "charset" not in self.mimetype_params:
                 headers["Content-Type"] = HEADERS["Content-Type"]
             for name, value in HEADERS.items():
@@ -198,6 +208,20 @@ class ServerResponse(OutgoingMessage, flask.Response):
     def _check_unsent(self, call: str) -> None:
         if self.headers_sent:
             raise HeadersSent(f"{call} after the headers were sent")
+
+
+class _Nothing(tuple[bytes, ...]):
+    """The body of a response without one.
+
+    Its length is known, or gevent's servers would end it with a last chunk,
+    which a client that keeps the connection takes for the next response.
+    """
+
+    def __new__(cls, response: ServerResponse) -> "_Nothing":
+        return super().__new__(cls)
+
+    def __init__(self, response: ServerResponse) -> None:
+        self.close = response.close
 
 
 @functools.cache

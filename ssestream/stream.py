@@ -476,10 +476,11 @@ def _last_event_id(environ: dict[str, Any]) -> str | None:
     header = environ.get("HTTP_LAST_EVENT_ID")
     if header is None:
         # Polyfills cannot set the header and use this parameter.
-        query = environ.get("QUERY_STRING", "")
-        if "lastEventId" not in query:
+        query = environ.get("QUERY_STRING", "").encode("latin-1", "replace")
+        if b"lastEventId" not in query:
             return None
-        values = parse_qs(query, max_num_fields=None, errors="surrogateescape").get("lastEventId")
+        text = query.decode("utf-8", "surrogateescape")
+        values = parse_qs(text, errors="surrogateescape").get("lastEventId")
         text = values[0] if values else ""
     else:
         # WSGI hands bytes over as Latin-1; browsers send the id as UTF-8.

@@ -10,7 +10,7 @@ runs in a greenlet there, or in a plain thread on threaded servers, outside
 every request and app context. It may be cleared from anywhere.
 """
 
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +25,7 @@ class Timer:
         self, callback: Callable[..., object], delay_ms: float, args: tuple[Any, ...], repeat: bool
     ) -> None:
         self._home = current_home()
-        self._callback = callback
-        self._args = args
+        self._call: tuple[Callable[..., object], tuple[Any, ...]] = (callback, args)
         self._seconds = max(1, delay_ms) / 1000
         self._repeat = repeat
         self._cleared = False
@@ -55,10 +54,12 @@ class Timer:
             watcher.close()
 
     def _run(self) -> None:
+        # Both at once, or a clear() between the two would leave half a call.
+        callback, args = self._call
         if self._cleared:
             return
         try:
-            run_logged(self._callback, *self._args)
+            run_logged(callback, *args)
         finally:
             if self._repeat and not self._cleared:
                 self._home.call(self._arm)
@@ -67,7 +68,13 @@ class Timer:
 
     def clear(self) -> None:
         self._cleared = True
+        # A timer that an app keeps must not keep what it called.
+        self._call = (_nothing, ())
         self._home.call(self._disarm)
+
+
+def _nothing() -> None:
+    pass
 
 
 def set_interval(callback: Callable[..., object], delay_ms: float, *args: Any) -> Timer:
@@ -115,6 +122,7 @@ def _timer(
         raise TypeError(f"callback must be callable, not {type(callback).__name__}")
     if not isinstance(delay_ms, (int, float)) or isinstance(delay_ms, bool):
         raise TypeError(f"delay_ms is a number of milliseconds, not {type(delay_ms).__name__}")
-    if not math.isfinite(delay_ms) or delay_ms < 0:
+    # isfinite() itself would fail for an int beyond all floats.
+    if not 0 <= delay_ms <= sys.float_info.max:
         raise ValueError(f"delay_ms must be finite and not negative, and is {delay_ms}")
     return Timer(callback, delay_ms, args, repeat)

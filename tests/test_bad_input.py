@@ -1,0 +1,319 @@
+"""What every public name says to wrong arguments: which error, and in which words."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.test import EnvironBuilder
+
+import ssestream
+from ssestream import (
+    ClientDisconnected,
+    HeadersSent,
+    MessageError,
+    ServerResponse,
+    SseStream,
+    StreamDestroyed,
+    StreamError,
+    WriteAfterEnd,
+    clear_interval,
+    clear_timeout,
+    pipeline,
+    set_interval,
+    set_timeout,
+)
+
+NAN = float("nan")
+INFINITY = float("inf")
+
+
+class Sink:
+    def write(self, chunk: bytes) -> None:
+        pass
+
+
+class Deaf:
+    """A destination whose ``write`` is no function."""
+
+    write = "write"
+
+
+def nothing(*args: object) -> None:
+    pass
+
+
+def environ() -> dict[str, Any]:
+    return EnvironBuilder().get_environ()
+
+
+def sent() -> ServerResponse:
+    """A response that is being sent."""
+    res = ServerResponse()
+    res(environ(), lambda status, headers: None)
+    return res
+
+
+def destroyed_response() -> ServerResponse:
+    res = ServerResponse()
+    res.destroy()
+    return res
+
+
+def ended_response() -> ServerResponse:
+    res = ServerResponse()
+    res.end()
+    return res
+
+
+def ended() -> SseStream:
+    sse_stream = SseStream()
+    sse_stream.end()
+    return sse_stream
+
+
+def destroyed() -> SseStream:
+    sse_stream = SseStream()
+    sse_stream.destroy()
+    return sse_stream
+
+
+def piped_twice() -> None:
+    sse_stream = SseStream()
+    sink = Sink()
+    sse_stream.pipe(sink)
+    sse_stream.pipe(sink)
+
+
+#: The call, the error, and the words that it must hold.
+Row = tuple[Callable[[], object], type[Exception], tuple[str, ...]]
+
+TABLE: dict[str, list[Row]] = {
+    "SseStream": [
+        (lambda: SseStream("request"), TypeError, ("request", "str")),
+        (lambda: SseStream(5), TypeError, ("request", "int")),
+        (lambda: SseStream(object()), TypeError, ("request", "object")),
+        (lambda: SseStream({}), TypeError, ("request", "environ", "dict")),
+        (lambda: SseStream(ServerResponse()), TypeError, ("request", "ServerResponse")),
+        (lambda: SseStream(high_water_mark=0), ValueError, ("high_water_mark", "at least 1", "0")),
+        (lambda: SseStream(high_water_mark=-1), ValueError, ("high_water_mark", "-1")),
+        (lambda: SseStream(high_water_mark="x"), TypeError, ("high_water_mark", "int", "'x'")),
+        (lambda: SseStream(high_water_mark=True), TypeError, ("high_water_mark", "True")),
+        (lambda: SseStream(high_water_mark=1.5), TypeError, ("high_water_mark", "1.5")),
+        (lambda: SseStream(high_water_mark=None), TypeError, ("high_water_mark", "None")),
+        (lambda: SseStream(heartbeat=0), ValueError, ("heartbeat", "positive", "0")),
+        (lambda: SseStream(heartbeat=-1), ValueError, ("heartbeat", "-1")),
+        (lambda: SseStream(heartbeat=NAN), ValueError, ("heartbeat", "nan")),
+        (lambda: SseStream(heartbeat=INFINITY), ValueError, ("heartbeat", "finite")),
+        (lambda: SseStream(heartbeat="x"), TypeError, ("heartbeat", "seconds", "str")),
+        (lambda: SseStream(heartbeat=True), TypeError, ("heartbeat", "bool")),
+        (lambda: SseStream(heartbeat=timedelta(1)), TypeError, ("heartbeat", "timedelta")),
+    ],
+    "write": [
+        (lambda: SseStream().write("text"), MessageError, ("mapping", "str")),
+        (lambda: SseStream().write(None), MessageError, ("mapping", "None")),
+        (lambda: SseStream().write({}), MessageError, ("nothing in it",)),
+        (lambda: SseStream().write({"dada": 1}), MessageError, ("'dada'", "'data'")),
+        (lambda: SseStream().write({"event": "a\nb"}), MessageError, ("'event'", "line feed")),
+        (lambda: SseStream().write({"retry": -1}), MessageError, ("'retry'", "negative")),
+        (lambda: SseStream().write({"data": 1}, "latin-1"), ValueError, ("UTF-8", "latin-1")),
+        (lambda: SseStream().write({"data": 1}, 5), ValueError, ("encoding", "5")),
+        (lambda: SseStream().write({"data": 1}, None, "x"), TypeError, ("callback", "str")),
+        (lambda: SseStream().write({"data": 1}, "utf-8", 5), TypeError, ("callback", "int")),
+        (lambda: ended().write({"data": 1}), WriteAfterEnd, ("write()", "end()")),
+        (lambda: SseStream().write_message("text"), MessageError, ("mapping", "str")),
+        (lambda: SseStream().write_message({"data": 1}, "hex"), ValueError, ("UTF-8", "hex")),
+        (lambda: ended().write_message({"data": 1}), WriteAfterEnd, ("end()",)),
+    ],
+    "push": [
+        (lambda: SseStream().push("data: 1\n\n"), TypeError, ("frame", "bytes", "str")),
+        (lambda: SseStream().push({"data": 1}), TypeError, ("frame", "dict")),
+        (lambda: SseStream().push(None), TypeError, ("frame", "NoneType")),
+        (lambda: ended().push(b"data: 1\n\n"), WriteAfterEnd, ("end()",)),
+    ],
+    "end": [
+        (lambda: SseStream().end("text"), MessageError, ("mapping", "str")),
+        (lambda: SseStream().end({}), MessageError, ("nothing in it",)),
+        (lambda: ended().end({"data": 1}), WriteAfterEnd, ("end()",)),
+    ],
+    "destroy": [
+        (lambda: SseStream().destroy("why"), TypeError, ("error", "exception", "str")),
+        (lambda: SseStream().destroy(ValueError), TypeError, ("error", "exception", "type")),
+        (lambda: ServerResponse().destroy("why"), TypeError, ("error", "exception", "str")),
+    ],
+    "pipe": [
+        (lambda: SseStream().pipe(None), TypeError, ("write()", "NoneType")),
+        (lambda: SseStream().pipe([]), TypeError, ("write()", "list")),
+        (lambda: SseStream().pipe(Deaf()), TypeError, ("write()", "Deaf")),
+        (lambda: SseStream().pipe(sent()), HeadersSent, ("headers were sent",)),
+        (lambda: SseStream().pipe(destroyed_response()), StreamDestroyed, ("closed",)),
+        (lambda: SseStream().pipe(ended_response()), StreamError, ("ended",)),
+        (lambda: destroyed().pipe(Sink()), StreamDestroyed, ("over",)),
+        (piped_twice, StreamError, ("already",)),
+    ],
+    "ServerResponse": [
+        (lambda: ServerResponse(99), ValueError, ("status", "99")),
+        (lambda: ServerResponse(100), ValueError, ("status", "100")),
+        (lambda: ServerResponse(600), ValueError, ("status", "600")),
+        (lambda: ServerResponse(0), ValueError, ("status", "0")),
+        (lambda: ServerResponse(-200), ValueError, ("status", "-200")),
+        (lambda: ServerResponse("abc"), ValueError, ("status", "abc")),
+        (lambda: ServerResponse(""), ValueError, ("status",)),
+        (lambda: ServerResponse("200 OK\r\nX-Bad: 1"), ValueError, ("status",)),
+        (lambda: ServerResponse(None), TypeError, ("status", "NoneType")),
+        (lambda: ServerResponse(True), TypeError, ("status", "bool")),
+        (lambda: ServerResponse(200.0), TypeError, ("status", "float")),
+        (lambda: ServerResponse("\u0662\u0660\u0660"), ValueError, ("status",)),
+        (lambda: ServerResponse(200, {"X-One": None}), TypeError, ("'X-One'", "None")),
+        (lambda: ServerResponse(high_water_mark=0), ValueError, ("high_water_mark", "0")),
+        (lambda: ServerResponse(high_water_mark=-1), ValueError, ("high_water_mark", "-1")),
+        (lambda: ServerResponse(high_water_mark="x"), TypeError, ("high_water_mark", "'x'")),
+        (lambda: ServerResponse(high_water_mark=True), TypeError, ("high_water_mark", "True")),
+    ],
+    "write_head": [
+        (lambda: ServerResponse().write_head(99), ValueError, ("status", "99")),
+        (lambda: ServerResponse().write_head("abc"), ValueError, ("status", "abc")),
+        (lambda: ServerResponse().write_head(None), TypeError, ("status", "NoneType")),
+        (lambda: ServerResponse().write_head({"X-One": "1"}), TypeError, ("status", "dict")),
+        (lambda: ServerResponse().write_head(200, {"X-One": 1.5}), TypeError, ("'X-One'", "1.5")),
+        (lambda: ServerResponse().write_head(200, {"X-One": "a\nb"}), ValueError, ()),
+        (lambda: ServerResponse().write_head(200, "X-One: 1"), (TypeError, ValueError), ()),
+        (lambda: sent().write_head(200), HeadersSent, ("write_head()",)),
+    ],
+    "header": [
+        (lambda: ServerResponse().header("X-One", "a\nb"), ValueError, ()),
+        (lambda: ServerResponse().header("X-One", "a\r\nX-Two: b"), ValueError, ()),
+        (lambda: ServerResponse().header("X-One", ["a", "b\r"]), ValueError, ()),
+        (lambda: ServerResponse().header("X-One", None), TypeError, ("'X-One'", "None")),
+        (lambda: ServerResponse().header("X-One"), TypeError, ("'X-One'", "None")),
+        (lambda: ServerResponse().header("X-One", 1.5), TypeError, ("'X-One'", "1.5")),
+        (lambda: ServerResponse().header("X-One", True), TypeError, ("'X-One'", "True")),
+        (lambda: ServerResponse().header("X-One", b"1"), TypeError, ("'X-One'", "b'1'")),
+        (lambda: ServerResponse().header("X-One", ["a", None]), TypeError, ("'X-One'", "None")),
+        (lambda: ServerResponse().header("", "1"), TypeError, ("name", "''")),
+        (lambda: ServerResponse().header(5, "1"), TypeError, ("name", "5")),
+        (lambda: ServerResponse().header("X One", "1"), ValueError, ("name", "'X One'")),
+        (lambda: ServerResponse().header("X-One\r\nX-Two", "1"), ValueError, ("name",)),
+        (lambda: ServerResponse().header("X-One:", "1"), ValueError, ("name", "'X-One:'")),
+        (lambda: ServerResponse().header({"X One": "1"}), ValueError, ("name", "'X One'")),
+        (lambda: ServerResponse().header("X-\u00e9\u4f60", "1"), ValueError, ("name",)),
+        (lambda: ServerResponse().header("X-One", "\u4f60"), ValueError, ("X-One",)),
+        (lambda: sent().header("X-One", "1"), HeadersSent, ("header('X-One', ...)",)),
+    ],
+    "write of a response": [
+        (lambda: ServerResponse().write(None), TypeError, ("chunk", "NoneType")),
+        (lambda: ServerResponse().write(5), TypeError, ("chunk", "int")),
+        (lambda: ServerResponse().write({"data": 1}), TypeError, ("chunk", "dict")),
+        (lambda: ServerResponse().end(5), TypeError, ("chunk", "int")),
+        (lambda: ended_response().write("late"), WriteAfterEnd, ("write()", "end()")),
+        (lambda: ended_response().end("late"), WriteAfterEnd, ("end()",)),
+    ],
+    "pipeline": [
+        (lambda: pipeline("text", SseStream(), Sink()), TypeError, ("source", "str")),
+        (lambda: pipeline(b"octets", SseStream(), Sink()), TypeError, ("source", "bytes")),
+        (lambda: pipeline({"data": 1}, SseStream(), Sink()), TypeError, ("source", "dict")),
+        (lambda: pipeline(None, SseStream(), Sink()), TypeError, ("source", "NoneType")),
+        (lambda: pipeline(5, SseStream(), Sink()), TypeError, ("source", "int")),
+        (lambda: pipeline(nothing, SseStream(), Sink()), TypeError, ("source", "function")),
+        (lambda: pipeline([], ServerResponse(), SseStream()), TypeError, ("sse_stream", "Server")),
+        (lambda: pipeline([], None, Sink()), TypeError, ("sse_stream", "NoneType")),
+        (lambda: pipeline([], SseStream(), None), TypeError, ("write()", "NoneType")),
+        (lambda: pipeline([], SseStream(), sent()), HeadersSent, ("headers were sent",)),
+        (lambda: pipeline([], destroyed(), Sink()), StreamDestroyed, ("over",)),
+    ],
+    "timers": [
+        (lambda: set_interval("tick", 1000), TypeError, ("callback", "str")),
+        (lambda: set_interval(1000, nothing), TypeError, ("callback", "int")),
+        (lambda: set_interval(None, 1000), TypeError, ("callback", "NoneType")),
+        (lambda: set_interval(nothing, -1), ValueError, ("delay_ms", "negative", "-1")),
+        (lambda: set_interval(nothing, NAN), ValueError, ("delay_ms", "finite", "nan")),
+        (lambda: set_interval(nothing, INFINITY), ValueError, ("delay_ms", "finite", "inf")),
+        (lambda: set_interval(nothing, "1000"), TypeError, ("delay_ms", "milliseconds", "str")),
+        (lambda: set_interval(nothing, None), TypeError, ("delay_ms", "NoneType")),
+        (lambda: set_interval(nothing, True), TypeError, ("delay_ms", "bool")),
+        (lambda: set_interval(nothing, timedelta(1)), TypeError, ("delay_ms", "timedelta")),
+        (lambda: set_interval(nothing, 10**400), ValueError, ("delay_ms",)),
+        (lambda: set_timeout("tick", 1000), TypeError, ("callback", "str")),
+        (lambda: set_timeout(nothing, -1), ValueError, ("delay_ms", "negative", "-1")),
+        (lambda: set_timeout(nothing, "1000"), TypeError, ("delay_ms", "str")),
+        (lambda: clear_interval(5), TypeError, ("timer", "set_interval()", "int")),
+        (lambda: clear_interval("timer"), TypeError, ("timer", "str")),
+        (lambda: clear_timeout(5), TypeError, ("timer", "set_timeout()", "int")),
+    ],
+}
+
+ROWS = [
+    pytest.param(*row, id=f"{name} {number}")
+    for name, rows in TABLE.items()
+    for number, row in enumerate(rows)
+]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), ROWS)
+def test_a_wrong_argument_is_refused_in_words_that_help(
+    call: Callable[[], object], error: type[Exception], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert isinstance(error, tuple) or type(caught.value) is error
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_message_error_names_its_field() -> None:
+    for message, field in [({"dada": 1}, "dada"), ({"id": 1.5}, "id"), ({}, None), ("text", None)]:
+        with pytest.raises(MessageError) as caught:
+            SseStream().write(message)
+        assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(0, ValueError), (-1, ValueError), (NAN, ValueError), ("15", TypeError), (True, TypeError)],
+)
+def test_a_bad_setting_is_named(value: object, error: type[Exception]) -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_HEARTBEAT"] = value
+    with app.app_context(), pytest.raises(error, match="SSESTREAM_HEARTBEAT"):
+        SseStream()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: SseStream().write({"data": 1}, "UTF-8"),
+        lambda: SseStream().write({"data": 1}, "utf8", nothing),
+        lambda: SseStream().write({"data": 1}, nothing),
+        lambda: SseStream().unpipe(Sink()),
+        lambda: SseStream().unpipe(),
+        lambda: ended().end(),
+        lambda: destroyed().destroy(),
+        lambda: destroyed().unpipe(),
+        lambda: SseStream(environ(), high_water_mark=1, heartbeat=None),
+        lambda: ServerResponse("200"),
+        lambda: ServerResponse(599, {"X-Number": 5, "X-List": ["a", 2]}),
+        lambda: ended_response().end(),
+        lambda: destroyed_response().destroy(),
+        lambda: destroyed_response().write("late"),
+        lambda: clear_interval(None),
+        lambda: clear_timeout(None),
+        lambda: clear_interval(set_timeout(nothing, 0)),
+    ],
+)
+def test_what_may_be_done_may_be_done(call: Callable[[], object]) -> None:
+    call()
+
+
+def test_every_error_is_of_the_tree() -> None:
+    own = [
+        MessageError,
+        StreamError,
+        WriteAfterEnd,
+        HeadersSent,
+        StreamDestroyed,
+        ClientDisconnected,
+    ]
+    assert all(issubclass(each, ssestream.SseStreamError) for each in own)
+    assert issubclass(MessageError, ValueError)
+    assert issubclass(ClientDisconnected, StreamDestroyed)
