@@ -124,6 +124,9 @@ class Connection:
 
     def _hang_up(self) -> None:
         with self._lock:
+            # The report may be old: of the last owner of this descriptor.
+            if self._on_gone is None or not _peer_has_left(_fileno(self._sock)):
+                return
             on_gone, self._on_gone = self._on_gone, None
         if on_gone is not None:
             on_gone()
@@ -152,6 +155,8 @@ class _Watch:
 
     def __init__(self, home: Home) -> None:
         self._connections: dict[int, Connection] = {}
+        # So that table and epoll agree about who owns a descriptor.
+        self._lock = new_lock()
         self._epoll = _epoll()
         self._watcher = home.loop.io(self._epoll.fileno(), 1)
         # A loop is not kept running for the sake of clients who may leave.
@@ -159,20 +164,22 @@ class _Watch:
         home.call(self._watcher.start, self._ready)
 
     def add(self, fd: int, connection: Connection) -> None:
-        self._connections[fd] = connection
         mask = select.EPOLLRDHUP | select.EPOLLONESHOT
-        try:
-            self._epoll.register(fd, mask)
-        except FileExistsError:  # its number's last owner was closed unannounced
-            self._epoll.modify(fd, mask)
+        with self._lock:
+            self._connections[fd] = connection
+            try:
+                self._epoll.register(fd, mask)
+            except FileExistsError:  # its number's last owner was closed unannounced
+                self._epoll.modify(fd, mask)
 
     def remove(self, fd: int, connection: Connection) -> None:
-        if self._connections.get(fd) is connection:
-            del self._connections[fd]
-            try:
-                self._epoll.unregister(fd)
-            except OSError:  # closed already, and so forgotten by the kernel
-                pass
+        with self._lock:
+            if self._connections.get(fd) is connection:
+                del self._connections[fd]
+                try:
+                    self._epoll.unregister(fd)
+                except OSError:  # closed already, and so forgotten by the kernel
+                    pass
 
     def _ready(self) -> None:
         # Whatever is reported is the peer's FIN or worse; nothing else was
@@ -197,7 +204,10 @@ class _PeekWatch:
     def add(self, fd: int, connection: Connection) -> None:
         watcher = self._home.loop.io(os.dup(fd), 1)
         watcher.ref = False
+        _, stale = self._watchers.get(fd, (None, None))
         self._watchers[fd] = (connection, watcher)
+        if stale is not None:  # its number's last owner was closed unannounced
+            self._drop(stale)
         self._home.call(self._start, fd, connection)
 
     def _start(self, fd: int, connection: Connection) -> None:
@@ -209,10 +219,14 @@ class _PeekWatch:
         watcher = self._watcher_of(fd, connection)
         if watcher is not None:
             del self._watchers[fd]
-            if self._home.here():
-                _dispose(watcher)
-            else:
-                self._home.call(_dispose, watcher)
+            self._drop(watcher)
+
+    def _drop(self, watcher: Any) -> None:
+        # A watcher must be stopped before it is forgotten, in its own thread.
+        if self._home.here():
+            _dispose(watcher)
+        else:
+            self._home.call(_dispose, watcher)
 
     def _watcher_of(self, fd: int, connection: Connection) -> Any:
         owner, watcher = self._watchers.get(fd, (None, None))
@@ -296,8 +310,12 @@ def _shutdown(sock: Any) -> None:
     # and what the server then sends would leave in the clear.
     fd = _fileno(sock)
     if fd >= 0:
+        raw = None
         try:
-            with _Socket(fileno=os.dup(fd)) as raw:
-                raw.shutdown(socket.SHUT_RDWR)
+            raw = _Socket(fileno=fd)
+            raw.shutdown(socket.SHUT_RDWR)
         except OSError:  # not connected any more
             pass
+        finally:
+            if raw is not None:
+                raw.detach()

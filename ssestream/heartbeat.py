@@ -85,13 +85,14 @@ class Heart:
         return entry
 
     def _enter(self, entry: Entry) -> None:
-        if entry.stream is None:
+        stream = entry.stream
+        if stream is None:
             return
         if self.dead > max(SWEEP, len(self._entries) // 2):
             self._entries = [each for each in self._entries if each.stream is not None]
             heapq.heapify(self._entries)
             self.dead = 0
-        self._put(entry, entry.stream)
+        self._put(entry, stream)
         if self._entries[0] is entry:
             self._arm()
 

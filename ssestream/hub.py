@@ -20,9 +20,7 @@ import logging
 import os
 import queue
 import threading
-import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gevent
@@ -35,7 +33,7 @@ logger = logging.getLogger("ssestream")
 
 # The real ones: a lock that is only ever held for a few instructions, among
 # real threads, is not helped by switching greenlets.
-new_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
+new_lock: Callable[[], Any] = monkey.get_original("_thread", "RLock")
 start_thread: Callable[..., int] = monkey.get_original("_thread", "start_new_thread")
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
@@ -43,18 +41,63 @@ _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 # Seconds between two chances for the signal handlers of a main thread that waits.
 LISTEN = 0.5
 
-# How many handlers and timer callbacks may block at the same time on threaded
-# servers. Four times what Python's own executor takes at most by default: a
-# handler that waits for a database must not hold up the others.
-CALLBACK_THREADS = 128
+# Seconds for which a thread of the pool waits for more to do before it ends.
+IDLE = 10.0
+
+
+class Pool:
+    """Plain threads for what may block, as many as there is to do at once.
+
+    Not ``concurrent.futures``: that has a bound, at which handlers which wait for
+    a database would hold up every timer, and the process does not end before
+    the last of its threads does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._calls: Any = _ThreadQueue()
+        # Threads that wait and for which no call is on its way.
+        self._idle = 0
+
+    def submit(self, function: Callable[..., object], *args: Any) -> None:
+        """Run *function*, soon, in a thread that nothing else uses meanwhile."""
+        with self._lock:
+            start = self._idle == 0
+            if not start:
+                self._idle -= 1
+        self._calls.put((function, args))
+        if start:
+            try:
+                start_thread(self._work, ())
+            except RuntimeError:  # it waits for one of those that there are
+                logger.exception("no thread to be had for %r", function)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                function, args = self._calls.get(timeout=IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if self._idle == 0:  # a call is on its way
+                        continue
+                    self._idle -= 1
+                return
+            try:
+                function(*args)
+            except Exception:
+                logger.exception("%r failed", function)
+            function = args = None
+            with self._lock:
+                self._idle += 1
 
 
 class Home:
     """One hub, reached from any thread."""
 
-    def __init__(self, hub: Any, pool: ThreadPoolExecutor | None = None) -> None:
+    def __init__(self, hub: Any, pool: Pool | None = None) -> None:
         self.hub = hub
         self.loop = hub.loop
+        self.process = os.getpid()
         self._ident = hub.thread_ident
         self._pool = pool
 
@@ -69,22 +112,23 @@ class Home:
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
         """Run *callback* in the hub's loop, soon; it must not block."""
-        if self.here():
-            self.loop.run_callback(callback, *args)
-        else:
-            self.loop.run_callback_threadsafe(callback, *args)
+        try:
+            if self.here():
+                self.loop.run_callback(callback, *args)
+            else:
+                self.loop.run_callback_threadsafe(callback, *args)
+        except ValueError:
+            # The loop was destroyed, and with it whatever this is about.
+            logger.debug("not called in a hub that is no more: %r", callback)
 
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
         """Run *function*, soon, where it may block."""
         if self._pool is not None:
-            try:
-                self._pool.submit(_logged, function, *args)
-            except RuntimeError:  # the interpreter is on its way out
-                logger.debug("not run at exit: %r", function)
+            self._pool.submit(function, *args)
         elif self.here():
             gevent.spawn(function, *args)
         else:
-            self.loop.run_callback_threadsafe(gevent.spawn, function, *args)
+            self.call(gevent.spawn, function, *args)
 
 
 class Doorbell:
@@ -127,7 +171,6 @@ def current_home() -> Home:
     return _service() if hub is None else _home_of(hub)
 
 
-_homes: "weakref.WeakKeyDictionary[Any, Home]" = weakref.WeakKeyDictionary()
 _service_home: Home | None = None
 _service_lock = new_lock()
 
@@ -149,9 +192,11 @@ def _in_main_thread() -> bool:
 
 
 def _home_of(hub: Any) -> Home:
-    home = _homes.get(hub)
-    if home is None:
-        home = _homes.setdefault(hub, Home(hub))
+    # Kept on the hub itself, so that it goes when the hub goes. What watched
+    # the parent's sockets must not answer for those of a child.
+    home: Home | None = getattr(hub, "ssestream_home", None)
+    if home is None or home.process != os.getpid():
+        home = hub.ssestream_home = Home(hub)
     return home
 
 
@@ -162,11 +207,9 @@ def _service() -> Home:
             started = _ThreadQueue()
             start_thread(_serve, (started,))
             hub = started.get()
-            # In a patched process its threads are greenlets already.
-            pool = None
-            if not monkey.is_module_patched("threading"):
-                pool = ThreadPoolExecutor(CALLBACK_THREADS, "ssestream")
-            _service_home = _homes[hub] = Home(hub, pool)
+            # In a patched process even what blocks gives way.
+            pool = None if monkey.is_module_patched("threading") else Pool()
+            _service_home = hub.ssestream_home = Home(hub, pool)
         return _service_home
 
 
@@ -182,20 +225,11 @@ def _nothing() -> None:
     pass
 
 
-def _logged(function: Callable[..., object], *args: Any) -> None:
-    try:
-        function(*args)
-    except Exception:
-        logger.exception("%r failed", function)
-
-
 def _forget() -> None:
-    # Threads do not survive a fork, and what watched the parent's sockets
-    # must not answer for the child's.
+    # Threads do not survive a fork.
     global _service_home, _service_lock
     _service_home = None
     _service_lock = new_lock()
-    _homes.clear()
 
 
 os.register_at_fork(after_in_child=_forget)

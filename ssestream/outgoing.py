@@ -122,8 +122,12 @@ class OutgoingMessage(Emitter):
         if not data:
             return not self._buffer.need_drain
         self._last_write = time.monotonic()
-        self._mid_line = not data.endswith(b"\n")
-        return self._buffer.put(data)
+        # No beat may come between the two halves of a line, from whatever thread.
+        mid_line = not data.endswith(b"\n")
+        self._mid_line = self._mid_line or mid_line
+        flowing = self._buffer.put(data)
+        self._mid_line = mid_line
+        return flowing
 
     def end(self, chunk: bytes | str | None = None) -> None:
         """No more writes: what is queued is sent, then the response ends.
@@ -144,14 +148,12 @@ class OutgoingMessage(Emitter):
         """
         if error is not None and not isinstance(error, BaseException):
             raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
-        if not self._closed and error is not None:
-            self._announce("error", error)
-        self._close(aborted=True, cut=True)
+        self._close(aborted=True, cut=True, error=error)
 
     def open(self, connection: Connection) -> None:
         """The server starts to send, over *connection*, what it takes from the `Body`."""
         self._connection = connection
-        if self._closed:
+        if self.closed:
             connection.release(cut=self._aborted)
             return
         self._reachable = connection.reachable
@@ -159,6 +161,8 @@ class OutgoingMessage(Emitter):
         if isinstance(self._heartbeat, (int, float)):
             self._last_write = time.monotonic()
             self._heart = heart_of(self._lane.home).add(self, self._heartbeat)
+            if self._closed:  # it may have left just now
+                self._heart.stop()
         for opened in self._at_open:
             opened()
         self._at_open.clear()
@@ -179,12 +183,17 @@ class OutgoingMessage(Emitter):
     def _client_left(self) -> None:
         self._close(aborted=True, cut=True)
 
-    def _close(self, aborted: bool, cut: bool = False) -> None:
+    def _close(self, aborted: bool, cut: bool = False, error: BaseException | None = None) -> None:
         with self._state_lock:
             if self._closed:
                 return
             self._closed = True
             self._aborted = aborted
+            self._finished = not aborted
+        if self._finished:
+            self._announce("finish")
+        if error is not None:
+            self._announce("error", error)
         # Cut first: a server that hears of the end while it can still send would
         # take the connection for a good one, and serve what is pipelined behind.
         if cut and self._connection is not None:
@@ -221,11 +230,8 @@ class Body:
         chunk = message._buffer.take()
         if chunk is not None:
             return chunk
-        if not message._closed:
-            message._finished = True
-            message._announce("finish")
-            message._close(aborted=False)
-        elif message._aborted and not message._reachable:
+        message._close(aborted=False)
+        if message._aborted and not message._reachable:
             # With no socket to cut, only an exception keeps the server from
             # ending a broken stream as if it were whole.
             raise ConnectionResetError(errno.ECONNRESET, "the stream was destroyed")

@@ -43,7 +43,11 @@ def pipeline(source: Iterable[Message], sse_stream: SseStream, res: D) -> D:
     if not isinstance(sse_stream, SseStream):
         raise TypeError(f"sse_stream must be an SseStream, not {type(sse_stream).__name__}")
     drawer = _Drawer(source, sse_stream)
-    sse_stream.pipe(res)
+    try:
+        sse_stream.pipe(res)
+    except BaseException:
+        drawer.close_source()
+        raise
     drawer.follow(res)
     return res
 
@@ -57,6 +61,8 @@ class _Drawer:
         self._context = contextvars.Context()
         self._lock = new_lock()
         self._stopped = False
+        # Or never will: whoever sets it is the one to close the source.
+        self._begun = False
         self._hub: Any = None
         self._greenlet: Any = None
         self._drained: Any = None
@@ -70,6 +76,10 @@ class _Drawer:
             if not res.headers_sent:
                 res._at_open.append(self._start)
                 return
+        else:
+            listen = getattr(res, "on", None)
+            if callable(listen):
+                listen("close", self._stop)
         self._start()
 
     def _start(self) -> None:
@@ -94,19 +104,20 @@ class _Drawer:
 
     def _enter(self) -> None:
         with self._lock:
-            if not self._stopped:
-                self._greenlet = gevent.getcurrent()
-                self._hub = gevent.get_hub()
-                self._drained = Event()
+            if self._begun:
+                return
+            self._begun = True
+            self._greenlet = gevent.getcurrent()
+            self._hub = gevent.get_hub()
+            self._drained = Event()
         try:
-            if self._greenlet is not None:
-                run_logged(self._draw, context=self._context)
+            run_logged(self._draw, context=self._context)
         finally:
             with self._lock:
                 # The hub too: what is queued in its loop may refer to this,
                 # and a loop is no link that garbage collection can follow.
                 self._greenlet = self._hub = None
-            self._close_source()
+            self.close_source()
 
     def _draw(self) -> None:
         stream = self._stream
@@ -134,17 +145,17 @@ class _Drawer:
     def _go_on(self) -> None:
         self._in_hub(lambda: self._drained.set())
 
-    def _stop(self) -> None:
+    def _stop(self, *args: object) -> None:
         with self._lock:
             if self._stopped:
                 return
             self._stopped = True
-            never_began = self._greenlet is None and self._drained is None
+            never_began = not self._begun
+            self._begun = True
         if never_began:
-            self._close_source()
+            self.close_source()
         else:
-            greenlet = self._greenlet
-            self._in_hub(lambda: greenlet is not None and greenlet.kill(block=False))
+            self._in_hub(lambda: self._greenlet and self._greenlet.kill(block=False))
         self._stream._close(None, StreamDestroyed("the pipeline is over"), cut=True)
 
     def _in_hub(self, function: Any) -> None:
@@ -152,7 +163,7 @@ class _Drawer:
             if self._greenlet is not None:
                 self._hub.loop.run_callback_threadsafe(function)
 
-    def _close_source(self) -> None:
+    def close_source(self) -> None:
         close = getattr(self._source, "close", None)
         if callable(close):
             run_logged(close, context=self._context)

@@ -20,6 +20,7 @@ from typing import Any
 from wsgiref.util import is_hop_by_hop
 
 import flask
+from flask.globals import request_ctx
 from flask.signals import request_tearing_down
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
@@ -33,6 +34,9 @@ from .stream import HEADERS
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+# To its type the proxy is what it stands for, and has no such method.
+_request_context: Any = request_ctx
 
 _MADE_KEY = "ssestream.responses"
 
@@ -72,7 +76,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self._flush = False
         self.write_head(status, headers)
         if flask.has_request_context():
-            flask.request.environ.setdefault(_MADE_KEY, []).append(self)
+            made = flask.request.environ.setdefault(_MADE_KEY, [])
+            made.append((_request_context._get_current_object(), self))
 
     # -- the head
 
@@ -127,8 +132,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         else:
             self.status = status
         if headers is not None:
-            pairs = headers.items() if isinstance(headers, Mapping) else headers
-            for name, value in pairs:
+            for name, value in _grouped(headers).items():
                 self.header(name, value)
         return self
 
@@ -210,6 +214,17 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise HeadersSent(f"{call} after the headers were sent")
 
 
+def _grouped(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """By name: of pairs, a name that comes again adds to its values."""
+    if isinstance(headers, Mapping):
+        return dict(headers)
+    grouped: dict[str, tuple[str, list[Any]]] = {}
+    for name, value in headers:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        grouped.setdefault(str(name).lower(), (name, []))[1].extend(values)
+    return dict(grouped.values())
+
+
 class _Nothing(tuple[bytes, ...]):
     """The body of a response without one.
 
@@ -233,9 +248,12 @@ def _both(own: type, response_class: type) -> type:
 
 
 def _close_unsent(sender: object, **extra: object) -> None:
-    for response in flask.request.environ.pop(_MADE_KEY, ()):
-        if not response.headers_sent:
-            response.close()
+    context = _request_context._get_current_object()
+    made = flask.request.environ.get(_MADE_KEY, ())
+    for pair in [pair for pair in made if pair[0] is context]:
+        made.remove(pair)
+        if not pair[1].headers_sent:
+            pair[1].close()
 
 
 request_tearing_down.connect(_close_unsent)

@@ -110,7 +110,7 @@ class SseStream(Emitter):
         # Only a stream with a request knows already where it belongs.
         super().__init__(None if request is None else Lane(current_home()))
         self._connection: Connection | None = None
-        self._iterated: OutgoingMessage | None = None
+        self._iterated: list[OutgoingMessage] = []
         #: The id of the last message that the client has seen, or None: from
         #: the ``Last-Event-ID`` header, else from the ``lastEventId`` query
         #: parameter. It is whatever the client says: never empty, without
@@ -132,7 +132,6 @@ class SseStream(Emitter):
         self._need_drain = False
         self._ended = False
         self._finished = False
-        self._end_emitted = False
         self._closed = False
         # No client is left, and none has been piped since.
         self._abandoned = False
@@ -227,7 +226,8 @@ class SseStream(Emitter):
         """
         if message is not None:
             self.write(message)
-        self._ended = True
+        with self._state_lock:
+            self._ended = True
         self._flow()
 
     def destroy(self, error: BaseException | None = None) -> None:
@@ -261,7 +261,7 @@ class SseStream(Emitter):
                 "a destination needs write(), as a ServerResponse has,"
                 f" and {type(destination).__name__} has none"
             )
-        if self._closed:
+        if self.destroyed:
             raise StreamDestroyed("this stream is over and cannot be piped")
         if isinstance(destination, OutgoingMessage):
             if destination.closed:
@@ -278,13 +278,21 @@ class SseStream(Emitter):
         pipe.send(OK)
         if isinstance(destination, OutgoingMessage):
             destination._heartbeat = self._heartbeat
-            # Of a stream of no client's own, the first one's lane will do.
-            if self._connection is not None or not self._lane.has_home:
+            # One order of events for a client; but the slow handler of one must
+            # not hold up a stream of many.
+            if self._connection is not None:
                 self._lane = destination._lane
+            elif not self._lane.has_home:
+                self._lane = Lane(destination._lane.home)
         pipe.tell("pipe")
         with self._state_lock:
-            self._abandoned = False
-            self._pipes.append(pipe)
+            over = self._closed
+            if not over:
+                self._abandoned = False
+                self._pipes.append(pipe)
+        if over:
+            pipe.detach(destroying=True)
+            raise StreamDestroyed("this stream is over and cannot be piped")
         if pipe.attach():
             self._flow()
         else:
@@ -307,17 +315,30 @@ class SseStream(Emitter):
         return self
 
     def __iter__(self) -> Iterator[bytes]:
-        """The stream as a WSGI iterable, for ``Response(sse_stream, ...)``."""
-        self._iterated = self.pipe(OutgoingMessage(self._lane))
-        self._iterated.open(self._connection or Connection())
-        return Body(self._iterated)
+        """The stream as a WSGI iterable, for ``Response(sse_stream, ...)``.
+
+        Nothing is opened before the first chunk is asked for: it never is for
+        HEAD.
+        """
+        outgoing = OutgoingMessage(self._lane if self._connection else None)
+        self._iterated.append(outgoing)
+        try:
+            self.pipe(outgoing).open(self._connection or Connection())
+            yield from Body(outgoing)
+        finally:
+            self._iterated.remove(outgoing)
+            outgoing.server_done()
 
     def close(self) -> None:
-        """The server is done with the iterable (PEP 3333). Werkzeug's response calls it."""
-        if self._iterated is not None:
-            self._iterated.server_done()
-        self._close(None, ClientDisconnected("the client has left"), cut=False)
-        self._lane.run()
+        """The server is done with the iterable (PEP 3333). Werkzeug's response calls it.
+
+        A stream of no client in particular goes on for the others.
+        """
+        if self._connection is not None:
+            for outgoing in self._iterated[:]:
+                outgoing.server_done()
+            self._close(None, ClientDisconnected("the client has left"), cut=False)
+            self._lane.run()
 
     # -- what changes the state
 

@@ -247,7 +247,7 @@ def test_a_stream_and_its_response_tell_in_one_order() -> None:
 def told_in_one_order() -> list[str]:
     seen: list[str] = []
     res = ServerResponse()
-    sse_stream = SseStream()
+    sse_stream = SseStream({"REQUEST_METHOD": "GET"})
     for event in ("finish", "close", "unpipe", "pipe"):
         res.on(event, lambda *args, event=event: seen.append(f"res {event}"))
     for event in ("finish", "end", "close"):
