@@ -182,6 +182,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 headers["Content-Type"] = HEADERS["Content-Type"]
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
+        if self.status_code == 204:  # a type of nothing, which strict servers refuse
+            headers.remove("Content-Type")
         for name in {name for name, _ in headers if is_hop_by_hop(name)}:
             logger.debug("left out the hop-by-hop header %s", name)
             del headers[name]
