@@ -5,6 +5,7 @@ With ``SSESTREAM_TEST_ALL=1`` a missing part is a failure instead of a skip.
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,24 @@ def chromium() -> tuple[str, str]:
     assert browser is not None
     assert driver is not None
     return browser, driver
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The paths of a certificate for localhost and of its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        _missing("OpenSSL", "install Debian's openssl")
+    assert openssl is not None
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = str(folder / "cert.pem"), str(folder / "key.pem")
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ import http.client
 import itertools
 import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -177,15 +175,10 @@ def test_a_client_that_stays_is_never_cut_by_mistake(server: Server, behind_at: 
 
 
 @pytest.mark.parametrize("leave", [fin, rst, half_close])
-def test_tls_hides_no_departure(serve: Callable[..., Server], tmp_path: Path, leave: Leave) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)],
-        check=True,
-        capture_output=True,
-    )
-    args = ("--certfile", str(certificate), "--keyfile", str(key))
+def test_tls_hides_no_departure(
+    serve: Callable[..., Server], certificate: tuple[str, str], leave: Leave
+) -> None:
+    args = ("--certfile", certificate[0], "--keyfile", certificate[1])
     server = serve("gevent", "tests.live.app:app", args=args)
     delays = []
     for _ in range(ROUNDS):
