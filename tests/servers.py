@@ -59,7 +59,7 @@ class Server:
         self.kind = kind
         self._app = app
         self._args = args
-        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **(env or {})}
+        self.env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **(env or {})}
         self._threads = threads
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
@@ -88,7 +88,7 @@ class Server:
         self.process = subprocess.Popen(
             self._command(),
             cwd=ROOT,
-            env=self._env,
+            env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

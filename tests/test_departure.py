@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -41,7 +42,6 @@ def half_close(client: Client) -> None:
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     release = tmp_path_factory.mktemp("release")
     server = Server(request.param, "tests.live.app:app", env={"RELEASE_DIR": str(release)})
-    server.release_dir = release  # type: ignore[attr-defined]
     with_server = server.start()
     yield with_server
     server.stop()
@@ -120,7 +120,7 @@ def test_so_is_one_that_leaves_before_the_first_byte(server: Any, leave: Leave) 
     client = Client(server.port).get(f"/late?key={key}")
     server.wait_for(event="in view", key=key)
     leave(client)
-    (server.release_dir / key).touch()
+    (Path(server.env["RELEASE_DIR"]) / key).touch()
     opened = server.wait_for(event="open", key=key)
     closed = server.wait_for(event="close", key=key)
     assert closed["at"] - opened["at"] < AT_ONCE
@@ -192,16 +192,59 @@ def test_tls_hides_no_departure(
     assert statistics.median(delays) < AT_ONCE, delays
 
 
+@pytest.fixture(scope="module")
+def waitress(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    release = tmp_path_factory.mktemp("release")
+    env = {"RELEASE_DIR": str(release), "HEARTBEAT": "0.2"}
+    server = Server("waitress", "tests.live.app:app", env=env)
+    yield server.start()
+    server.stop()
+
+
+@pytest.mark.parametrize("behind_at", [None, "once", "later"])
 @pytest.mark.parametrize("leave", [fin, rst])
 def test_waitress_hides_the_socket_and_the_heartbeat_finds_out(
-    serve: Callable[..., Server], leave: Leave
+    waitress: Server, leave: Leave, behind_at: str | None
 ) -> None:
-    server = serve("waitress", "tests.live.app:app", env={"HEARTBEAT": "0.2"})
-    key = next(_keys)
-    client = Client(server.port).get(f"/quiet?key={key}")
+    key, behind = next(_keys), next(_keys)
+    client = Client(waitress.port)
+    first, second = (
+        f"GET /quiet?key={each} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        for each in (key, behind)
+    )
+    client.sock.sendall(first + second if behind_at == "once" else first)
     client.read_until(b"\n:\n")
+    if behind_at == "later":
+        client.sock.sendall(second)
     leave(client)
-    server.wait_for(event="close", key=key)
-    server.wait_for(event="unpipe", key=key)
-    timers_are_dead(server, [key])
-    assert len(server.events(event="close", key=key)) == 1
+    waitress.wait_for(event="close", key=key)
+    waitress.wait_for(event="unpipe", key=key)
+    client.fin()
+    timers_are_dead(waitress, [key])
+    assert len(waitress.events(event="close", key=key)) == 1
+
+
+@pytest.mark.parametrize("leave", [fin, rst])
+def test_so_it_does_for_one_that_leaves_before_the_first_byte(waitress: Any, leave: Leave) -> None:
+    key = next(_keys)
+    client = Client(waitress.port).get(f"/late?key={key}")
+    waitress.wait_for(event="in view", key=key)
+    leave(client)
+    (Path(waitress.env["RELEASE_DIR"]) / key).touch()
+    waitress.wait_for(event="close", key=key)
+    client.fin()
+    timers_are_dead(waitress, [key])
+    assert len(waitress.events(event="close", key=key)) == 1
+
+
+def test_to_waitress_a_half_closed_client_is_still_there(waitress: Server) -> None:
+    """It reads nothing while it serves, and what it writes arrives."""
+    key = next(_keys)
+    client = Client(waitress.port).get(f"/quiet?key={key}")
+    client.read_until(b":ok\n\n")
+    client.half_close()
+    client.received = b""
+    client.read_until(b"\n:\n")
+    assert not waitress.events(event="close", key=key)
+    client.fin()
+    waitress.wait_for(event="close", key=key)
