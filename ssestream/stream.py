@@ -43,7 +43,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from types import EllipsisType
 from typing import Any, TypeVar
-from urllib.parse import parse_qs
 
 import flask
 from flask.json.provider import DefaultJSONProvider
@@ -55,15 +54,12 @@ from .heartbeat import check_interval, default_interval
 from .hub import current_home, new_lock
 from .outgoing import Body, OutgoingMessage
 from .piping import Destination, Pipe
+from .request import environ_of, last_event_id
 from .wire import OK, Message, compact_json, encode
 
 #: Messages that may wait before ``write()`` says False: Node's default for
 #: streams of objects.
 HIGH_WATER_MARK = 16
-
-#: Characters of a ``Last-Event-ID`` that are looked at. A browser sends back
-#: what the server gave it, which is short; servers refuse headers from 8 KiB.
-MAX_LAST_EVENT_ID = 4096
 
 #: The headers of every stream. ``no-transform`` keeps compressing middleware and
 #: proxies from buffering, ``X-Accel-Buffering`` keeps nginx from it. None is
@@ -114,12 +110,12 @@ class SseStream(Emitter):
         #: The id of the last message that the client has seen, or None: from
         #: the ``Last-Event-ID`` header, else from the ``lastEventId`` query
         #: parameter. It is whatever the client says: never empty, without
-        #: control characters, at most `MAX_LAST_EVENT_ID` characters long.
+        #: control characters, at most `request.MAX_LAST_EVENT_ID` characters long.
         self.last_event_id: str | None = None
         if request is not None:
-            environ = _environ(request)
+            environ = environ_of(request)
             self._connection = Connection.of(environ)
-            self.last_event_id = _last_event_id(environ)
+            self.last_event_id = last_event_id(environ)
         self._provider = flask.current_app.json if flask.has_app_context() else None
         self._high_water_mark = high_water_mark
         self._heartbeat = (
@@ -481,35 +477,3 @@ class SseStream(Emitter):
                 sort_keys=False,
             )
         return provider.dumps(value)
-
-
-def _environ(request: Any) -> dict[str, Any]:
-    environ = request if isinstance(request, dict) else getattr(request, "environ", None)
-    if not isinstance(environ, dict) or "REQUEST_METHOD" not in environ:
-        raise TypeError(
-            "request must be a Flask or Werkzeug request, a WSGI environ or None,"
-            f" not {type(request).__name__}"
-        )
-    return environ
-
-
-def _last_event_id(environ: dict[str, Any]) -> str | None:
-    header = environ.get("HTTP_LAST_EVENT_ID")
-    if header is None:
-        # Polyfills cannot set the header and use this parameter.
-        query = environ.get("QUERY_STRING", "").encode("latin-1", "replace")
-        if b"lastEventId" not in query:
-            return None
-        text = query.decode("utf-8", "surrogateescape")
-        values = parse_qs(text, errors="surrogateescape").get("lastEventId")
-        text = values[0] if values else ""
-    else:
-        # WSGI hands bytes over as Latin-1; browsers send the id as UTF-8.
-        text = header.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
-    # A browser can only have an id that was sent to it, and none such has
-    # control characters, undecodable bytes or this length.
-    valid = 0 < len(text) <= MAX_LAST_EVENT_ID and not any(
-        character < " " or "\x7f" <= character < "\xa0" or "\ud800" <= character <= "\udfff"
-        for character in text
-    )
-    return text if valid else None

@@ -23,6 +23,7 @@ ROOMS = (
     "heartbeat",
     "outgoing",
     "piping",
+    "request",
     "stream",
     "response",
     "pipeline",

@@ -28,7 +28,7 @@ from ssestream import (
     WriteAfterEnd,
 )
 from ssestream.outgoing import Body, OutgoingMessage
-from ssestream.stream import MAX_LAST_EVENT_ID
+from ssestream.request import MAX_LAST_EVENT_ID
 from ssestream.wire import Decoder, encode
 from tests.visit import Visit, on_threads_and_greenlets, until
 
