@@ -55,6 +55,10 @@ def get_json(server: Server, path: str) -> Any:
     return answer
 
 
+def request_for(key: str) -> bytes:
+    return f"GET /quiet?key={key} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
 def departs(server: Server, leave: Leave, behind_at: str | None = None) -> None:
     """Open a stream, leave it, and see what the server makes of that; some rounds of it."""
     delays = []
@@ -62,10 +66,7 @@ def departs(server: Server, leave: Leave, behind_at: str | None = None) -> None:
     for _ in range(ROUNDS):
         key, behind = next(_keys), next(_keys)
         client = Client(server.port)
-        first, second = (
-            f"GET /quiet?key={each} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-            for each in (key, behind)
-        )
+        first, second = request_for(key), request_for(behind)
         # Sent together, the server has read both; sent later, the second waits
         # in the socket, in front of the FIN.
         client.sock.sendall(first + second if behind_at == "once" else first)
@@ -208,10 +209,7 @@ def test_waitress_hides_the_socket_and_the_heartbeat_finds_out(
 ) -> None:
     key, behind = next(_keys), next(_keys)
     client = Client(waitress.port)
-    first, second = (
-        f"GET /quiet?key={each} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-        for each in (key, behind)
-    )
+    first, second = request_for(key), request_for(behind)
     client.sock.sendall(first + second if behind_at == "once" else first)
     client.read_until(b"\n:\n")
     if behind_at == "later":

@@ -127,7 +127,9 @@ def test_a_handler_may_be_removed() -> None:
     def handler(name: str) -> None:
         seen.append(name)
 
-    other: Callable[[str], None] = lambda name: seen.append(name + "!")  # noqa: E731
+    def other(name: str) -> None:
+        seen.append(name + "!")
+
     emitter.on("tick", handler)
     emitter.on("tick", other)
     emitter.remove_listener("tick", handler)

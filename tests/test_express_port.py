@@ -29,7 +29,7 @@ class Express:
     """``node app.js`` in a process of its own."""
 
     def __init__(self, node: str) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._process = subprocess.Popen(
             [node, "app.js", "0"],
             cwd=PORT,

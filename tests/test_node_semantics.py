@@ -55,6 +55,12 @@ def code_of(error: object) -> str:
 Steps = list[list[str]]
 
 
+class _Telling(logging.Handler):
+    def __init__(self, tell: Callable[[logging.LogRecord], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.emit = tell
+
+
 class Stage:
     """Where a scenario is played: what it saw, and how it waits."""
 
@@ -68,8 +74,7 @@ class Stage:
 
     @contextlib.contextmanager
     def listening_to_the_log(self) -> Iterator[None]:
-        handler = logging.Handler(logging.WARNING)
-        handler.emit = self._log  # type: ignore[method-assign]
+        handler = _Telling(self._log)
         logger = logging.getLogger("ssestream")
         logger.addHandler(handler)
         try:
@@ -1371,7 +1376,8 @@ def a_bad_message(stage: Stage) -> None:
 def a_null_message(stage: Stage) -> None:
     sse = stage.stream()
     try:
-        sse.write(None)  # type: ignore[arg-type]
+        nothing: Any = None
+        sse.write(nothing)
     except MessageError:
         stage.see("write throws")
     stage.settle()

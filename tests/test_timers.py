@@ -205,8 +205,7 @@ def test_an_interval_may_be_cleared_by_its_own_callback() -> None:
             clear_interval(timer)
 
     timer = set_interval(tick, 1)
-    is_gone_after_three = lambda: len(seen) >= 3 and timer._watcher is None  # noqa: E731
-    until(is_gone_after_three, "the third tick")
+    until(lambda: len(seen) >= 3 and timer._watcher is None, "the third tick")
     others_tick()
     assert len(seen) == 3
 
