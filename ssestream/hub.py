@@ -16,10 +16,12 @@ Which home?
   it may block.
 """
 
+import atexit
 import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +47,10 @@ LISTEN = 0.5
 IDLE = 10.0
 
 
+# Seconds for which the end of the process waits for handlers that run.
+LAST_SECONDS = 1.0
+
+
 class Pool:
     """Plain threads for what may block, as many as there is to do at once.
 
@@ -58,10 +64,13 @@ class Pool:
         self._calls: Any = _ThreadQueue()
         # Threads that wait and for which no call is on its way.
         self._idle = 0
+        self._unfinished = 0
+        atexit.register(self.finish)
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
         """Run *function*, soon, in a thread that nothing else uses meanwhile."""
         with self._lock:
+            self._unfinished += 1
             start = self._idle == 0
             if not start:
                 self._idle -= 1
@@ -89,6 +98,13 @@ class Pool:
             function = args = None
             with self._lock:
                 self._idle += 1
+                self._unfinished -= 1
+
+    def finish(self) -> None:
+        """At the process's end: let what has been begun come to its end, but not for long."""
+        deadline = time.monotonic() + LAST_SECONDS
+        while self._unfinished and time.monotonic() < deadline:
+            time.sleep(0.005)
 
 
 class Home:

@@ -76,3 +76,31 @@ print(homes[0].hub is not gevent.get_hub(), homes[0].cooperative)
         timeout=30,
     )
     assert (ran.stdout.strip(), ran.stderr) == ("True True", "")
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ("time.sleep(0.05); print('closed')", "closed"),
+        ("print('closing', flush=True); time.sleep(3600)", "closing"),
+    ],
+    ids=["is waited for", "holds up the end of the process for a moment only"],
+)
+def test_a_handler_that_runs_at_the_end_of_the_process(handler: str, expected: str) -> None:
+    program = f"""
+import time
+from ssestream import SseStream
+stream = SseStream()
+@stream.on("close")
+def closed():
+    {handler}
+stream.destroy()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (ran.stdout.strip(), ran.stderr, ran.returncode) == (expected, "", 0)
