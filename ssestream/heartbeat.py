@@ -36,6 +36,10 @@ BEAT = b":\n"
 SWEEP = 1000
 
 
+# Not the one that apps may have seeded, nor one that every worker has a copy of.
+_random = random.SystemRandom()
+
+
 class Silent(Protocol):
     """What beats: it knows since when it is silent, and how to send a beat."""
 
@@ -97,7 +101,7 @@ class Heart:
             self._arm()
 
     def _put(self, entry: Entry, stream: Silent) -> None:
-        entry.due = stream._last_write + entry.interval * random.uniform(EARLIEST, 1.0)
+        entry.due = stream._last_write + entry.interval * _random.uniform(EARLIEST, 1.0)
         heapq.heappush(self._entries, entry)
 
     def _tick(self) -> None:
