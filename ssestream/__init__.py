@@ -1,6 +1,8 @@
 """Server-Sent Events for WSGI: Node's ssestream for Flask, Werkzeug and gunicorn."""
 
+from .draining import drain
 from .errors import (
+    BufferFull,
     ClientDisconnected,
     HeadersSent,
     MessageError,
@@ -11,24 +13,31 @@ from .errors import (
 )
 from .pipeline import pipeline
 from .response import ServerResponse
+from .settings import Settings
+from .statistics import Statistics, statistics
 from .stream import SseStream
 from .timers import clear_interval, clear_timeout, set_interval, set_timeout
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BufferFull",
     "ClientDisconnected",
     "HeadersSent",
     "MessageError",
     "ServerResponse",
+    "Settings",
     "SseStream",
     "SseStreamError",
+    "Statistics",
     "StreamDestroyed",
     "StreamError",
     "WriteAfterEnd",
     "clear_interval",
     "clear_timeout",
+    "drain",
     "pipeline",
     "set_interval",
     "set_timeout",
+    "statistics",
 ]

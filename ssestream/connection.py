@@ -12,9 +12,12 @@ Where a system has no such epoll, a hub watcher on the socket itself peeks
 behind it, so that the next write finds it.
 """
 
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -57,7 +60,9 @@ class Connection:
     writing to it.
     """
 
-    def __init__(self, sock: Any = None, delimited: bool = True) -> None:
+    def __init__(self, sock: Any = None, delimited: bool = True, name: str = "a client") -> None:
+        #: For the log: who asked for what. No query, which may hold secrets.
+        self.name = name
         #: Whether the response's end shows in its framing. Without that
         #: (HTTP/1.0) only the connection's end tells the client.
         self.delimited = delimited
@@ -82,7 +87,8 @@ class Connection:
         if isinstance(found, cls):
             return found
         delimited = environ.get("SERVER_PROTOCOL", "HTTP/1.1") not in ("HTTP/1.0", "HTTP/0.9")
-        connection = cls(_find(environ), delimited)
+        name = f"{environ.get('REMOTE_ADDR') or 'a client'} {environ.get('PATH_INFO', '')!r}"
+        connection = cls(_find(environ), delimited, name)
         connection._tune()
         environ[_CACHE_KEY] = connection
         return connection
@@ -117,6 +123,19 @@ class Connection:
             # server has closed the socket and given its number to another.
             if cut:
                 _shutdown(sock)
+
+    def unsent(self) -> int | None:
+        """Bytes that the kernel has and the peer has not acknowledged; None where unknown."""
+        with self._lock:
+            fd = _fileno(self._sock)
+            if fd < 0:
+                return None
+            try:
+                # SIOCOUTQ, which has the number of TIOCOUTQ.
+                answer = fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0")
+            except OSError:
+                return None
+            return int.from_bytes(answer, sys.byteorder)
 
     def cut(self) -> None:
         """Shut the connection down, both ways, and go on watching nothing."""

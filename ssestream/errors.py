@@ -8,6 +8,7 @@
         └── StreamError                        the call came at the wrong time
             ├── WriteAfterEnd                  you ended the stream, then wrote
             ├── HeadersSent                    you changed headers that had left
+            ├── BufferFull                     you wrote more than may wait
             └── StreamDestroyed                you destroyed the stream
                 └── ClientDisconnected         the other side went away
 
@@ -51,6 +52,14 @@ class HeadersSent(StreamError):
     """Status or headers were to change after they had left.
 
     Node's ``ERR_HTTP_HEADERS_SENT``.
+    """
+
+
+class BufferFull(StreamError):
+    """More would have waited than ``max_messages`` or ``max_bytes`` allow.
+
+    Raised by ``write()`` with ``overflow="error"``; given to the callback of a
+    message that was dropped, under the other policies.
     """
 
 

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from .events import Lane
 from .outgoing import OutgoingMessage
+from .wire import OK
 
 
 class Destination(Protocol):
@@ -27,6 +28,8 @@ class Source(Protocol):
     def _flow(self) -> None: ...
     def unpipe(self, destination: Destination, /) -> object: ...
     def _left(self, pipe: "Pipe") -> None: ...
+    def _retired(self, pipe: "Pipe", dropping: bool) -> list[bytes]: ...
+    def _waiting_bytes(self) -> int: ...
 
 
 class Pipe:
@@ -49,21 +52,25 @@ class Pipe:
         if self.destination.write(frame) is not False or not self._emits:
             self.ready = True
 
+    def greet(self) -> None:
+        """Write what opens every stream."""
+        if isinstance(self.destination, OutgoingMessage):
+            self.ready = self.destination.greet(OK)
+        else:
+            self.send(OK)
+
     def attach(self) -> bool:
         """Listen to the destination. False when it has closed already."""
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            destination._at_drain.append(self._drained)
-            destination._at_close.append(self._closed)
+            destination._inlets.append(self)
             # It may have drained, or gone, since it was first written to.
             if not destination.writable_need_drain:
                 self.ready = True
             return not destination.closed
         if self._emits:
-            destination.on("drain", self._drained)
-            destination.on("close", self._closed)
-            destination.on("finish", self._let_go)
-            destination.on("error", self._let_go)
+            for event, handler in self._handlers():
+                destination.on(event, handler)
         return True
 
     def detach(self, ending: bool = False, destroying: bool = False) -> None:
@@ -72,7 +79,6 @@ class Pipe:
         self._ending = ending and self._end
         if self._ending and self.never_blocks:
             # Node tells "unpipe" when the destination has finished.
-            self._stop_listening(but_for_close=True)
             destination.end()
             return
         self._stop_listening()
@@ -93,40 +99,45 @@ class Pipe:
         elif callable(getattr(destination, "emit", None)):
             self.source._lane.soon(destination.emit, event, self.source)
 
-    def _drained(self, *args: object) -> None:
+    # -- what the destination tells
+
+    def drained(self, *args: object) -> None:
         self.ready = True
         self.source._flow()
 
-    def _closed(self, *args: object) -> None:
+    def closed(self, *args: object) -> None:
         if self._ending:
             self.tell("unpipe")
         else:
             self.source._left(self)
 
+    def retired(self, dropping: bool) -> list[bytes]:
+        return self.source._retired(self, dropping)
+
+    def waiting(self) -> int:
+        return self.source._waiting_bytes()
+
     def _let_go(self, *args: object) -> None:
         self.source.unpipe(self.destination)
 
-    def _stop_listening(self, but_for_close: bool = False) -> None:
+    def _stop_listening(self) -> None:
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            _discard(destination._at_drain, self._drained)
-            if not but_for_close:
-                _discard(destination._at_close, self._closed)
+            try:
+                destination._inlets.remove(self)
+            except ValueError:
+                pass
         elif self._emits:
-            for event, handler in (
-                ("drain", self._drained),
-                ("close", self._closed),
-                ("finish", self._let_go),
-                ("error", self._let_go),
-            ):
+            for event, handler in self._handlers():
                 try:
                     destination.remove_listener(event, handler)
                 except (AttributeError, KeyError):
                     pass
 
-
-def _discard(handlers: list[Any], handler: Any) -> None:
-    try:
-        handlers.remove(handler)
-    except ValueError:
-        pass
+    def _handlers(self) -> list[tuple[str, Any]]:
+        return [
+            ("drain", self.drained),
+            ("close", self.closed),
+            ("finish", self._let_go),
+            ("error", self._let_go),
+        ]

@@ -27,9 +27,9 @@ from werkzeug.wsgi import ClosingIterator
 
 from .connection import Connection
 from .errors import HeadersSent
-from .heartbeat import default_interval
 from .hub import logger
 from .outgoing import HIGH_WATER_MARK, Body, OutgoingMessage
+from .settings import app_settings
 from .stream import HEADERS
 
 # RFC 9110, section 5.6.2.
@@ -150,15 +150,17 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise HeadersSent("a ServerResponse answers one request, and this one has")
         body, status, headers = self.get_wsgi_response(environ)
         connection = Connection.of(environ)
+        settings, client = None, None
+        if self.mimetype == "text/event-stream":
+            settings = self._settings or app_settings()
+            client = settings.client_key(environ) if settings.client_key else None
         try:
             write = start_response(status, headers)
             if self._bodyless(environ):
                 # Its watch would have nothing to tell, and no source may start.
                 self._connection = connection
             else:
-                if self._heartbeat is ... and self.mimetype == "text/event-stream":
-                    self._heartbeat = default_interval()
-                self.open(connection)
+                self.open(connection, settings, client)
             if self._flush and callable(write) and not self._bodyless(environ):
                 write(b"")
         except BaseException:

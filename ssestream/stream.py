@@ -39,23 +39,23 @@ idle until it is piped again, and what is written meanwhile is not kept, as
 nobody may ever come; what is written after an ``unpipe()`` of one's own is.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from types import EllipsisType
-from typing import Any, TypeVar
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import flask
 from flask.json.provider import DefaultJSONProvider
 
+from .backlog import Backlog, Callback
 from .connection import Connection
-from .errors import ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
+from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .events import Emitter, Lane
-from .heartbeat import check_interval, default_interval
 from .hub import current_home, new_lock
 from .outgoing import Body, OutgoingMessage
 from .piping import Destination, Pipe
 from .request import environ_of, last_event_id
-from .wire import OK, Message, compact_json, encode
+from .settings import Options, stream_settings
+from .statistics import books
+from .wire import Message, compact_json, encode
 
 #: Messages that may wait before ``write()`` says False: Node's default for
 #: streams of objects.
@@ -70,7 +70,9 @@ HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
-Callback = Callable[[BaseException | None], object]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 D = TypeVar("D", bound=Destination)
 
 
@@ -81,15 +83,15 @@ class SseStream(Emitter):
     socket is then tuned (keep-alive, no-delay, no timeout) and `last_event_id`
     is known. None makes a stream that no client in particular owns.
     *high_water_mark* is the number of messages that may wait before `write`
-    says False. After *heartbeat* seconds of silence a lone comment is sent;
-    None means never, and when not given it is the app's ``SSESTREAM_HEARTBEAT``,
-    or else 15.
+    says False. *options* are this stream's own `settings.Settings`, where they
+    are not to be the app's: ``heartbeat``, ``send_timeout``, ``max_messages``,
+    ``max_bytes``, ``overflow``, ``max_age`` and ``retry``.
 
     Emits ``drain``, ``finish``, ``end``, ``close`` and ``error``.
 
     Raises ``TypeError`` for anything else as *request* or for a
-    *high_water_mark* that is no int, ``ValueError`` for one below 1; the same
-    for a *heartbeat* that is no number or not positive.
+    *high_water_mark* that is no int, ``ValueError`` for one below 1 or above
+    ``max_messages``; the same for an option that is not what it should be.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class SseStream(Emitter):
         request: Any = None,
         *,
         high_water_mark: int = HIGH_WATER_MARK,
-        heartbeat: float | EllipsisType | None = ...,
+        **options: "Unpack[Options]",
     ) -> None:
         if not isinstance(high_water_mark, int) or isinstance(high_water_mark, bool):
             raise TypeError(f"high_water_mark is an int of messages, not {high_water_mark!r}")
@@ -105,6 +107,13 @@ class SseStream(Emitter):
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
         # Only a stream with a request knows already where it belongs.
         super().__init__(None if request is None else Lane(current_home()))
+        self._settings = stream_settings(options)
+        if high_water_mark > self._settings.max_messages:
+            raise ValueError(
+                f"high_water_mark ({high_water_mark}) must not be above"
+                f" max_messages ({self._settings.max_messages})"
+            )
+        self._client: Hashable | None = None
         self._connection: Connection | None = None
         self._iterated: list[OutgoingMessage] = []
         #: The id of the last message that the client has seen, or None: from
@@ -116,13 +125,11 @@ class SseStream(Emitter):
             environ = environ_of(request)
             self._connection = Connection.of(environ)
             self.last_event_id = last_event_id(environ)
+            key = self._settings.client_key
+            self._client = None if key is None else key(environ)
         self._provider = flask.current_app.json if flask.has_app_context() else None
-        self._high_water_mark = high_water_mark
-        self._heartbeat = (
-            default_interval() if heartbeat is ... else check_interval(heartbeat, "heartbeat")
-        )
         self._state_lock = new_lock()
-        self._queue: deque[tuple[bytes, Callback | None]] = deque()
+        self._queue = Backlog(high_water_mark, self._settings)
         self._pipes: list[Pipe] = []
         self._pumping = False
         self._need_drain = False
@@ -131,7 +138,9 @@ class SseStream(Emitter):
         self._closed = False
         # No client is left, and none has been piped since.
         self._abandoned = False
-        self._gone: StreamDestroyed = ClientDisconnected("the client has left")
+        # The server has ended it: the app's writes after that are no mistake.
+        self._retiring = False
+        self._gone: StreamError = ClientDisconnected("the client has left")
 
     # -- what Node's streams tell of themselves
 
@@ -143,7 +152,7 @@ class SseStream(Emitter):
     @property
     def writable_high_water_mark(self) -> int:
         """Messages from which on `write` says False."""
-        return self._high_water_mark
+        return self._queue.high_water_mark
 
     @property
     def writable_need_drain(self) -> bool:
@@ -271,9 +280,9 @@ class SseStream(Emitter):
         if hasattr(destination, "flush_headers"):
             destination.flush_headers()
         pipe = Pipe(self, destination, end)
-        pipe.send(OK)
+        pipe.greet()
         if isinstance(destination, OutgoingMessage):
-            destination._heartbeat = self._heartbeat
+            destination._settings = self._settings
             # One order of events for a client; but the slow handler of one must
             # not hold up a stream of many.
             if self._connection is not None:
@@ -284,7 +293,7 @@ class SseStream(Emitter):
         with self._state_lock:
             over = self._closed
             if not over:
-                self._abandoned = False
+                self._abandoned = self._retiring = False
                 self._pipes.append(pipe)
         if over:
             pipe.detach(destroying=True)
@@ -319,7 +328,8 @@ class SseStream(Emitter):
         outgoing = OutgoingMessage(self._lane if self._connection else None)
         self._iterated.append(outgoing)
         try:
-            self.pipe(outgoing).open(self._connection or Connection())
+            connection = self._connection or Connection()
+            self.pipe(outgoing).open(connection, self._settings, self._client)
             yield from Body(outgoing)
         finally:
             self._iterated.remove(outgoing)
@@ -340,21 +350,50 @@ class SseStream(Emitter):
 
     def _put(self, frame: bytes, callback: Callback | None) -> bool:
         with self._state_lock:
-            if self._ended:
-                raise WriteAfterEnd("write() after end()")
             lost = self._closed or self._abandoned
+            if self._ended and not self._retiring:
+                raise WriteAfterEnd("write() after end()")
+            # The bounds are for those who go on although they were told False:
+            # whoever waits for "drain" never meets them.
+            told = self._need_drain
             if not lost:
-                self._queue.append((frame, callback))
+                if told and self._settings.overflow == "error" and self._queue.is_over(frame):
+                    raise BufferFull(
+                        f"{len(self._queue)} messages of {self._queue.bytes} bytes wait already"
+                    )
+                self._queue.append(frame, callback)
         if lost:
             if callback is not None:
                 self._lane.soon(callback, self._gone)
             return False
         self._flow()
         with self._state_lock:
-            full = len(self._queue) >= self._high_water_mark
+            full = self._queue.is_full()
             if full:
                 self._need_drain = True
+            too_many = told and self._queue.is_over()
+        if too_many and self._settings.overflow != "error":
+            self._overflow()
         return not full
+
+    def _overflow(self) -> None:
+        """More waits than may: what the policy says."""
+        if self._settings.overflow == "drop-oldest":
+            with self._state_lock:
+                dropped = self._queue.trim()
+            books.count(dropped=len(dropped))
+            self._tell(dropped, BufferFull("dropped, as newer messages came"))
+            return
+        # Only they are cut who hold up the others; they come back and resume.
+        slow = [pipe for pipe in tuple(self._pipes) if not pipe.ready]
+        for pipe in slow:
+            if isinstance(pipe.destination, OutgoingMessage):
+                pipe.destination.cut("overflow")
+            else:
+                self._announce("error", BufferFull("a destination is too slow"))
+                self.unpipe(pipe.destination)
+        if not self._pipes:
+            self._close(None, BufferFull("more waited than may"), cut=False)
 
     def _flow(self) -> None:
         """Hand on what can be: here, unless a destination might block the writer."""
@@ -436,7 +475,31 @@ class SseStream(Emitter):
                 self._abandoned = not self._pipes
             self._drop(ClientDisconnected("the client has left"))
 
-    def _close(self, error: BaseException | None, reason: StreamDestroyed, cut: bool) -> None:
+    def _retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
+        """A destination ends by itself, but not before what waits for it alone."""
+        with self._state_lock:
+            if pipe not in self._pipes:
+                return []
+            self._pipes = [other for other in self._pipes if other is not pipe]
+            last = not self._pipes
+            if last:
+                self._retiring = True
+                entries = self._queue.clear()
+                self._abandoned = True
+        pipe.detach()
+        if not last:
+            self._flow()
+            return []
+        dropped = StreamDestroyed("the stream was refused") if dropping else None
+        self._tell([callback for _, callback in entries], dropped)
+        if self._connection is not None:
+            self._close(None, ClientDisconnected("the server ended the stream"), cut=False)
+        return [frame for frame, _ in entries]
+
+    def _waiting_bytes(self) -> int:
+        return self._queue.bytes
+
+    def _close(self, error: BaseException | None, reason: StreamError, cut: bool) -> None:
         with self._state_lock:
             if self._closed:
                 return
@@ -452,12 +515,14 @@ class SseStream(Emitter):
 
     def _drop(self, reason: BaseException) -> None:
         with self._state_lock:
-            dropped = list(self._queue)
-            self._queue.clear()
+            dropped = self._queue.clear()
             self._need_drain = False
-        for _, callback in dropped:
+        self._tell([callback for _, callback in dropped], reason)
+
+    def _tell(self, callbacks: list[Callback | None], error: BaseException | None) -> None:
+        for callback in callbacks:
             if callback is not None:
-                self._lane.soon(callback, reason)
+                self._lane.soon(callback, error)
 
     def _dumps(self, value: Any) -> str:
         """*value* as JSON through the app's provider, compact where it can be."""

@@ -10,6 +10,7 @@ from werkzeug.test import EnvironBuilder
 
 import ssestream
 from ssestream import (
+    BufferFull,
     ClientDisconnected,
     HeadersSent,
     MessageError,
@@ -269,13 +270,29 @@ def test_a_message_error_names_its_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "error"),
-    [(0, ValueError), (-1, ValueError), (NAN, ValueError), ("15", TypeError), (True, TypeError)],
+    ("name", "value", "error"),
+    [
+        ("heartbeat", 0, ValueError),
+        ("heartbeat", -1, ValueError),
+        ("heartbeat", NAN, ValueError),
+        ("heartbeat", "15", TypeError),
+        ("heartbeat", True, TypeError),
+        ("send_timeout", "15", TypeError),
+        ("max_messages", 0, ValueError),
+        ("max_bytes", 1.5, TypeError),
+        ("overflow", "explode", ValueError),
+        ("max_age", -1, ValueError),
+        ("retry", (1, 2, 3), TypeError),
+        ("retry_after", None, TypeError),
+        ("max_streams", 0, ValueError),
+        ("max_streams_per_client", True, TypeError),
+        ("client_key", "REMOTE_ADDR", TypeError),
+    ],
 )
-def test_a_bad_setting_is_named(value: object, error: type[Exception]) -> None:
+def test_a_bad_setting_is_named(name: str, value: object, error: type[Exception]) -> None:
     app = Flask(__name__)
-    app.config["SSESTREAM_HEARTBEAT"] = value
-    with app.app_context(), pytest.raises(error, match="SSESTREAM_HEARTBEAT"):
+    app.config["SSESTREAM_" + name.upper()] = value
+    with app.app_context(), pytest.raises(error, match=f"^SSESTREAM_{name.upper()} (is|must)"):
         SseStream()
 
 
@@ -313,6 +330,7 @@ def test_every_error_is_of_the_tree() -> None:
         HeadersSent,
         StreamDestroyed,
         ClientDisconnected,
+        BufferFull,
     ]
     assert all(issubclass(each, ssestream.SseStreamError) for each in own)
     assert issubclass(MessageError, ValueError)

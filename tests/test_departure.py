@@ -196,7 +196,7 @@ def test_tls_hides_no_departure(
 @pytest.fixture(scope="module")
 def waitress(tmp_path_factory: pytest.TempPathFactory) -> Any:
     release = tmp_path_factory.mktemp("release")
-    env = {"RELEASE_DIR": str(release), "HEARTBEAT": "0.2"}
+    env = {"RELEASE_DIR": str(release), "SETTINGS": '{"SSESTREAM_HEARTBEAT": 0.2}'}
     server = Server("waitress", "tests.live.app:app", env=env)
     yield server.start()
     server.stop()

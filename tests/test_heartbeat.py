@@ -1,74 +1,72 @@
-"""The heartbeat: a comment on streams that are silent, and one timer for all of them."""
+"""The heartbeat: a comment on streams that are silent."""
 
 import gc
-import time
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
-import gevent
 import pytest
 from flask import Flask, Response, request
 
-from ssestream import ServerResponse, SseStream
-from ssestream.heartbeat import EARLIEST, INTERVAL, SWEEP, Heart, heart_of
-from ssestream.hub import Home, current_home
-from ssestream.outgoing import OutgoingMessage
+from ssestream import ServerResponse, SseStream, statistics
+from ssestream.buffer import CHUNK
+from ssestream.connection import Connection
+from ssestream.outgoing import BEAT, EARLIEST, Body, OutgoingMessage
+from ssestream.schedule import schedule_of
+from ssestream.settings import Settings
+from tests.test_schedule import others_are_kept
 from tests.visit import Visit, on_threads_and_greenlets, until
 
 #: Seconds of silence in these tests.
 SHORT = 0.02
 
+#: Seconds that no test lasts.
+LONG = 1000.0
 
-class Silent:
-    """What counts its beats; a busy one was always written to just now."""
 
-    def __init__(self, busy: bool = False) -> None:
-        self.busy = busy
+class Watched(OutgoingMessage):
+    """What tells when it was to beat; a busy one was always written to just now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy = False
+        self.now = 0.0
         self.beats: list[float] = []
-        self._written = time.monotonic()
 
-    @property
-    def _last_write(self) -> float:
-        return time.monotonic() if self.busy else self._written
-
-    @_last_write.setter
-    def _last_write(self, value: float) -> None:
-        self._written = value
+    def _look_after(self, now: float) -> float | None:
+        self.now = now
+        if self.busy:
+            self._last_write = now
+        return super()._look_after(now)
 
     def _beat(self) -> None:
-        self.beats.append(time.monotonic())
+        self.beats.append(self.now)
+        super()._beat()
 
 
-class CountingLoop:
-    """A real loop, and the timers of it that were made and are not closed."""
+class Opened:
+    """Messages that a server sends, and what it was given of them."""
 
-    def __init__(self, loop: Any) -> None:
-        self._loop = loop
-        self.timers: list[Any] = []
+    def __init__(self) -> None:
+        self.messages: list[Watched] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
+    def __call__(self, heartbeat: float, busy: bool = False) -> Watched:
+        message = Watched()
+        message.busy = busy
+        message.open(Connection(), Settings(heartbeat=heartbeat, send_timeout=None))
+        self.messages.append(message)
+        return message
 
-    def timer(self, after: float) -> Any:
-        timer = self._loop.timer(after)
-        self.timers = [each for each in self.timers if each.loop is not None]
-        self.timers.append(timer)
-        return timer
+    def close(self) -> None:
+        for message in self.messages:
+            message.server_done()
 
 
 @pytest.fixture
-def home() -> Home:
-    home = Home(gevent.get_hub())
-    home.loop = CountingLoop(home.loop)
-    return home
-
-
-def others_beat(heart: Heart, count: int = 3) -> None:
-    """Wait for some beats of another stream of this heart."""
-    other = Silent()
-    entry = heart.add(other, SHORT)
-    until(lambda: len(other.beats) >= count, "another's beats")
-    entry.stop()
+def opened() -> Iterator[Opened]:
+    opened = Opened()
+    yield opened
+    opened.close()
 
 
 def app_of(**options: Any) -> Any:
@@ -116,7 +114,7 @@ def test_the_middle_of_a_raw_line_is_left_alone() -> None:
         visit.read_until(b":ok\n\n:\n")
         kept[0][1].write("data: the first half, ")
         visit.read_until(b"half, ")
-        others_beat(heart_of(kept[0][1]._lane.home))
+        others_are_kept(schedule_of(kept[0][1]._lane.home), SHORT)
         kept[0][1].write("the second\n\n")
         visit.read_until(b"data: the first half, the second\n\n:\n")
 
@@ -127,7 +125,7 @@ def test_none_is_off_and_a_longer_one_is_longer(options: dict[str, Any]) -> None
     app, kept = app_of(**options)
     with Visit(app) as visit:
         visit.read_until(b":ok\n\n")
-        others_beat(heart_of(kept[0][1]._lane.home))
+        others_are_kept(schedule_of(kept[0][1]._lane.home), SHORT)
         kept[0][0].end()
         visit.read_to_end()
     assert visit.body == b":ok\n\n"
@@ -140,11 +138,10 @@ def test_what_still_waits_is_not_added_to() -> None:
     with Visit(app, send_buffer=4096) as visit:
         visit.read_until(b":ok\n\n")
         sse_stream, res = kept[0]
-        while sse_stream.write({"data": "x" * 1000}):
-            gevent.sleep(0)
-        until(lambda: res.writable_need_drain, "a full buffer")
+        sse_stream.write({"data": "x" * 1_000_000})
+        until(lambda: res._buffer._taken == CHUNK, "more in the server's hands than it can send")
         waiting = res.writable_length
-        others_beat(heart_of(res._lane.home))
+        others_are_kept(schedule_of(res._lane.home), SHORT)
         assert res.writable_length == waiting
 
 
@@ -177,7 +174,7 @@ def test_what_is_no_event_stream_does_not_beat() -> None:
 
     with Visit(app) as visit:
         visit.read_until(b"plain\n")
-        others_beat(heart_of(kept[0]._lane.home))
+        others_are_kept(schedule_of(kept[0]._lane.home), SHORT)
         kept[0].end()
         visit.read_to_end()
     assert visit.body == b"plain\n"
@@ -197,9 +194,9 @@ def test_a_beat_finds_out_that_a_client_without_a_socket_has_left() -> None:
 
 
 def test_the_default_is_15_seconds() -> None:
-    assert SseStream()._heartbeat == INTERVAL == 15.0
+    assert SseStream()._settings.heartbeat == Settings().heartbeat == 15.0
     with Flask(__name__).app_context():
-        assert SseStream()._heartbeat == INTERVAL
+        assert SseStream()._settings.heartbeat == 15.0
 
 
 @pytest.mark.parametrize("seconds", [1, 0.5, 60.0, None])
@@ -207,9 +204,9 @@ def test_an_app_may_set_it_and_a_stream_may_set_its_own(seconds: float | None) -
     app = Flask(__name__)
     app.config["SSESTREAM_HEARTBEAT"] = seconds
     with app.app_context():
-        assert SseStream()._heartbeat == seconds
-        assert SseStream(heartbeat=7)._heartbeat == 7
-        assert SseStream(heartbeat=None)._heartbeat is None
+        assert SseStream()._settings.heartbeat == seconds
+        assert SseStream(heartbeat=7)._settings.heartbeat == 7
+        assert SseStream(heartbeat=None)._settings.heartbeat is None
 
 
 def test_the_apps_setting_reaches_the_wire() -> None:
@@ -220,122 +217,90 @@ def test_the_apps_setting_reaches_the_wire() -> None:
         visit.read_until(b":ok\n\n:\n:\n")
 
 
-# -- one heart for all
+# -- when it comes
 
 
 @on_threads_and_greenlets
-def test_a_home_has_one_heart() -> None:
-    assert heart_of(current_home()) is heart_of(current_home())
-
-
-def test_a_busy_stream_gets_no_beat(home: Home) -> None:
-    heart = Heart(home)
-    busy, silent = Silent(busy=True), Silent()
-    entries = [heart.add(busy, SHORT), heart.add(silent, SHORT)]
+def test_a_busy_stream_gets_no_beat(opened: Opened) -> None:
+    busy, silent = opened(SHORT, busy=True), opened(SHORT)
     until(lambda: len(silent.beats) >= 5, "the silent one's beats")
     assert busy.beats == []
+    assert busy.writable_length == 0
     busy.busy = False
     until(lambda: busy.beats, "the other's beat, now that it is silent")
-    for entry in entries:
-        entry.stop()
+    assert busy.writable_length == len(BEAT)
 
 
-def test_no_beat_comes_early(home: Home) -> None:
-    heart = Heart(home)
-    silent = Silent()
-    began = silent._last_write
-    entry = heart.add(silent, 0.05)
-    until(lambda: len(silent.beats) >= 3, "some beats")
-    entry.stop()
-    times = [began, *silent.beats]
-    for before, after in zip(times, silent.beats, strict=False):
-        assert after - before >= 0.05 * EARLIEST - 0.001
+@on_threads_and_greenlets
+def test_a_write_puts_the_beat_off(opened: Opened) -> None:
+    message = opened(LONG)
+    body = Body(message)
+    began = message._last_write
+    message.write("data: later\n\n")
+    assert next(body) == b"data: later\n\n"
+    message._buffer.give_back()
+    written = message._last_write
+    assert written > began
+    # Looked at when silence since the beginning would have been too long.
+    silent_at = began + LONG * EARLIEST
+    due = message._look_after(silent_at)
+    assert due is not None
+    assert written + LONG * EARLIEST <= due <= written + LONG
+    assert (message.beats, message.writable_length) == ([], 0)
+    message._look_after(due)
+    assert (message.beats, message.writable_length) == ([due], len(BEAT))
 
 
-def test_ten_thousand_streams_share_one_timer(home: Home) -> None:
-    heart = Heart(home)
-    made = len(home.loop.timers)
-    assert made == 1
-    streams = [OutgoingMessage() for _ in range(10_000)]
-    for stream in streams:
-        stream._last_write = time.monotonic()
-    entries = [heart.add(stream, 15.0) for stream in streams]
-    until(lambda: len(heart._entries) == 10_000, "all of them")
-    alive = [timer for timer in home.loop.timers if timer.active]
-    assert len(alive) == 1
-    assert alive == [heart._timer]
-    for entry in entries:
-        entry.stop()
+@on_threads_and_greenlets
+def test_no_beat_comes_early(opened: Opened) -> None:
+    message = opened(0.05)
+    began = message._last_write
+    until(lambda: len(message.beats) >= 3, "some beats")
+    beats = message.beats[:3]
+    for before, after in zip([began, *beats], beats, strict=False):
+        assert after - before >= 0.05 * EARLIEST
 
 
-def test_beats_of_streams_that_fell_silent_together_are_spread(home: Home) -> None:
-    heart = Heart(home)
-    streams = [Silent() for _ in range(1000)]
-    now = time.monotonic()
-    for stream in streams:
-        stream._last_write = now
-    entries = [heart.add(stream, 10.0) for stream in streams]
-    until(lambda: len(heart._entries) == 1000, "all of them")
-    due = sorted(entry.due - now for entry in heart._entries)
+def test_beats_of_streams_that_fell_silent_together_are_spread(opened: Opened) -> None:
+    for _ in range(1000):
+        opened(10.0)
+    due = sorted(each._appointment.due - each._last_write for each in opened.messages)
     assert due[0] >= 10.0 * EARLIEST
     assert due[-1] <= 10.0
     # Over all of the time that there is: not one tenth of it is empty.
     tenths = {int((each - 8.0) / 0.2) for each in due}
     assert tenths >= set(range(10))
-    for entry in entries:
-        entry.stop()
 
 
-def test_a_stopped_entry_holds_no_stream_and_never_beats(home: Home) -> None:
-    heart = Heart(home)
-    streams = [Silent() for _ in range(10)]
-    entries = [heart.add(stream, SHORT) for stream in streams]
-    until(lambda: len(heart._entries) == 10, "all of them")
-    refs = [weakref.ref(stream) for stream in streams]
-    stream = streams.pop()
-    for entry in entries:
-        entry.stop()
-    beats = len(stream.beats)
-    del streams
-    gc.collect()
-    assert [ref() for ref in refs] == [None] * 9 + [stream]
-    others_beat(heart)
-    assert len(stream.beats) == beats
-    # Those that were due are gone from the heap, too.
-    until(lambda: len(heart._entries) <= 1, "an empty heap")
+def test_a_beat_is_counted_and_is_no_message(opened: Opened) -> None:
+    before = statistics()
+    message = opened(SHORT)
+    body = Body(message)
+    assert [next(body), next(body), next(body)] == [BEAT, BEAT, BEAT]
+    after = statistics()
+    assert after.heartbeats - before.heartbeats >= 3
+    assert after.messages == before.messages
 
 
-def test_one_that_is_stopped_before_it_has_entered_never_does(home: Home) -> None:
-    heart = Heart(home)
-    entry = heart.add(Silent(), SHORT)
-    entry.stop()
-    others_beat(heart)
-    assert entry not in heart._entries
+# -- its end
 
 
-def test_stopped_entries_are_swept_once_there_are_many(home: Home) -> None:
-    """Long before they are due."""
-    heart = Heart(home)
-    staying = heart.add(Silent(), 1000.0)
-    for _ in range(5):
-        entries = [heart.add(Silent(), 1000.0) for _ in range(SWEEP)]
-        until(lambda entries=entries: all(e.due for e in entries), "all of them")
-        for entry in entries:
-            entry.stop()
-        assert len(heart._entries) <= 3 * SWEEP
-    last = heart.add(Silent(), 1000.0)
-    until(lambda: last in heart._entries, "the last one")
-    left = [entry for entry in heart._entries if entry.stream is not None]
-    assert set(left) == {staying, last}
-    assert heart._entries[0].due == min(entry.due for entry in heart._entries)
+@on_threads_and_greenlets
+@pytest.mark.parametrize("options", [{}, {"heartbeat": None}, {"send_timeout": None}])
+def test_a_stream_ends_when_it_is_old_whether_it_beats_or_not(options: dict[str, Any]) -> None:
+    app, _ = app_of(max_age=SHORT, **options)
+    with Visit(app) as visit:
+        visit.read_to_end()
+    assert visit.body.startswith(b":ok\n\nretry: ")
 
 
-def test_an_empty_heart_rests_and_beats_again(home: Home) -> None:
-    heart = Heart(home)
-    others_beat(heart)
-    until(lambda: not heart._entries, "an empty heap")
-    until(lambda: not heart._timer.active, "its rest")
-    others_beat(heart)
+def test_a_stream_with_nothing_but_an_age_ends_when_it_is_old() -> None:
+    app, kept = app_of(max_age=SHORT, heartbeat=None, send_timeout=None)
+    with Visit(app) as visit:
+        visit.read_until(b":ok\n\n")
+        until(lambda: kept[0][0].destroyed, "its end", 5)
+        visit.read_to_end()
+    assert visit.body.startswith(b":ok\n\nretry: ")
 
 
 @on_threads_and_greenlets
@@ -343,10 +308,12 @@ def test_a_stream_that_is_over_beats_no_more_and_is_let_go() -> None:
     app, kept = app_of(heartbeat=SHORT)
     with Visit(app) as visit:
         visit.read_until(b":ok\n\n:\n")
-        heart = heart_of(kept[0][1]._lane.home)
+        schedule = schedule_of(kept[0][1]._lane.home)
         ref = weakref.ref(kept[0][1])
     until(lambda: kept[0][0].destroyed, "the departure")
-    assert all(entry.stream is not ref() for entry in heart._entries)
+    checks = [each.check for each in schedule._appointments if each.check is not None]
+    assert all(check.__self__ is not ref() for check in checks)
+    del checks
     visit.environ.clear()
     kept.clear()
 

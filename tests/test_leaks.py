@@ -21,7 +21,7 @@ COUNTED = (
     "Connection",
     "timers",
     "watched",
-    "beating",
+    "looked_after",
 )
 
 

@@ -16,11 +16,15 @@ PACKAGE = Path(ssestream.__file__).parent
 ROOMS = (
     "errors",
     "wire",
+    "request",
+    "settings",
+    "backlog",
     "hub",
+    "statistics",
     "events",
     "connection",
     "buffer",
-    "heartbeat",
+    "schedule",
     "outgoing",
     "piping",
     "request",
@@ -28,11 +32,13 @@ ROOMS = (
     "response",
     "pipeline",
     "timers",
+    "draining",
+    "gunicorn",
     "__init__",
 )
 
 #: What every installation has: the dependencies, and what they cannot be without.
-EVERYBODY_HAS = {"flask", "werkzeug", "gevent", "greenlet", "pyee"}
+EVERYBODY_HAS = {"flask", "werkzeug", "gevent", "greenlet", "pyee", "typing_extensions"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -116,7 +122,7 @@ def test_an_error_is_named_for_what_happened_and_has_one_root() -> None:
         for name in ssestream.__all__
         if isinstance(value := getattr(ssestream, name), type) and issubclass(value, Exception)
     ]
-    assert len(errors) == 7
+    assert len(errors) == 8
     assert all(issubclass(error, ssestream.SseStreamError) for error in errors)
     assert issubclass(ssestream.MessageError, ValueError)
 

@@ -111,7 +111,7 @@ def by_writer(order: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 @pytest.mark.usefixtures("hasty_threads")
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
 def test_threads_write_while_others_pipe_and_unpipe_and_nothing_is_lost(beside: bool) -> None:
-    sse_stream = SseStream()
+    sse_stream = SseStream(max_messages=WRITERS * COUNT)
     sink, other = Sink(), Sink()
     if beside:
         sse_stream.pipe(other)
@@ -142,7 +142,7 @@ def test_threads_write_while_others_pipe_and_unpipe_and_nothing_is_lost(beside: 
 @pytest.mark.usefixtures("hasty_threads")
 def test_every_destination_gets_every_message_in_one_order() -> None:
     """Also where the writers themselves hand on each other's messages."""
-    sse_stream = SseStream()
+    sse_stream = SseStream(max_messages=WRITERS * COUNT)
     responses = [OutgoingMessage(high_water_mark=1 << 30) for _ in range(3)]
     for response in responses:
         sse_stream.pipe(response)

@@ -1,6 +1,7 @@
 """Any thread may write: same result."""
 
 import http.client
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,7 +28,9 @@ def post(server: Server, path: str) -> None:
 def test_a_thread_and_a_second_hub_write_without_loss(
     kind: str, serve: Callable[..., Server]
 ) -> None:
-    server = serve(kind, "tests.live.app:app")
+    # The writers do not wait for "drain", so the bound must hold all they write.
+    bounds = {"SSESTREAM_MAX_MESSAGES": 2 * COUNT, "SSESTREAM_MAX_BYTES": 64 * 2 * COUNT}
+    server = serve(kind, "tests.live.app:app", env={"SETTINGS": json.dumps(bounds)})
     client = Client(server.port).get("/quiet?key=storm", version="1.0")
     client.read_until(b":ok\n\n")
     post(server, f"/storm?key=storm&count={COUNT}")

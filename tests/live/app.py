@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import json
 import os
 import threading
 import time
@@ -23,12 +24,12 @@ from ssestream import (
     set_timeout,
 )
 from ssestream import connection as connections
-from ssestream import heartbeat as heartbeats
+from ssestream import schedule as schedules
 from ssestream.timers import Timer
 from tests.live import tell
 
 app = Flask(__name__)
-app.config["SSESTREAM_HEARTBEAT"] = float(os.environ.get("HEARTBEAT", "15"))
+app.config.update(json.loads(os.environ.get("SETTINGS", "{}")))
 
 ticks: Counter[str] = Counter()
 streams: dict[str, SseStream] = {}
@@ -102,6 +103,20 @@ def firehose() -> Response:
     return pipeline(
         ({"data": "x" * 1000} for _ in itertools.count()), SseStream(request), ServerResponse()
     )
+
+
+@app.get("/flood")
+def flood() -> Response:
+    """More than any socket buffers, for a client that may not read."""
+    sse_stream, res = open_stream(request.args["key"])
+
+    def fill() -> None:
+        while sse_stream.write({"data": "x" * 60_000}):
+            pass
+
+    fill()
+    sse_stream.on("drain", fill)
+    return res
 
 
 @app.get("/iterated")
@@ -208,11 +223,11 @@ def inside() -> dict[str, int]:
             if issubclass(type(each), greenlet.greenlet) and each and not each.dead
         ),
         "watched": sum(len(w._connections) for w in list(connections._watches.values())),
-        "beating": sum(
+        "looked_after": sum(
             1
-            for heart in list(heartbeats._hearts.values())
-            for entry in heart._entries
-            if entry.stream is not None
+            for schedule in list(schedules._schedules.values())
+            for appointment in schedule._appointments
+            if appointment.check is not None
         ),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),

@@ -1,0 +1,59 @@
+"""What waits in a stream: messages in order, each with its callback, and their bounds."""
+
+from collections import deque
+from collections.abc import Callable
+
+from .settings import Settings
+
+Callback = Callable[[BaseException | None], object]
+
+
+class Backlog:
+    """A queue of frames. It has no lock: its stream's guards it."""
+
+    def __init__(self, high_water_mark: int, settings: Settings) -> None:
+        self.high_water_mark = high_water_mark
+        #: Bytes of all that wait.
+        self.bytes = 0
+        self._max_messages = settings.max_messages
+        self._max_bytes = settings.max_bytes
+        self._entries: deque[tuple[bytes, Callback | None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def append(self, frame: bytes, callback: Callback | None) -> None:
+        self._entries.append((frame, callback))
+        self.bytes += len(frame)
+
+    def popleft(self) -> tuple[bytes, Callback | None]:
+        entry = self._entries.popleft()
+        self.bytes -= len(entry[0])
+        return entry
+
+    def clear(self) -> list[tuple[bytes, Callback | None]]:
+        """Everything, which waits here no more."""
+        entries = list(self._entries)
+        self._entries.clear()
+        self.bytes = 0
+        return entries
+
+    def is_full(self) -> bool:
+        """Whether a writer is to wait."""
+        return len(self) >= self.high_water_mark or self.bytes >= self._max_bytes
+
+    def is_over(self, *more: bytes) -> bool:
+        """Whether more waits than may, with these *more* frames.
+
+        One message alone may be of any size.
+        """
+        count = len(self) + len(more)
+        size = self.bytes + sum(map(len, more))
+        return count > self._max_messages or (count > 1 and size > self._max_bytes)
+
+    def trim(self) -> list[Callback | None]:
+        """Drop the oldest until no more waits than may: the callbacks of the dropped."""
+        dropped = []
+        while self.is_over():
+            dropped.append(self.popleft()[1])
+        return dropped

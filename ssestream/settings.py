@@ -1,0 +1,172 @@
+"""The bounds and times of a stream: what they are by default, and why.
+
+An app sets its own defaults in its configuration, under the name of the field
+with ``SSESTREAM_`` before it (``SSESTREAM_HEARTBEAT = 30``); a stream is given
+its own as keywords (``SseStream(request, heartbeat=5)``).
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, TypedDict
+
+import flask
+
+Overflow = Literal["close", "drop-oldest", "error"]
+Retry = int | tuple[int, int]
+
+#: For all that is at random. Not the generator that apps may have seeded, nor one
+#: that every worker has a copy of.
+chance = random.SystemRandom()
+
+_POLICIES = ("close", "drop-oldest", "error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All durations are seconds but for *retry*, which is the wire's milliseconds.
+
+    Raises ``TypeError`` or ``ValueError`` that names the field.
+    """
+
+    #: Seconds of silence before a lone comment is sent; None is never. The
+    #: WHATWG advises "every 15 seconds or so"; nginx and most proxies cut what
+    #: is silent for 60.
+    heartbeat: float | None = 15.0
+
+    #: Seconds in which a client must take something of what waits for it, or it
+    #: counts as stalled and is cut; None is never. nginx and Apache give 60 by
+    #: default, but for one file; a stream's client that takes nothing for this
+    #: long has lost touch.
+    send_timeout: float | None = 15.0
+
+    #: Messages that may wait in a stream whose client is slow. As many as
+    #: Redis users commonly keep in a capped stream; minutes of a busy channel.
+    max_messages: int = 1000
+
+    #: Bytes that may wait there: what Centrifugo allows a client's queue. One
+    #: message alone may be larger.
+    max_bytes: int = 1024 * 1024
+
+    #: What a write beyond either does. ``"close"`` cuts the client, who comes
+    #: back with its ``Last-Event-ID``; ``"drop-oldest"`` makes room and counts;
+    #: ``"error"`` raises `BufferFull` in the writer.
+    overflow: Overflow = "close"
+
+    #: Seconds after which a stream is ended cleanly, at random between 80 and
+    #: 100 % of it, so that load spreads anew; None is never.
+    max_age: float | None = None
+
+    #: Milliseconds after which the browser comes back, sent when a stream
+    #: opens; of two, one at random between them. None sends nothing.
+    retry: Retry | None = None
+
+    #: The same for a stream that the server ends or refuses: after a reload all
+    #: are told at once, and must not come back at once. What a fresh worker
+    #: takes in without a queue, spread over a time that nobody minds.
+    retry_after: Retry = (1000, 5000)
+
+    #: Streams that may be open in this process; None is no bound. More are
+    #: answered 200 with *retry_after* and ended: after a 5xx an EventSource
+    #: would give up for ever.
+    max_streams: int | None = None
+
+    #: What a client is known by, from its WSGI environ: an address, a user.
+    #: None from it is unknown, and not bounded.
+    client_key: Callable[[dict[str, Any]], Hashable] | None = None
+
+    #: Streams that may be open in this process for one *client_key*.
+    max_streams_per_client: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat", "send_timeout", "max_age"):
+            _seconds(name, getattr(self, name))
+        for name in ("max_messages", "max_bytes"):
+            _count(name, getattr(self, name))
+        for name in ("max_streams", "max_streams_per_client"):
+            if getattr(self, name) is not None:
+                _count(name, getattr(self, name))
+        if self.overflow not in _POLICIES:
+            raise ValueError(f"overflow is one of {_POLICIES}, and not {self.overflow!r}")
+        if self.retry is not None:
+            _retry("retry", self.retry)
+        _retry("retry_after", self.retry_after)
+        if self.client_key is not None and not callable(self.client_key):
+            raise TypeError("client_key is a function of a WSGI environ, or None")
+
+
+class Options(TypedDict, total=False):
+    """The settings that a single stream may have of its own."""
+
+    heartbeat: float | None
+    send_timeout: float | None
+    max_messages: int
+    max_bytes: int
+    overflow: Overflow
+    max_age: float | None
+    retry: Retry | None
+
+
+_STREAM_OPTIONS = frozenset(Options.__annotations__)
+
+
+def app_settings() -> Settings:
+    """Those of the current app, where there is one."""
+    if not flask.has_app_context():
+        return DEFAULTS
+    config = flask.current_app.config
+    changed = {
+        field.name: config[key]
+        for field in dataclasses.fields(Settings)
+        if (key := "SSESTREAM_" + field.name.upper()) in config
+    }
+    try:
+        return dataclasses.replace(DEFAULTS, **changed) if changed else DEFAULTS
+    except (TypeError, ValueError) as error:
+        # It begins with the field, which the app knows by its longer name.
+        field, _, rest = str(error).partition(" ")
+        raise type(error)(f"SSESTREAM_{field.upper()} {rest}") from None
+
+
+def stream_settings(options: Options) -> Settings:
+    """Those of the current app, with a stream's own *options* over them."""
+    unknown = [name for name in options if name not in _STREAM_OPTIONS]
+    if unknown:
+        raise TypeError(
+            f"SseStream has no option {unknown[0]!r}; there are "
+            + ", ".join(sorted(_STREAM_OPTIONS))
+        )
+    settings = app_settings()
+    return dataclasses.replace(settings, **options) if options else settings
+
+
+def draw(retry: Retry) -> int:
+    """One number of milliseconds: *retry*, or one at random from its range."""
+    return retry if isinstance(retry, int) else chance.randint(*retry)
+
+
+def _seconds(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number of seconds or None, not {type(value).__name__}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, or None, and is {value}")
+
+
+def _count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is an int, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, and is {value}")
+
+
+def _retry(name: str, value: Any) -> None:
+    ends = value if isinstance(value, tuple) else (value, value)
+    if len(ends) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in ends):
+        raise TypeError(f"{name} is an int of milliseconds or a pair of them, not {value!r}")
+    if not 0 <= ends[0] <= ends[1]:
+        raise ValueError(f"{name} must not be negative, nor end before it begins: {value!r}")
+
+
+DEFAULTS = Settings()

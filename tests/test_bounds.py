@@ -1,0 +1,220 @@
+"""Nothing waits without bound, and what happens at the bound is what was asked for."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ssestream import BufferFull, SseStream, StreamError, statistics
+from ssestream.buffer import CHUNK
+from ssestream.connection import Connection
+from ssestream.outgoing import Body, OutgoingMessage
+from ssestream.settings import Options, Settings
+from tests.servers import Client, Server, wait_until
+
+
+class Slow:
+    """A response whose client has stopped reading after the first chunk."""
+
+    def __init__(self, stream: SseStream) -> None:
+        self.message = OutgoingMessage(high_water_mark=100)
+        stream.pipe(self.message)
+        self.message.open(Connection(), stream._settings)
+        self.body = Body(self.message)
+        self.received = [next(self.body)]
+
+    def read_all(self) -> bytes:
+        """Take what there is, and tell of it, without waiting for more."""
+        buffer = self.message._buffer
+        while True:
+            if buffer.give_back()[2]:
+                for inlet in self.message._inlets:
+                    inlet.drained()
+            if not buffer.length:
+                return b"".join(self.received)
+            self.received.append(next(self.body))
+
+
+def stalled(**options: Any) -> tuple[SseStream, Slow]:
+    stream = SseStream(high_water_mark=4, **options)
+    slow = Slow(stream)
+    while stream.write({"data": "x" * 50}):
+        pass
+    return stream, slow
+
+
+def write_on(stream: SseStream, count: int) -> list[BaseException | None]:
+    """Write as one who does not wait for "drain"; what the callbacks are told."""
+    told: list[BaseException | None] = []
+    for number in range(count):
+        stream.write({"id": number, "data": "more"}, None, told.append)
+    return told
+
+
+def test_the_default_cuts_the_client_who_comes_back() -> None:
+    before = statistics()
+    stream, slow = stalled(max_messages=10)
+    told = write_on(stream, 20)
+    assert slow.message.closed
+    assert stream.writable_length == 0
+    wait_until(lambda: len(told) == 20, "every callback")
+    assert all(isinstance(error, StreamError) for error in told)
+    assert statistics().closed.get("overflow", 0) == before.closed.get("overflow", 0) + 1
+    assert stream.write({"data": "nobody"}) is False
+
+
+def test_only_the_slow_one_of_several_is_cut() -> None:
+    stream = SseStream(high_water_mark=4, max_messages=10)
+    quick, slow = Slow(stream), Slow(stream)
+    for _ in range(50):
+        stream.write({"data": "x" * 50})
+        quick.read_all()
+    assert slow.message.closed
+    assert not quick.message.closed
+    assert quick.read_all().count(b"data: ") == 50
+
+
+def test_drop_oldest_makes_room_and_counts() -> None:
+    before = statistics().dropped
+    stream, slow = stalled(max_messages=10, overflow="drop-oldest")
+    told = write_on(stream, 30)
+    assert stream.writable_length == 10
+    assert statistics().dropped - before >= 20
+    wait_until(lambda: len(told) >= 20, "the dropped ones' callbacks")
+    assert all(isinstance(error, BufferFull) for error in told)
+    received = slow.read_all()
+    assert [f"id: {number}\n".encode() in received for number in (19, 20, 29)] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_error_raises_in_the_writer_and_queues_nothing() -> None:
+    stream, _ = stalled(max_messages=10, overflow="error")
+    with pytest.raises(BufferFull, match="10 messages"):
+        write_on(stream, 30)
+    assert stream.writable_length == 10
+
+
+@pytest.mark.parametrize("overflow", ["close", "drop-oldest", "error"])
+def test_bytes_are_bounded_too(overflow: Any) -> None:
+    stream, slow = stalled(max_bytes=5000, overflow=overflow)
+    try:
+        for _ in range(20):
+            stream.write({"data": "y" * 1000})
+    except BufferFull:
+        assert overflow == "error"
+    assert stream._queue.bytes <= 5000
+    assert slow.message.closed == (overflow == "close")
+
+
+def test_one_message_may_be_larger_than_the_bound() -> None:
+    stream = SseStream(max_bytes=1000)
+    slow = Slow(stream)
+    assert stream.write({"data": "z" * 1_000_000}) in (True, False)
+    assert not slow.message.closed
+    assert slow.read_all().endswith(b"z\n\n")
+
+
+def test_whoever_waits_for_drain_never_meets_the_bound() -> None:
+    stream = SseStream(high_water_mark=2, max_messages=2, max_bytes=2000, overflow="error")
+    slow = Slow(stream)
+    for number in range(200):
+        if not stream.write({"id": number, "data": "w" * 900}):
+            slow.read_all()
+            assert not stream.writable_need_drain
+    assert slow.read_all().count(b"id: ") == 200
+
+
+def test_a_chunk_is_never_larger_than_what_may_be_in_hand() -> None:
+    stream = SseStream()
+    slow = Slow(stream)
+    stream.write({"data": "v" * (3 * CHUNK)})
+    stream.write({"data": "end"})
+    received = slow.read_all()
+    assert all(len(chunk) <= CHUNK for chunk in slow.received)
+    assert received.count(b"v") == 3 * CHUNK
+    assert received.endswith(b"data: end\n\n")
+
+
+def test_what_is_written_by_hand_is_bounded() -> None:
+    message = OutgoingMessage()
+    message.open(Connection(), Settings(max_bytes=10_000))
+    while message.write(b"data: by hand\n\n"):
+        pass
+    for _ in range(1000):
+        message.write(b"data: by hand\n\n")
+    assert message.closed
+    assert message.writable_length == 0
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["gevent", "gevent_pywsgi", "gthread", "sync", "pywsgi", "flask"])
+def test_a_client_that_never_reads_is_cut_even_inside_sendall(
+    kind: str, serve: Callable[..., Server]
+) -> None:
+    settings = {"SSESTREAM_SEND_TIMEOUT": 0.5}
+    server = serve(kind, "tests.live.app:app", env={"SETTINGS": json.dumps(settings)})
+    client = Client(server.port, receive_buffer=4096).get("/flood?key=stalled")
+    opened = server.wait_for(event="open", key="stalled")
+    closed = server.wait_for(event="close", key="stalled")
+    assert closed["at"] - opened["at"] >= 0.25
+    client.fin()
+
+
+def test_a_stream_ends_cleanly_when_it_is_old() -> None:
+    stream = SseStream({"REQUEST_METHOD": "GET"}, max_age=0.05, retry=(2000, 3000))
+    slow = Slow(stream)
+    began = time.monotonic()
+    stream.write({"data": "young"})
+    slow.received += list(slow.body)
+    assert time.monotonic() - began >= 0.8 * 0.05
+    text = b"".join(slow.received).decode()
+    first, last = (int(part.split("\n")[0]) for part in text.split("retry: ")[1:])
+    assert 2000 <= first <= 3000
+    assert 1000 <= last <= 5000
+    assert "data: young" in text
+    assert stream.destroyed
+    assert stream.write({"data": "late"}) is False
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+def test_a_full_server_says_when_to_come_back(kind: str, serve: Callable[..., Server]) -> None:
+    server = serve(
+        kind, "tests.live.app:app", env={"SETTINGS": json.dumps({"SSESTREAM_MAX_STREAMS": 2})}
+    )
+    inside = [Client(server.port).get(f"/quiet?key=in{n}") for n in range(2)]
+    for client in inside:
+        client.read_until(b":ok\n\n")
+    outside = Client(server.port).get("/quiet?key=out", "Connection: close")
+    answer = outside.read_to_end()
+    assert b"HTTP/1.1 200 OK" in answer
+    assert b"retry: " in answer
+    server.wait_for(event="close", key="out")
+    inside[0].fin()
+    server.wait_for(event="close", key="in0")
+    Client(server.port).get("/quiet?key=next").read_until(b":ok\n\n")
+
+
+def test_options_are_checked_by_name() -> None:
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"max_messages": 0}, ValueError, "max_messages"),
+        ({"max_bytes": "1"}, TypeError, "max_bytes"),
+        ({"overflow": "explode"}, ValueError, "overflow"),
+        ({"send_timeout": -1}, ValueError, "send_timeout"),
+        ({"max_age": float("nan")}, ValueError, "max_age"),
+        ({"retry": (5, 1)}, ValueError, "retry"),
+        ({"retry": 1.5}, TypeError, "retry"),
+        ({"heartbeat": True}, TypeError, "heartbeat"),
+        ({"max_stream": 3}, TypeError, "max_stream"),
+    ]
+    for options, kind, word in cases:
+        with pytest.raises(kind, match=word):
+            SseStream(**options)
+    with pytest.raises(ValueError, match="high_water_mark"):
+        SseStream(high_water_mark=20, max_messages=10)
+    assert set(Options.__annotations__) <= set(Settings.__dataclass_fields__)
