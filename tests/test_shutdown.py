@@ -1,0 +1,107 @@
+"""Streams end when their worker is told to stop, and the worker is gone soon after."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.servers import ROOT, Client, Server, body_of, wait_until
+
+pytestmark = pytest.mark.server
+
+#: Seconds within which a worker is promised to be gone.
+SOON = 2.0
+
+HOOKED = ("-c", str(ROOT / "tests" / "live" / "reload.conf.py"))
+
+WORKERS = {
+    "SseWorker": ("ssestream.gunicorn.SseWorker", ()),
+    "gevent": ("gevent", HOOKED),
+    "gevent_pywsgi": ("gevent_pywsgi", HOOKED),
+    "gthread": ("gthread", HOOKED),
+    "sync": ("sync", HOOKED),
+}
+
+
+def streams(server: Server, count: int, prefix: str = "s") -> list[Client]:
+    clients = [Client(server.port).get(f"/quiet?key={prefix}{n}") for n in range(count)]
+    for client in clients:
+        client.read_until(b":ok\n\n")
+    return clients
+
+
+def ended_cleanly(server: Server, clients: list[Client], prefix: str = "s") -> list[int]:
+    """Every client was told when to come back, and got the last chunk. Their pauses."""
+    pauses = []
+    for client in clients:
+        # Behind the last chunk the client holds its side open: that must not
+        # keep the worker.
+        client.read_until(b"0\r\n\r\n")
+        told = re.search(rb"\nretry: (\d+)\n\n$", body_of(client.received))
+        assert told, client.received
+        pauses.append(int(told[1]))
+    wait_until(lambda: len(server.events(event="close")) >= len(clients), "every close")
+    expected = sorted(f"{prefix}{number}" for number in range(len(clients)))
+    for event in ("close", "finish"):
+        assert sorted(told["key"] for told in server.events(event=event)) == expected
+    return pauses
+
+
+def gone_after(pid: int, began: float) -> float:
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker to be gone")
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTTOU])
+def test_a_worker_with_open_streams_stops_soon(
+    kind: str, how: signal.Signals, serve: Callable[..., Server]
+) -> None:
+    worker_class, args = WORKERS[kind]
+    if (kind, how) == ("sync", signal.SIGINT):
+        return  # its handler exits in the very thread that sends: nothing can end cleanly
+    if how == signal.SIGTTOU:
+        args = (*args, "--workers", "2")
+    server = serve(worker_class, "tests.live.app:app", args=args)
+    wait_until(lambda: server.log().count("Booting worker") == args.count("2") + 1, "the workers")
+    clients = streams(server, 1 if kind == "sync" else 40)
+    assert server.process is not None
+    pids = {child.pid for child in psutil.Process(server.process.pid).children()}
+    began = time.monotonic()
+    server.process.send_signal(how)
+    if how == signal.SIGTTOU:
+        # The oldest of the two goes, and its clients with it.
+        (pid,) = wait_until(lambda: [p for p in pids if not psutil.pid_exists(p)], "one to go")
+        assert time.monotonic() - began < SOON
+        return
+    pauses = ended_cleanly(server, clients)
+    for pid in pids:
+        assert gone_after(pid, began) < SOON
+    if len(pauses) > 1:
+        assert len(set(pauses)) > len(pauses) / 2, "all would come back at once"
+    assert all(1000 <= pause <= 5000 for pause in pauses)
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
+def test_so_does_one_with_a_thousand(kind: str, serve: Callable[..., Server]) -> None:
+    worker_class, args = WORKERS[kind]
+    server = serve(worker_class, "tests.live.app:app", args=args)
+    clients = streams(server, 1000)
+    pid = server.worker_pid()
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    assert gone_after(pid, began) < SOON
+    ended_cleanly(server, clients)
+
+
+def test_so_does_one_that_has_served_its_requests(serve: Callable[..., Server]) -> None:
+    args = ("--max-requests", "10")
+    server = serve("ssestream.gunicorn.SseWorker", "tests.live.app:app", args=args)
+    pid = server.worker_pid()
+    clients = streams(server, 10)
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker to be gone")
+    ended_cleanly(server, clients)
