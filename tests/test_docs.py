@@ -1,6 +1,7 @@
 """What README and docs say is true: their code runs, their commands are the ones used."""
 
 import contextlib
+import dataclasses
 import doctest
 import io
 import re
@@ -11,13 +12,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import docutils.core
 import docutils.nodes
 import pytest
 
 import ssestream
+from ssestream.statistics import Cause
 from ssestream.wire import Decoder
 from tests.servers import ROOT, Client, Server, free_port, wait_until
 
@@ -265,8 +267,32 @@ def test_the_page_of_public_names_has_each_of_them_and_their_public_members() ->
             assert re.search(rf"``{name}[(`]", text), f"{owner.__name__}.{name}"
 
 
-# What Werkzeug and the server call.
-NOT_FOR_APPS = {"open", "server_done", "get_app_iter", "get_wsgi_headers"}
+def test_the_table_of_settings_has_each_of_them_with_its_default() -> None:
+    text = (ROOT / "docs" / "api.rst").read_text()
+    for field in dataclasses.fields(ssestream.Settings):
+        default = repr(field.default).replace("'", '"')
+        assert re.search(rf"^``{field.name}`` +``{re.escape(default)}`` ", text, re.MULTILINE)
+
+
+def test_the_tables_of_statistics_have_each_field_and_each_cause() -> None:
+    text = (ROOT / "docs" / "api.rst").read_text()
+    for field in dataclasses.fields(ssestream.Statistics):
+        assert re.search(rf"^``{field.name}`` ", text, re.MULTILINE), field.name
+    # What was refused is counted by itself.
+    for cause in set(get_args(Cause)) - {"refused"}:
+        assert re.search(rf'^``"{cause}"`` ', text, re.MULTILINE), cause
+
+
+# What Werkzeug, the server and the other parts of this package call.
+NOT_FOR_APPS = {
+    "cut",
+    "get_app_iter",
+    "get_wsgi_headers",
+    "greet",
+    "open",
+    "retire",
+    "server_done",
+}
 
 
 def own_members(owner: type[Any]) -> set[str]:

@@ -8,23 +8,30 @@ from typing import Any, TypedDict
 from flask import Flask, Response, request
 
 from ssestream import (
+    BufferFull,
     ClientDisconnected,
     HeadersSent,
     MessageError,
     ServerResponse,
+    Settings,
     SseStream,
     SseStreamError,
+    Statistics,
     StreamDestroyed,
     StreamError,
     WriteAfterEnd,
     clear_interval,
     clear_timeout,
+    drain,
     pipeline,
     set_interval,
     set_timeout,
+    statistics,
 )
+from ssestream.gunicorn import SseWorker, post_worker_init
 
 app = Flask(__name__)
+app.config["SSESTREAM_MAX_STREAMS"] = Settings(max_streams=1000).max_streams
 
 
 @app.get("/clock")
@@ -85,6 +92,52 @@ def plain() -> Response:
     return Response(sse_stream, mimetype="text/event-stream")
 
 
+@app.get("/bounded")
+def bounded() -> ServerResponse:
+    sse_stream = SseStream(
+        request,
+        send_timeout=5,
+        max_messages=100,
+        max_bytes=65536,
+        overflow="drop-oldest",
+        max_age=3600.0,
+        retry=(1000, 2000),
+    )
+    return sse_stream.pipe(ServerResponse())
+
+
+def address(environ: dict[str, Any]) -> str | None:
+    return environ.get("REMOTE_ADDR")
+
+
+settings = Settings(
+    heartbeat=None,
+    overflow="error",
+    retry=1000,
+    retry_after=(1000, 9000),
+    client_key=address,
+    max_streams_per_client=6,
+)
+
+
+@app.get("/statistics")
+def numbers() -> dict[str, int]:
+    now: Statistics = statistics()
+    stalled: int = now.closed.get("stalled", 0)
+    return {"open": now.open, "waiting": now.waiting, "dropped": now.dropped, "stalled": stalled}
+
+
+def stop() -> None:
+    drain()
+    drain(timeout=0.5)
+
+
+class Worker(SseWorker):
+    def run(self) -> None:
+        post_worker_init(self)
+        super().run()
+
+
 def sent(error: BaseException | None) -> None:
     if isinstance(error, ClientDisconnected):
         app.logger.info("gone")
@@ -143,6 +196,8 @@ def caught(sse_stream: SseStream) -> object:
         sse_stream.write({"id": "\n"})
     except MessageError as error:
         return error.field
+    except BufferFull as error:
+        return str(error)
     except (HeadersSent, WriteAfterEnd, StreamDestroyed) as error:
         return StreamError(str(error))
     except SseStreamError:
