@@ -21,6 +21,7 @@ NODE_MODULES = HERE / "node" / "node_modules"
 def _missing(what: str, how: str) -> None:
     if os.environ.get("SSESTREAM_TEST_ALL") == "1":
         pytest.fail(f"{what} is missing, and SSESTREAM_TEST_ALL=1 leaves nothing out: {how}")
+    # For a machine with nothing but Python and a shell.
     pytest.skip(f"left out, as {what} is not installed: {how}")
 
 
