@@ -33,13 +33,17 @@ class FrameBuffer:
         self.need_drain = False
         #: When the chunk was taken that has not left yet; 0.0 while there is none.
         self.taken_at = 0.0
+        #: When something was last put.
+        self.written_at = 0.0
         self._lock = new_lock()
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[bytes | memoryview] = deque()
         self._waiting = 0
         self._taken = 0
         self._taken_frames = 0
         # Frames not yet given back that are no messages.
         self._beside = 0
+        # Whether the last frame has left a line without its end.
+        self._mid_line = False
         self._ended = False
         self._closed = False
         self._asleep: Doorbell | None = None
@@ -57,17 +61,39 @@ class FrameBuffer:
         with self._lock:
             if self._closed or self._ended:
                 return False
-            if not message:
-                self._beside += 1
-            self._frames.append(frame)
-            self._waiting += len(frame)
-            flowing = self._waiting + self._taken < self.high_water_mark
+            self._append(frame, message)
+            flowing = self.length < self.high_water_mark
             if not flowing:
                 self.need_drain = True
             bell, self._asleep = self._asleep, None
         if bell is not None:
             bell.ring()
         return flowing
+
+    def put_into_silence(self, frame: bytes) -> bool:
+        """Queue *frame*, which is no message, unless there is something to say.
+
+        Not into a line that is being written, nor behind what waits: a client
+        that takes nothing is not silent for want of more.
+        """
+        with self._lock:
+            if self._closed or self._ended or self._mid_line or self.length:
+                return False
+            self._append(frame, message=False)
+            bell, self._asleep = self._asleep, None
+        if bell is not None:
+            bell.ring()
+        return True
+
+    def put_last(self, frame: bytes) -> None:
+        """Queue *frame*, which is no message, and nothing after it.
+
+        An event that was begun by hand is ended before it.
+        """
+        with self._lock:
+            if not (self._closed or self._ended):
+                self._append(b"\n\n" + frame if self._mid_line else frame, message=False)
+        self.end()
 
     def discount(self) -> None:
         """One of those that wait is no message."""
@@ -127,6 +153,14 @@ class FrameBuffer:
                 self._asleep = bell
             bell.sleep()
 
+    def _append(self, frame: bytes, message: bool) -> None:
+        if not message:
+            self._beside += 1
+        self._frames.append(frame)
+        self._waiting += len(frame)
+        self._mid_line = not frame.endswith(b"\n")
+        self.written_at = time.monotonic()
+
     def _chunk(self) -> bytes:
         frames = self._frames
         if self._waiting <= CHUNK:
@@ -140,9 +174,12 @@ class FrameBuffer:
             parts.append(frames.popleft())
             room -= len(parts[-1])
         self._taken_frames = len(parts)
-        if not parts:  # one frame larger than a chunk leaves in pieces
-            parts.append(frames[0][:CHUNK])
-            frames[0] = frames[0][CHUNK:]
+        if not parts:
+            # One frame larger than a chunk leaves in pieces, and is not copied
+            # anew for each of them.
+            rest = memoryview(frames[0])
+            parts.append(rest[:CHUNK])
+            frames[0] = rest[CHUNK:]
         return b"".join(parts)
 
     def _wake(self, ended: bool = False, closed: bool = False) -> None:

@@ -16,6 +16,7 @@ import fcntl
 import os
 import select
 import socket
+import struct
 import sys
 import termios
 import weakref
@@ -51,6 +52,9 @@ _HTTP2_KEY = "gunicorn.http2.send_trailers"
 
 _CACHE_KEY = "ssestream.connection"
 
+# Of a struct tcp_info, up to the last field that is asked for.
+_INFO_SIZE = 216
+
 
 class Connection:
     """What is known of the client of one request; most of it may be unknown.
@@ -60,12 +64,20 @@ class Connection:
     writing to it.
     """
 
-    def __init__(self, sock: Any = None, delimited: bool = True, name: str = "a client") -> None:
+    def __init__(
+        self,
+        sock: Any = None,
+        delimited: bool = True,
+        name: str = "a client",
+        alone: bool = False,
+    ) -> None:
         #: For the log: who asked for what. No query, which may hold secrets.
         self.name = name
         #: Whether the response's end shows in its framing. Without that
         #: (HTTP/1.0) only the connection's end tells the client.
         self.delimited = delimited
+        #: Whether its server answers nobody else meanwhile, in this process.
+        self.alone = alone
         self._sock = sock
         self._fd = -1
         self._lock = new_lock()
@@ -88,7 +100,8 @@ class Connection:
             return found
         delimited = environ.get("SERVER_PROTOCOL", "HTTP/1.1") not in ("HTTP/1.0", "HTTP/0.9")
         name = f"{environ.get('REMOTE_ADDR') or 'a client'} {environ.get('PATH_INFO', '')!r}"
-        connection = cls(_find(environ), delimited, name)
+        alone = not environ.get("wsgi.multithread", True)
+        connection = cls(_find(environ), delimited, name, alone)
         connection._tune()
         environ[_CACHE_KEY] = connection
         return connection
@@ -123,6 +136,43 @@ class Connection:
             # server has closed the socket and given its number to another.
             if cut:
                 _shutdown(sock)
+
+    def give_up_after(self, seconds: float) -> None:
+        """Let the kernel close it once the peer has not answered for *seconds*.
+
+        With something on its way the kernel sends that again and again
+        (``TCP_USER_TIMEOUT``), without it sends probes (keep-alive), whose last is
+        unanswered at the same time. Where a system lacks one of them, it has
+        its own idea of it.
+        """
+        for name, value in (
+            ("TCP_USER_TIMEOUT", round(seconds * 1000)),
+            ("TCP_KEEPIDLE", round(seconds / 2)),
+            ("TCP_KEEPINTVL", round(seconds / 6)),
+            ("TCP_KEEPCNT", 3),
+        ):
+            option = getattr(socket, name, None)
+            if option is not None and self._sock is not None:
+                try:
+                    self._sock.setsockopt(socket.IPPROTO_TCP, option, max(1, value))
+                except OSError:  # no TCP, or closed already
+                    pass
+
+    def written(self) -> int | None:
+        """Bytes that the kernel was given for the peer so far; None where unknown."""
+        with self._lock:
+            if self._sock is None or not hasattr(socket, "TCP_INFO"):
+                return None
+            try:
+                info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+            except OSError:
+                return None
+        if len(info) < _INFO_SIZE:  # before Linux 4.19
+            return None
+        # struct tcp_info of linux/tcp.h.
+        (not_sent,) = struct.unpack_from("I", info, 144)
+        sent, again = struct.unpack_from("QQ", info, 200)
+        return int(not_sent + sent - again)
 
     def unsent(self) -> int | None:
         """Bytes that the kernel has and the peer has not acknowledged; None where unknown."""

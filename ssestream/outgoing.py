@@ -1,7 +1,7 @@
-"""The sending half of a connection: Node's OutgoingMessage, as a WSGI iterable.
+"""The sending half of a connection: Node's OutgoingMessage.
 
-An `OutgoingMessage` is written to by anybody; its `Body` is what the server
-iterates. Some things can happen to one, each at any time and from any thread:
+Anybody writes to it; its `body.Body` is what the server iterates. Some things can
+happen to one, each at any time and from any thread:
 
 ====================================  ================================================
 ``end()``                             what waits is sent, then ``finish``, then ``close``
@@ -13,41 +13,26 @@ the server closes early               as when the client leaves
 ====================================  ================================================
 
 ``close`` comes exactly once. All of it goes through `OutgoingMessage._close`.
-
-When the client has left, the body ends as if it were complete instead of
-raising: the server's last few bytes then fail in the cut connection, which
-every server takes quietly, while an exception would be reported by each
-middleware on its way.
 """
 
 import dataclasses
-import errno
-import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from .buffer import FrameBuffer
 from .connection import Connection
+from .diagnosis import look_at_server
 from .errors import WriteAfterEnd
 from .events import Emitter, Lane
 from .hub import current_home, logger, new_lock
-from .schedule import Appointment, schedule_of
-from .settings import DEFAULTS, Settings, chance, draw
+from .settings import DEFAULTS, Settings, draw
 from .statistics import Cause, books
+from .upkeep import Upkeep
 
 #: Bytes that may wait before ``write()`` says False: Node's default for streams
 #: of bytes up to version 20 (it is 64 KiB since 22), and the usual size of one
 #: TLS record.
 HIGH_WATER_MARK = 16 * 1024
-
-#: What is sent into silence: a comment without the blank line, as some clients
-#: choke on an empty event.
-BEAT = b":\n"
-
-#: A beat comes after this part of the interval or later, at random, so that
-#: streams which fell silent together (a broadcast, a restart) do not beat
-#: together for ever. Old streams end spread over the same part of their age.
-EARLIEST = 0.8
 
 #: Of a response that is no event stream: nothing may be slipped into it.
 PLAIN = dataclasses.replace(DEFAULTS, heartbeat=None)
@@ -88,14 +73,7 @@ class OutgoingMessage(Emitter):
         # as it is.
         self._settings: Settings | None = None
         self._client: Hashable | None = None
-        self._appointment: Appointment | None = None
-        self._old_at = float("inf")
-        # When the client last took something, as far as looks tell, and what the
-        # kernel had for it then.
-        self._looked_at = 0.0
-        self._unsent: int | None = None
-        self._last_write = 0.0
-        self._mid_line = False
+        self._upkeep: Upkeep | None = None
         self._ended = False
         self._finished = False
         self._closed = False
@@ -171,13 +149,7 @@ class OutgoingMessage(Emitter):
         ):
             self.cut("overflow")
             return False
-        self._last_write = time.monotonic()
-        # No beat may come between the two halves of a line, from whatever thread.
-        mid_line = not data.endswith(b"\n")
-        self._mid_line = self._mid_line or mid_line
-        flowing = self._buffer.put(data)
-        self._mid_line = mid_line
-        return flowing
+        return self._buffer.put(data)
 
     def end(self, chunk: bytes | str | None = None) -> None:
         """No more writes: what is queued is sent, then the response ends.
@@ -208,7 +180,7 @@ class OutgoingMessage(Emitter):
         settings: Settings | None = None,
         client: Hashable | None = None,
     ) -> None:
-        """The server starts to send, over *connection*, what it takes from the `Body`.
+        """The server starts to send, over *connection*, what it takes from the body.
 
         *settings* are those of an event stream, None those of another response.
         *client* is whom it counts for.
@@ -219,23 +191,21 @@ class OutgoingMessage(Emitter):
             return
         self._reachable = connection.reachable
         connection.watch(self._lane.home, self._client_left)
-        self._last_write = now = time.monotonic()
         self._settings = settings
         if settings is not None:
             self._client = client
+            look_at_server(connection, self._lane.home)
+            if settings.tcp_user_timeout is not None:
+                connection.give_up_after(settings.tcp_user_timeout)
             if not books.open(self, settings.max_streams, client, settings.max_streams_per_client):
                 self.retire("shutdown" if books.draining else "refused")
             elif settings.retry is not None:
                 self._buffer.put(b"retry: %d\n\n" % draw(settings.retry), message=False)
-            if settings.max_age is not None:
-                self._old_at = now + settings.max_age * chance.uniform(EARLIEST, 1.0)
-        due = self._look_after(now)
-        if due is not None:
-            self._appointment = schedule_of(self._lane.home).add(due, self._look_after)
+        self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
+        self._upkeep.begin(self._lane.home)
         if self._closed:  # it may have left just now, before there was all this to end
             books.close(self, "client", self._client)
-            if self._appointment is not None:
-                self._appointment.cancel()
+            self._upkeep.finish()
         for opened in self._at_open:
             opened()
         self._at_open.clear()
@@ -257,10 +227,7 @@ class OutgoingMessage(Emitter):
                 for frame in frames:
                     self._buffer.put(frame)
             settings = self._settings or DEFAULTS
-            # A line that was begun by hand is ended first.
-            end_of_line = b"\n\n" if self._mid_line else b""
-            pause = b"retry: %d\n\n" % draw(settings.retry_after)
-            self._buffer.put(end_of_line + pause, message=False)
+            self._buffer.put_last(b"retry: %d\n\n" % draw(settings.retry_after))
         self._buffer.end()
         logger.info("%s: ended, as %s", self._name(), _REASONS[cause])
 
@@ -275,7 +242,7 @@ class OutgoingMessage(Emitter):
         return self._buffer.length + sum(inlet.waiting() for inlet in self._inlets[:])
 
     def server_done(self) -> None:
-        """The server has finished with the body, in whatever way: `Body.close`."""
+        """The server has finished with the body, in whatever way."""
         if self._connection is not None:
             # A worker that stops would else wait for the next request.
             self._connection.release(
@@ -283,54 +250,6 @@ class OutgoingMessage(Emitter):
             )
         self._close("client")
         self._lane.run()
-
-    def _look_after(self, now: float) -> float | None:
-        """Whatever is due: a beat, the end of a stalled or an old stream. When next to look."""
-        settings = self._settings or PLAIN
-        if self._closed:
-            return None
-        nexts = [float("inf")]
-        if settings.send_timeout is not None:
-            stalled_at = self._stalled_at(now, settings.send_timeout)
-            if now >= stalled_at:
-                self.cut("stalled")
-                return None
-            nexts.append(stalled_at)
-        if now >= self._old_at:
-            self._old_at = float("inf")
-            self.retire("age")
-        if settings.heartbeat is not None and not self._retired:
-            if now - self._last_write >= settings.heartbeat * EARLIEST:
-                self._beat()
-                self._last_write = now
-            pause = settings.heartbeat * chance.uniform(EARLIEST, 1.0)
-            nexts.append(self._last_write + pause)
-        nexts.append(self._old_at)
-        due = min(nexts)
-        return None if due == float("inf") else due
-
-    def _stalled_at(self, now: float, timeout: float) -> float:
-        """When the client counts as stalled, if it takes nothing until then."""
-        # Looked at twice within the time: once to see what there is, once whether
-        # it is less.
-        half = timeout / 2
-        taken_at = self._buffer.taken_at
-        if not taken_at or self._connection is None:
-            return now + half
-        unsent = self._connection.unsent()
-        fewer = unsent is not None and self._unsent is not None and unsent < self._unsent
-        if taken_at > self._looked_at or fewer:
-            # Another chunk, or less of this one. A full buffer has no room for more
-            # before a good part of it has left, and a slow client is not a stalled one.
-            self._looked_at, self._unsent = now, unsent
-        return self._looked_at + half
-
-    def _beat(self) -> None:
-        # Not into a line that is being written, nor behind what waits: a client
-        # that takes nothing is not silent for want of a beat.
-        if not (self._mid_line or self._buffer.length or self._ended):
-            self._buffer.put(BEAT, message=False)
-            books.count(heartbeats=1)
 
     def greet(self, opening: bytes) -> bool:
         """Write what opens every stream; it is no message of the app's."""
@@ -366,8 +285,8 @@ class OutgoingMessage(Emitter):
         if cut and self._connection is not None:
             self._connection.cut()
         self._buffer.close()
-        if self._appointment is not None:
-            self._appointment.cancel()
+        if self._upkeep is not None:
+            self._upkeep.finish()
         books.close(self, cause, self._client)
         for inlet in self._inlets[:]:
             inlet.closed()
@@ -385,43 +304,6 @@ _REASONS: dict[Cause, str] = {
     "refused": "there are too many streams",
     "error": "it was destroyed",
 }
-
-
-class Body:
-    """The WSGI iterable of one `OutgoingMessage`.
-
-    It has no ``__len__``, from which servers would make a Content-Length.
-    """
-
-    def __init__(self, message: OutgoingMessage) -> None:
-        self._message = message
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        message = self._message
-        # Being asked for more says that the last chunk is with the kernel.
-        frames, length, drained = message._buffer.give_back()
-        if length:
-            books.count(messages=frames, bytes=length)
-        if drained:
-            for inlet in message._inlets[:]:
-                inlet.drained()
-            message._announce("drain")
-        chunk = message._buffer.take()
-        if chunk is not None:
-            return chunk
-        message._close(message._retired or "ended", finished=True)
-        if message._aborted and not message._reachable:
-            # With no socket to cut, only an exception keeps the server from
-            # ending a broken stream as if it were whole.
-            raise ConnectionResetError(errno.ECONNRESET, "the stream was destroyed")
-        raise StopIteration
-
-    def close(self) -> None:
-        """The server is done (PEP 3333). Runs what is left of the handlers."""
-        self._message.server_done()
 
 
 def _bytes(chunk: bytes | str) -> bytes:

@@ -25,10 +25,12 @@ from flask.signals import request_tearing_down
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
+from .body import Body
+from .compression import accepts_gzip
 from .connection import Connection
 from .errors import HeadersSent
 from .hub import logger
-from .outgoing import HIGH_WATER_MARK, Body, OutgoingMessage
+from .outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .settings import app_settings
 from .stream import HEADERS
 
@@ -39,6 +41,11 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _request_context: Any = request_ctx
 
 _MADE_KEY = "ssestream.responses"
+
+#: What the ``Content-Encoding`` of a stream is until it is sent, as compressors
+#: that work on Flask's responses do not ask for ``no-transform``, but leave alone
+#: what is encoded. On the wire it would be wrong (RFC 9110, section 8.4.1).
+UNCOMPRESSED = "identity"
 
 
 class ServerResponse(OutgoingMessage, flask.Response):
@@ -106,6 +113,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if any(ord(character) > 255 for text in texts for character in text):
             raise ValueError(f"header {name!r}: a value is Latin-1 text, and not {value!r}")
         self.headers.setlist(name, texts)
+        if name.lower() == "content-type" and self.mimetype == "text/event-stream":
+            self.headers.setdefault("Content-Encoding", UNCOMPRESSED)
         return self
 
     def write_head(
@@ -148,12 +157,14 @@ class ServerResponse(OutgoingMessage, flask.Response):
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if self.headers_sent:
             raise HeadersSent("a ServerResponse answers one request, and this one has")
-        body, status, headers = self.get_wsgi_response(environ)
-        connection = Connection.of(environ)
         settings, client = None, None
         if self.mimetype == "text/event-stream":
             settings = self._settings or app_settings()
             client = settings.client_key(environ) if settings.client_key else None
+            if settings.compress:
+                self._compress(environ)
+        body, status, headers = self.get_wsgi_response(environ)
+        connection = Connection.of(environ)
         try:
             write = start_response(status, headers)
             if self._bodyless(environ):
@@ -184,6 +195,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 headers["Content-Type"] = HEADERS["Content-Type"]
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
+        if headers.get("Content-Encoding") == UNCOMPRESSED:
+            del headers["Content-Encoding"]
         if self.status_code == 204:  # a type of nothing, which strict servers refuse
             headers.remove("Content-Type")
         for name in {name for name, _ in headers if is_hop_by_hop(name)}:
@@ -209,6 +222,14 @@ class ServerResponse(OutgoingMessage, flask.Response):
             own: type = type(self)
             value = _both(own, value)
         super().__setattr__(name, value)
+
+    def _compress(self, environ: dict[str, Any]) -> None:
+        encoding = self.headers.get("Content-Encoding", UNCOMPRESSED)
+        if encoding == UNCOMPRESSED and isinstance(self.response, Body):
+            self.vary.add("Accept-Encoding")
+            if accepts_gzip(environ):
+                self.headers["Content-Encoding"] = "gzip"
+                self.response.compress()
 
     def _bodyless(self, environ: dict[str, Any]) -> bool:
         return environ.get("REQUEST_METHOD") == "HEAD" or self.status_code in (204, 304)

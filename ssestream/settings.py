@@ -40,6 +40,13 @@ class Settings:
     #: long has lost touch.
     send_timeout: float | None = 15.0
 
+    #: Seconds for which a client whose network has vanished may leave what was
+    #: sent to it without an answer, before the kernel closes the connection;
+    #: None is as the system has it, a quarter of an hour on Linux. Longer than a
+    #: lift or a change of the cell takes. The heartbeat sees to it that
+    #: something was sent; without one, the kernel's own probes do.
+    tcp_user_timeout: float | None = 30.0
+
     #: Messages that may wait in a stream whose client is slow. As many as
     #: Redis users commonly keep in a capped stream; minutes of a busy channel.
     max_messages: int = 1000
@@ -66,6 +73,12 @@ class Settings:
     #: takes in without a queue, spread over a time that nobody minds.
     retry_after: Retry = (1000, 5000)
 
+    #: Whether a `ServerResponse` is sent gzipped to clients that take it. Each
+    #: such stream keeps some 30 KiB more, and each message costs more CPU time.
+    #: Not for streams that mix secrets with what a client can make the app
+    #: send: sizes tell of contents (the attack is known as BREACH).
+    compress: bool = False
+
     #: Streams that may be open in this process; None is no bound. More are
     #: answered 200 with *retry_after* and ended: after a 5xx an EventSource
     #: would give up for ever.
@@ -79,7 +92,7 @@ class Settings:
     max_streams_per_client: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("heartbeat", "send_timeout", "max_age"):
+        for name in ("heartbeat", "send_timeout", "tcp_user_timeout", "max_age"):
             _seconds(name, getattr(self, name))
         for name in ("max_messages", "max_bytes"):
             _count(name, getattr(self, name))
@@ -91,6 +104,8 @@ class Settings:
         if self.retry is not None:
             _retry("retry", self.retry)
         _retry("retry_after", self.retry_after)
+        if not isinstance(self.compress, bool):
+            raise TypeError(f"compress is a bool, not {type(self.compress).__name__}")
         if self.client_key is not None and not callable(self.client_key):
             raise TypeError("client_key is a function of a WSGI environ, or None")
 
@@ -100,11 +115,13 @@ class Options(TypedDict, total=False):
 
     heartbeat: float | None
     send_timeout: float | None
+    tcp_user_timeout: float | None
     max_messages: int
     max_bytes: int
     overflow: Overflow
     max_age: float | None
     retry: Retry | None
+    compress: bool
 
 
 _STREAM_OPTIONS = frozenset(Options.__annotations__)

@@ -46,11 +46,12 @@ import flask
 from flask.json.provider import DefaultJSONProvider
 
 from .backlog import Backlog, Callback
+from .body import Body
 from .connection import Connection
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .events import Emitter, Lane
 from .hub import current_home, new_lock
-from .outgoing import Body, OutgoingMessage
+from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe
 from .request import environ_of, last_event_id
 from .settings import Options, stream_settings

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from ssestream import BufferFull, SseStream, StreamError, statistics
+from ssestream.body import Body
 from ssestream.buffer import CHUNK
 from ssestream.connection import Connection
-from ssestream.outgoing import Body, OutgoingMessage
+from ssestream.outgoing import OutgoingMessage
 from ssestream.settings import Options, Settings
 from tests.servers import Client, Server, wait_until
 

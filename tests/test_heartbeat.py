@@ -1,6 +1,7 @@
 """The heartbeat: a comment on streams that are silent."""
 
 import gc
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 from flask import Flask, Response, request
 
 from ssestream import ServerResponse, SseStream, statistics
-from ssestream.buffer import CHUNK
+from ssestream.body import Body
+from ssestream.buffer import CHUNK, FrameBuffer
 from ssestream.connection import Connection
-from ssestream.outgoing import BEAT, EARLIEST, Body, OutgoingMessage
+from ssestream.outgoing import HIGH_WATER_MARK, OutgoingMessage
 from ssestream.schedule import schedule_of
 from ssestream.settings import Settings
+from ssestream.upkeep import BEAT, EARLIEST
 from tests.test_schedule import others_are_kept
 from tests.visit import Visit, on_threads_and_greenlets, until
 
@@ -24,24 +27,39 @@ SHORT = 0.02
 LONG = 1000.0
 
 
-class Watched(OutgoingMessage):
-    """What tells when it was to beat; a busy one was always written to just now."""
+class WatchedBuffer(FrameBuffer):
+    """What tells when it was asked to beat; a busy one was always written to just now."""
+
+    busy = False
+    _written_at = 0.0
+
+    @property
+    def written_at(self) -> float:
+        return time.monotonic() if self.busy else self._written_at
+
+    @written_at.setter
+    def written_at(self, when: float) -> None:
+        self._written_at = when
 
     def __init__(self) -> None:
-        super().__init__()
-        self.busy = False
-        self.now = 0.0
+        super().__init__(HIGH_WATER_MARK)
         self.beats: list[float] = []
 
-    def _look_after(self, now: float) -> float | None:
-        self.now = now
-        if self.busy:
-            self._last_write = now
-        return super()._look_after(now)
+    def put_into_silence(self, frame: bytes) -> bool:
+        self.beats.append(time.monotonic())
+        return super().put_into_silence(frame)
 
-    def _beat(self) -> None:
-        self.beats.append(self.now)
-        super()._beat()
+
+class Watched(OutgoingMessage):
+    def __init__(self, busy: bool) -> None:
+        super().__init__()
+        self._buffer: WatchedBuffer = WatchedBuffer()
+        self._buffer.busy = busy
+        self._buffer.written_at = time.monotonic()
+
+    @property
+    def beats(self) -> list[float]:
+        return self._buffer.beats
 
 
 class Opened:
@@ -51,8 +69,7 @@ class Opened:
         self.messages: list[Watched] = []
 
     def __call__(self, heartbeat: float, busy: bool = False) -> Watched:
-        message = Watched()
-        message.busy = busy
+        message = Watched(busy)
         message.open(Connection(), Settings(heartbeat=heartbeat, send_timeout=None))
         self.messages.append(message)
         return message
@@ -226,7 +243,7 @@ def test_a_busy_stream_gets_no_beat(opened: Opened) -> None:
     until(lambda: len(silent.beats) >= 5, "the silent one's beats")
     assert busy.beats == []
     assert busy.writable_length == 0
-    busy.busy = False
+    busy._buffer.busy = False
     until(lambda: busy.beats, "the other's beat, now that it is silent")
     assert busy.writable_length == len(BEAT)
 
@@ -235,26 +252,26 @@ def test_a_busy_stream_gets_no_beat(opened: Opened) -> None:
 def test_a_write_puts_the_beat_off(opened: Opened) -> None:
     message = opened(LONG)
     body = Body(message)
-    began = message._last_write
+    began = message._buffer.written_at
     message.write("data: later\n\n")
     assert next(body) == b"data: later\n\n"
     message._buffer.give_back()
-    written = message._last_write
+    written = message._buffer.written_at
     assert written > began
     # Looked at when silence since the beginning would have been too long.
     silent_at = began + LONG * EARLIEST
-    due = message._look_after(silent_at)
+    due = message._upkeep.look(silent_at)
     assert due is not None
     assert written + LONG * EARLIEST <= due <= written + LONG
     assert (message.beats, message.writable_length) == ([], 0)
-    message._look_after(due)
-    assert (message.beats, message.writable_length) == ([due], len(BEAT))
+    message._upkeep.look(due)
+    assert (len(message.beats), message.writable_length) == (1, len(BEAT))
 
 
 @on_threads_and_greenlets
 def test_no_beat_comes_early(opened: Opened) -> None:
     message = opened(0.05)
-    began = message._last_write
+    began = message._buffer.written_at
     until(lambda: len(message.beats) >= 3, "some beats")
     beats = message.beats[:3]
     for before, after in zip([began, *beats], beats, strict=False):
@@ -264,7 +281,7 @@ def test_no_beat_comes_early(opened: Opened) -> None:
 def test_beats_of_streams_that_fell_silent_together_are_spread(opened: Opened) -> None:
     for _ in range(1000):
         opened(10.0)
-    due = sorted(each._appointment.due - each._last_write for each in opened.messages)
+    due = sorted(each._upkeep._appointment.due - each._upkeep._began for each in opened.messages)
     assert due[0] >= 10.0 * EARLIEST
     assert due[-1] <= 10.0
     # Over all of the time that there is: not one tenth of it is empty.
@@ -312,7 +329,7 @@ def test_a_stream_that_is_over_beats_no_more_and_is_let_go() -> None:
         ref = weakref.ref(kept[0][1])
     until(lambda: kept[0][0].destroyed, "the departure")
     checks = [each.check for each in schedule._appointments if each.check is not None]
-    assert all(check.__self__ is not ref() for check in checks)
+    assert all(check.__self__._stream is not ref() for check in checks)
     del checks
     visit.environ.clear()
     kept.clear()

@@ -314,7 +314,7 @@ def test_divergence_8_no_hop_by_hop_header_is_set(node: str) -> None:
     ]
     response = SseStream().pipe(ServerResponse())
     assert response.status_code == 200
-    assert dict(response.headers) == {
+    assert dict(response.get_wsgi_headers({})) == {
         "Content-Type": "text/event-stream; charset=utf-8",
         "Cache-Control": "no-cache, no-transform",
         "X-Accel-Buffering": "no",

@@ -27,7 +27,8 @@ from ssestream import (
     StreamDestroyed,
     WriteAfterEnd,
 )
-from ssestream.outgoing import Body, OutgoingMessage
+from ssestream.body import Body
+from ssestream.outgoing import OutgoingMessage
 from ssestream.request import MAX_LAST_EVENT_ID
 from ssestream.wire import Decoder, encode
 from tests.visit import Visit, on_threads_and_greenlets, until

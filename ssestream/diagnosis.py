@@ -1,0 +1,47 @@
+"""What is wrong with the set-up, as far as a stream can see it: said once, at WARNING."""
+
+from gevent import monkey
+
+from .connection import Connection
+from .hub import Home, logger
+
+#: What waits in an app's code, and stops every stream if gevent does not know of it.
+_WAITING = ("socket", "ssl", "time", "threading", "subprocess")
+
+_said: set[str] = set()
+
+
+def look_at_server(connection: Connection, home: Home) -> None:
+    """For an event stream that is being opened."""
+    if home.cooperative:
+        unpatched = [name for name in _WAITING if not monkey.is_module_patched(name)]
+        if unpatched:
+            _warn(
+                "%s: its server runs greenlets, and gevent has not patched %s: whatever waits"
+                " there stops every stream of this process. Call gevent.monkey.patch_all()"
+                " before everything else",
+                connection.name,
+                ", ".join(unpatched),
+            )
+    elif connection.alone:
+        _warn(
+            "%s: its server answers one request at a time, and this stream occupies it:"
+            " use gunicorn's gevent worker, or gthread with more threads than streams",
+            connection.name,
+        )
+
+
+def held_back(connection: Connection) -> None:
+    """More is asked for, and the client was sent nothing of what there was."""
+    _warn(
+        "%s: something between this stream and its server holds back what is sent to the"
+        " client, such as a middleware that compresses or collects responses: exempt"
+        " text/event-stream from it",
+        connection.name,
+    )
+
+
+def _warn(text: str, *args: object) -> None:
+    if text not in _said:
+        _said.add(text)
+        logger.warning(text, *args)
