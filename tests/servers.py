@@ -1,5 +1,6 @@
 """Real servers in processes of their own, and raw clients to treat them badly."""
 
+import ctypes
 import json
 import os
 import re
@@ -204,6 +205,15 @@ class Client:
     def rst(self) -> None:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
+
+    def vanish(self) -> None:
+        """Hear and acknowledge nothing more, and say no word of it, as with Wi-Fi off.
+
+        A filter that takes no packet (SO_ATTACH_FILTER, Linux).
+        """
+        nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(nothing))
+        self.sock.setsockopt(socket.SOL_SOCKET, 26, program)
 
     def half_close(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
