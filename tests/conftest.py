@@ -50,6 +50,16 @@ def chromium() -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
+def nginx() -> str:
+    """The nginx executable, which is not in everybody's PATH."""
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if found is None:
+        _missing("nginx", "install Debian's nginx")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The paths of a certificate for localhost and of its key."""
     openssl = shutil.which("openssl")

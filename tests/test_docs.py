@@ -51,6 +51,9 @@ def program(page: Path) -> str:
     return "\n\n\n".join(blocks(page, "python")) + "\n"
 
 
+# Of nginx and ini are the files of one page, which `tests.test_deploy` runs.
+LANGUAGES = ("python", "pycon", "shell", "javascript", "nginx", "ini")
+
 PROGRAMS = {name_of(page): program(page) for page in PAGES if blocks(page, "python")}
 VIEW = re.compile(r'^@app\.get\("(?P<path>[^"]+)"\)\n(?P<body>(?:.+\n|\n(?= ))+)', re.MULTILINE)
 VIEWS = [
@@ -110,7 +113,7 @@ def test_a_code_block_is_in_a_language_that_is_tested(page: Path) -> None:
     for block in tree.findall(docutils.nodes.literal_block):
         assert block["classes"] in (
             [],
-            *(["code", known] for known in ("python", "pycon", "shell", "javascript", "nginx")),
+            *(["code", known] for known in LANGUAGES),
         )
 
 
