@@ -17,23 +17,24 @@ class Backlog:
         self.bytes = 0
         self._max_messages = settings.max_messages
         self._max_bytes = settings.max_bytes
-        self._entries: deque[tuple[bytes, Callback | None]] = deque()
+        # A bare frame where there is no callback: a pair takes 56 bytes more.
+        self._entries: deque[bytes | tuple[bytes, Callback]] = deque()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def append(self, frame: bytes, callback: Callback | None) -> None:
-        self._entries.append((frame, callback))
+        self._entries.append(frame if callback is None else (frame, callback))
         self.bytes += len(frame)
 
     def popleft(self) -> tuple[bytes, Callback | None]:
-        entry = self._entries.popleft()
+        entry = _pair(self._entries.popleft())
         self.bytes -= len(entry[0])
         return entry
 
     def clear(self) -> list[tuple[bytes, Callback | None]]:
         """Everything, which waits here no more."""
-        entries = list(self._entries)
+        entries = [_pair(entry) for entry in self._entries]
         self._entries.clear()
         self.bytes = 0
         return entries
@@ -57,3 +58,7 @@ class Backlog:
         while self.is_over():
             dropped.append(self.popleft()[1])
         return dropped
+
+
+def _pair(entry: bytes | tuple[bytes, Callback]) -> tuple[bytes, Callback | None]:
+    return (entry, None) if isinstance(entry, bytes) else entry

@@ -52,6 +52,11 @@ _HTTP2_KEY = "gunicorn.http2.send_trailers"
 
 _CACHE_KEY = "ssestream.connection"
 
+#: Bytes that the kernel may have for a client and not have sent yet. It would
+#: take megabytes for one that never reads, and nothing in them could be
+#: dropped, counted or taken back; what is on its way is not bounded by this.
+IN_KERNEL = 16 * 1024
+
 # Of a struct tcp_info, up to the last field that is asked for.
 _INFO_SIZE = 216
 
@@ -204,12 +209,14 @@ class Connection:
         sock = self._sock
         if sock is None:
             return
-        for level, option in (
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+        for level, option, value in (
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+            (socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", None), IN_KERNEL),
         ):
             try:
-                sock.setsockopt(level, option, 1)
+                if option is not None:
+                    sock.setsockopt(level, option, value)
             except OSError:  # a Unix socket has no no-delay; a dead one nothing
                 pass
         try:

@@ -42,9 +42,11 @@ _request_context: Any = request_ctx
 
 _MADE_KEY = "ssestream.responses"
 
-#: What the ``Content-Encoding`` of a stream is until it is sent, as compressors
-#: that work on Flask's responses do not ask for ``no-transform``, but leave alone
-#: what is encoded. On the wire it would be wrong (RFC 9110, section 8.4.1).
+#: What the ``Content-Encoding`` of a response is until it is sent: compressors that
+#: work on Flask's responses hold back what is written piece by piece, and do not
+#: ask for ``no-transform``, but leave alone what is encoded. Set from the beginning,
+#: as Flask has several ways to set the type that would tell a stream. On the wire it
+#: would be wrong (RFC 9110, section 8.4.1).
 UNCOMPRESSED = "identity"
 
 
@@ -81,6 +83,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         # make an ETag of it.
         flask.Response.__init__(self, Body(self), direct_passthrough=True)
         self._flush = False
+        self.headers["Content-Encoding"] = UNCOMPRESSED
         self.write_head(status, headers)
         if flask.has_request_context():
             made = flask.request.environ.setdefault(_MADE_KEY, [])
@@ -113,8 +116,6 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if any(ord(character) > 255 for text in texts for character in text):
             raise ValueError(f"header {name!r}: a value is Latin-1 text, and not {value!r}")
         self.headers.setlist(name, texts)
-        if name.lower() == "content-type" and self.mimetype == "text/event-stream":
-            self.headers.setdefault("Content-Encoding", UNCOMPRESSED)
         return self
 
     def write_head(
@@ -195,7 +196,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 headers["Content-Type"] = HEADERS["Content-Type"]
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
-        if headers.get("Content-Encoding") == UNCOMPRESSED:
+        if headers.get("Content-Encoding", "").lower() == UNCOMPRESSED:
             del headers["Content-Encoding"]
         if self.status_code == 204:  # a type of nothing, which strict servers refuse
             headers.remove("Content-Type")
@@ -224,11 +225,15 @@ class ServerResponse(OutgoingMessage, flask.Response):
         super().__setattr__(name, value)
 
     def _compress(self, environ: dict[str, Any]) -> None:
-        encoding = self.headers.get("Content-Encoding", UNCOMPRESSED)
-        if encoding == UNCOMPRESSED and isinstance(self.response, Body):
-            self.vary.add("Accept-Encoding")
-            if accepts_gzip(environ):
-                self.headers["Content-Encoding"] = "gzip"
+        encoding = self.headers.get("Content-Encoding", UNCOMPRESSED).lower()
+        if encoding != UNCOMPRESSED or not isinstance(self.response, Body):
+            return
+        if self.status_code in (204, 304):
+            return
+        self.vary.add("Accept-Encoding")
+        if accepts_gzip(environ):
+            self.headers["Content-Encoding"] = "gzip"
+            if not self._bodyless(environ):
                 self.response.compress()
 
     def _bodyless(self, environ: dict[str, Any]) -> bool:

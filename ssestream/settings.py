@@ -74,7 +74,7 @@ class Settings:
     retry_after: Retry = (1000, 5000)
 
     #: Whether a `ServerResponse` is sent gzipped to clients that take it. Each
-    #: such stream keeps some 30 KiB more, and each message costs more CPU time.
+    #: such stream keeps some 40 KiB more, and each message costs more CPU time.
     #: Not for streams that mix secrets with what a client can make the app
     #: send: sizes tell of contents (the attack is known as BREACH).
     compress: bool = False

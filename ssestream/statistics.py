@@ -25,7 +25,7 @@ class Statistics:
     closed: dict[Cause, int]
     #: Streams that were refused because there were too many.
     refused: int
-    #: Messages handed to servers, and their bytes (framing not included).
+    #: Messages handed to servers, and their bytes, before compression and framing.
     messages: int
     bytes: int
     #: Bytes that wait now for their clients, in all open streams and before them.

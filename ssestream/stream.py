@@ -85,8 +85,9 @@ class SseStream(Emitter):
     is known. None makes a stream that no client in particular owns.
     *high_water_mark* is the number of messages that may wait before `write`
     says False. *options* are this stream's own `settings.Settings`, where they
-    are not to be the app's: ``heartbeat``, ``send_timeout``, ``max_messages``,
-    ``max_bytes``, ``overflow``, ``max_age`` and ``retry``.
+    are not to be the app's: ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
+    ``max_messages``, ``max_bytes``, ``overflow``, ``max_age``, ``retry`` and
+    ``compress``.
 
     Emits ``drain``, ``finish``, ``end``, ``close`` and ``error``.
 

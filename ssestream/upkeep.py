@@ -47,10 +47,10 @@ class Upkeep:
         self._old_at = _NEVER
         if settings.max_age is not None:
             self._old_at = time.monotonic() + settings.max_age * chance.uniform(EARLIEST, 1.0)
-        # When the client last took something, as far as looks tell, and what the
-        # kernel had for it then.
+        # When the client last took something, as far as looks tell, and what they
+        # saw then.
         self._taking_at = 0.0
-        self._unsent: int | None = None
+        self._seen: tuple[float | None, ...] | None = None
         self._appointment: Appointment | None = None
         self._over = False
 
@@ -97,15 +97,15 @@ class Upkeep:
         if self._send_timeout is None:
             return _NEVER
         # Looked at twice within the time: once to see what there is, once whether
-        # it is less.
+        # the client has taken of it. What the kernel has is not with the client
+        # yet, and on a good line that is a lot.
         half = self._send_timeout / 2
-        taken_at = self._buffer.taken_at
-        if not taken_at:
+        unsent, in_hand = self._connection.unsent(), self._buffer.taken_at
+        if not unsent and not in_hand:
+            self._seen = None
             return now + half
-        unsent = self._connection.unsent()
-        fewer = unsent is not None and self._unsent is not None and unsent < self._unsent
-        if taken_at > self._taking_at or fewer:
-            # Another chunk, or less of this one. A full buffer has no room for more
-            # before a good part of it has left, and a slow client is not a stalled one.
-            self._taking_at, self._unsent = now, unsent
+        written = self._connection.written()
+        seen = (in_hand, unsent) if unsent is None or written is None else (written - unsent,)
+        if seen != self._seen:
+            self._taking_at, self._seen = now, seen
         return self._taking_at + half
