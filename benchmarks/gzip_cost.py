@@ -1,0 +1,290 @@
+"""What gzip saves of a stream, and what it costs in CPU time and in memory.
+
+Run it as ``python benchmarks/gzip_cost.py [--clients 100] [--messages 500]``.
+
+First typical events go through zlib with several parameters: each event flushed
+by itself through one compressor, which stays in the processor's cache; the same
+through `MANY` of them in turns, as a broadcast does; and in bursts of `BURST`
+that leave together. Then one worker of gunicorn's gevent kind broadcasts to
+clients with ``compress`` and without, in turns, so that what slows the machine
+slows both.
+"""
+
+import argparse
+import itertools
+import pydoc_data.topics
+import random
+import re
+import subprocess
+import sys
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.socket
+import psutil
+from flask import Flask, request
+
+from ssestream import ServerResponse, SseStream
+from ssestream.compression import LEVEL, MEMORY_LEVEL, WINDOW_BITS
+from ssestream.wire import encode
+
+COUNT = 2000
+BURST = 20
+MANY = 100
+ROUNDS = 5
+
+#: zlib's own window and memory level.
+ZLIB = (15, 8)
+OURS = (LEVEL, WINDOW_BITS, MEMORY_LEVEL)
+PARAMETERS = [
+    *((level, WINDOW_BITS, MEMORY_LEVEL) for level in (1, 6, 9)),
+    *((level, *ZLIB) for level in (1, 6, 9)),
+    (LEVEL, 9, 1),
+    (LEVEL, 11, 4),
+    (LEVEL, 13, 6),
+]
+
+
+# -- the events
+
+
+def clock_ticks() -> Iterable[dict[str, Any]]:
+    for n in range(COUNT):
+        at = f"{n // 3600:02}:{n // 60 % 60:02}:{n % 60:02}"
+        yield {"event": "message", "id": n, "retry": 20000, "data": at}
+
+
+def small_json() -> Iterable[dict[str, Any]]:
+    chance = random.Random(1)
+    for n in range(COUNT):
+        price = chance.randrange(1000, 90000) / 100
+        data = {
+            "symbol": chance.choice(["ACME", "GLOBEX", "INITECH", "HOOLI", "UMBRELLA"]),
+            "bid": price,
+            "ask": round(price + 0.05, 2),
+            "volume": chance.randrange(10**6),
+            "at": f"2026-05-04T09:{n // 60 % 60:02}:{n % 60:02}.{chance.randrange(1000):03}Z",
+        }
+        yield {"event": "quote", "id": n, "data": data}
+
+
+def chat() -> Iterable[dict[str, Any]]:
+    """English sentences, which Python brings along: those of its manual."""
+    text = " ".join(" ".join(pydoc_data.topics.topics.values()).split())
+    sentences = re.findall(r"[A-Z][^.]{20,160}\.", text)
+    chance = random.Random(2)
+    for n, sentence in enumerate(chance.sample(sentences, COUNT)):
+        yield {"id": n, "data": {"from": f"user{chance.randrange(30)}", "text": sentence}}
+
+
+def larger_json() -> Iterable[dict[str, Any]]:
+    chance = random.Random(3)
+    for n in range(COUNT):
+        items = [
+            {
+                "id": f"{chance.getrandbits(64):016x}",
+                "name": chance.choice(["tea", "coffee", "sugar", "milk", "bread", "butter"]),
+                "quantity": chance.randrange(100),
+                "price": chance.randrange(10000) / 100,
+                "tags": chance.sample(["new", "sale", "organic", "fair", "local"], 2),
+                "available": chance.random() < 0.8,
+            }
+            for _ in range(8)
+        ]
+        yield {"event": "order", "id": n, "data": {"order": n, "items": items}}
+
+
+EVENTS = {
+    "clock ticks": clock_ticks,
+    "small JSON": small_json,
+    "chat": chat,
+    "larger JSON": larger_json,
+}
+
+
+# -- zlib alone
+
+
+def compressor(level: int, window_bits: int, memory_level: int) -> Any:
+    return zlib.compressobj(level, zlib.DEFLATED, 16 + window_bits, memory_level)
+
+
+def through(
+    parameters: tuple[int, int, int], chunks: list[bytes], compressors: int = 1
+) -> tuple[float, float]:
+    """What is left of a byte, and the least CPU seconds for one chunk of some rounds."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        made = [compressor(*parameters) for _ in range(compressors)]
+        length = 0
+        began = time.process_time()
+        for chunk in chunks:
+            for gzip in made:
+                length += len(gzip.compress(chunk) + gzip.flush(zlib.Z_SYNC_FLUSH))
+        best = min(best, time.process_time() - began)
+    return length / compressors / sum(map(len, chunks)), best / compressors / len(chunks)
+
+
+def state_of(parameters: tuple[int, int, int], chunks: list[bytes], count: int = 100) -> float:
+    """KiB that one compressor keeps between two events."""
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    made = []
+    for _ in range(count):
+        gzip = compressor(*parameters)
+        for chunk in chunks[:20]:
+            gzip.compress(chunk)
+            gzip.flush(zlib.Z_SYNC_FLUSH)
+        made.append(gzip)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return (after - before) / count / 1024
+
+
+def each_event() -> None:
+    print(f"Level, window and memory level; {OURS} is what ssestream takes.")
+    for name, events in EVENTS.items():
+        frames = [encode(event) for event in events()]
+        bursts = [b"".join(frames[n : n + BURST]) for n in range(0, COUNT, BURST)]
+        print(f"\n{name}: {sum(map(len, frames)) / COUNT:.0f} bytes each")
+        print(
+            f"{'':15}{'KiB':>5}{'ratio':>7}{'us':>7}{'us in turns':>13}{'in bursts':>11}{'us':>6}"
+        )
+        for parameters in PARAMETERS:
+            single, seconds = through(parameters, frames)
+            _, in_turns = through(parameters, frames[:100], MANY)
+            burst, burst_seconds = through(parameters, bursts)
+            print(
+                f"{parameters!s:15}{state_of(parameters, frames):5.0f}{single:7.2f}"
+                f"{seconds * 1e6:7.1f}{in_turns * 1e6:13.1f}"
+                f"{burst:11.2f}{burst_seconds / BURST * 1e6:6.1f}"
+            )
+
+
+# -- a broadcast
+
+app = Flask(__name__)
+# Nobody is to be cut who gets everything at once.
+app.config.update(SSESTREAM_MAX_MESSAGES=COUNT, SSESTREAM_MAX_BYTES=2**30)
+streams: set[SseStream] = set()
+
+
+@app.get("/<kind>")
+def stream(kind: str) -> ServerResponse:
+    res = ServerResponse()
+    sse_stream = SseStream(request, compress=kind == "gzip")
+    sse_stream.pipe(res)
+    streams.add(sse_stream)
+    res.on("close", lambda: streams.discard(sse_stream))
+    return res
+
+
+@app.post("/publish/<name>/<int:messages>/<pace>")
+def publish(name: str, messages: int, pace: str) -> dict[str, int]:
+    for event in itertools.islice(EVENTS[name](), messages):
+        frame = encode(event)
+        for sse_stream in streams:
+            sse_stream.push(frame)
+        if pace == "paced":
+            gevent.sleep(0)
+    clients = len(streams)
+    for sse_stream in list(streams):
+        sse_stream.end()
+    return {"clients": clients}
+
+
+def connect(port: int, kind: str) -> Any:
+    sock = gevent.socket.create_connection(("127.0.0.1", port))
+    sock.sendall(
+        f"GET /{kind} HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n"
+        "Connection: close\r\n\r\n".encode()
+    )
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += sock.recv(4096)
+    assert (b"Content-Encoding: gzip" in received) == (kind == "gzip")
+    return sock
+
+
+def read_all(sock: Any) -> int:
+    received = 0
+    while data := sock.recv(1 << 18):
+        received += len(data)
+    sock.close()
+    return received
+
+
+def measure(
+    port: int, worker: psutil.Process, kind: str, name: str, pace: str, clients: int, messages: int
+) -> tuple[float, int]:
+    """The worker's CPU seconds, and the bytes on the wire."""
+    readers = [gevent.spawn(read_all, connect(port, kind)) for _ in range(clients)]
+    before = worker.cpu_times()
+    with gevent.socket.create_connection(("127.0.0.1", port)) as publisher:
+        path = f"/publish/{name.replace(' ', '%20')}/{messages}/{pace}"
+        publisher.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = b""
+        while data := publisher.recv(4096):
+            answer += data
+    assert f'"clients":{clients}'.encode() in answer, answer
+    gevent.joinall(readers, raise_error=True)
+    after = worker.cpu_times()
+    wire = sum(reader.value for reader in readers)
+    return after.user + after.system - before.user - before.system, wire
+
+
+def broadcasts(clients: int, messages: int) -> None:
+    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", "127.0.0.1:0"]
+    server = subprocess.Popen(
+        [*command, "--worker-connections", "5000", "--graceful-timeout", "1", "gzip_cost:app"],
+        cwd=Path(__file__).parent,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stderr is not None
+        port = pid = 0
+        for line in server.stderr:
+            if listening := re.search(r"Listening at: http://[\d.]+:(\d+)", line):
+                port = int(listening[1])
+            if booting := re.search(r"Booting worker with pid: (\d+)", line):
+                pid = int(booting[1])
+                break
+        worker = psutil.Process(pid)
+        print(f"\n{messages} events to {clients} clients: CPU seconds of the worker, best of 3")
+        print(f"{'':12}{'':8}{'plain':>8}{'gzip':>8}{'gzip/plain':>12}{'bytes on the wire':>19}")
+        for pace in ("paced", "burst"):
+            for name in EVENTS:
+                best = {"plain": (float("inf"), 0), "gzip": (float("inf"), 0)}
+                for _ in range(3):
+                    for kind in best:
+                        found = measure(port, worker, kind, name, pace, clients, messages)
+                        best[kind] = min(best[kind], found)
+                (plain, plain_bytes), (gzip, gzip_bytes) = best["plain"], best["gzip"]
+                print(
+                    f"{name:12}{pace:>8}{plain:8.2f}{gzip:8.2f}{gzip / plain:12.2f}"
+                    f"{gzip_bytes / plain_bytes:19.2f}"
+                )
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clients", type=int, default=100)
+    parser.add_argument("--messages", type=int, default=500)
+    options = parser.parse_args()
+    each_event()
+    broadcasts(options.clients, options.messages)
+
+
+if __name__ == "__main__":
+    main()
