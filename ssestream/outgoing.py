@@ -78,6 +78,8 @@ class OutgoingMessage(Emitter):
         self._finished = False
         self._closed = False
         self._aborted = False
+        # Why it is over, once it is.
+        self._cause: Cause = "client"
         # Why it is about to end, where that is not the app's own doing.
         self._retired: Cause | None = None
         self._inlets: list[Inlet] = []
@@ -203,8 +205,8 @@ class OutgoingMessage(Emitter):
                 self._buffer.put(b"retry: %d\n\n" % draw(settings.retry), message=False)
         self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
         self._upkeep.begin(self._lane.home)
-        if self._closed:  # it may have left just now, before there was all this to end
-            books.close(self, "client", self._client)
+        if self._closed:  # just now, before there was all this to end
+            books.close(self, self._cause, self._client)
             self._upkeep.finish()
         for opened in self._at_open:
             opened()
@@ -274,6 +276,7 @@ class OutgoingMessage(Emitter):
             if self._closed:
                 return
             self._closed = True
+            self._cause = cause
             self._finished = finished
             self._aborted = not finished
         if finished:

@@ -219,3 +219,16 @@ def test_options_are_checked_by_name() -> None:
     with pytest.raises(ValueError, match="high_water_mark"):
         SseStream(high_water_mark=20, max_messages=10)
     assert set(Options.__annotations__) <= set(Settings.__dataclass_fields__)
+
+
+def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
+    class Racing(Connection):
+        def watch(self, *args: Any) -> None:
+            message.destroy()
+
+    message = OutgoingMessage()
+    before = statistics()
+    message.open(Racing(), Settings())
+    after = statistics()
+    assert after.closed["error"] == before.closed.get("error", 0) + 1
+    assert (after.opened, after.open) == (before.opened + 1, before.open)

@@ -53,6 +53,14 @@ def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
 
 
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
+def test_so_it_is_by_the_send_timeout(kind: str, serve: Callable[..., Server]) -> None:
+    env = settings(heartbeat=BEAT, send_timeout=TIMEOUT, tcp_user_timeout=None)
+    server = serve(kind, "tests.live.app:app", env=env)
+    client = Client(server.port).get("/quiet?key=vanished")
+    assert gone_after(server, client, "vanished") < BEAT + TIMEOUT + NOISE
+
+
+@pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_without_a_heartbeat_the_kernels_own_probes_find_it(
     kind: str, serve: Callable[..., Server]
 ) -> None:
