@@ -10,11 +10,14 @@ them at once, on SIGTERM, SIGINT, a reload, ``max_requests`` and SIGTTOU:
       from ssestream.gunicorn import post_worker_init
 """
 
+import signal
 from typing import Any
 
 from gunicorn.workers.ggevent import GeventWorker
+from gunicorn.workers.sync import SyncWorker
 
 from .draining import drain
+from .statistics import statistics
 from .timers import clear_interval, set_interval
 
 #: Milliseconds between two looks at whether the worker is to stop. Twenty a
@@ -35,6 +38,17 @@ def post_worker_init(worker: Any) -> None:
             drain()
 
     timer = set_interval(look, LOOK_MS)
+
+    def quit_behind_a_stream(number: int, frame: Any) -> None:
+        if statistics().open:
+            worker.alive = False
+        else:
+            worker.handle_quit(number, frame)
+
+    # The handler of a sync worker exits in the very thread that sends, in its midst.
+    if isinstance(worker, SyncWorker):
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, quit_behind_a_stream)
 
 
 class SseWorker(GeventWorker):

@@ -56,17 +56,10 @@ def gone_after(pid: int, began: float) -> float:
     return time.monotonic() - began
 
 
-#: All but SIGINT of a sync worker, whose handler exits in the very thread that
-#: sends: nothing can end cleanly there.
-STOPS = [
-    (kind, how)
-    for kind in WORKERS
-    for how in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTTOU)
-    if (kind, how) != ("sync", signal.SIGINT)
-]
-
-
-@pytest.mark.parametrize(("kind", "how"), STOPS)
+@pytest.mark.parametrize("kind", WORKERS)
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTOU]
+)
 def test_a_worker_with_open_streams_stops_soon(
     kind: str, how: signal.Signals, serve: Callable[..., Server]
 ) -> None:
