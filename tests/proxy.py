@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -134,8 +133,8 @@ class Gunicorn(Server):
         assert self.process is not None
         return psutil.Process(self.process.pid).children()
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        super().stop(how)
+    def stop(self) -> None:
+        super().stop()
         self.notify.close()
 
 

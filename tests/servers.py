@@ -139,18 +139,17 @@ class Server:
         assert self.process is not None
         return int(booted[-1]) if booted else self.process.pid
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End it by its own handle; killed when it does not end by itself."""
+    def stop(self) -> None:
+        """End it and its workers, by its own handle and at once.
+
+        How a server stops by itself is for the tests of that: it takes gunicorn a
+        second, and most tests start one.
+        """
         if self.process is None:
             return
         if self.process.poll() is None:
-            self.process.send_signal(how)
-            try:
-                self.process.wait(3)
-            except subprocess.TimeoutExpired:
-                # Its workers would outlive it.
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         self.log()
         self._log.close()
 
