@@ -139,6 +139,12 @@ class Server:
         assert self.process is not None
         return int(booted[-1]) if booted else self.process.pid
 
+    def end(self) -> None:
+        """Tell it to stop by itself, so that whatever it has to say is said."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+
     def stop(self) -> None:
         """End it and its workers, by its own handle and at once.
 
