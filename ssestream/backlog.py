@@ -43,6 +43,10 @@ class Backlog:
         """Whether a writer is to wait."""
         return len(self) >= self.high_water_mark or self.bytes >= self._max_bytes
 
+    def has_room(self) -> bool:
+        """Whether less than half of what may wait does."""
+        return len(self) <= self._max_messages // 2 and self.bytes <= self._max_bytes // 2
+
     def is_over(self, *more: bytes) -> bool:
         """Whether more waits than may, with these *more* frames.
 

@@ -5,6 +5,7 @@
     Exception
     └── SseStreamError
         ├── MessageError (also a ValueError)   the message itself is wrong
+        ├── BrokerError                        the log of a channel is not to be had
         └── StreamError                        the call came at the wrong time
             ├── WriteAfterEnd                  you ended the stream, then wrote
             ├── HeadersSent                    you changed headers that had left
@@ -35,6 +36,15 @@ class MessageError(SseStreamError, ValueError):
     def __init__(self, reason: str, field: object = None) -> None:
         super().__init__(reason)
         self.field = field
+
+
+class BrokerError(SseStreamError):
+    """The broker could not do what was asked: it is down, full or read-only.
+
+    An event that `Channels.publish` raises this for was not stored, as far as
+    can be known: a connection that breaks while the answer is on its way leaves
+    that open.
+    """
 
 
 class StreamError(SseStreamError):

@@ -42,21 +42,19 @@ nobody may ever come; what is written after an ``unpipe()`` of one's own is.
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import flask
-from flask.json.provider import DefaultJSONProvider
-
 from .backlog import Backlog, Callback
 from .body import Body
 from .connection import Connection
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .events import Emitter, Lane
 from .hub import current_home, new_lock
+from .jsontext import app_dumps
 from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe
 from .request import environ_of, last_event_id
 from .settings import Options, stream_settings
 from .statistics import books
-from .wire import Message, compact_json, encode
+from .wire import Message, encode
 
 #: Messages that may wait before ``write()`` says False: Node's default for
 #: streams of objects.
@@ -129,7 +127,7 @@ class SseStream(Emitter):
             self.last_event_id = last_event_id(environ)
             key = self._settings.client_key
             self._client = None if key is None else key(environ)
-        self._provider = flask.current_app.json if flask.has_app_context() else None
+        self._dumps = app_dumps()
         self._state_lock = new_lock()
         self._queue = Backlog(high_water_mark, self._settings)
         self._pipes: list[Pipe] = []
@@ -203,7 +201,7 @@ class SseStream(Emitter):
             raise ValueError(f"encoding: an event stream is always UTF-8, not {encoding!r}")
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, not {type(callback).__name__}")
-        return self._put(encode(message, self._dumps), callback)
+        return self._put(encode(message, self._dumps or app_dumps()), callback)
 
     def write_message(
         self,
@@ -498,6 +496,17 @@ class SseStream(Emitter):
             self._close(None, ClientDisconnected("the server ended the stream"), cut=False)
         return [frame for frame, _ in entries]
 
+    def _has_room(self) -> bool:
+        """Whether half of what may wait is free still; if not, ``drain`` will come.
+
+        For whoever has a log to read on from later, and so need not fill the rest.
+        """
+        with self._state_lock:
+            room = self._queue.has_room()
+            if not room:
+                self._need_drain = True
+            return room
+
     def _waiting_bytes(self) -> int:
         return self._queue.bytes
 
@@ -525,22 +534,3 @@ class SseStream(Emitter):
         for callback in callbacks:
             if callback is not None:
                 self._lane.soon(callback, error)
-
-    def _dumps(self, value: Any) -> str:
-        """*value* as JSON through the app's provider, compact where it can be."""
-        provider = self._provider
-        if provider is None and flask.has_app_context():
-            provider = flask.current_app.json
-        if provider is None:
-            return compact_json(value)
-        if isinstance(provider, DefaultJSONProvider):
-            # Flask's own takes the options of json.dumps. Another one is asked
-            # for what it writes by itself.
-            return provider.dumps(
-                value,
-                ensure_ascii=False,
-                allow_nan=False,
-                separators=(",", ":"),
-                sort_keys=False,
-            )
-        return provider.dumps(value)

@@ -110,6 +110,14 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
     return frame + b"\n"
 
 
+def with_id(frame: bytes, id: bytes) -> bytes:
+    """*frame*, as `encode` made it without an id, with one, in its place on the wire."""
+    at = 0
+    while frame.startswith((b":", b"event:"), at):
+        at = frame.index(b"\n", at) + 1
+    return frame[:at] + b"id: " + id + b"\n" + frame[at:]
+
+
 def _comment(value: object, dumps: Dumps | None) -> str:
     # "If the line starts with a U+003A COLON character: ignore the line."
     text = _text(value, "comment")
