@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.brokers import Actor
+from tests.redis_server import RedisServer
 from tests.servers import Server
 
 HERE = Path(__file__).parent
@@ -75,6 +77,51 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         capture_output=True,
     )
     return certificate, key
+
+
+@pytest.fixture(scope="session")
+def redis_executable() -> str:
+    """The redis-server executable."""
+    found = shutil.which("redis-server")
+    if found is None:
+        _missing("Redis", "install Debian's redis-server")
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def start_redis(redis_executable: str) -> Iterator[Callable[..., RedisServer]]:
+    """Start Redis: ``start_redis("--requirepass", "x", durable=True)``; all end with the test."""
+    servers: list[RedisServer] = []
+
+    def start(*args: str, **kwargs: Any) -> RedisServer:
+        server = RedisServer(redis_executable, *args, **kwargs)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.remove()
+
+
+@pytest.fixture
+def redis_server(start_redis: Callable[..., RedisServer]) -> RedisServer:
+    """A Redis of this test's own, that keeps nothing over a restart."""
+    return start_redis()
+
+
+@pytest.fixture
+def actor() -> Iterator[Callable[..., Actor]]:
+    """Start a function of `tests.live.brokers` in a process; all end with the test."""
+    actors: list[Actor] = []
+
+    def start(*args: str, **env: str) -> Actor:
+        actors.append(Actor(*args, **env))
+        return actors[-1]
+
+    yield start
+    for each in actors:
+        each.stop()
 
 
 @pytest.fixture

@@ -1,0 +1,554 @@
+"""Logs in Redis, as streams: every process of every host reads the same ones.
+
+One Redis stream for each channel, ``ssestream:{news}``. The id of an entry is
+its position: ``1763800000000000-17`` is the 17th of the log that began in that
+microsecond. Redis keeps the last id of a stream whatever is trimmed, so numbers
+have no hole; a stream that was deleted or flushed begins another log.
+
+Lua scripts append and read, so that each is one step. Only for the wait does a
+connection block, in ``XREAD``, which says no more than where there is something.
+"""
+
+import contextlib
+import math
+import os
+import select
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import redis
+from gevent import monkey
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from ..hub import new_lock
+from .broker import WAITED, WAITED_BYTES, BrokerError, Entry, Position, Slice
+
+Client = redis.Redis | redis.RedisCluster
+
+# A thread's own, where the patched one is a greenlet's.
+_Local: Any = monkey.get_original("_thread", "_local")
+
+#: Seconds for which `RedisBroker.append` begins to try again. What it waits for
+#: is bounded by `ANSWER` twice, so it raises within 5 s.
+TRYING = 3.0
+
+#: Seconds between two tries.
+PAUSE = 0.05
+
+#: Seconds in which Redis must let itself be connected to, and answer.
+ANSWER = 1.0
+
+#: Seconds after which ``XREAD`` answers even if there is nothing: what a listener
+#: takes at most, with `ANSWER`, to find that its connection is dead.
+BLOCK = 5.0
+
+#: Seconds between two looks at where all logs stand: what is deleted, or begins
+#: anew under a clock that was set back, ends no ``XREAD``.
+CHECK = 15.0
+
+#: Seconds between two questions to a cluster.
+POLL = 0.1
+
+#: Channels that one script looks at, as nothing else runs in Redis meanwhile.
+AT_ONCE = 100
+
+#: What a URL may say otherwise. No tries of redis-py's own: those do not know
+#: that what they repeat may have been done.
+OPTIONS: dict[str, Any] = {
+    "socket_timeout": ANSWER,
+    "socket_connect_timeout": ANSWER,
+    "max_connections": 50,
+    "protocol": 2,
+    "retry": Retry(NoBackoff(), 0),
+}
+
+ERRORS = (
+    exceptions.RedisError,
+    exceptions.RedisClusterException,
+    exceptions.ChildDeadlockedError,
+    OSError,
+)
+
+#: What may pass: Redis starts, stops, or another becomes the master.
+PASSING = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+    exceptions.RedisClusterException,
+    OSError,
+)
+
+_LOG = """
+-- Identity and last number of a log, and what Redis says of its stream.
+local function log_of(key)
+  if redis.call('EXISTS', key) == 0 then return '', 0, {} end
+  local info, said = {}, redis.call('XINFO', 'STREAM', key)
+  for i = 1, #said, 2 do info[said[i]] = said[i + 1] end
+  local log, last = string.match(info['last-generated-id'], '(%d+)-(%d+)')
+  return log, tonumber(last), info
+end
+
+-- An entry is {id, {'f', frame, 't', microseconds, 'k', token}}.
+local function number(entry) return tonumber(string.match(entry[1], '-(%d+)')) end
+local function id(log, n) return string.format('%s-%.0f', log, n) end
+
+local function microseconds()
+  local now = redis.call('TIME')
+  return now[1] * 1000000 + now[2]
+end
+"""
+
+# A try whose answer was lost may have been done, or be done later: Redis reads
+# what a closed connection has sent, and not in the order of connections. So all
+# but the first look for their token, and leave a mark for those that are late.
+_APPEND = (
+    _LOG
+    + """
+local key, mark = KEYS[1], KEYS[2]
+local frame, token, again, history, age = unpack(ARGV)
+
+local done = redis.call('GET', mark)
+if done then return done end
+
+local log, last, info = log_of(key)
+if again == '1' then
+  for n = last, math.max(last - 9999, 1), -100 do
+    local newest = redis.call('XREVRANGE', key, id(log, n), id(log, math.max(n - 99, 1)))
+    if #newest == 0 then break end
+    for _, entry in ipairs(newest) do
+      if entry[2][6] == token then return entry[1] end
+    end
+  end
+end
+
+local now = microseconds()
+if log == '' then log = string.format('%.0f', now) end
+local added = redis.call('XADD', key, 'MAXLEN', '~', history, id(log, last + 1),
+  'f', frame, 't', string.format('%.0f', now), 'k', token)
+if again == '1' then redis.call('SET', mark, added, 'EX', 300) end
+
+-- The oldest goes when it is too old, and with it some of those that are, too.
+if age ~= '' and info['first-entry'] then
+  local oldest = now - age
+  if tonumber(info['first-entry'][2][4]) <= oldest then
+    local old = 0
+    for _, entry in ipairs(redis.call('XRANGE', key, '-', '+', 'COUNT', 20)) do
+      if tonumber(entry[2][4]) <= oldest then old = old + 1 end
+    end
+    redis.call('XTRIM', key, 'MAXLEN', redis.call('XLEN', key) - old)
+  end
+end
+return added
+"""
+)
+
+# For each key the log and the number that the caller knows; '*' is any log.
+# Tells of those that stand elsewhere.
+_READ = (
+    _LOG
+    + """
+local limit, bytes, history, age = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+
+local function first_of(key, log, last, info)
+  if not info['first-entry'] then return last + 1 end
+  local first = math.max(number(info['first-entry']), last - history + 1)
+  if age == '' then return first end
+  local oldest = microseconds() - age
+  local function is_old(n)
+    local entry = redis.call('XRANGE', key, id(log, n), id(log, n))[1]
+    return not entry or tonumber(entry[2][4]) <= oldest
+  end
+  local high, middle = last + 1, first
+  while first < high do
+    if is_old(middle) then first = middle + 1 else high = middle end
+    middle = math.floor((first + high) / 2)
+  end
+  return first
+end
+
+local found = {}
+for i, key in ipairs(KEYS) do
+  local known, after = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
+  local log, last, info = log_of(key)
+  if log ~= known or last ~= after then
+    if known ~= '*' and known ~= log then after = 0 end
+    local first, entries = first_of(key, log, last, info), {}
+    local n, left = math.max(after + 1, first), limit
+    while n <= last and left > 0 and bytes > 0 do
+      local some = redis.call('XRANGE', key, id(log, n), id(log, last), 'COUNT', math.min(left, 8))
+      if #some == 0 then break end
+      for _, entry in ipairs(some) do
+        if bytes <= 0 then break end
+        entries[#entries + 1] = entry[1]
+        entries[#entries + 1] = entry[2][2]
+        bytes, left, n = bytes - #entry[2][2], left - 1, number(entry) + 1
+      end
+    end
+    found[#found + 1] = {i, log, first, last, entries}
+    if limit > 0 and bytes <= 0 then break end
+  end
+end
+return found
+"""
+)
+
+
+class RedisBroker:
+    """See `broker.Broker`. Made for Redis 5 and later; tested with 7.0.
+
+    *url* is one of these. Its query is handed to redis-py, as in
+    ``?ssl_ca_certs=/etc/ca.pem``.
+
+    ``redis://[user:password@]host:6379/0``, ``rediss://`` for TLS, ``unix:///path?db=0``
+        As redis-py has them. Tested with each, and with a password.
+
+    ``redis+sentinel://[user:password@]host:26379,host:26379/service[/db]``
+        Whichever server the sentinels call the master. ``?sentinel_username=`` and
+        ``?sentinel_password=`` are for the sentinels themselves, ``rediss+sentinel://``
+        is TLS to all. Tested with one sentinel and a failover; not with these two.
+
+    ``redis+cluster://[user:password@]host:7000``
+        A cluster, by any of its nodes; ``rediss+cluster://`` for TLS. One ``XREAD`` cannot
+        wait for streams of several nodes, so the nodes are asked ten times a second,
+        and an event may be that late. Tested with three masters, one of which is
+        killed and comes back; not with replicas, while slots move, or with TLS.
+
+    *history* is the number of entries that a log keeps, *history_age* their
+    age in seconds at most, or None. Redis holds some more than these.
+
+    Redis may forget what it has acknowledged: a machine fails, unless it is told
+    ``appendfsync always``; a master is lost before its replica had all.
+
+    `append` raises within 5 s, `read` within 2 and `wait` within 7; and within a
+    second more for each sentinel or node of a cluster that is away as well.
+    """
+
+    shared = True
+
+    def __init__(self, url: str, history: int, history_age: float | None) -> None:
+        self._open, self._where = _opener(url)
+        self._bounds = [history, "" if history_age is None else int(history_age * 1e6)]
+        # One pool for the process; in a patched one for each thread, as gevent's
+        # sockets are of use in their own only.
+        self._common: Any = SimpleNamespace()
+        self._own: Any = _Local()
+        # Held for a few instructions only.
+        self._lock = new_lock()
+        self._bell: _Bell | None = None
+        # Whoever waits has it to itself; here it is between two waits.
+        self._listener: _Listener | _Poller | None = None
+        self._closed = 0
+
+    def append(self, channel: str, frame: bytes) -> Position:
+        deadline = time.monotonic() + TRYING
+        token = os.urandom(8)
+        keys = [_key(channel), f"{_key(channel)}:{token.hex()}"]
+        again = 0
+        while True:
+            try:
+                with self._errors():
+                    added = self._pool().append(keys, [frame, token, again, *self._bounds])
+                log, number = added.decode().split("-")
+                return Position(log, int(number))
+            except BrokerError as error:
+                if not _may_pass(error.__cause__) or time.monotonic() > deadline:
+                    raise
+            again = 1
+            time.sleep(PAUSE)
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        with self._errors():
+            return self._news({channel: Position("*", after)}, limit, max_bytes)[channel]
+
+    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+        bell = self._my_bell()
+        with self._lock:
+            listener, self._listener = self._listener, None
+            closed = self._closed
+        try:
+            with self._errors():
+                pool = self._pool()
+                if listener is None or listener.pool is not pool:
+                    listener = self._listen(pool)
+                found = {}
+                if time.monotonic() > listener.checked + CHECK:
+                    found = self._news(positions, WAITED, WAITED_BYTES)
+                    # What no ``XREAD`` tells of is told again until it is heeded.
+                    if all(
+                        piece.entries and piece.log == positions[name].log
+                        for name, piece in found.items()
+                    ):
+                        listener.checked = time.monotonic()
+                if not found:
+                    names = listener.wait(positions, bell)
+                    some = {name: positions[name] for name in names}
+                    found = self._news(some, WAITED, WAITED_BYTES)
+        except BaseException:
+            if listener is not None:
+                listener.close()
+            raise
+        with self._lock:
+            if closed == self._closed:
+                self._listener = listener
+                return found
+        listener.close()
+        return found
+
+    def wake(self) -> None:
+        self._my_bell().ring()
+
+    def close(self) -> None:
+        with self._lock:
+            listener, self._listener = self._listener, None
+            pool = getattr(self._holder(), "pool", None)
+            self._common, self._own = SimpleNamespace(), _Local()
+            self._closed += 1
+        if listener is not None:
+            listener.close()
+        if pool is not None:
+            pool.close()
+        self.wake()
+
+    def _holder(self) -> Any:
+        return self._own if monkey.is_module_patched("socket") else self._common
+
+    def _pool(self) -> "_Pool":
+        holder = self._holder()
+        pool: _Pool | None = getattr(holder, "pool", None)
+        if pool is None or pool.process != os.getpid():
+            pool = holder.pool = _Pool(self._open())
+        return pool
+
+    def _listen(self, pool: "_Pool") -> "_Listener | _Poller":
+        if pool.cluster:
+            return _Poller(pool)
+        return _Listener(pool, self._open())
+
+    def _my_bell(self) -> "_Bell":
+        with self._lock:
+            if self._bell is None or self._bell.process != os.getpid():
+                self._bell = _Bell()
+            return self._bell
+
+    def _news(
+        self, positions: Mapping[str, Position], limit: int, max_bytes: int
+    ) -> dict[str, Slice]:
+        """What is to be had of all channels that do not stand at their position."""
+        pool = self._pool()
+        names, found = list(positions), {}
+        step = 1 if pool.cluster else AT_ONCE
+        for start in range(0, len(names), step):
+            some = names[start : start + step]
+            args = [limit, max_bytes, *self._bounds]
+            for name in some:
+                args += positions[name]
+            for index, log, first, last, flat in pool.read([_key(name) for name in some], args):
+                entries = [
+                    Entry(int(entry.partition(b"-")[2]), frame)
+                    for entry, frame in zip(flat[::2], flat[1::2], strict=True)
+                ]
+                found[some[index - 1]] = Slice(log.decode(), first, last, entries)
+        return found
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ERRORS as error:
+            raise BrokerError(f"{self._where}: {error}") from error
+
+
+class _Pool:
+    """Connections that answer at once, and what is asked on them."""
+
+    def __init__(self, client: Client) -> None:
+        self.process = os.getpid()
+        self.client: Any = client
+        self.cluster = isinstance(client, redis.RedisCluster)
+        self.append = client.register_script(_APPEND)
+        self.read = client.register_script(_READ)
+
+    def close(self) -> None:
+        if self.cluster:
+            self.client.close()
+        else:
+            # What is in use is closed when it is given back, to nobody.
+            self.client.connection_pool.disconnect(inuse_connections=False)
+
+
+class _Bell:
+    """Rung from any thread, and waited for together with a socket."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def __del__(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+    def ring(self) -> None:
+        # Where it is full it rings.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b"!")
+
+    def wait(self, seconds: float, sock: Any = None) -> tuple[bool, bool]:
+        """Whether it was rung, and whether *sock* has something to read."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        if sock is not None:
+            poll.register(sock, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(max(seconds, 0) * 1000)}
+        rung = self._read in ready
+        if rung:
+            os.read(self._read, 4096)
+        return rung, bool(ready - {self._read})
+
+
+class _Listener:
+    """The one connection that waits for news of all channels.
+
+    What it has asked stays asked when its owner is woken, as mostly the same is
+    wanted again.
+    """
+
+    def __init__(self, pool: _Pool, client: Any) -> None:
+        self.pool = pool
+        self.checked = -math.inf
+        self._client = client
+        self._asked: dict[str, Position] | None = None
+        self._until = 0.0
+        self._connection = client.connection_pool.get_connection()
+        self._id = self._introduce()
+
+    def wait(self, positions: Mapping[str, Position], bell: _Bell) -> list[str]:
+        """The channels in which there is something; none after a while, or a ring."""
+        if positions != self._asked:
+            if self._asked is not None:
+                self._withdraw()
+            if not positions:
+                bell.wait(BLOCK)
+                return []
+            keys = [_key(name) for name in positions]
+            behind = [_id(position) for position in positions.values()]
+            block = int(BLOCK * 1000)
+            self._connection.send_command(
+                "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *keys, *behind
+            )
+            self._asked = dict(positions)
+            self._until = time.monotonic() + BLOCK + ANSWER
+        rung, answered = bell.wait(self._until - time.monotonic(), self._connection._sock)
+        if answered:
+            self._asked = None
+            answer = self._connection.read_response()
+            return [_name(key) for key in dict(answer or ())]
+        if not rung:
+            raise exceptions.TimeoutError("no answer to XREAD")
+        return []
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _introduce(self) -> int:
+        self._connection.send_command("CLIENT", "ID")
+        return int(self._connection.read_response())
+
+    def _withdraw(self) -> None:
+        """Have what was asked answered, or forgotten."""
+        self._asked = None
+        # Not everybody may do this; and it may come before the question does.
+        with contextlib.suppress(exceptions.ResponseError):
+            if self._connection.can_read() or self.pool.client.client_unblock(self._id):
+                self._connection.read_response()
+                return
+        self._connection.disconnect()
+        self._connection.connect()
+        self._id = self._introduce()
+
+
+class _Poller:
+    """What asks a cluster, again and again."""
+
+    def __init__(self, pool: _Pool) -> None:
+        self.pool = pool
+        self.checked = -math.inf
+
+    def wait(self, positions: Mapping[str, Position], bell: _Bell) -> list[str]:
+        pipeline = self.pool.client.pipeline()
+        for name, position in positions.items():
+            pipeline.xrange(_key(name), min=_id(position, 1), count=1)
+        answers = pipeline.execute()
+        news = [name for name, some in zip(positions, answers, strict=True) if some]
+        if not news:
+            bell.wait(POLL)
+        return news
+
+    def close(self) -> None:
+        pass
+
+
+def _key(channel: str) -> str:
+    # The braces are what a cluster hashes by.
+    return f"ssestream:{{{channel}}}"
+
+
+def _name(key: bytes) -> str:
+    return key.decode()[len("ssestream:{") : -1]
+
+
+def _id(position: Position, further: int = 0) -> str:
+    # The logs of other brokers have other names.
+    return f"{position.log}-{position.number + further}" if position.log.isdecimal() else "0-0"
+
+
+def _may_pass(cause: object) -> bool:
+    return isinstance(cause, PASSING) and not isinstance(cause, exceptions.AuthenticationError)
+
+
+def _opener(url: str) -> tuple[Callable[[], Client], str]:
+    """What makes a client for *url*, and what to call that, without a password.
+
+    Raises ``ValueError``.
+    """
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    user, at, hosts = parts.netloc.rpartition("@")
+    query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] != "decode_responses"])
+    where = f"{parts.scheme}://{hosts}{parts.path}"
+    plain = f"{scheme}://{parts.netloc}{parts.path}?{query}"
+    if kind == "":
+        parse_url(plain)
+        return lambda: redis.Redis.from_url(plain, **OPTIONS), where
+    if kind == "cluster":
+        parse_url(plain)
+        return lambda: redis.RedisCluster.from_url(plain, **OPTIONS), where
+    if kind != "sentinel":
+        raise ValueError(f"redis, redis+sentinel and redis+cluster are known, not {parts.scheme}")
+
+    service, _, db = parts.path.strip("/").partition("/")
+    options = OPTIONS | parse_url(f"{scheme}://{user}{at}host/{db}?{query}")
+    del options["host"]
+    if options.pop("connection_class", None) is not None:
+        options["ssl"] = True
+    shared = ("socket_", "ssl", "retry", "protocol")
+    own = {name: value for name, value in options.items() if name.startswith(shared)}
+    for name in ("username", "password"):
+        own[name] = options.pop(f"sentinel_{name}", None)
+    sentinels = [_address(host) for host in hosts.split(",")]
+    return lambda: Sentinel(sentinels, sentinel_kwargs=own, **options).master_for(service), where
+
+
+def _address(host: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{host}")
+    return parts.hostname or "localhost", parts.port or 26379

@@ -1,0 +1,421 @@
+"""Logs in one SQLite file, for every process of a host, with no server to run.
+
+An entry is stored when its transaction is in the file's write-ahead log: the end
+of any process, even by ``kill -9``, loses nothing that `append` returned for. A
+loss of power may take the last of it, and leaves the file whole. (To wait for
+the disk each time would hold up everything else that the process does.)
+
+Who appends touches the file afterwards, which changes nothing but its times, and
+those who wait are told of it by the kernel (inotify). Nobody polls. Where there
+is no inotify they look several times in 50 ms, and everywhere they look once in a
+while, lest the one who appended was killed before it touched the file.
+
+What `wait` asks is what changed since it last asked: each append takes the next
+number of a counter that all channels share. Entries have it as their key, so
+that the oldest of all channels lie together, where each append removes a few.
+
+SQLite's calls do not give way to other greenlets. So there are only short
+transactions, and none that waits for a lock: that is tried again, with pauses
+in which others run.
+
+The file must be on a disk of this host, as write-ahead logs share memory.
+"""
+
+import ctypes
+import itertools
+import json
+import os
+import secrets
+import select
+import sqlite3
+import sys
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ..hub import new_lock
+from ..settings import chance
+from .broker import WAITED, WAITED_BYTES, BrokerError, Entry, Position, Slice
+
+#: Seconds for which a call tries to get at a file that others are busy with.
+PATIENCE = 5.0
+
+#: Seconds between two tries, at most. A transaction takes a tenth of a millisecond.
+PAUSE = 0.005
+
+#: Seconds between two looks at a file of which nobody told anything.
+LOOK = 1.0
+
+#: The same where the kernel does not tell.
+LOOK_OFTEN = 0.02
+
+#: Entries that an append removes at most, for each of the two reasons to.
+TRIMMED = 16
+
+#: Channels that one `wait` reads at most, so that others have their turn.
+CHANNELS = 256
+
+#: Marks a file as one of ours, and of this form: "SSE" and 1.
+FORM = 0x53534501
+
+TABLES = (
+    # The *change* of a channel is that of its last entry, kept or not.
+    """CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    log TEXT NOT NULL, last INTEGER NOT NULL, change INTEGER NOT NULL)""",
+    "CREATE INDEX changes ON channels (change)",
+    """CREATE TABLE events (change INTEGER PRIMARY KEY, channel INTEGER NOT NULL,
+    number INTEGER NOT NULL, at REAL NOT NULL, frame BLOB NOT NULL)""",
+    "CREATE UNIQUE INDEX numbers ON events (channel, number)",
+    f"PRAGMA application_id = {FORM}",
+)
+
+#: Of inotify: the times of a file changed, or it was removed (IN_ATTRIB).
+TOUCHED = 0x4
+
+#: What SQLite says where it would wait.
+BUSY = ("database is locked", "locking protocol")
+
+#: What else it says, and what helps.
+ALLOW = "this process must be allowed to write it, what SQLite keeps beside it, and their directory"
+CURES = {
+    "database or disk is full": "make room on its disk",
+    "attempt to write a readonly database": ALLOW,
+    "unable to open database file": ALLOW,
+    "database is locked": f"others have kept it so for {PATIENCE:g} s",
+    "file is not a database": "move it away",
+    "database disk image is malformed": "move it away, and what SQLite keeps beside it",
+}
+
+_T = TypeVar("_T")
+
+_libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class SqliteBroker:
+    """See `broker.Broker`. Each method but `wait` takes `PATIENCE` seconds at most.
+
+    *history* is the number of entries that a log keeps, *history_age* their
+    age in seconds at most, or None.
+    """
+
+    shared = True
+
+    def __init__(self, path: str, history: int, history_age: float | None) -> None:
+        self._path = os.path.abspath(path)
+        self._history = history
+        self._history_age = history_age
+        self._begin()
+        _brokers.add(self)
+
+    def _begin(self) -> None:
+        # Held for one transaction, and never while anybody waits.
+        self._lock = new_lock()
+        self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, ...] | None = None
+        self._bell: _Bell | None = None
+        self._woken = False
+        # What the last wait knew: the newest change, and by which connection; its
+        # caller's positions; and the channels in which there may be more.
+        self._seen: tuple[sqlite3.Connection | None, int] = None, 0
+        self._positions: dict[str, Position] = {}
+        self._doubtful: dict[str, None] = {}
+
+    # -- the contract
+
+    def append(self, channel: str, frame: bytes) -> Position:
+        position = self._do("BEGIN IMMEDIATE", lambda db: self._append(db, channel, frame))
+        try:
+            os.utime(self._path)
+        except OSError:  # it is stored, and they will see it when they look
+            pass
+        return position
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        return self._do("BEGIN", lambda db: self._read(db, channel, after, limit, max_bytes))
+
+    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+        known, self._positions = self._positions, dict(positions)
+        moved = [name for name, at in positions.items() if known.get(name) != at]
+        kept = (name for name in self._doubtful if name in positions)
+        self._doubtful = dict.fromkeys([*kept, *moved])
+        while True:
+            bell = self._bell
+            if bell is None:
+                bell = self._bell = _new_bell()
+            # Before it is asked, so that nothing comes unnoticed in between.
+            watching = bell is not None and bell.watch(self._path)
+            found = self._do("BEGIN", self._news)
+            if found or self._woken:
+                self._woken = False
+                return found
+            if bell is not None and watching:
+                bell.sleep(LOOK)
+            else:
+                time.sleep(LOOK_OFTEN)
+
+    def wake(self) -> None:
+        self._woken = True
+        bell = self._bell
+        if bell is not None:
+            bell.ring()
+
+    def close(self) -> None:
+        with self._lock:
+            self._forget()
+        self.wake()
+        self._bell = None  # whoever waits by it keeps it until then
+
+    # -- transactions
+
+    def _do(self, begin: str, what: Callable[[sqlite3.Connection], _T]) -> _T:
+        """The result of *what*, which is done as a whole or not at all."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with self._lock:
+                    return self._transact(begin, what)
+            except sqlite3.Error as error:
+                if str(error) not in BUSY or time.monotonic() > deadline:
+                    raise BrokerError(self._explain(error)) from error
+            time.sleep(chance.uniform(0, PAUSE))
+
+    def _transact(self, begin: str, what: Callable[[sqlite3.Connection], _T]) -> _T:
+        db = self._connection()
+        try:
+            db.execute(begin)
+            result = what(db)
+            db.execute("COMMIT")
+            return result
+        # Also what a handler of signals raises: nobody else could append any more.
+        except BaseException as error:
+            if db.in_transaction or str(error) not in BUSY:
+                self._forget()
+            raise
+
+    def _connection(self) -> sqlite3.Connection:
+        """To the file that has the name now; it may have been moved away."""
+        if self._db is not None and self._file is not None and self._file == self._find():
+            return self._db
+        self._forget()
+        # No time to wait: see `_do`.
+        db = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        # SQLite opens to read what it may not write; next time it may.
+        self._file = self._find() if os.access(self._path, os.W_OK) else None
+        self._db = db
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        new = self._is_new(db)
+        if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise sqlite3.OperationalError("its disk does not allow a write-ahead log")
+        db.execute("PRAGMA synchronous = NORMAL")
+        # What a burst made of it is given back to the disk.
+        db.execute("PRAGMA journal_size_limit = 16777216")
+        if new:
+            db.execute("BEGIN IMMEDIATE")
+            if self._is_new(db):
+                for statement in TABLES:
+                    db.execute(statement)
+            db.execute("COMMIT")
+
+    def _is_new(self, db: sqlite3.Connection) -> bool:
+        # In one statement, as somebody may just be making it.
+        form, tables = db.execute(
+            "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
+        ).fetchone()
+        if form != FORM and tables:
+            raise sqlite3.OperationalError("it is a database of something else")
+        return bool(form != FORM)
+
+    def _find(self) -> tuple[int, ...] | None:
+        # All of it: who removes it takes one after the other.
+        try:
+            return tuple(os.stat(self._path + part).st_ino for part in ("", "-wal", "-shm"))
+        except OSError:
+            return None
+
+    def _forget(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()  # which takes back what was begun
+
+    def _explain(self, error: Exception) -> str:
+        words, folder = str(error), os.path.dirname(self._path)
+        cure = CURES.get(words) if os.path.isdir(folder) else f"there is no directory {folder}"
+        return f"the channels in {self._path}: {words}" + (f" ({cure})" if cure else "")
+
+    # -- what is done in them
+
+    def _append(self, db: sqlite3.Connection, channel: str, frame: bytes) -> Position:
+        (change,) = db.execute("SELECT ifnull(max(change), 0) + 1 FROM channels").fetchone()
+        row = db.execute("SELECT id, log, last FROM channels WHERE name = ?", (channel,)).fetchone()
+        if row is None:
+            log, number = secrets.token_hex(4), 1
+            key = db.execute(
+                "INSERT INTO channels (name, log, last, change) VALUES (?, ?, 1, ?)",
+                (channel, log, change),
+            ).lastrowid
+        else:
+            key, log, number = row[0], row[1], row[2] + 1
+            db.execute(
+                "UPDATE channels SET last = ?, change = ? WHERE id = ?", (number, change, key)
+            )
+        db.execute(
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?)", (change, key, number, time.time(), frame)
+        )
+        # The oldest of this channel, then of all: also of those that nobody appends to.
+        db.execute(
+            "DELETE FROM events WHERE channel = ? AND number <= ? AND number <"
+            " (SELECT min(number) FROM events WHERE channel = ?) + ?",
+            (key, number - self._history, key, TRIMMED),
+        )
+        if self._history_age is not None:
+            oldest = time.time() - self._history_age
+            rows = db.execute("SELECT change, at FROM events ORDER BY change LIMIT ?", (TRIMMED,))
+            # Up to the first that stays, whatever the clock did: a log has no hole.
+            for row in list(itertools.takewhile(lambda row: row[1] <= oldest, rows))[-1:]:
+                db.execute("DELETE FROM events WHERE change <= ?", (row[0],))
+        return Position(log, number)
+
+    def _read(
+        self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
+    ) -> Slice:
+        row = db.execute("SELECT id, log, last FROM channels WHERE name = ?", (channel,)).fetchone()
+        if row is None:
+            return Slice("", 1, 0, [])
+        key, log, last = row
+        first = self._first(db, key, last)
+        entries: list[Entry] = []
+        for row in db.execute(
+            "SELECT number, frame FROM events WHERE channel = ? AND number >= ?"
+            " ORDER BY number LIMIT ?",
+            (key, max(first, after + 1), limit),
+        ):
+            if max_bytes <= 0:
+                break
+            entries.append(Entry(*row))
+            max_bytes -= len(entries[-1].frame)
+        return Slice(log, first, last, entries)
+
+    def _first(self, db: sqlite3.Connection, key: int, last: int) -> int:
+        """The oldest entry that is kept, be there others that are not yet removed."""
+        row = db.execute("SELECT min(number) FROM events WHERE channel = ?", (key,)).fetchone()
+        first = max(last + 1 if row[0] is None else row[0], last + 1 - self._history)
+        if self._history_age is not None:
+            oldest, end = time.time() - self._history_age, last + 1
+            while first < end:
+                middle = (first + end) // 2
+                if db.execute(
+                    "SELECT at <= ? FROM events WHERE channel = ? AND number = ?",
+                    (oldest, key, middle),
+                ).fetchone() == (1,):
+                    first = middle + 1
+                else:
+                    end = middle
+        return int(first)
+
+    def _news(self, db: sqlite3.Connection) -> dict[str, Slice]:
+        """What there is beyond the positions; of too many channels, of some."""
+        (newest,) = db.execute("SELECT ifnull(max(change), 0) FROM channels").fetchone()
+        seen, change = self._seen
+        if seen is db:
+            changed = db.execute("SELECT name FROM channels WHERE change > ?", (change,))
+            names = [name for (name,) in changed if name in self._positions]
+        else:  # it may be another file
+            names = list(self._positions)
+        self._doubtful.update(dict.fromkeys(names))
+        self._seen = db, newest
+        if not self._doubtful:
+            return {}
+        ends = db.execute(
+            "SELECT name, log, last FROM channels WHERE name IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(self._doubtful)),),
+        )
+        logs = {name: Position(log, last) for name, log, last in ends}
+        found: dict[str, Slice] = {}
+        for name in list(self._doubtful):
+            at, end = self._positions[name], logs.get(name, Position("", 0))
+            if at.log != end.log or at.number < end.number:
+                if len(found) == CHANNELS:
+                    break
+                after = at.number if at.log in ("", end.log) else 0
+                found[name] = self._read(db, name, after, WAITED, WAITED_BYTES)
+                del self._positions[name]  # ask again, wherever it is next time
+            del self._doubtful[name]
+        return found
+
+
+class _Bell:
+    """Lets one thread or greenlet sleep until the file is touched, or for a ring from any."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self._told = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._told < 0:  # a user can have 128 of them
+            raise OSError(ctypes.get_errno(), "no inotify to be had")
+        self._fds.append(self._told)
+        self._rung = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._fds.append(self._rung)
+
+    def __del__(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+    def watch(self, path: str) -> bool:
+        """Also if it is another file by now. False where there is none."""
+        return bool(_libc.inotify_add_watch(self._told, os.fsencode(path), TOUCHED) >= 0)
+
+    def ring(self) -> None:
+        os.eventfd_write(self._rung, 1)
+
+    def sleep(self, seconds: float) -> None:
+        # In a patched process this is gevent's poll, and others run meanwhile.
+        poll = select.poll()
+        for fd in self._fds:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(seconds * 1000):
+            try:
+                os.read(fd, 4096)  # what remains of it wakes once more
+            except BlockingIOError:
+                pass
+
+
+def _new_bell() -> _Bell | None:
+    try:
+        return None if _libc is None else _Bell()
+    except OSError:
+        return None
+
+
+_brokers: weakref.WeakSet[SqliteBroker] = weakref.WeakSet()
+_forking: list[SqliteBroker] = []
+
+
+# SQLite's locks are of one process, and a child would take its parent's for its
+# own. So nothing of it is open while a process forks.
+def _before_fork() -> None:
+    _forking.extend(_brokers)
+    for broker in _forking:
+        broker._lock.acquire()
+        broker._forget()
+
+
+def _after_fork() -> None:
+    while _forking:
+        _forking.pop()._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    while _forking:
+        _forking.pop()._begin()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+)
