@@ -1,7 +1,9 @@
 """Server-Sent Events for WSGI: Node's ssestream for Flask, Werkzeug and gunicorn."""
 
+from .channels import Channel, Channels
 from .draining import drain
 from .errors import (
+    BrokerError,
     BufferFull,
     ClientDisconnected,
     HeadersSent,
@@ -21,7 +23,10 @@ from .timers import clear_interval, clear_timeout, set_interval, set_timeout
 __version__ = "0.1.0"
 
 __all__ = [
+    "BrokerError",
     "BufferFull",
+    "Channel",
+    "Channels",
     "ClientDisconnected",
     "HeadersSent",
     "MessageError",

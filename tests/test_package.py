@@ -31,13 +31,24 @@ ROOMS = (
     "compression",
     "body",
     "piping",
+    "jsontext",
     "stream",
+    "brokers.__init__",
+    "brokers.broker",
+    "brokers.memory",
+    "brokers.sqlite",
+    "brokers.redis",
+    "positions",
+    "feeds",
+    "following",
+    "channels",
     "response",
     "pipeline",
     "timers",
     "draining",
     "gunicorn",
     "__init__",
+    "__main__",
 )
 
 #: What every installation has: the dependencies, and what they cannot be without.
@@ -60,8 +71,10 @@ def imports_of(file: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level <= 1, f"{file}:{node.lineno}: a relative import from far away"
-            prefix = "ssestream." if node.level else ""
+            prefix = ""
+            if node.level:
+                package = [PACKAGE.name, *file.parent.relative_to(PACKAGE).parts]
+                prefix = ".".join(package[: len(package) + 1 - node.level]) + "."
             if node.module:
                 yield prefix + node.module
             else:
@@ -90,7 +103,7 @@ def test_a_package_that_not_everybody_has_is_imported_in_the_file_of_its_name(fi
 def test_a_library_neither_prints_nor_asserts_what_it_knows_to_be_false(file: Path) -> None:
     for node in ast.walk(tree_of(file)):
         where = f"{file.name}:{getattr(node, 'lineno', 0)}"
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.Name) and file.name != "__main__.py":
             assert node.id not in ("print", "breakpoint"), where
         if isinstance(node, ast.Assert):
             assert not isinstance(node.test, ast.Constant), where
@@ -125,7 +138,7 @@ def test_an_error_is_named_for_what_happened_and_has_one_root() -> None:
         for name in ssestream.__all__
         if isinstance(value := getattr(ssestream, name), type) and issubclass(value, Exception)
     ]
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert all(issubclass(error, ssestream.SseStreamError) for error in errors)
     assert issubclass(ssestream.MessageError, ValueError)
 

@@ -1,0 +1,407 @@
+"""Channels: publish once, and every browser that follows gets it, in order, once.
+
+A channel is an append-only log (see ``brokers``). Its positions are the ids of
+events, so that the browser's own ``Last-Event-ID`` says where it stands, to any
+worker on any host.
+"""
+
+import os
+import weakref
+from collections.abc import Hashable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import flask
+
+from .brokers.broker import Broker, Position, check_name
+from .brokers.memory import MemoryBroker
+from .errors import MessageError
+from .feeds import (
+    CLOSE,
+    CONTROL,
+    NOWHERE,
+    ChannelStatistics,
+    Cursor,
+    Filter,
+    Subscription,
+    cut_word,
+)
+from .following import Following, State
+from .hub import logger, new_lock
+from .jsontext import app_dumps
+from .positions import format_id, parse_id
+from .stream import SseStream
+from .wire import Decoder, Message, encode, with_id
+
+#: Events of each channel that are kept by default. As many as a stream may have
+#: waiting, minutes of a busy channel.
+HISTORY = 1000
+
+#: Entries of a log that `Channels.history` asks for at once, and their bytes.
+_PAGE, _PAGE_BYTES = 256, 1024 * 1024
+
+
+class Channels:
+    """The channels of one broker.
+
+    *url* says which: ``memory://`` is this process, ``sqlite:///relative/path`` or
+    ``sqlite:////absolute/path`` every process of this host, and ``redis://`` (or
+    ``rediss://``, ``unix://``, as redis-py has them) every host. None is taken from
+    ``SSESTREAM_URL`` of the app's configuration, else ``memory://``. *url* may be a
+    Flask app as well, as Flask's extensions have it; see `init_app`.
+
+    *history* is the number of events that each channel keeps, *history_age* their
+    age in seconds at most; None is any age.
+
+    Making one connects to nothing. Raises ``TypeError`` or ``ValueError`` for an
+    argument that is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str | flask.Flask | None = None,
+        *,
+        history: int | None = None,
+        history_age: float | None = None,
+    ) -> None:
+        self._url = url if isinstance(url, str) else None
+        self._history, self._history_age = history, history_age
+        _check(None if isinstance(url, flask.Flask) else url, history, history_age)
+        self._configuration: tuple[str, int, float | None] | None = None
+        self._broker_made: Broker | None = None
+        self._begin()
+        _all.add(self)
+        if isinstance(url, flask.Flask):
+            self.init_app(url)
+        elif url is not None:
+            self._configure(url, history, history_age)
+
+    def _begin(self) -> None:
+        # Never held while anybody waits.
+        self._lock = new_lock()
+        self._following_made: Following | None = None
+        self._subscriptions: dict[int, Subscription] = {}
+        self._warned = False
+
+    # -- which broker
+
+    def init_app(self, app: flask.Flask) -> None:
+        """Take what was not given from *app*'s configuration.
+
+        ``SSESTREAM_URL``, ``SSESTREAM_HISTORY``, ``SSESTREAM_HISTORY_AGE``. The
+        extension is ``app.extensions["ssestream"]`` then.
+        """
+        given = {"url": self._url, "history": self._history, "history_age": self._history_age}
+        taken = {
+            name: app.config.get(f"SSESTREAM_{name.upper()}") if value is None else value
+            for name, value in given.items()
+        }
+        try:
+            self._configure(**taken)
+        except (TypeError, ValueError) as error:
+            # It begins with the argument, which the app knows by its longer name.
+            name, _, rest = str(error).partition(" ")
+            raise type(error)(f"SSESTREAM_{name.upper()} {rest}") from None
+        app.extensions["ssestream"] = self
+
+    def _configure(self, url: Any, history: Any, history_age: Any) -> None:
+        _check(url, history, history_age)
+        history = HISTORY if history is None else history
+        configuration = (url or "memory://", history, history_age)
+        with self._lock:
+            # Several apps, or one that is made several times, share it.
+            if self._configuration == configuration:
+                return
+            if self._following_made is not None and not self._following_made.idle:
+                raise RuntimeError("these channels have subscribers already")
+            broker = open_broker(*configuration)
+            if self._broker_made is not None:
+                self._broker_made.close()
+            self._broker_made, self._configuration = broker, configuration
+            self._following_made = None
+
+    @property
+    def _broker(self) -> Broker:
+        with self._lock:
+            if self._broker_made is None:
+                self._configure(self._url, self._history, self._history_age)
+            assert self._broker_made is not None
+            return self._broker_made
+
+    @property
+    def _following(self) -> Following:
+        with self._lock:
+            if self._following_made is None:
+                broker = self._broker
+                assert self._configuration is not None
+                self._following_made = Following(broker, *self._configuration[1:])
+            return self._following_made
+
+    @property
+    def state(self) -> State:
+        """Of the listener: ``"idle"``, ``"listening"``, or ``"down"`` while the broker is."""
+        return self._following.state
+
+    # -- writing
+
+    def publish(self, channel: str, message: Message) -> str:
+        """Store *message* in *channel*: whoever follows it gets it. Returns its id.
+
+        From any thread and any process; it needs no app and no request. Raises
+        `MessageError` for a message that cannot be sent or has an ``id`` of its own,
+        which is the log's to give, ``TypeError`` or ``ValueError`` for a name that no
+        channel can have, and `BrokerError` when it was not stored.
+        """
+        check_name(channel)
+        if isinstance(message, Mapping) and message.get("id") is not None:
+            raise MessageError("'id' is given by the log of the channel, and by nobody else", "id")
+        event_id = self._append(channel, encode(message, app_dumps()))
+        self._following.published(channel)
+        return event_id
+
+    def close_channel(self, name: str) -> None:
+        """End every stream that follows *name* now, in all processes.
+
+        Its history stays, and who subscribes afterwards follows it as ever.
+        """
+        self._append(check_name(name), CLOSE)
+
+    def cut(self, name: str, key: Hashable) -> None:
+        """End the streams that follow *name* now and were subscribed with *key*.
+
+        In all processes: *key* is compared by its ``repr()``.
+        """
+        self._append(check_name(name), cut_word(key))
+
+    def _append(self, name: str, frame: bytes) -> str:
+        self._check_shared()
+        return format_id({name: self._broker.append(name, frame)})
+
+    # -- reading
+
+    def subscribe(
+        self,
+        sse_stream: SseStream,
+        *names: str,
+        since: str | None = None,
+        filter: Filter | None = None,
+        key: Hashable | None = None,
+    ) -> None:
+        """Let *sse_stream* follow the channels *names*, until it ends.
+
+        It begins after *since*, an id of these channels, or after the stream's own
+        `SseStream.last_event_id`; what the logs have kept since is replayed. With
+        neither it begins now. A channel that the id does not know begins now, too, and
+        one that the stream follows already goes on as it does. The ids of events know
+        the channels followed so far: one call for all of them is the sure way.
+
+        Where events are lost, as the history of a channel did not keep them or the id
+        is of another log or none of ours, the stream emits ``"gap"`` with the
+        channel's name, before anything else of that channel: an app may write a
+        snapshot there, in a handler that was there before this call. Then follows what
+        was kept.
+
+        *filter* is given each message of these channels as a browser would see it (a
+        dict of str, and ``retry`` an int), but for its id, and says whether this stream
+        gets it; it is quick, and has no request. One that raises is logged, and the
+        message is not sent. *key* is what `cut` of these channels knows the stream by.
+
+        Raises ``TypeError`` and ``ValueError`` for arguments that are wrong, and for
+        more channels than an id has room for. Not when the broker is down: the stream
+        catches up when it is back, and what begins now begins then.
+        """
+        if not isinstance(sse_stream, SseStream):
+            raise TypeError(f"sse_stream must be an SseStream, not {type(sse_stream).__name__}")
+        if not names:
+            raise TypeError("subscribe() needs the name of a channel at least")
+        if since is not None and not isinstance(since, str):
+            raise TypeError(f"since is an id or None, not {type(since).__name__}")
+        if filter is not None and not callable(filter):
+            raise TypeError(f"filter is a function or None, not {type(filter).__name__}")
+        for name in names:
+            check_name(name)
+        self._check_shared()
+        if sse_stream.destroyed or sse_stream.writable_ended:
+            return
+        text = since if since is not None else sse_stream.last_event_id
+        known: dict[str, Position] | None = {} if text is None else parse_id(text)
+        subscription = self._subscription(sse_stream)
+        cursors = [
+            Cursor(subscription, name, NOWHERE if known is None else known.get(name), filter, key)
+            for name in dict.fromkeys(names)
+            if name not in subscription.cursors
+        ]
+        following = self._following
+        following.place(cursors)
+        # All of them before the first event, whose id has a position in each.
+        following.add(subscription.add(cursors))
+        if subscription.over or sse_stream.destroyed:  # since we are at it
+            self._gone(subscription)
+
+    def _subscription(self, sse_stream: SseStream) -> Subscription:
+        with self._lock:
+            subscription = self._subscriptions.get(id(sse_stream))
+            if subscription is not None and not subscription.over:
+                return subscription
+            subscription = Subscription(sse_stream, self._gone)
+            self._subscriptions[id(sse_stream)] = subscription
+        sse_stream.on("drain", lambda: self._drained(subscription))
+        sse_stream.on("close", lambda: self._gone(subscription))
+        return subscription
+
+    def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
+        """Let *sse_stream* follow *names* no more, or nothing where none is given."""
+        with self._lock:
+            subscription = self._subscriptions.get(id(sse_stream))
+        if subscription is not None:
+            self._following.remove(subscription.take_out(names or tuple(subscription.cursors)))
+
+    def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
+        """The last *limit* messages that *name* has kept, or all of them, oldest first.
+
+        Each as a browser would see it, with its id: a page that is made of them goes on
+        with ``subscribe(..., since=messages[-1]["id"])`` and misses nothing. Raises
+        `BrokerError`, and as `publish` for a name.
+        """
+        check_name(name)
+        if limit is not None and (not isinstance(limit, int) or limit < 0):
+            raise ValueError(f"limit is an int from 0 on, or None, and not {limit!r}")
+        where = self._broker.read(name, 0, 0, 0)
+        after, wanted = where.last, where.last if limit is None else limit
+        messages: list[dict[str, str | int]] = []
+        # Further back for those among them that are words, and no messages.
+        while len(messages) < wanted and after >= where.first:
+            end, after = after, max(where.first - 1, after - (wanted - len(messages)))
+            messages = self._messages(name, after, end) + messages
+        return messages
+
+    def _messages(self, name: str, after: int, end: int) -> list[dict[str, str | int]]:
+        messages: list[dict[str, str | int]] = []
+        while after < end:
+            piece = self._broker.read(name, after, min(_PAGE, end - after), _PAGE_BYTES)
+            if not piece.entries:
+                break
+            for number, frame in piece.entries:
+                # It may have been trimmed meanwhile, and begin after the end.
+                if number <= end and not frame.startswith(CONTROL):
+                    event_id = format_id({name: Position(piece.log, number)})
+                    messages += Decoder().feed(with_id(frame, event_id.encode()))
+            after = piece.entries[-1].number
+        return messages
+
+    def channel(self, name: str) -> "Channel":
+        """A handle on one channel. Raises as `publish` for a name."""
+        return Channel(self, check_name(name))
+
+    def statistics(self) -> dict[str, ChannelStatistics]:
+        """Of each channel that has subscribers in this process."""
+        return self._following.statistics()
+
+    # -- what streams tell
+
+    def _drained(self, subscription: Subscription) -> None:
+        # Before it is looked who is behind: a reader that is about to stop sees it.
+        subscription.drains += 1
+        for cursor in subscription.cursors.values():
+            self._following.drained(cursor)
+
+    def _gone(self, subscription: Subscription) -> None:
+        subscription.over = True
+        self._following.remove(list(subscription.cursors.values()))
+        with self._lock:
+            if self._subscriptions.get(id(subscription.stream)) is subscription:
+                del self._subscriptions[id(subscription.stream)]
+
+    def _check_shared(self) -> None:
+        if self._warned or self._broker.shared or not flask.has_request_context():
+            return
+        self._warned = True
+        if flask.request.environ.get("wsgi.multiprocess"):
+            logger.warning(
+                "Channels('memory://') with more than one worker: what one publishes, the"
+                " clients of the others do not get. Use sqlite:/// or redis://"
+            )
+
+
+class Channel:
+    """One channel of a `Channels`; what it has is described there."""
+
+    def __init__(self, channels: Channels, name: str) -> None:
+        self.name = name
+        self._channels = channels
+
+    def publish(self, message: Message) -> str:
+        """See `Channels.publish`."""
+        return self._channels.publish(self.name, message)
+
+    def subscribe(self, sse_stream: SseStream, **options: Any) -> None:
+        """See `Channels.subscribe`."""
+        self._channels.subscribe(sse_stream, self.name, **options)
+
+    def history(self, limit: int | None = None) -> list[dict[str, str | int]]:
+        """See `Channels.history`."""
+        return self._channels.history(self.name, limit)
+
+    def close(self) -> None:
+        """See `Channels.close_channel`."""
+        self._channels.close_channel(self.name)
+
+    def cut(self, key: Hashable) -> None:
+        """See `Channels.cut`."""
+        self._channels.cut(self.name, key)
+
+    @property
+    def subscribers(self) -> int:
+        """Streams of this process that follow it."""
+        return self.statistics().subscribers
+
+    def statistics(self) -> ChannelStatistics:
+        """All zeros while nobody follows it here."""
+        found = self._channels.statistics().get(self.name)
+        return ChannelStatistics(0, 0, 0, 0, 0, 0) if found is None else found
+
+
+_all: "weakref.WeakSet[Channels]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # Nothing of the parent's runs here, and nobody is subscribed.
+    for channels in list(_all):
+        channels._begin()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def open_broker(url: str, history: int, history_age: float | None) -> Broker:
+    """The broker that *url* names. Connects to nothing. Raises ``ValueError``."""
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        return MemoryBroker(history, history_age)
+    if scheme == "sqlite":
+        from .brokers.sqlite import SqliteBroker
+
+        path = url[len("sqlite://") :]
+        if len(path) < 2 or not path.startswith("/"):
+            raise ValueError(f"url {url!r} names no file: sqlite:////var/lib/app/events.db is one")
+        return SqliteBroker(path[1:], history, history_age)
+    if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
+        try:
+            from .brokers.redis import RedisBroker
+        except ImportError as error:
+            raise ValueError(f"url {url!r} needs redis-py: pip install ssestream[redis]") from error
+        return RedisBroker(url, history, history_age)
+    raise ValueError(f"url {url!r}: a broker is memory://, sqlite:///path or redis://host")
+
+
+def _check(url: Any, history: Any, age: Any) -> None:
+    if url is not None and (not isinstance(url, str) or not url):
+        raise TypeError(f"url is the URL of a broker, and not {url!r}")
+    if history is not None and (not isinstance(history, int) or isinstance(history, bool)):
+        raise TypeError(f"history is an int of events, not {type(history).__name__}")
+    if history is not None and history < 1:
+        raise ValueError(f"history must be at least 1, and is {history}")
+    if age is not None and (not isinstance(age, (int, float)) or isinstance(age, bool)):
+        raise TypeError(f"history_age is a number of seconds or None, not {type(age).__name__}")
+    if age is not None and not 0 < age < float("inf"):
+        raise ValueError(f"history_age must be positive and finite, and is {age}")

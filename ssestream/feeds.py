@@ -1,0 +1,327 @@
+"""Channels as this process follows them, and the streams that read them.
+
+A `Feed` is the end of one channel's log, a `Cursor` where one stream stands in
+it. A cursor is in one of two states:
+
+=========  ===========================================  ==============================
+state      who moves it                                 becomes the other
+=========  ===========================================  ==============================
+live       the listener, with whatever comes            when its stream has no room,
+                                                        or a hole is before what came
+behind     a reader, with what it reads on from the     at the end of the log
+           log
+=========  ===========================================  ==============================
+
+So a slow stream holds no more than half of what may wait in it, and costs the
+others nothing; the rest stays in the log. The last entries of a log are kept by
+its feed as well, and mostly nothing is asked of the broker.
+
+Two locks, and neither is held while anybody waits: that of all feeds, for which
+cursors are live; that of a subscription, for its set of cursors and the order of
+what its stream gets. They are never held together.
+"""
+
+import contextvars
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+
+from .brokers.broker import Position, Slice
+from .errors import StreamError
+from .hub import logger, new_lock
+from .positions import check_fits, format_id
+from .stream import SseStream
+from .wire import Decoder, with_id
+
+#: Entries that a feed keeps, and their bytes: what a client misses that comes back
+#: after a reload, on a busy channel.
+RECENT, RECENT_BYTES = 256, 256 * 1024
+
+#: Entries that a reader asks the broker for at once, and their bytes.
+READ, READ_BYTES = 128, 256 * 1024
+
+#: What no message begins with: a word to those who read the channel.
+CONTROL = b"\0"
+CLOSE = CONTROL + b"close"
+CUT = CONTROL + b"cut "
+
+Filter = Callable[[dict[str, str | int]], object]
+
+#: A position in no log at all: of an id that is none of ours. Ids have it, too, so
+#: that a client which leaves before it was told of a gap is told when it comes back.
+NOWHERE = Position("nowhere", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelStatistics:
+    """A snapshot of one channel in this process. Counts are since it has subscribers."""
+
+    #: Streams that follow it now.
+    subscribers: int
+    #: Events handed to streams, as they came or as they were read on from the log.
+    delivered: int
+    #: Those of them that were read on: for who came back, or was slow.
+    replayed: int
+    #: Streams that are behind now.
+    lagging: int
+    #: Times that a stream had missed what the log does not have any more.
+    gaps: int
+    #: Events that this process has published to it.
+    published: int
+
+
+class Item:
+    """One entry on its way to many streams, with what they share of it."""
+
+    __slots__ = ("_message", "_single", "came_at", "frame", "is_word", "number", "position")
+
+    def __init__(self, log: str, number: int, frame: bytes) -> None:
+        self.number = number
+        self.frame = frame
+        self.position = Position(log, number)
+        self.is_word = frame.startswith(CONTROL)
+        self.came_at = time.monotonic()
+        self._single: bytes | None = None
+        self._message: dict[str, str | int] | None = None
+
+    def single(self, name: str) -> bytes:
+        """For streams of this channel alone, whose ids are the same."""
+        if self._single is None:
+            self._single = with_id(self.frame, format_id({name: self.position}).encode())
+        return self._single
+
+    def message(self) -> dict[str, str | int]:
+        """As a browser would see it, but for the id, which depends on the stream."""
+        if self._message is None:
+            (self._message,) = Decoder().feed(self.frame)
+        return dict(self._message)
+
+
+def items_of(piece: Slice) -> list[Item]:
+    return [Item(piece.log, number, frame) for number, frame in piece.entries]
+
+
+class Feed:
+    """What this process knows of one channel that has subscribers here.
+
+    It keeps no more than its log may: *history* entries, of *history_age* seconds.
+    """
+
+    def __init__(self, name: str, history: int, history_age: float | None) -> None:
+        self.name = name
+        #: Where the listener has got to; None until the broker has said where
+        #: the log stands.
+        self.position: Position | None = None
+        self.cursors: set[Cursor] = set()
+        self.live: set[Cursor] = set()
+        #: The last entries up to *position*, without a hole.
+        self.recent: deque[Item] = deque()
+        self._recent_bytes = 0
+        self._keeps = min(RECENT, history)
+        self._history_age = history_age
+        #: Of cursors that are no more.
+        self.delivered = self.replayed = self.gaps = self.published = 0
+
+    def statistics(self) -> ChannelStatistics:
+        return ChannelStatistics(
+            subscribers=len(self.cursors),
+            delivered=self.delivered + sum(cursor.delivered for cursor in self.cursors),
+            replayed=self.replayed + sum(cursor.replayed for cursor in self.cursors),
+            lagging=len(self.cursors) - len(self.live),
+            gaps=self.gaps + sum(cursor.gaps for cursor in self.cursors),
+            published=self.published,
+        )
+
+    def advance(self, piece: Slice, items: list[Item]) -> Position:
+        """The listener has got *items*. Returns the position that they follow."""
+        last = items[-1].number if items else piece.last
+        before = Position(piece.log, (items[0].number if items else last + 1) - 1)
+        if self.position != before:
+            self.recent.clear()
+            self._recent_bytes = 0
+        self.position = Position(piece.log, last)
+        self.recent.extend(items)
+        self._recent_bytes += sum(len(item.frame) for item in items)
+        while len(self.recent) > self._keeps or self._recent_bytes > RECENT_BYTES:
+            self._recent_bytes -= len(self.recent.popleft().frame)
+        return before
+
+    def after(self, position: Position) -> list[Item] | None:
+        """What came after *position*; None where that is not known here any more."""
+        mine = self.position
+        if mine is None or position.log != mine.log or position.number > mine.number:
+            return None
+        if self._history_age is not None:
+            oldest = time.monotonic() - self._history_age
+            while self.recent and self.recent[0].came_at <= oldest:
+                self._recent_bytes -= len(self.recent.popleft().frame)
+        first = self.recent[0].number if self.recent else mine.number + 1
+        if position.number + 1 < first:
+            return None
+        return [self.recent[n] for n in range(position.number + 1 - first, len(self.recent))]
+
+
+class Cursor:
+    """Where one stream stands in one channel."""
+
+    feed: Feed
+
+    def __init__(
+        self,
+        subscription: "Subscription",
+        name: str,
+        position: Position | None,
+        wanted: Filter | None,
+        key: Hashable | None,
+    ) -> None:
+        self.subscription = subscription
+        self.name = name
+        #: Behind the last entry that the stream was given. None is the end of
+        #: the log, wherever that is when the broker can be asked.
+        self.position = position
+        #: Where the log ended when it came: a word up to there was said to others.
+        #: None where the broker could not say; it obeys all words then, as one who
+        #: is ended in error comes back, and one who is left in error stays.
+        self.began: Position | None = None
+        #: Where the log ended when it was last told of a gap: a snapshot has all that.
+        self.told = NOWHERE
+        self.key = key
+        self._wanted = wanted
+        #: A reader has it, or is about to.
+        self.reading = False
+        self.delivered = self.replayed = self.gaps = 0
+
+    def unwanted(self, items: list[Item]) -> set[int]:
+        """The numbers of those that its filter withholds."""
+        unwanted: set[int] = set()
+        if self._wanted is None:
+            return unwanted
+        for item in items:
+            if not item.is_word:
+                try:
+                    wanted = contextvars.Context().run(self._wanted, item.message())
+                except Exception:
+                    # It may be there to keep secrets.
+                    logger.exception("the filter %r failed", self._wanted)
+                    wanted = False
+                if not wanted:
+                    unwanted.add(item.number)
+        return unwanted
+
+    def is_next(self, before: Position) -> bool:
+        """Whether there is nothing between it and what comes after *before*."""
+        at = self.position
+        if at is None:
+            return False
+        if at.log == "" and before.number == 0:  # the log has just begun
+            return True
+        return at.log == before.log and at.number >= before.number
+
+    def is_told(self, item: Item) -> bool:
+        """Whether it is to obey *item*, a word."""
+        began = self.began
+        if began is not None and began.log == item.position.log and item.number <= began.number:
+            return False
+        return item.frame == CLOSE or self.is_cut(item)
+
+    def is_cut(self, item: Item) -> bool:
+        return item.frame.startswith(CUT) and item.frame == cut_word(self.key)
+
+
+class Subscription:
+    """One stream and its cursors. *leave* is called once it follows nothing any more."""
+
+    def __init__(self, stream: SseStream, leave: "Callable[[Subscription], object]") -> None:
+        self.stream = stream
+        #: By channel. Another dict after every change: it is read without the lock.
+        self.cursors: dict[str, Cursor] = {}
+        self.over = False
+        #: How often the stream had room again.
+        self.drains = 0
+        self._leave = leave
+        self._lock = new_lock()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether each of its cursors has a place, of which the ids of all events tell."""
+        return all(cursor.position is not None for cursor in self.cursors.values())
+
+    def add(self, cursors: list[Cursor]) -> list[Cursor]:
+        """Those of them whose channel is new here. Raises ``ValueError`` where it is too many."""
+        with self._lock:
+            new = [cursor for cursor in cursors if cursor.name not in self.cursors]
+            together = {**self.cursors, **{cursor.name: cursor for cursor in new}}
+            check_fits(together)
+            self.cursors = together
+        return new
+
+    def take_out(self, names: tuple[str, ...]) -> list[Cursor]:
+        """Those of *names* that there are; they give nothing more."""
+        with self._lock:
+            rest = dict(self.cursors)
+            taken = [rest.pop(name) for name in names if name in rest]
+            self.cursors = rest
+        return taken
+
+    def finish(self) -> None:
+        """Give nothing more, and let go of the channels."""
+        self.over = True
+        self._leave(self)
+
+    def end(self) -> None:
+        """Somebody has said so: what waits is delivered still."""
+        self.over = True
+        self.stream._lane.soon(self.stream.end)
+
+    def give(self, cursor: Cursor, items: list[Item], replayed: bool = False) -> bool:
+        """Hand on those of *items* that *cursor* has not passed.
+
+        False once the stream has no room for more, or takes no more at all.
+        """
+        # Before the lock is taken, as this is an app's code.
+        unwanted = cursor.unwanted(items)
+        with self._lock:
+            cursors = self.cursors
+            if cursors.get(cursor.name) is not cursor:
+                return False
+            alone = len(cursors) == 1
+            for item in items:
+                log, number = cursor.position or NOWHERE
+                if item.number <= number and item.position.log == log:
+                    continue
+                if self.over or not self._fits(item.frame):
+                    return False
+                cursor.position = item.position
+                if item.is_word:
+                    if cursor.is_told(item):
+                        self.end()
+                elif item.number not in unwanted:
+                    frame = item.single(cursor.name) if alone else self._with_id(item.frame)
+                    try:
+                        self.stream.push(frame)
+                    except StreamError:  # the app has ended it
+                        self.over = True
+                        return False
+                    cursor.delivered += 1
+                    cursor.replayed += replayed
+            return not self.over
+
+    def _fits(self, frame: bytes) -> bool:
+        """Whether the stream takes *frame* and stays in its bounds; else it will drain."""
+        stream = self.stream
+        if not stream._has_room():
+            return False
+        if not stream.writable_need_drain:
+            return True
+        # Who writes on although told to wait is cut at the bound.
+        waiting = stream._waiting_bytes()
+        return not waiting or waiting + len(frame) <= stream._settings.max_bytes // 2
+
+    def _with_id(self, frame: bytes) -> bytes:
+        positions = {name: each.position or NOWHERE for name, each in self.cursors.items()}
+        return with_id(frame, format_id(positions).encode())
+
+
+def cut_word(key: Hashable | None) -> bytes:
+    return CUT + repr(key).encode("utf-8", "backslashreplace")

@@ -1,0 +1,418 @@
+"""One listener for all channels of a process, and the readers of those that are behind.
+
+The listener waits in the broker for whatever comes after the feeds' positions,
+and hands it to the cursors that are live. It is started by the first
+subscription and ends after the last. When the broker fails it tries again, at
+growing intervals, from where it was: a broker that was away costs nobody a
+subscription.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from gevent import monkey
+
+from .brokers.broker import Broker, Position, Slice
+from .errors import BrokerError
+from .feeds import (
+    CUT,
+    NOWHERE,
+    READ,
+    READ_BYTES,
+    ChannelStatistics,
+    Cursor,
+    Feed,
+    Subscription,
+    items_of,
+)
+from .hub import current_home, logger, new_lock, start_thread
+from .settings import chance
+
+#: Seconds before the broker is tried again, at first and at most.
+SOONEST, LATEST = 0.1, 5.0
+
+#: Readers at a time. They mostly wait for the broker, which more of them would
+#: only keep from serving the listener.
+READERS = 4
+
+#: Streams that are handed something before others have their turn.
+TURN = 256
+
+State = Literal["idle", "listening", "down"]
+
+
+def spawn(function: Callable[..., object]) -> None:
+    """Run *function*, which waits, in a greenlet or, where that would stop others, a thread."""
+    home = current_home()
+    gives_way = monkey.is_module_patched("socket") and monkey.is_module_patched("time")
+    if home.cooperative and gives_way:
+        home.spawn(function)
+    else:
+        start_thread(function, ())
+
+
+class Following:
+    """The feeds of one `Channels` in one process."""
+
+    def __init__(self, broker: Broker, history: int, history_age: float | None) -> None:
+        self._broker = broker
+        self._history = history
+        self._history_age = history_age
+        self._lock = new_lock()
+        self._feeds: dict[str, Feed] = {}
+        self.state: State = "idle"
+        self._listening = False
+        # Of a reader; the listener has not dealt with it yet.
+        self._failure: BrokerError | None = None
+        self._readers = 0
+        self._behind: deque[Cursor] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody follows anything."""
+        return not self._feeds
+
+    # -- who reads what
+
+    def place(self, cursors: list[Cursor]) -> None:
+        """See where each begins. One that begins now begins where its log ends."""
+        # The listener finds out when it is back; nobody else need wait for that.
+        if self.state == "down":
+            return
+        try:
+            for cursor in cursors:
+                piece = self._broker.read(cursor.name, 0, 0, 0)
+                cursor.began = Position(piece.log, piece.last)
+                if cursor.position is None:
+                    cursor.position = cursor.began
+                elif _is_gap(cursor.position, piece):
+                    # What the client has made up is in no id of ours.
+                    cursor.position = NOWHERE
+        except BrokerError:  # which the listener will meet, too
+            pass
+
+    def add(self, cursors: list[Cursor]) -> None:
+        """Let them follow from where they are."""
+        new = False
+        with self._lock:
+            for cursor in cursors:
+                feed = self._feeds.get(cursor.name)
+                if feed is None:
+                    new = True
+                    feed = Feed(cursor.name, self._history, self._history_age)
+                    self._feeds[cursor.name] = feed
+                if feed.position is None:
+                    feed.position = cursor.began
+                cursor.feed = feed
+                feed.cursors.add(cursor)
+            start = not self._listening and bool(self._feeds)
+            if start:
+                self._listening = True
+        for cursor in cursors:
+            if not self._goes_live(cursor):
+                self.read_on(cursor)
+        if start:
+            spawn(self._listen)
+        elif new:
+            self._broker.wake()
+
+    def remove(self, cursors: list[Cursor]) -> None:
+        with self._lock:
+            for cursor in cursors:
+                feed = self._feeds.get(cursor.name)
+                if feed is None or cursor not in feed.cursors:
+                    continue
+                feed.cursors.discard(cursor)
+                feed.live.discard(cursor)
+                feed.delivered += cursor.delivered
+                feed.replayed += cursor.replayed
+                feed.gaps += cursor.gaps
+                if not feed.cursors:
+                    del self._feeds[feed.name]
+            last = self._listening and not self._feeds
+        if last:
+            self._broker.wake()
+
+    def drained(self, cursor: Cursor) -> None:
+        """The stream has room again."""
+        with self._lock:
+            live = cursor in cursor.feed.live
+        if not live:
+            self.read_on(cursor)
+
+    def published(self, name: str) -> None:
+        with self._lock:
+            feed = self._feeds.get(name)
+            if feed is not None:
+                feed.published += 1
+
+    def statistics(self) -> dict[str, ChannelStatistics]:
+        with self._lock:
+            return {name: feed.statistics() for name, feed in self._feeds.items()}
+
+    # -- the listener
+
+    def _listen(self) -> None:
+        pause = SOONEST
+        try:
+            while feeds := self._followed():
+                try:
+                    self._hear(feeds)
+                    pause = SOONEST
+                    continue
+                except BrokerError as error:
+                    if self.state != "down":
+                        logger.warning("channels: %s; their streams stay open meanwhile", error)
+                    self.state = "down"
+                except Exception:
+                    logger.exception("channels: the listener failed, and goes on")
+                # All processes have lost the broker at once.
+                time.sleep(pause * chance.uniform(0.5, 1.0))
+                pause = min(pause * 2, LATEST)
+        except BaseException:  # killed: the next subscription starts another
+            with self._lock:
+                self._listening = False
+                self.state = "idle"
+            raise
+
+    def _followed(self) -> list[Feed]:
+        with self._lock:
+            if not self._feeds:
+                self._listening = False
+                self.state = "idle"
+            return list(self._feeds.values())
+
+    def _hear(self, feeds: list[Feed]) -> None:
+        """Wait for news of *feeds* once, and hand it on. Raises `BrokerError`."""
+        if self.state == "down":
+            self._broker.read(feeds[0].name, 0, 0, 0)
+        for feed in feeds:
+            if feed.position is None:
+                piece = self._broker.read(feed.name, 0, 0, 0)
+                self._found(feed, Position(piece.log, piece.last))
+        if self.state != "listening":
+            self._up()
+        news = self._broker.wait({feed.name: feed.position for feed in feeds if feed.position})
+        with self._lock:
+            failure, self._failure = self._failure, None
+        for name, piece in news.items():
+            with self._lock:
+                found = self._feeds.get(name)
+            if found is not None:
+                self._take(found, piece)
+        if failure is not None:
+            raise failure
+
+    def _up(self) -> None:
+        if self.state == "down":
+            logger.warning("channels: the broker is back")
+        with self._lock:
+            self.state = "listening"
+            feeds = self._feeds.values()
+            waiting = [cursor for feed in feeds for cursor in feed.cursors - feed.live]
+        for cursor in waiting:
+            self.read_on(cursor)
+
+    def _found(self, feed: Feed, end: Position) -> None:
+        with self._lock:
+            if feed.position is None:
+                feed.position = end
+
+    def _take(self, feed: Feed, piece: Slice) -> None:
+        """Hand on what has come to all that are live and for whom it is the next."""
+        items = items_of(piece)
+        with self._lock:
+            here = feed.position
+            before = feed.advance(piece, items)
+            live = list(feed.live)
+            all_cursors = list(feed.cursors)
+        for count, cursor in enumerate(live, 1):
+            if count % TURN == 0:
+                time.sleep(0)
+            try:
+                if cursor.is_next(before) and cursor.subscription.give(cursor, items):
+                    continue
+            except Exception as error:
+                self._break(cursor, error)
+            with self._lock:
+                feed.live.discard(cursor)
+            self.read_on(cursor)
+        # Who is behind might never get to the word that takes the access from it.
+        cuts = [item for item in items if item.frame.startswith(CUT)]
+        # And what was lost may have been such a word: who comes back is asked anew.
+        missed = here is not None and here.number < before.number and here.log == before.log
+        if cuts or missed:
+            for cursor in all_cursors:
+                subscription = cursor.subscription
+                told = any(cursor.is_cut(item) and cursor.is_told(item) for item in cuts)
+                if not subscription.over and (told or (missed and cursor.key is not None)):
+                    subscription.end()
+                if subscription.over:
+                    subscription.finish()
+
+    def _break(self, cursor: Cursor, error: Exception) -> None:
+        """Its stream ends rather than stand still with nobody the wiser."""
+        logger.exception("channels: %r could not be handed on", cursor.name)
+        cursor.subscription.finish()
+        cursor.subscription.stream.destroy(error)
+
+    # -- the readers
+
+    def read_on(self, cursor: Cursor) -> None:
+        """Let *cursor* catch up, soon, if it can."""
+        if cursor.subscription.over:
+            cursor.subscription.finish()
+            return
+        with self._lock:
+            if cursor.reading or cursor not in cursor.feed.cursors:
+                return
+            cursor.reading = True
+            self._behind.append(cursor)
+            start = self._readers < READERS
+            if start:
+                self._readers += 1
+        if start:
+            spawn(self._read)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    # When the broker is back all that are not live read on.
+                    while self._behind and self.state == "down":
+                        self._behind.popleft().reading = False
+                    if not self._behind:
+                        self._readers -= 1
+                        return
+                    cursor = self._behind.popleft()
+                self._read_for(cursor)
+                time.sleep(0)
+        except BaseException:
+            with self._lock:
+                self._readers -= 1
+            raise
+
+    def _read_for(self, cursor: Cursor) -> None:
+        again = False
+        try:
+            again = self._catch_up(cursor)
+        except BrokerError as error:
+            # The listener says so, and lets all read on when it is back.
+            with self._lock:
+                cursor.reading = False
+                self._failure = error
+            self._broker.wake()
+        except Exception as error:
+            self._break(cursor, error)
+        if again:
+            # Behind the others that are behind.
+            with self._lock:
+                self._behind.append(cursor)
+
+    def _catch_up(self, cursor: Cursor) -> bool:
+        """Read on for *cursor*, once. Whether it is to be done again.
+
+        If not, it is live or over, or told of a gap, or has no room.
+        """
+        subscription = cursor.subscription
+        drains = subscription.drains
+        if self._goes_live(cursor):
+            return False
+        if not subscription.has_begun:
+            self._begin(subscription)
+            return True
+        with self._lock:
+            here, at = cursor.feed.position, cursor.position
+            items = None if at is None else cursor.feed.after(at)
+        if not items:
+            after = 0 if at is None else at.number
+            piece = self._broker.read(cursor.name, after, READ, READ_BYTES)
+            end = Position(piece.log, piece.last)
+            if at is None:
+                cursor.position = end
+                self._found(cursor.feed, end)
+                return True
+            if _is_gap(at, piece):
+                return self._tell_of_gap(cursor, piece)
+            items = items_of(piece)
+            if not items:
+                # At its end: live, unless the listener has got something meanwhile.
+                cursor.position = end
+                self._found(cursor.feed, end)
+                return not self._goes_live(cursor, here or end)
+        if subscription.give(cursor, items, replayed=True):
+            return True
+        with self._lock:
+            cursor.reading = False
+        # It may have drained while this looked like reading.
+        if subscription.over or subscription.drains != drains:
+            self.read_on(cursor)
+        return False
+
+    def _begin(self, subscription: Subscription) -> None:
+        """Where the broker was down when it came: no event before all places are known.
+
+        The id of one that came before could not say where the other channels began.
+        """
+        cursors = [each for each in subscription.cursors.values() if each.position is None]
+        pieces = [self._broker.read(cursor.name, 0, 0, 0) for cursor in cursors]
+        with self._lock:
+            for cursor, piece in zip(cursors, pieces, strict=True):
+                if cursor.position is None:
+                    cursor.position = Position(piece.log, piece.last)
+
+    def _goes_live(self, cursor: Cursor, seen: Position | None = None) -> bool:
+        """Whether it does, or is over.
+
+        With *seen*, the broker had nothing more for it since the listener was there.
+        """
+        feed = cursor.feed
+        with self._lock:
+            over = cursor.subscription.over or cursor not in feed.cursors
+            here, at = feed.position, cursor.position
+            live = (
+                here is not None
+                and at is not None
+                and cursor.subscription.has_begun
+                and (here == seen or (at.log == here.log and at.number >= here.number))
+            )
+            if live and not over:
+                feed.live.add(cursor)
+            if live or over:
+                cursor.reading = False
+            return live or over
+
+    def _tell_of_gap(self, cursor: Cursor, piece: Slice) -> bool:
+        """Before anything else of the channel is delivered: an app may write a snapshot.
+
+        Whether to read on at once, as what is lost was told of already.
+        """
+        oldest = Position(piece.log, piece.first - 1)
+        log, number = cursor.told
+        if log == piece.log and piece.first <= number + 1:
+            cursor.position = oldest
+            return True
+        cursor.gaps += 1
+        cursor.told = Position(piece.log, piece.last)
+        stream = cursor.subscription.stream
+
+        def go_on() -> None:
+            # Not before: a client that leaves without the snapshot is told again.
+            cursor.position = oldest
+            with self._lock:
+                cursor.reading = False
+            self.read_on(cursor)
+
+        lane = stream._lane
+        lane.soon(stream.emit, "gap", cursor.name)
+        lane.soon(go_on)
+        return False
+
+
+def _is_gap(at: Position, piece: Slice) -> bool:
+    """Whether the log does not have what comes after *at*."""
+    if at.log != piece.log and at != ("", 0):
+        return True
+    return at.number > piece.last or piece.first > at.number + 1
