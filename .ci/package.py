@@ -64,4 +64,12 @@ finally:
     server.terminate()
     server.wait(20)
 assert body == b":ok\n\nid: 0\ndata: hello\n\n", body
-print("the wheel serves a stream")
+url = f"sqlite:///{work / 'events.db'}"
+command = [python, "-m", "ssestream"]
+subprocess.run(
+    [*command, "publish", "--url", url, "news", '{"data": "kept"}'], cwd=work, check=True
+)
+tail = [*command, "tail", "--url", url, "--last", "1", "--count", "1", "news"]
+told = subprocess.run(tail, cwd=work, check=True, capture_output=True, text=True, timeout=20).stdout
+assert '"data": "kept"' in told, told
+print("the wheel serves a stream and keeps a channel")

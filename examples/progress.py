@@ -1,0 +1,79 @@
+"""A long job in a process of its own, and a page that shows how far it is.
+
+::
+
+    python examples/progress.py
+
+and open http://127.0.0.1:8000/. Or with several workers::
+
+    gunicorn -k gevent -w 2 -b 127.0.0.1:8000 examples.progress:app
+
+Reload the page, open it twice, kill the server and start it again: the job goes on, and
+the page shows each of its steps once. Every process must find the same broker: it is
+``progress.db`` in the current directory, or what ``SSESTREAM_URL`` says.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from flask import Flask, abort, redirect, render_template, request, url_for
+
+from ssestream import Channels, ServerResponse, SseStream
+
+app = Flask(__name__, template_folder=".")
+
+channels = Channels(os.environ.get("SSESTREAM_URL", "sqlite:///progress.db"))
+
+SCRIPT = Path(__file__).with_name("progress_job.py")
+
+#: Jobs that one worker lets run at once.
+MOST = 4
+
+jobs = []
+
+
+@app.get("/")
+def index():
+    return render_template("progress.html")
+
+
+@app.post("/jobs")
+def start():
+    jobs[:] = [job for job in jobs if job.poll() is None]
+    if len(jobs) >= MOST:
+        abort(429)
+    job = str(uuid.uuid4())
+    # In a session of its own, so that it outlives this worker.
+    jobs.append(subprocess.Popen([sys.executable, SCRIPT, job], start_new_session=True))
+    return redirect(url_for("page", job=job), 303)
+
+
+@app.get("/jobs/<job>")
+def page(job):
+    """The page, with all that the job has told so far; it goes on behind the last of it."""
+    return render_template("progress.html", job=job, history=channels.history(channel_of(job)))
+
+
+@app.get("/jobs/<job>/events")
+def events(job):
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    # After `last_event_id`: what the browser says when it comes back, or before that
+    # what the page says. Without either, from the beginning.
+    channels.subscribe(sse_stream, channel_of(job), since=sse_stream.last_event_id or "")
+    return res
+
+
+def channel_of(job):
+    if not re.fullmatch("[A-Za-z0-9-]{1,40}", job):
+        abort(404)
+    return f"job:{job}"
+
+
+if __name__ == "__main__":
+    app.run(port=int(os.environ.get("PORT", 8000)))

@@ -1,0 +1,42 @@
+"""A long job that tells how far it is. It knows nothing of the web.
+
+What runs it does not matter: `progress.py`, a shell, cron, a task of Celery. By hand,
+with the page at http://127.0.0.1:8000/jobs/nightly::
+
+    python examples/progress_job.py nightly
+"""
+
+import os
+import sys
+import time
+
+from ssestream import Channels
+
+STEPS = 100
+
+#: How long the job takes. It only sleeps.
+SECONDS = float(os.environ.get("JOB_SECONDS", 20))
+
+channels = Channels(os.environ.get("SSESTREAM_URL", "sqlite:///progress.db"))
+
+
+def main(job):
+    channel = channels.channel(f"job:{job}")
+    try:
+        for step in range(1, STEPS + 1):
+            what = work(step)
+            channel.publish({"event": "progress", "data": {"step": step, "what": what}})
+    except Exception as error:
+        channel.publish({"event": "failed", "data": {"what": str(error)}})
+        raise
+    channel.publish({"event": "done", "data": {"what": f"all {STEPS} pictures"}})
+
+
+def work(step):
+    """One step of it; it returns what it has done."""
+    time.sleep(SECONDS / STEPS)
+    return f"picture {step}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
