@@ -22,6 +22,8 @@ import os
 import queue
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +110,7 @@ class Pool:
 
 
 class Home:
-    """One hub, reached from any thread."""
+    """One hub, reached from any thread. Made in the hub's own."""
 
     def __init__(self, hub: Any, pool: Pool | None = None) -> None:
         self.hub = hub
@@ -116,6 +118,13 @@ class Home:
         self.process = os.getpid()
         self._ident = hub.thread_ident
         self._pool = pool
+        # Not the loop's run_callback_threadsafe(): it counts what keeps the loop
+        # running from whatever thread calls it, without a lock, until the count is
+        # wrong and the loop ends while greenlets sleep in it.
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._knock = self.loop.async_(ref=False)
+        # A watcher lives as long as it is started, and must not keep what it calls.
+        self._knock.start(_answer, weakref.ref(self))
 
     @property
     def cooperative(self) -> bool:
@@ -132,10 +141,26 @@ class Home:
             if self.here():
                 self.loop.run_callback(callback, *args)
             else:
-                self.loop.run_callback_threadsafe(callback, *args)
+                self._calls.append((callback, args))
+                self._knock.send()
         except ValueError:
             # The loop was destroyed, and with it whatever this is about.
             logger.debug("not called in a hub that is no more: %r", callback)
+
+    def answer(self) -> None:
+        """Run what other threads have asked for. The loop calls it."""
+        # Those that come meanwhile knock again.
+        for _ in range(len(self._calls)):
+            callback, args = self._calls.popleft()
+            try:
+                callback(*args)
+            except Exception:
+                logger.exception("%r failed", callback)
+
+    def close(self) -> None:
+        """Before its loop is destroyed. What is called afterwards is not run."""
+        self._knock.stop()
+        self._knock.close()
 
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
         """Run *function*, soon, where it may block."""
@@ -147,12 +172,18 @@ class Home:
             self.call(gevent.spawn, function, *args)
 
 
+def _answer(home: "weakref.ref[Home]") -> None:
+    called = home()
+    if called is not None:
+        called.answer()
+
+
 class Doorbell:
     """Lets the one thread or greenlet that made it sleep until any other rings."""
 
     def __init__(self) -> None:
         hub = _hub_of_greenlet()
-        self._home = None if hub is None else _home_of(hub)
+        self._home = None if hub is None else home_of(hub)
         self._queue = SimpleQueue() if hub is not None else _ThreadQueue()
 
     def ring(self) -> None:
@@ -184,7 +215,7 @@ def current_home() -> Home:
     # beside it has none that runs, and must not be given one.
     if hub is None and monkey.is_module_patched("threading") and _in_main_thread():
         hub = gevent.get_hub()
-    return _service() if hub is None else _home_of(hub)
+    return _service() if hub is None else home_of(hub)
 
 
 _service_home: Home | None = None
@@ -207,7 +238,8 @@ def _in_main_thread() -> bool:
     return threading.main_thread().ident == threading.get_ident()
 
 
-def _home_of(hub: Any) -> Home:
+def home_of(hub: Any) -> Home:
+    """That of *hub*, which is the calling thread's."""
     # Kept on the hub itself, so that it goes when the hub goes. What watched
     # the parent's sockets must not answer for those of a child.
     home: Home | None = getattr(hub, "ssestream_home", None)
@@ -222,10 +254,7 @@ def _service() -> Home:
         if _service_home is None:
             started = _ThreadQueue()
             start_thread(_serve, (started,))
-            hub = started.get()
-            # In a patched process even what blocks gives way.
-            pool = None if monkey.is_module_patched("threading") else Pool()
-            _service_home = hub.ssestream_home = Home(hub, pool)
+            _service_home = started.get()
         return _service_home
 
 
@@ -233,7 +262,10 @@ def _serve(started: Any) -> None:
     hub = gevent.get_hub()
     # A loop without a watcher would end.
     hub.loop.async_().start(_nothing)
-    started.put(hub)
+    # In a patched process even what blocks gives way.
+    pool = None if monkey.is_module_patched("threading") else Pool()
+    hub.ssestream_home = Home(hub, pool)
+    started.put(hub.ssestream_home)
     hub.join()
 
 

@@ -17,7 +17,7 @@ from gevent.event import Event
 
 from .errors import StreamDestroyed, WriteAfterEnd
 from .events import run_logged
-from .hub import logger, new_lock, start_thread
+from .hub import Home, current_home, home_of, logger, new_lock, start_thread
 from .outgoing import OutgoingMessage
 from .piping import Destination
 from .stream import D, SseStream
@@ -63,7 +63,7 @@ class _Drawer:
         self._stopped = False
         # Or never will: whoever sets it is the one to close the source.
         self._begun = False
-        self._hub: Any = None
+        self._home: Home | None = None
         self._greenlet: Any = None
         self._drained: Any = None
 
@@ -91,7 +91,7 @@ class _Drawer:
 
     def _enter_thread(self) -> None:
         hub = gevent.get_hub()
-        # Its loop must wait for other threads' callbacks, which do not count.
+        # Its loop must wait for other threads' calls, which do not count.
         alive = hub.loop.async_()
         alive.start(self._go_on)
         gevent.spawn(self._enter).join()
@@ -100,6 +100,7 @@ class _Drawer:
         # Its greenlet must come to its end, or it would hold for ever what it ran
         # last: nothing can be collected from a thread that is no more.
         hub.join()
+        home_of(hub).close()
         hub.destroy(destroy_loop=True)
 
     def _enter(self) -> None:
@@ -108,7 +109,7 @@ class _Drawer:
                 return
             self._begun = True
             self._greenlet = gevent.getcurrent()
-            self._hub = gevent.get_hub()
+            self._home = current_home()
             self._drained = Event()
         try:
             run_logged(self._draw, context=self._context)
@@ -116,7 +117,7 @@ class _Drawer:
             with self._lock:
                 # The hub too: what is queued in its loop may refer to this,
                 # and a loop is no link that garbage collection can follow.
-                self._greenlet = self._hub = None
+                self._greenlet = self._home = None
             self.close_source()
 
     def _draw(self) -> None:
@@ -160,8 +161,8 @@ class _Drawer:
 
     def _in_hub(self, function: Any) -> None:
         with self._lock:
-            if self._greenlet is not None:
-                self._hub.loop.run_callback_threadsafe(function)
+            if self._home is not None:
+                self._home.call(function)
 
     def close_source(self) -> None:
         close = getattr(self._source, "close", None)

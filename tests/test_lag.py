@@ -1,0 +1,281 @@
+"""A reader slower than its channel is a cursor on the log: it holds little and loses nothing."""
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.socket
+import psutil
+import pytest
+
+from ssestream import Channels
+from ssestream.settings import DEFAULTS
+from tests.servers import Server
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+FAST, SLOW = 500, 50
+
+MESSAGES, SIZE = 5000, 1024
+
+#: Bytes that a slow client reads in a second.
+PACE = 10 * 1024
+
+#: Messages published at once, and how many there may be that a fast client has not
+#: got yet: fewer than make a stream fall behind, whatever else the machine does.
+BURST, AHEAD = 50, 200
+
+#: Bytes by which the worker may grow. All that the slow ones have not read is four times
+#: as much; half of what may wait in each of their streams is 25 MiB.
+GROWTH = 64 << 20
+
+#: Seconds in which something must have got on. Others may use the machine.
+PATIENCE = 60.0
+
+
+def frame(log: str, number: int) -> bytes:
+    data = f"{number} ".ljust(SIZE, ".")
+    return f"id: news={log}.{number}\ndata: {data}\n\n".encode()
+
+
+class Reader:
+    """A client that compares what it gets with what it must get, byte by byte."""
+
+    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
+        self.sock: Any = gevent.socket.socket()
+        if receive_buffer is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(("127.0.0.1", port))
+        self.sock.sendall(b"GET /news?channels=news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        #: Taken out of its chunks.
+        self.body = bytearray()
+        self._raw = bytearray()
+        self._left = 0
+        while b"\r\n\r\n" not in self._raw:
+            self._raw += self.sock.recv(4096)
+        head, _, rest = bytes(self._raw).partition(b"\r\n\r\n")
+        assert b" 200 " in head.partition(b"\r\n")[0]
+        self._raw = bytearray(rest)
+        self._unchunk()
+        self.read_until(b":ok\n\n")
+        self.body.clear()
+        #: Bytes that it has of what it must get.
+        self.have = 0
+
+    def __del__(self) -> None:
+        self.sock.close()
+
+    def read_until(self, mark: bytes) -> None:
+        while mark not in self.body:
+            self.read()
+
+    def read(self, most: int = 65536) -> int:
+        data = self.sock.recv(most)
+        assert data, "the stream was cut"
+        self._raw += data
+        self._unchunk()
+        return len(data)
+
+    def check(self, expected: bytes) -> None:
+        assert expected.startswith(bytes(self.body), self.have), (
+            f"after {self.have} bytes came {bytes(self.body[:100])!r}"
+            f" instead of {expected[self.have : self.have + 100]!r}"
+        )
+        self.have += len(self.body)
+        self.body.clear()
+
+    def read_all(self, expected: bytes) -> None:
+        self.check(expected)
+        while self.have < len(expected):
+            self.read()
+            self.check(expected)
+
+    def read_slowly(self, expected: bytes, hurry: gevent.event.Event) -> None:
+        due = time.monotonic()
+        while not hurry.is_set():
+            due += self.read(PACE // 10) / PACE
+            self.check(expected)
+            hurry.wait(max(0.0, due - time.monotonic()))
+        self.read_all(expected)
+
+    def _unchunk(self) -> None:
+        while self._raw:
+            if self._left:
+                piece = self._raw[: self._left]
+                del self._raw[: len(piece)]
+                self._left -= len(piece)
+                self.body += piece
+            else:
+                line, mark, _ = self._raw.partition(b"\r\n")
+                if not mark:
+                    return
+                del self._raw[: len(line) + 2]
+                # The line end behind a chunk's data is an empty line.
+                self._left = int(line, 16) if line else 0
+
+
+class House:
+    """A worker with one channel, and whoever publishes to it."""
+
+    def __init__(self, server: Server, publisher: Channels | None) -> None:
+        self.server = server
+        #: In this process; None where only the worker itself can.
+        self._publisher = publisher
+        self.published = 0
+
+    def publish(self, count: int) -> None:
+        first = self.published + 1
+        if self._publisher is None:
+            self.ask("POST", f"/publish/news?first={first}&count={count}&size={SIZE}")
+        else:
+            for number in range(first, first + count):
+                self._publisher.publish("news", {"data": f"{number} ".ljust(SIZE, ".")})
+        self.published += count
+
+    def ask(self, method: str, path: str) -> bytes:
+        # Such that the greenlets of this process go on.
+        address = ("127.0.0.1", self.server.port)
+        with gevent.socket.create_connection(address, timeout=PATIENCE) as sock:
+            request = f"{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n"
+            sock.sendall(request.encode())
+            answer = b""
+            while data := sock.recv(65536):
+                answer += data
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 200 " in head.partition(b"\r\n")[0], answer
+        return body
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self.ask("GET", "/state"))
+        return state
+
+    def resident(self) -> int:
+        return int(psutil.Process(self.server.worker_pid()).memory_info().rss)
+
+
+@contextmanager
+def house(broker: str, serve: Callable[..., Server], folder: Path, history: int) -> Iterator[House]:
+    url = "memory://" if broker == "memory" else f"sqlite:///{folder / 'events.db'}"
+    config = {
+        "SSESTREAM_URL": url,
+        "SSESTREAM_HISTORY": history,
+        # What comes is compared byte by byte.
+        "SSESTREAM_HEARTBEAT": None,
+        # A crowded machine may leave a client without its turn for long.
+        "SSESTREAM_SEND_TIMEOUT": PATIENCE,
+        # Linux counts on while a window is too small for what comes next, and would cut
+        # who reads so slowly for so long.
+        "SSESTREAM_TCP_USER_TIMEOUT": None,
+    }
+    env = {"CHANNELS_CONFIG": json.dumps(config), "CHANNELS_LOOK": "1"}
+    server = serve("gevent", "tests.live.channels:app", env=env)
+    yield House(server, None if broker == "memory" else Channels(url, history=history))
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    with gevent.Timeout(PATIENCE, AssertionError(f"waited in vain for {what}")):
+        while not condition():
+            gevent.sleep(0.01)
+
+
+def log_of(reader: Reader) -> str:
+    """The identity of the log, from the first event."""
+    reader.read_until(b"\n\n")
+    found = re.match(rb"id: news=(\w+)\.1\n", bytes(reader.body))
+    assert found is not None
+    return found[1].decode()
+
+
+@pytest.mark.parametrize("broker", ["memory", "sqlite"])
+def test_slow_readers_lose_nothing_hold_little_and_hold_up_nobody(
+    broker: str, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    with house(broker, serve, tmp_path, history=2 * MESSAGES) as home:
+        fast = [Reader(home.server.port) for _ in range(FAST)]
+        slow = [Reader(home.server.port, receive_buffer=4096) for _ in range(SLOW)]
+        assert home.state()["subscribers"] == FAST + SLOW
+        before = most = home.resident()
+
+        home.publish(1)
+        log = log_of(fast[0])
+        frames = [frame(log, number) for number in range(1, MESSAGES + 1)]
+        expected = b"".join(frames)
+        ends = [0]
+        for one in frames:
+            ends.append(ends[-1] + len(one))
+        hurry = gevent.event.Event()
+        runs = [gevent.spawn(reader.read_all, expected) for reader in fast]
+        crawls = [gevent.spawn(reader.read_slowly, expected, hurry) for reader in slow]
+
+        while home.published < MESSAGES:
+            home.publish(min(BURST, MESSAGES - home.published))
+            enough = ends[max(0, home.published - AHEAD)]
+            wait_for(lambda: all(reader.have >= enough for reader in fast), "the fast")  # noqa: B023
+            most = max(most, home.resident())
+            gevent.joinall(crawls, timeout=0, raise_error=True)
+        gevent.joinall(runs, timeout=PATIENCE, raise_error=True)
+        assert all(reader.have == len(expected) for reader in fast)
+
+        # They have everything, and the slow ones are nowhere near it.
+        assert all(reader.have < len(expected) / 2 for reader in slow)
+        wait_for(lambda: home.state()["lagging"] == SLOW, "all slow streams, and no other, to lag")
+        state = home.state()
+        assert state["open"] == FAST + SLOW
+        # At no time did one of the fast lag, nor hold any stream more than it may.
+        assert state["most"]["lagging"] == SLOW
+        assert DEFAULTS.max_bytes // 4 < state["most"]["waiting"] <= DEFAULTS.max_bytes
+
+        hurry.set()
+        while not all(crawl.ready() for crawl in crawls):
+            most = max(most, home.resident())
+            gevent.joinall(crawls, timeout=0.1, raise_error=True)
+        assert all(crawl.successful() for crawl in crawls)
+        assert all(reader.have == len(expected) for reader in slow)
+        wait_for(lambda: home.state()["lagging"] == 0, "the slow to be live again")
+        state = home.state()
+        assert state["gaps"] == 0
+        assert state["most"]["lagging"] == SLOW
+        assert state["most"]["waiting"] <= DEFAULTS.max_bytes
+        assert most - before < GROWTH
+
+        # And live they are: one more comes to all.
+        home.publish(1)
+        for reader in (*fast, *slow):
+            reader.have = 0
+            reader.read_all(frame(log, MESSAGES + 1))
+
+
+@pytest.mark.parametrize("broker", ["memory", "sqlite"])
+def test_whoever_falls_out_of_the_history_is_told_in_the_stream_and_counted(
+    broker: str, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    kept = 100
+    with house(broker, serve, tmp_path, history=kept) as home:
+        reader = Reader(home.server.port, receive_buffer=4096)
+        home.publish(1)
+        log = log_of(reader)
+        while home.published < 3000:
+            home.publish(BURST)
+        wait_for(lambda: home.state()["lagging"] == 1, "the stream to lag")
+        assert home.state()["gaps"] == 0
+
+        last = frame(log, home.published)
+        reader.read_until(last)
+        frames = bytes(reader.body).split(b"\n\n")
+        at = frames.index(b"event: gap\ndata: news")
+        frames = [each + b"\n\n" for each in frames[:-1]]
+        # All from the first that fit into the stream, then the word, then all that are kept.
+        assert frames[:at] == [frame(log, number) for number in range(1, at + 1)]
+        rest = range(home.published - kept + 1, home.published + 1)
+        assert frames[at + 1 :] == [frame(log, number) for number in rest]
+        assert at + 1 < rest[0]
+        assert home.state()["gaps"] == 1
+        assert home.server.wait_for(event="gap")["name"] == "news"
