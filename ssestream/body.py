@@ -56,7 +56,8 @@ class Body:
             return chunk if self._gzip is None else self._gzip.chunk(chunk)
         if self._gzip is not None and not message.closed:
             gzip, self._gzip = self._gzip, None
-            message._buffer.taken_at = time.monotonic()  # its client may stall here too
+            # Its client may stall here, too.
+            message._buffer.written_at = message._buffer.taken_at = time.monotonic()
             return gzip.end()
         message._close(message._retired or "ended", finished=True)
         if message._aborted and not message._reachable:

@@ -150,16 +150,24 @@ class Connection:
         unanswered at the same time. Where a system lacks one of them, it has
         its own idea of it.
         """
-        for name, value in (
-            ("TCP_USER_TIMEOUT", round(seconds * 1000)),
-            ("TCP_KEEPIDLE", round(seconds / 2)),
-            ("TCP_KEEPINTVL", round(seconds / 6)),
-            ("TCP_KEEPCNT", 3),
-        ):
-            option = getattr(socket, name, None)
+        self._set("TCP_USER_TIMEOUT", max(1, round(seconds * 1000)))
+        self._set("TCP_KEEPIDLE", max(1, round(seconds / 2)))
+        self._set("TCP_KEEPINTVL", max(1, round(seconds / 6)))
+        self._set("TCP_KEEPCNT", 3)
+
+    def bear_with(self) -> None:
+        """The peer does answer, if only slowly, which the kernel would not forgive.
+
+        To ``TCP_USER_TIMEOUT`` a window that stays small is as no answer.
+        """
+        self._set("TCP_USER_TIMEOUT", 0)
+
+    def _set(self, name: str, value: int) -> None:
+        option = getattr(socket, name, None)
+        with self._lock:
             if option is not None and self._sock is not None:
                 try:
-                    self._sock.setsockopt(socket.IPPROTO_TCP, option, max(1, value))
+                    self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
                 except OSError:  # no TCP, or closed already
                     pass
 

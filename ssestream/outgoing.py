@@ -35,7 +35,7 @@ from .upkeep import Upkeep
 HIGH_WATER_MARK = 16 * 1024
 
 #: Of a response that is no event stream: nothing may be slipped into it.
-PLAIN = dataclasses.replace(DEFAULTS, heartbeat=None)
+PLAIN = dataclasses.replace(DEFAULTS, heartbeat=None, tcp_user_timeout=None)
 
 
 class Inlet(Protocol):
@@ -197,8 +197,6 @@ class OutgoingMessage(Emitter):
         if settings is not None:
             self._client = client
             look_at_server(connection, self._lane.home)
-            if settings.tcp_user_timeout is not None:
-                connection.give_up_after(settings.tcp_user_timeout)
             if not books.open(self, settings.max_streams, client, settings.max_streams_per_client):
                 self.retire("shutdown" if books.draining else "refused")
             elif settings.retry is not None:

@@ -19,6 +19,11 @@ BEAT = b":\n"
 #: together for ever. Old streams end spread over the same part of their age.
 EARLIEST = 0.8
 
+#: Looks at a client within its send timeout: a system lets a slow reader's
+#: window open in steps, a hundred kilobytes and some seconds apart, and who is
+#: between two of them has not stalled.
+LOOKS = 8
+
 _NEVER = float("inf")
 
 
@@ -43,6 +48,10 @@ class Upkeep:
         self._connection = connection
         self._heartbeat = settings.heartbeat
         self._send_timeout = settings.send_timeout
+        self._user_timeout = settings.tcp_user_timeout
+        self._kernel_may = False
+        timeouts = [each for each in (self._send_timeout, self._user_timeout) if each is not None]
+        self._look_every = min(timeouts) / LOOKS if timeouts else None
         self._began = 0.0
         self._old_at = _NEVER
         if settings.max_age is not None:
@@ -50,6 +59,8 @@ class Upkeep:
         # When the client last took something, as far as looks tell, and what they
         # saw then.
         self._taking_at = 0.0
+        # When last nothing waited anywhere for the client.
+        self._idle_at = 0.0
         self._seen: tuple[float | None, ...] | None = None
         self._appointment: Appointment | None = None
         self._over = False
@@ -72,13 +83,14 @@ class Upkeep:
         """Do whatever is due. When to look again, or None for never."""
         if self._over:
             return None
-        if now >= (stalled_at := self._stalled_at(now)):
+        client_at = self._client_at(now)
+        if client_at is None:
             self._stream.cut("stalled")
             return None
         if now >= self._old_at:
             self._old_at = _NEVER
             self._stream.retire("age")
-        due = min(stalled_at, self._old_at, self._beat_at(now))
+        due = min(client_at, self._old_at, self._beat_at(now))
         return None if due == _NEVER else due
 
     def _beat_at(self, now: float) -> float:
@@ -92,20 +104,37 @@ class Upkeep:
             silent_since = now
         return silent_since + self._heartbeat * chance.uniform(EARLIEST, 1.0)
 
-    def _stalled_at(self, now: float) -> float:
-        """When the client counts as stalled, if it takes nothing until then."""
-        if self._send_timeout is None:
+    def _client_at(self, now: float) -> float | None:
+        """When to look at the client again; None if it is stalled."""
+        if self._look_every is None:
             return _NEVER
-        # Looked at twice within the time: once to see what there is, once whether
-        # the client has taken of it. What the kernel has is not with the client
-        # yet, and on a good line that is a lot.
-        half = self._send_timeout / 2
+        again = now + self._look_every
+        if self._buffer.written_at < self._idle_at:
+            return again
+        # What the kernel has is not with the client yet.
         unsent, in_hand = self._connection.unsent(), self._buffer.taken_at
         if not unsent and not in_hand:
+            if not self._buffer.length:
+                self._idle_at = now
             self._seen = None
-            return now + half
+            self._let_kernel_give_up(True)
+            return again
         written = self._connection.written()
         seen = (in_hand, unsent) if unsent is None or written is None else (written - unsent,)
         if seen != self._seen:
+            if self._seen is not None:
+                self._let_kernel_give_up(False)
             self._taking_at, self._seen = now, seen
-        return self._taking_at + half
+        if self._send_timeout is None:
+            return again
+        # What is seen now may have been so since the last look.
+        stalled_at = self._taking_at + self._send_timeout * (1 - 1 / LOOKS)
+        return None if now >= stalled_at else min(again, stalled_at)
+
+    def _let_kernel_give_up(self, it_may: bool) -> None:
+        if self._user_timeout is not None and it_may != self._kernel_may:
+            self._kernel_may = it_may
+            if it_may:
+                self._connection.give_up_after(self._user_timeout)
+            else:
+                self._connection.bear_with()

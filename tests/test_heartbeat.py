@@ -71,7 +71,8 @@ class Opened:
 
     def __call__(self, heartbeat: float, busy: bool = False) -> Watched:
         message = Watched(busy)
-        message.open(Connection(), Settings(heartbeat=heartbeat, send_timeout=None))
+        settings = Settings(heartbeat=heartbeat, send_timeout=None, tcp_user_timeout=None)
+        message.open(Connection(), settings)
         self.messages.append(message)
         return message
 

@@ -78,6 +78,22 @@ def test_without_a_heartbeat_the_kernels_own_probes_find_it(
     server.wait_for(event="close", key="there")
 
 
+def test_one_that_reads_slowly_has_not_vanished(serve: Callable[..., Server]) -> None:
+    """To the kernel's own timeout a window that stays small is as no answer."""
+    timeout = 2 * TIMEOUT
+    clients = []
+    for kind, send_timeout in (("gevent", 5 * timeout), ("gthread", None)):
+        env = settings(send_timeout=send_timeout, tcp_user_timeout=timeout)
+        server = serve(kind, "tests.live.app:app", env=env)
+        clients.append(Client(server.port).get("/flood?key=slow"))
+        clients[-1].read_until(b":ok\n\n")
+    end = time.monotonic() + 4 * timeout
+    while time.monotonic() < end:
+        for client in clients:
+            assert client.sock.recv(8192), "cut, although it reads"
+        time.sleep(0.1)
+
+
 def test_so_is_one_that_vanishes_while_it_is_written_to(serve: Callable[..., Server]) -> None:
     env = settings(send_timeout=None, tcp_user_timeout=TIMEOUT)
     server = serve("gthread", "tests.live.app:app", env=env)
