@@ -112,12 +112,10 @@ def events(room):
 
     here[room].enter(sse_stream, name)
     sse_stream.pipe(res)
-    since = sse_stream.last_event_id
-    if since is not None:
-        # Who was away for long may have missed more than is kept.
-        sse_stream.on("gap", lambda channel: sse_stream.write({"event": "gap", "data": channel}))
-    # Who is new gets all that is kept: an empty id is before everything.
-    channels.subscribe(sse_stream, f"chat:{room}", f"here:{room}", since=since or "")
+    # Who was away for long may have missed more than is kept.
+    sse_stream.on("gap", lambda channel: sse_stream.write({"event": "gap", "data": channel}))
+    # Who is new gets the last of what was said.
+    channels.subscribe(sse_stream, f"chat:{room}", f"here:{room}", latest=200)
     return res
 
 

@@ -44,9 +44,8 @@ def events():
     res = ServerResponse()
     sse_stream = SseStream(request)
     sse_stream.pipe(res)
-    # Who is new gets all that is kept: an empty id is before everything.
-    since = sse_stream.last_event_id or ""
-    channels.subscribe(sse_stream, "temperature", "wind", "warnings", since=since)
+    # Who is new gets the last of what was measured.
+    channels.subscribe(sse_stream, "temperature", "wind", "warnings", latest=1000)
     return res
 
 

@@ -65,7 +65,7 @@ def events(job):
     sse_stream.pipe(res)
     # After `last_event_id`: what the browser says when it comes back, or before that
     # what the page says. Without either, from the beginning.
-    channels.subscribe(sse_stream, channel_of(job), since=sse_stream.last_event_id or "")
+    channels.subscribe(sse_stream, channel_of(job), latest=1000)
     return res
 
 

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from .brokers import open_broker
 from .brokers.broker import Broker, Position, Slice, check_name
-from .channels import HISTORY, Channels, open_broker
+from .channels import HISTORY, Channels
 from .errors import BrokerError
 from .feeds import CONTROL
 from .positions import format_id, parse_id

@@ -9,12 +9,11 @@ import os
 import weakref
 from collections.abc import Hashable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import flask
 
+from .brokers import open_broker
 from .brokers.broker import Broker, Position, check_name
-from .brokers.memory import MemoryBroker
 from .errors import MessageError
 from .feeds import (
     CLOSE,
@@ -184,6 +183,7 @@ class Channels:
         sse_stream: SseStream,
         *names: str,
         since: str | None = None,
+        latest: int = 0,
         filter: Filter | None = None,
         key: Hashable | None = None,
     ) -> None:
@@ -191,7 +191,8 @@ class Channels:
 
         It begins after *since*, an id of these channels, or after the stream's own
         `SseStream.last_event_id`; what the logs have kept since is replayed. With
-        neither it begins now. A channel that the id does not know begins now, too, and
+        neither it begins now, or with the *latest* so many that are kept. So does a
+        channel that the id does not know; and
         one that the stream follows already goes on as it does. The ids of events know
         the channels followed so far: one call for all of them is the sure way.
 
@@ -218,6 +219,8 @@ class Channels:
             raise TypeError(f"since is an id or None, not {type(since).__name__}")
         if filter is not None and not callable(filter):
             raise TypeError(f"filter is a function or None, not {type(filter).__name__}")
+        if not isinstance(latest, int) or isinstance(latest, bool) or latest < 0:
+            raise ValueError(f"latest is an int from 0 on, and not {latest!r}")
         for name in names:
             check_name(name)
         self._check_shared()
@@ -232,7 +235,7 @@ class Channels:
             if name not in subscription.cursors
         ]
         following = self._following
-        following.place(cursors)
+        following.place(cursors, latest)
         # All of them before the first event, whose id has a position in each.
         following.add(subscription.add(cursors))
         if subscription.over or sse_stream.destroyed:  # since we are at it
@@ -371,27 +374,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def open_broker(url: str, history: int, history_age: float | None) -> Broker:
-    """The broker that *url* names. Connects to nothing. Raises ``ValueError``."""
-    scheme = urlsplit(url).scheme
-    if scheme == "memory":
-        return MemoryBroker(history, history_age)
-    if scheme == "sqlite":
-        from .brokers.sqlite import SqliteBroker
-
-        path = url[len("sqlite://") :]
-        if len(path) < 2 or not path.startswith("/"):
-            raise ValueError(f"url {url!r} names no file: sqlite:////var/lib/app/events.db is one")
-        return SqliteBroker(path[1:], history, history_age)
-    if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
-        try:
-            from .brokers.redis import RedisBroker
-        except ImportError as error:
-            raise ValueError(f"url {url!r} needs redis-py: pip install ssestream[redis]") from error
-        return RedisBroker(url, history, history_age)
-    raise ValueError(f"url {url!r}: a broker is memory://, sqlite:///path or redis://host")
 
 
 def _check(url: Any, history: Any, age: Any) -> None:

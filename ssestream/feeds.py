@@ -209,14 +209,17 @@ class Cursor:
                     unwanted.add(item.number)
         return unwanted
 
-    def is_next(self, before: Position) -> bool:
-        """Whether there is nothing between it and what comes after *before*."""
+    def is_next(self, before: Position, last: int) -> bool:
+        """Whether there is nothing between it and what comes after *before*.
+
+        Not if it is beyond the *last* of its log, which has lost its end then.
+        """
         at = self.position
         if at is None:
             return False
         if at.log == "" and before.number == 0:  # the log has just begun
             return True
-        return at.log == before.log and at.number >= before.number
+        return at.log == before.log and before.number <= at.number <= last
 
     def is_told(self, item: Item) -> bool:
         """Whether it is to obey *item*, a word."""

@@ -31,7 +31,7 @@ from .hub import current_home, logger, new_lock, start_thread
 from .settings import chance
 
 #: Seconds before the broker is tried again, at first and at most.
-SOONEST, LATEST = 0.1, 5.0
+SOONEST, LATEST = 0.1, 2.0
 
 #: Readers at a time. They mostly wait for the broker, which more of them would
 #: only keep from serving the listener.
@@ -76,8 +76,8 @@ class Following:
 
     # -- who reads what
 
-    def place(self, cursors: list[Cursor]) -> None:
-        """See where each begins. One that begins now begins where its log ends."""
+    def place(self, cursors: list[Cursor], latest: int) -> None:
+        """See where each begins. One that knows no place begins before the *latest* entries."""
         # The listener finds out when it is back; nobody else need wait for that.
         if self.state == "down":
             return
@@ -86,7 +86,8 @@ class Following:
                 piece = self._broker.read(cursor.name, 0, 0, 0)
                 cursor.began = Position(piece.log, piece.last)
                 if cursor.position is None:
-                    cursor.position = cursor.began
+                    before = max(piece.first - 1, piece.last - latest)
+                    cursor.position = Position(piece.log, before)
                 elif _is_gap(cursor.position, piece):
                     # What the client has made up is in no id of ours.
                     cursor.position = NOWHERE
@@ -232,7 +233,7 @@ class Following:
             if count % TURN == 0:
                 time.sleep(0)
             try:
-                if cursor.is_next(before) and cursor.subscription.give(cursor, items):
+                if cursor.is_next(before, piece.last) and cursor.subscription.give(cursor, items):
                     continue
             except Exception as error:
                 self._break(cursor, error)

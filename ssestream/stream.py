@@ -473,7 +473,10 @@ class SseStream(Emitter):
         else:
             with self._state_lock:
                 self._abandoned = not self._pipes
+                owed = self._need_drain
             self._drop(ClientDisconnected("the client has left"))
+            if owed:
+                self._announce("drain")
 
     def _retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
         """A destination ends by itself, but not before what waits for it alone."""

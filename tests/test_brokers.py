@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 import pytest
 
+from ssestream.brokers import open_broker
 from ssestream.brokers.broker import (
     LOG,
     WAITED,
@@ -27,7 +28,6 @@ from ssestream.brokers.broker import (
     check_name,
     parse_position,
 )
-from ssestream.channels import open_broker
 from tests.brokers import LOTS, NEVER, Actor, Elsewhere, everything, frames, news
 from tests.redis_server import RedisServer
 from tests.servers import PATIENCE, Server, wait_until

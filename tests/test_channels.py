@@ -1124,3 +1124,30 @@ def live(server: Server, last_id: str | None) -> RawClient:
     client = RawClient(server.port).get("/news?channels=news", *headers)
     client.read_until(b":ok\n\n")
     return client
+
+
+def test_who_is_new_may_have_the_latest_first_and_who_comes_back_has_not() -> None:
+    channels = Channels()
+    ids = [channels.publish("news", {"data": str(number)}) for number in range(5)]
+    told: dict[str, list[str]] = {}
+    for name, since in (("new", None), ("back", ids[3])):
+        sse_stream, taken = SseStream(), told.setdefault(name, [])
+        sse_stream.pipe(Taking(taken))
+        channels.subscribe(sse_stream, "news", since=since, latest=2)
+    empty = SseStream()
+    channels.subscribe(empty, "sports", latest=2)
+    until(lambda: len(told["new"]) == 2 and len(told["back"]) == 1, "what they are to have")
+    assert told == {"new": ["3", "4"], "back": ["4"]}
+    with pytest.raises(ValueError, match="latest is an int from 0 on"):
+        channels.subscribe(empty, "news", latest=-1)
+
+
+class Taking:
+    """A destination that keeps the data of each message."""
+
+    def __init__(self, taken: list[str]) -> None:
+        self._taken = taken
+        self._decoder = Decoder()
+
+    def write(self, chunk: bytes) -> None:
+        self._taken += [str(each["data"]) for each in self._decoder.feed(chunk) if "data" in each]

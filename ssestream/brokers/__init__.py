@@ -1,1 +1,27 @@
 """Where channels are kept: one file for each kind of log, and the contract of all."""
+
+from urllib.parse import urlsplit
+
+from .broker import Broker
+from .memory import MemoryBroker
+
+
+def open_broker(url: str, history: int, history_age: float | None) -> Broker:
+    """The broker that *url* names. Connects to nothing. Raises ``ValueError``."""
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        return MemoryBroker(history, history_age)
+    if scheme == "sqlite":
+        from .sqlite import SqliteBroker
+
+        path = url[len("sqlite://") :]
+        if len(path) < 2 or not path.startswith("/"):
+            raise ValueError(f"url {url!r} names no file: sqlite:////var/lib/app/events.db is one")
+        return SqliteBroker(path[1:], history, history_age)
+    if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
+        try:
+            from .redis import RedisBroker
+        except ImportError as error:
+            raise ValueError(f"url {url!r} needs redis-py: pip install ssestream[redis]") from error
+        return RedisBroker(url, history, history_age)
+    raise ValueError(f"url {url!r}: a broker is memory://, sqlite:///path or redis://host")

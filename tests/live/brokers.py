@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs
 
+from ssestream.brokers import open_broker
 from ssestream.brokers.broker import Broker, Position
-from ssestream.channels import open_broker
 from tests.live import tell
 
 
