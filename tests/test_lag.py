@@ -171,9 +171,6 @@ def house(broker: str, serve: Callable[..., Server], folder: Path, history: int)
         "SSESTREAM_HEARTBEAT": None,
         # A crowded machine may leave a client without its turn for long.
         "SSESTREAM_SEND_TIMEOUT": PATIENCE,
-        # Linux counts on while a window is too small for what comes next, and would cut
-        # who reads so slowly for so long.
-        "SSESTREAM_TCP_USER_TIMEOUT": None,
     }
     env = {"CHANNELS_CONFIG": json.dumps(config), "CHANNELS_LOOK": "1"}
     server = serve("gevent", "tests.live.channels:app", env=env)
