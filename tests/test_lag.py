@@ -191,11 +191,10 @@ def log_of(reader: Reader) -> str:
     return found[1].decode()
 
 
-@pytest.mark.parametrize("broker", ["memory", "sqlite"])
 def test_slow_readers_lose_nothing_hold_little_and_hold_up_nobody(
-    broker: str, serve: Callable[..., Server], tmp_path: Path
+    serve: Callable[..., Server], tmp_path: Path
 ) -> None:
-    with house(broker, serve, tmp_path, history=2 * MESSAGES) as home:
+    with house("sqlite", serve, tmp_path, history=2 * MESSAGES) as home:
         fast = [Reader(home.server.port) for _ in range(FAST)]
         slow = [Reader(home.server.port, receive_buffer=4096) for _ in range(SLOW)]
         assert home.state()["subscribers"] == FAST + SLOW
