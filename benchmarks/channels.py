@@ -1,40 +1,107 @@
 """What a channel costs.
 
-Run it as ``python benchmarks/channels.py [URL ...]``; without a URL the broker in
-memory and one in a new SQLite file are measured.
+Run it as ``python benchmarks/channels.py [URL ...]``; without a URL the brokers are
+memory, a new SQLite file, and a Redis that is started here if there is one.
 
+channels
+    What 10,000 channels with an idle subscriber each take of a process.
 fan-out
     One message to 1,000 streams that follow a channel, against a loop of ``push``
     over the same streams with a frame that is made already. Taken in turns.
 publish
-    Messages a second of one publisher, and the time from ``publish`` until the
-    stream of a subscriber has it, one message at a time.
-channels
-    What 10,000 channels with an idle subscriber each take, and a message in one of
-    them.
+    Messages a second of one publisher in one process.
+latency
+    From ``publish`` until a client has the message over HTTP, from a worker of
+    gunicorn's gevent kind; with one client, and with 1,000, where the ages that all
+    of them see count. The publisher is this process, and for memory the worker.
+worker
+    Such a worker and 1,000 clients: the CPU time of a channel against that of the
+    loop of ``push``, sending included, in turns. Connecting, and memory.
+
+Messages carry the time at which they were published: all processes of a machine
+read the same clock. Clients are greenlets of a process of their own.
 """
 
 from gevent import monkey
 
 monkey.patch_all()
 
-import gc  # noqa: E402
-import resource  # noqa: E402
-import statistics  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+import contextlib  # noqa: E402 - after the patches
+import gc  # noqa: E402 - after the patches
+import os  # noqa: E402 - after the patches
+import re  # noqa: E402 - after the patches
+import resource  # noqa: E402 - after the patches
+import shutil  # noqa: E402 - after the patches
+import socket  # noqa: E402 - after the patches
+import statistics  # noqa: E402 - after the patches
+import subprocess  # noqa: E402 - after the patches
+import sys  # noqa: E402 - after the patches
+import tempfile  # noqa: E402 - after the patches
+import time  # noqa: E402 - after the patches
+from collections.abc import Callable, Iterator  # noqa: E402 - after the patches
+from pathlib import Path  # noqa: E402 - after the patches
 
-import gevent  # noqa: E402
+import gevent  # noqa: E402 - after the patches
+import gevent.pool  # noqa: E402 - after the patches
+import psutil  # noqa: E402 - after the patches
+from flask import Flask, request  # noqa: E402 - after the patches
 
-from ssestream import Channels, SseStream  # noqa: E402
-from ssestream.outgoing import OutgoingMessage  # noqa: E402
+from ssestream import Channels, ServerResponse, SseStream  # noqa: E402 - after the patches
+from ssestream.outgoing import OutgoingMessage  # noqa: E402 - after the patches
+from ssestream.wire import encode  # noqa: E402 - after the patches
 
 STREAMS, ROUNDS, MESSAGES = 1000, 15, 10
 MANY = 10_000
 DATA = {"data": "x" * 100}
 FRAME = b"id: news=0123abcd.123456\ndata: " + b"x" * 100 + b"\n\n"
+STAMP = re.compile(rb"data: ([\d.]+) ")
+LAST = b"event: last\n"
+
+# What runs in the worker.
+
+app = Flask(__name__)
+channels = Channels(os.environ.get("BENCHMARK_URL", "memory://"))
+streams: set[SseStream] = set()
+
+
+@app.get("/news")
+def news() -> ServerResponse:
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    channels.subscribe(sse_stream, "news")
+    streams.add(sse_stream)
+    res.on("close", lambda: streams.discard(sse_stream))
+    return res
+
+
+@app.post("/<way>/<int:count>/<float:pause>")
+def send(way: str, count: int, pause: float) -> str:
+    for number in range(count):
+        message = stamped(last=number == count - 1)
+        if way == "channel":
+            channels.publish("news", message)
+        else:
+            frame = encode({**message, "id": f"news=0123abcd.{number}"})
+            for sse_stream in streams:
+                sse_stream.push(frame)
+        if pause:
+            time.sleep(pause)
+    return "sent"
+
+
+@app.get("/subscribers")
+def subscribers() -> str:
+    return f"{channels.channel('news').subscribers} here"
+
+
+def stamped(last: bool) -> dict[str, str]:
+    """A message of about 150 bytes."""
+    stamp = f"{time.monotonic():.7f} ".ljust(100, "x")
+    return {"event": "last" if last else "tick", "data": stamp}
+
+
+# What runs in the process that measures.
 
 
 class Sink:
@@ -50,11 +117,38 @@ def wait_for(condition: Callable[[], bool]) -> None:
         gevent.sleep(0)
 
 
+def many() -> None:
+    me = psutil.Process()
+    sinks_before = me.memory_info().rss
+    sinks = [Sink() for _ in range(MANY)]
+    before = me.memory_info().rss
+    followed = Channels()
+    for number, sink in enumerate(sinks):
+        followed.subscribe(sink.stream, f"channel-{number}")
+    gevent.sleep(0.5)
+    after = me.memory_info().rss
+    cpu = time.process_time()
+    gevent.sleep(3)
+    cpu = (time.process_time() - cpu) / 3
+    times = []
+    for _ in range(20):
+        length = sinks[7].response.writable_length
+        started = time.perf_counter()
+        followed.publish("channel-7", DATA)
+        wait_for(lambda length=length: sinks[7].response.writable_length > length)  # type: ignore[misc]
+        times.append((time.perf_counter() - started) * 1000)
+    print(
+        f"{MANY:,} channels: {(after - before) / 1024 / MANY:.2f} KiB each beside"
+        f" {(before - sinks_before) / 1024 / MANY:.2f} for its stream, {cpu:.1%} of a core idle;"
+        f" a message in one takes {statistics.median(times):.2f} ms"
+    )
+
+
 def fan_out() -> None:
-    channels = Channels(history=100_000)
+    followed = Channels(history=100_000)
     sinks = [Sink() for _ in range(STREAMS)]
     for sink in sinks:
-        channels.subscribe(sink.stream, "news")
+        followed.subscribe(sink.stream, "news")
     gc.collect()
     gc.freeze()
 
@@ -65,11 +159,13 @@ def fan_out() -> None:
             gevent.sleep(0)
 
     def through_channel() -> None:
-        goal = channels.channel("news").statistics().delivered + MESSAGES * STREAMS
+        # The one that is served last: to ask for all of them would cost as much as they do.
+        last = list(followed._following._feeds["news"].live)[-1]
+        goal = last.delivered + MESSAGES
         for _ in range(MESSAGES):
-            channels.publish("news", DATA)
+            followed.publish("news", DATA)
             gevent.sleep(0)
-        wait_for(lambda: channels.channel("news").statistics().delivered >= goal)
+        wait_for(lambda: last.delivered >= goal)
 
     def timed(function: Callable[[], None]) -> float:
         started = time.perf_counter()
@@ -84,65 +180,226 @@ def fan_out() -> None:
     push = statistics.median(one for one, _, _ in rounds)
     channel = statistics.median(channel for _, channel, _ in rounds)
     print(f"fan-out to {STREAMS}: push {push:.2f} us, channel {channel:.2f} us: {ratio:.2f} of it")
+    gc.unfreeze()
 
 
 def publish(url: str) -> None:
-    channels = Channels(url, history=100_000)
-    count, times = 2000, []
+    publisher = Channels(url)
+    count = 5000
+    publisher.publish("rate", DATA)
     started = time.perf_counter()
     for _ in range(count):
-        channels.publish("news", DATA)
+        publisher.publish("rate", DATA)
     rate = count / (time.perf_counter() - started)
-    sink = Sink()
-    channels.subscribe(sink.stream, "news")
-    for _ in range(500):
-        before = sink.response.writable_length
-        started = time.perf_counter()
-        channels.publish("news", DATA)
-        wait_for(lambda before=before: sink.response.writable_length > before)  # type: ignore[misc]
-        times.append((time.perf_counter() - started) * 1000)
-        sink.response._buffer.clear()
-    times.sort()
-    half, most = times[len(times) // 2], times[len(times) * 99 // 100]
-    kind = url.partition(":")[0]
-    print(f"{kind}: {rate:,.0f} messages/s, latency p50 {half:.3f} ms, p99 {most:.3f} ms")
-    sink.stream.destroy()
+    print(f"{kind_of(url)}: {rate:,.0f} messages/s from one publisher")
 
 
-def many() -> None:
-    def kib() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def kind_of(url: str) -> str:
+    return url.partition(":")[0]
 
-    gc.unfreeze()
-    channels = Channels()
-    before = kib()
-    sinks = [Sink() for _ in range(MANY)]
-    streams = kib()
-    for number, sink in enumerate(sinks):
-        channels.subscribe(sink.stream, f"channel-{number}")
-    gevent.sleep(0.05)
-    after = kib()
-    times = []
-    for _ in range(20):
-        length = sinks[7].response.writable_length
-        started = time.perf_counter()
-        channels.publish("channel-7", DATA)
-        wait_for(lambda length=length: sinks[7].response.writable_length > length)  # type: ignore[misc]
-        times.append((time.perf_counter() - started) * 1000)
-    print(
-        f"{MANY:,} channels: {(after - streams) / MANY:.2f} KiB each beside"
-        f" {(streams - before) / MANY:.2f} for its stream;"
-        f" a message in one takes {statistics.median(times):.2f} ms"
+
+@contextlib.contextmanager
+def worker_of(url: str) -> Iterator[tuple[int, psutil.Process]]:
+    """The port and the process of a worker."""
+    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", "127.0.0.1:0"]
+    server = subprocess.Popen(
+        [*command, "--worker-connections", "5000", "--graceful-timeout", "1", "channels:app"],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "BENCHMARK_URL": url},
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    try:
+        assert server.stderr is not None
+        port = pid = 0
+        for line in server.stderr:
+            if listening := re.search(r"Listening at: http://[\d.]+:(\d+)", line):
+                port = int(listening[1])
+            if booting := re.search(r"Booting worker with pid: (\d+)", line):
+                pid = int(booting[1])
+                break
+        yield port, psutil.Process(pid)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ask(port: int, method: str, path: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        answer = b""
+        while data := sock.recv(4096):
+            answer += data
+    assert b" 200 OK" in answer, answer
+    return answer
+
+
+def connect(port: int) -> socket.socket:
+    """A client that has the first bytes of its stream. HTTP/1.0 has no chunks."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.sendall(b"GET /news HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    received = b""
+    while b":ok\n\n" not in received:
+        received += sock.recv(4096)
+    return sock
+
+
+class Crowd:
+    """Clients in a process of their own, which read until they have the last message."""
+
+    def __init__(self, port: int, clients: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "crowd", str(port), str(clients)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        #: Seconds that connecting took.
+        self.took = self.said()[0]
+
+    def said(self) -> list[float]:
+        assert self.process.stdout is not None
+        return [float(word) for word in self.process.stdout.readline().split()]
+
+    def leave(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def crowd(port: int, clients: int) -> None:
+    """Tells how long connecting took; then, each time that all have the last message,
+    when that was and half and 99 of 100 of the ages that messages came with.
+    """
+    ages: list[float] = []
+
+    def read_to_last(sock: socket.socket) -> None:
+        rest, last = b"", False
+        while not last:
+            data = sock.recv(1 << 16)
+            now = time.monotonic()
+            assert data, "the server hung up"
+            *frames, rest = (rest + data).split(b"\n\n")
+            for frame in frames:
+                if stamp := STAMP.search(frame):
+                    ages.append(now - float(stamp[1]))
+                    last = LAST in frame
+
+    started = time.monotonic()
+    socks = gevent.pool.Pool(50).map(connect, [port] * clients)
+    print(time.monotonic() - started, flush=True)
+    while True:
+        gevent.joinall([gevent.spawn(read_to_last, sock) for sock in socks], raise_error=True)
+        now = time.monotonic()
+        ages.sort()
+        print(now, ages[len(ages) // 2], ages[len(ages) * 99 // 100], flush=True)
+        ages.clear()
+
+
+def latency(url: str, clients: int, count: int, pause: float) -> None:
+    with worker_of(url) as (port, _):
+        readers = Crowd(port, clients)
+        if kind_of(url) == "memory":
+            ask(port, "POST", f"/channel/{count}/{pause}")
+        else:
+            publisher = Channels(url)
+            for number in range(count):
+                publisher.publish("news", stamped(last=number == count - 1))
+                time.sleep(pause)
+        _, half, most = readers.said()
+        print(
+            f"{kind_of(url)}: latency, clients {clients:,}:"
+            f" p50 {half * 1000:.2f} ms, p99 {most * 1000:.2f} ms"
+        )
+        readers.leave()
+
+
+def cpu_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def deliveries() -> None:
+    with worker_of("memory://") as (port, process):
+        readers = Crowd(port, STREAMS)
+        for pace, count, pause in ("one at a time", 60, 0.06), ("all at once", 200, 0.0):
+            # The first of each is to warm up.
+            spent: dict[str, list[float]] = {"loop": [], "channel": []}
+            for way in ["loop", "channel"] * 4:
+                before, started = cpu_of(process), time.monotonic()
+                ask(port, "POST", f"/{way}/{count}/{pause}")
+                seconds = readers.said()[0] - started
+                spent[way].append(cpu_of(process) - before)
+            loop, channel = (statistics.median(each[1:]) for each in spent.values())
+            print(
+                f"worker, {count} messages to {STREAMS} clients {pace}:"
+                f" {count * STREAMS / channel:,.0f} deliveries a CPU second with a channel,"
+                f" {channel / loop:.2f} of the loop's CPU time; in {seconds:.2f} s"
+            )
+        readers.leave()
+
+
+def connections() -> None:
+    with worker_of("memory://") as (port, process):
+        # So that the worker has begun.
+        ask(port, "GET", "/subscribers")
+        crowds, before = [Crowd(port, 500)], cpu_of(process)
+        rss = process.memory_info().rss
+        crowds.append(Crowd(port, 1500))
+        assert b"2000 here" in ask(port, "GET", "/subscribers")
+        kib = (process.memory_info().rss - rss) / 1024 / 1500
+        print(
+            f"worker, 1500 clients connect: {1500 / crowds[1].took:,.0f} a second,"
+            f" {1500 / (cpu_of(process) - before):,.0f} a CPU second; {kib:.1f} KiB each"
+        )
+        for each in crowds:
+            each.leave()
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[str | None]:
+    """The URL of a Redis that keeps nothing on the disk, or None."""
+    executable = shutil.which("redis-server")
+    if executable is None:
+        print("redis: left out, there is no redis-server here")
+        yield None
+        return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [executable, "--bind", "127.0.0.1", "--port", str(port), "--save", ""],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while server.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.01)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def main() -> None:
+    # Each client is a file to this process or to the worker.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
     many()
     fan_out()
-    with tempfile.TemporaryDirectory() as folder:
-        for url in sys.argv[1:] or ["memory://", f"sqlite:///{folder}/events.db"]:
+    deliveries()
+    connections()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        urls: list[str | None] = [*sys.argv[1:]]
+        if not urls:
+            redis_url = stack.enter_context(redis_server())
+            urls = ["memory://", f"sqlite:///{folder}/events.db", redis_url]
+        for url in filter(None, urls):
             publish(url)
+            latency(url, clients=1, count=300, pause=0.01)
+            latency(url, clients=1000, count=80, pause=0.1)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["crowd"]:
+        crowd(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main()

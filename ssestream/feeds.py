@@ -25,7 +25,7 @@ import contextvars
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 from .brokers.broker import Position, Slice
 from .errors import StreamError
@@ -41,10 +41,17 @@ RECENT, RECENT_BYTES = 256, 256 * 1024
 #: Entries that a reader asks the broker for at once, and their bytes.
 READ, READ_BYTES = 128, 256 * 1024
 
+#: Bytes of a message that is small: as many of them as may wait before a stream
+#: says that it is to drain are far from what may wait at all.
+SMALL = 16 * 1024
+
 #: What no message begins with: a word to those who read the channel.
 CONTROL = b"\0"
 CLOSE = CONTROL + b"close"
 CUT = CONTROL + b"cut "
+
+#: Of the items that a cursor without a filter is given, it withholds these.
+NONE: Collection[int] = ()
 
 Filter = Callable[[dict[str, str | int]], object]
 
@@ -74,13 +81,23 @@ class ChannelStatistics:
 class Item:
     """One entry on its way to many streams, with what they share of it."""
 
-    __slots__ = ("_message", "_single", "came_at", "frame", "is_word", "number", "position")
+    __slots__ = (
+        "_message",
+        "_single",
+        "came_at",
+        "frame",
+        "is_small",
+        "is_word",
+        "number",
+        "position",
+    )
 
     def __init__(self, log: str, number: int, frame: bytes) -> None:
         self.number = number
         self.frame = frame
         self.position = Position(log, number)
         self.is_word = frame.startswith(CONTROL)
+        self.is_small = len(frame) <= SMALL
         self.came_at = time.monotonic()
         self._single: bytes | None = None
         self._message: dict[str, str | int] | None = None
@@ -187,27 +204,34 @@ class Cursor:
         #: Where the log ended when it was last told of a gap: a snapshot has all that.
         self.told = NOWHERE
         self.key = key
-        self._wanted = wanted
+        #: Its filter.
+        self.wanted = wanted
         #: A reader has it, or is about to.
         self.reading = False
         self.delivered = self.replayed = self.gaps = 0
 
-    def unwanted(self, items: list[Item]) -> set[int]:
+    def unwanted(self, items: list[Item]) -> Collection[int]:
         """The numbers of those that its filter withholds."""
         unwanted: set[int] = set()
-        if self._wanted is None:
-            return unwanted
+        assert self.wanted is not None
         for item in items:
             if not item.is_word:
                 try:
-                    wanted = contextvars.Context().run(self._wanted, item.message())
+                    wanted = contextvars.Context().run(self.wanted, item.message())
                 except Exception:
                     # It may be there to keep secrets.
-                    logger.exception("the filter %r failed", self._wanted)
+                    logger.exception("the filter %r failed", self.wanted)
                     wanted = False
                 if not wanted:
                     unwanted.add(item.number)
         return unwanted
+
+    def passed(self, items: list[Item]) -> int:
+        """How many of *items*, which follow each other, it was given before."""
+        at = self.position
+        if at is None or not items or at.log != items[0].position.log:
+            return 0
+        return max(0, at.number + 1 - items[0].number)
 
     def is_next(self, before: Position, last: int) -> bool:
         """Whether there is nothing between it and what comes after *before*.
@@ -283,31 +307,31 @@ class Subscription:
         False once the stream has no room for more, or takes no more at all.
         """
         # Before the lock is taken, as this is an app's code.
-        unwanted = cursor.unwanted(items)
+        unwanted = cursor.unwanted(items) if cursor.wanted is not None else NONE
         with self._lock:
             cursors = self.cursors
             if cursors.get(cursor.name) is not cursor:
                 return False
-            alone = len(cursors) == 1
-            for item in items:
-                log, number = cursor.position or NOWHERE
-                if item.number <= number and item.position.log == log:
-                    continue
-                if self.over or not self._fits(item.frame):
-                    return False
-                cursor.position = item.position
-                if item.is_word:
-                    if cursor.is_told(item):
-                        self.end()
-                elif item.number not in unwanted:
-                    frame = item.single(cursor.name) if alone else self._with_id(item.frame)
-                    try:
-                        self.stream.push(frame)
-                    except StreamError:  # the app has ended it
-                        self.over = True
+            alone, stream, given = len(cursors) == 1, self.stream, 0
+            try:
+                for item in items[cursor.passed(items) :]:
+                    keeps_up = item.is_small and not stream.writable_need_drain
+                    if self.over or not (keeps_up or self._fits(item.frame)):
                         return False
-                    cursor.delivered += 1
-                    cursor.replayed += replayed
+                    cursor.position = item.position
+                    if item.is_word:
+                        if cursor.is_told(item):
+                            self.end()
+                    elif item.number not in unwanted:
+                        stream.push(
+                            item.single(cursor.name) if alone else self._with_id(item.frame)
+                        )
+                        given += 1
+            except StreamError:  # the app has ended it
+                self.over = True
+            finally:
+                cursor.delivered += given
+                cursor.replayed += given if replayed else 0
             return not self.over
 
     def _fits(self, frame: bytes) -> bool:
