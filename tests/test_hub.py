@@ -104,3 +104,45 @@ stream.destroy()
         timeout=30,
     )
     assert (ran.stdout.strip(), ran.stderr, ran.returncode) == (expected, "", 0)
+
+
+def test_calls_from_other_threads_leave_the_loops_count_as_it_was() -> None:
+    """With a count too low the loop ends, while greenlets sleep in it."""
+    program = """
+import threading
+import time
+import gevent
+from ssestream.hub import home_of
+
+hub = gevent.get_hub()
+home = home_of(hub)
+before = hub.loop.activecnt
+calls, came = 20_000, []
+
+def call():
+    for number in range(calls):
+        home.call(came.append, number)
+        # Gives the loop its turn, in which it counts as well.
+        time.sleep(0.00002)
+
+def doze():
+    while len(came) < 3 * calls:
+        gevent.sleep(0.00005)
+
+threads = [threading.Thread(target=call) for _ in range(3)]
+for thread in threads:
+    thread.start()
+gevent.joinall([gevent.spawn(doze) for _ in range(10)], raise_error=True)
+for thread in threads:
+    thread.join()
+gevent.sleep(0)
+print(len(came), hub.loop.activecnt - before)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ran.stdout.strip(), ran.stderr) == ("60000 0", "")
