@@ -586,3 +586,17 @@ def test_a_stream_is_iterated_as_one_chunk_of_what_waits() -> None:
         sse_stream.write({"id": number})
     sse_stream.end()
     assert list(sse_stream) == [b":ok\n\nid: 0\n\nid: 1\n\nid: 2\n\n"]
+
+
+@on_threads_and_greenlets
+def test_whoever_waits_for_drain_hears_it_when_the_last_client_has_left() -> None:
+    stream, message = SseStream(high_water_mark=2), OutgoingMessage(high_water_mark=1)
+    heard: list[str] = []
+    stream.on("drain", lambda: heard.append("drain"))
+    stream.pipe(message)
+    while stream.write({"data": "x"}):
+        pass
+    assert stream.writable_need_drain
+    message.destroy()
+    until(lambda: heard == ["drain"], "the drain")
+    assert not stream.writable_need_drain
