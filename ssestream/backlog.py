@@ -11,31 +11,39 @@ Callback = Callable[[BaseException | None], object]
 class Backlog:
     """A queue of frames. It has no lock: its stream's guards it."""
 
+    __slots__ = ("_entries", "_max_bytes", "_max_messages", "bytes", "high_water_mark")
+
     def __init__(self, high_water_mark: int, settings: Settings) -> None:
         self.high_water_mark = high_water_mark
         #: Bytes of all that wait.
         self.bytes = 0
         self._max_messages = settings.max_messages
         self._max_bytes = settings.max_bytes
-        # A bare frame where there is no callback: a pair takes 56 bytes more.
-        self._entries: deque[bytes | tuple[bytes, Callback]] = deque()
+        # A bare frame where there is no callback: a pair takes 56 bytes more. And no
+        # deque while nothing waits, as with most streams and at most times.
+        self._entries: deque[bytes | tuple[bytes, Callback]] | tuple[()] = ()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def append(self, frame: bytes, callback: Callback | None) -> None:
+        if not self._entries:
+            self._entries = deque()
         self._entries.append(frame if callback is None else (frame, callback))
         self.bytes += len(frame)
 
     def popleft(self) -> tuple[bytes, Callback | None]:
+        assert self._entries
         entry = _pair(self._entries.popleft())
         self.bytes -= len(entry[0])
+        if not self._entries:
+            self._entries = ()
         return entry
 
     def clear(self) -> list[tuple[bytes, Callback | None]]:
         """Everything, which waits here no more."""
         entries = [_pair(entry) for entry in self._entries]
-        self._entries.clear()
+        self._entries = ()
         self.bytes = 0
         return entries
 

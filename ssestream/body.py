@@ -10,10 +10,10 @@ import errno
 import time
 from collections.abc import Iterator
 
+from .buffer import Bell
 from .compression import Gzip
 from .diagnosis import held_back
 from .outgoing import OutgoingMessage
-from .statistics import books
 
 
 class Body:
@@ -22,6 +22,8 @@ class Body:
     It has no ``__len__``, from which servers would make a Content-Length.
     """
 
+    __slots__ = ("_begun", "_gzip", "_left", "_message", "_plain", "_written")
+
     def __init__(self, message: OutgoingMessage) -> None:
         self._message = message
         self._gzip: Gzip | None = None
@@ -29,6 +31,8 @@ class Body:
         self._written: int | None = None
         self._begun = False
         self._left = False
+        # Whether chunks go as they are and the first one has been looked after.
+        self._plain = False
 
     def compress(self) -> None:
         """Gzip what is taken from now on."""
@@ -38,22 +42,41 @@ class Body:
         return self
 
     def __next__(self) -> bytes:
-        message = self._message
+        buffer = self._message._buffer
         # Being asked for more says that the last chunk is with the kernel.
-        frames, length, drained = message._buffer.give_back()
-        if length:
-            books.count(messages=frames, bytes=length)
-            if not self._left:
-                self._see_it_leave()
+        if buffer.taken_at:
+            self.left()
+        chunk = buffer.take()
+        return chunk if chunk and self._plain else self._encoded(chunk)
+
+    def take_now(self, bell: Bell) -> bytes:
+        """The next chunk; empty while there is none, and then *bell* is rung when there is.
+
+        For who does not wait in ``next()``. Raises ``StopIteration`` as that does.
+        """
+        chunk = self._message._buffer.take_now(bell)
+        return chunk if chunk == b"" else self._encoded(chunk)
+
+    def left(self) -> None:
+        """The chunk taken last is with the kernel."""
+        message = self._message
+        drained = message._buffer.give_back()
+        if not self._left:
+            self._see_it_leave()
         if drained:
             for inlet in message._inlets[:]:
                 inlet.drained()
             message._announce("drain")
-        chunk = message._buffer.take()
+
+    def _encoded(self, chunk: bytes | None) -> bytes:
+        message = self._message
         if chunk is not None:
             if not self._begun:
                 self._begin()
-            return chunk if self._gzip is None else self._gzip.chunk(chunk)
+            if self._gzip is not None:
+                return self._gzip.chunk(chunk)
+            self._plain = True
+            return chunk
         if self._gzip is not None and not message.closed:
             gzip, self._gzip = self._gzip, None
             # Its client may stall here, too.

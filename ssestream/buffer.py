@@ -6,19 +6,32 @@ together.
 
 One native lock guards every field and is never held across a call to anybody
 else's code; therefore the lengths, the high-water mark and "the reader is
-asleep" always agree. The reader sleeps in a queue (a ``gevent.queue`` on a
-hub) that holds at most one ring of the bell, never the frames.
+asleep" always agree. Whoever reads says which bell is to be rung when there is
+more, and it is rung once for that.
 """
 
 import time
-from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
-from .hub import Doorbell, new_lock
+from .hub import Doorbell, Home, new_lock
 
 #: Bytes of one chunk at most. What the server has in hand when its client stalls
 #: is not to be had back, and says by its leaving that the client still reads:
 #: small enough to leave in time over a bad line, large enough to be one of few.
 CHUNK = 64 * 1024
+
+
+class Bell(Protocol):
+    """What tells the reader that there is more."""
+
+    #: Where the reader runs; None in a thread.
+    home: Home | None
+    #: For `Home.in_turn` there.
+    wake: Callable[[None], object]
+
+    def ring(self) -> None:
+        """From any thread, and at once."""
 
 
 class FrameBuffer:
@@ -28,6 +41,26 @@ class FrameBuffer:
     then has the server handed it to the kernel.
     """
 
+    __slots__ = (
+        "_asleep",
+        "_bell",
+        "_closed",
+        "_ended",
+        "_frames",
+        "_lock",
+        "_messages",
+        "_mid_line",
+        "_taken",
+        "_taken_messages",
+        "_waiting",
+        "bytes_left",
+        "high_water_mark",
+        "messages_left",
+        "need_drain",
+        "taken_at",
+        "written_at",
+    )
+
     def __init__(self, high_water_mark: int) -> None:
         self.high_water_mark = high_water_mark
         self.need_drain = False
@@ -36,17 +69,24 @@ class FrameBuffer:
         #: When something was last put.
         self.written_at = 0.0
         self._lock = new_lock()
-        self._frames: deque[bytes | memoryview] = deque()
+        # No deque: an empty one is larger than all the rest of this.
+        self._frames: list[bytes | memoryview] = []
         self._waiting = 0
         self._taken = 0
-        self._taken_frames = 0
-        # Frames not yet given back that are no messages.
-        self._beside = 0
+        # How many messages wait: some frames are none, and some are several.
+        self._messages = 0
+        self._taken_messages = 0
+        #: Messages and bytes that have left for the kernel.
+        self.messages_left = self.bytes_left = 0
         # Whether the last frame has left a line without its end.
         self._mid_line = False
         self._ended = False
         self._closed = False
-        self._asleep: Doorbell | None = None
+        # That of a reader who sleeps in `take`, kept for the next time.
+        self._bell: Doorbell | None = None
+        # That of a reader for whom nothing waits; None while something does, and
+        # when there will be nothing more.
+        self._asleep: Bell | None = None
 
     @property
     def length(self) -> int:
@@ -61,14 +101,49 @@ class FrameBuffer:
         with self._lock:
             if self._closed or self._ended:
                 return False
-            self._append(frame, message)
-            flowing = self.length < self.high_water_mark
+            self._append(frame, 1 if message else 0)
+            flowing = self._waiting + self._taken < self.high_water_mark
             if not flowing:
                 self.need_drain = True
             bell, self._asleep = self._asleep, None
         if bell is not None:
             bell.ring()
         return flowing
+
+    def put_straight(self, frame: bytes, messages: int) -> bool:
+        """Queue *frame*, which is so many *messages*; False, and it was not, if it has to wait.
+
+        Or if there is nothing in it, or nothing more is taken.
+        """
+        with self._lock:
+            if self.need_drain or self._closed or self._ended or not frame:
+                return False
+            self._append(frame, messages)
+            if self._waiting + self._taken >= self.high_water_mark:
+                self.need_drain = True
+            bell, self._asleep = self._asleep, None
+        if bell is not None:
+            bell.ring()
+        return True
+
+    def put_for_sleeper(self, frame: bytes, messages: int, now: float) -> "Bell | None":
+        """Queue *frame*, which ends a line, if its reader sleeps: the bell, not rung yet.
+
+        What a broadcast takes, which rings all of them at once. None, and it is
+        not queued, where the reader does not sleep.
+        """
+        with self._lock:
+            bell = self._asleep
+            if bell is not None:
+                self._asleep = None
+                self._frames.append(frame)
+                self._waiting = length = len(frame)
+                self._messages += messages
+                self._mid_line = False
+                self.written_at = now
+                if length >= self.high_water_mark:
+                    self.need_drain = True
+            return bell
 
     def put_into_silence(self, frame: bytes) -> bool:
         """Queue *frame*, which is no message, unless there is something to say.
@@ -79,7 +154,7 @@ class FrameBuffer:
         with self._lock:
             if self._closed or self._ended or self._mid_line or self.length:
                 return False
-            self._append(frame, message=False)
+            self._append(frame, 0)
             bell, self._asleep = self._asleep, None
         if bell is not None:
             bell.ring()
@@ -92,13 +167,13 @@ class FrameBuffer:
         """
         with self._lock:
             if not (self._closed or self._ended):
-                self._append(b"\n\n" + frame if self._mid_line else frame, message=False)
+                self._append(b"\n\n" + frame if self._mid_line else frame, 0)
         self.end()
 
     def discount(self) -> None:
         """One of those that wait is no message."""
         with self._lock:
-            self._beside += 1
+            self._messages -= 1
 
     def end(self) -> None:
         """Nothing more will come; what waits is still to be taken."""
@@ -112,68 +187,74 @@ class FrameBuffer:
         """Drop what waits, and go on."""
         with self._lock:
             self._frames.clear()
-            self._waiting = 0
+            self._waiting = self._messages = 0
 
-    def give_back(self) -> tuple[int, int, bool]:
-        """The chunk taken last is with the kernel.
-
-        How many messages and bytes that were, and whether it drained the buffer.
-        """
+    def give_back(self) -> bool:
+        """The chunk taken last is with the kernel. Whether it drained the buffer."""
+        # Without the lock, as nobody else changes any of these but to drop them.
+        self.messages_left += self._taken_messages
+        self.bytes_left += self._taken
+        self._taken = self._taken_messages = 0
+        self.taken_at = 0.0
+        if not self.need_drain:
+            return False
         with self._lock:
-            beside = min(self._beside, self._taken_frames)
-            self._beside -= beside
-            frames, length = self._taken_frames - beside, self._taken
-            self._taken = self._taken_frames = 0
-            self.taken_at = 0.0
             drained = self.need_drain and not self._waiting and not self._closed
             if drained:
                 self.need_drain = False
-            return frames, length, drained
+            return drained
 
     def take(self) -> bytes | None:
         """What waits, as one chunk of `CHUNK` bytes at most; sleeps while there is nothing.
 
         None at the end, and when closed.
         """
-        bell = None
-        while True:
-            with self._lock:
-                if self._closed:
-                    return None
-                if self._frames:
-                    chunk = self._chunk()
-                    self._taken = len(chunk)
-                    self._waiting -= len(chunk)
-                    self.taken_at = time.monotonic()
-                    return chunk
-                if self._ended:
-                    return None
-                if bell is None:
-                    bell = Doorbell()
-                self._asleep = bell
+        bell = self._bell
+        if bell is None or not bell.is_mine():
+            bell = self._bell = Doorbell()
+        while (chunk := self.take_now(bell)) == b"":
             bell.sleep()
+        return chunk
 
-    def _append(self, frame: bytes, message: bool) -> None:
-        if not message:
-            self._beside += 1
+    def take_now(self, bell: Bell) -> bytes | None:
+        """The same; empty while there is nothing, and then *bell* is rung when there is."""
+        with self._lock:
+            frames = self._frames
+            if frames:
+                self._taken_messages = self._messages
+                if self._waiting <= CHUNK:
+                    chunk = b"".join(frames)
+                    frames.clear()
+                    self._messages = 0
+                else:
+                    chunk = self._piece()
+                self._taken = length = len(chunk)
+                self._waiting -= length
+                self.taken_at = time.monotonic()
+                return chunk
+            if self._ended or self._closed:
+                return None
+            self._asleep = bell
+            return b""
+
+    def _append(self, frame: bytes, messages: int) -> None:
+        self._messages += messages
         self._frames.append(frame)
         self._waiting += len(frame)
         self._mid_line = not frame.endswith(b"\n")
         self.written_at = time.monotonic()
 
-    def _chunk(self) -> bytes:
+    def _piece(self) -> bytes:
+        """The first `CHUNK` bytes of more."""
         frames = self._frames
-        if self._waiting <= CHUNK:
-            self._taken_frames = len(frames)
-            chunk = b"".join(frames)
-            frames.clear()
-            return chunk
-        parts = []
-        room = CHUNK
-        while len(frames[0]) <= room:
-            parts.append(frames.popleft())
-            room -= len(parts[-1])
-        self._taken_frames = len(parts)
+        count, room = 0, CHUNK
+        while len(frames[count]) <= room:
+            room -= len(frames[count])
+            count += 1
+        parts = frames[:count]
+        del frames[:count]
+        self._taken_messages = min(self._messages, count)
+        self._messages -= self._taken_messages
         if not parts:
             # One frame larger than a chunk leaves in pieces, and is not copied
             # anew for each of them.
@@ -188,7 +269,7 @@ class FrameBuffer:
             if closed:
                 self._closed = True
                 self._frames.clear()
-                self._waiting = self._taken = self._taken_frames = 0
+                self._waiting = self._taken = self._messages = self._taken_messages = 0
                 self.taken_at = 0.0
             bell, self._asleep = self._asleep, None
         if bell is not None:

@@ -309,7 +309,7 @@ class Channels:
             self._following.drained(cursor)
 
     def _gone(self, subscription: Subscription) -> None:
-        subscription.over = True
+        subscription.stop()
         self._following.remove(list(subscription.cursors.values()))
         with self._lock:
             if self._subscriptions.get(id(subscription.stream)) is subscription:

@@ -12,7 +12,6 @@ Three things differ from a bare ``pyee.EventEmitter``:
 
 import contextvars
 import functools
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -29,10 +28,13 @@ class Lane:
     thread started for it, or the one that ends the request.
     """
 
+    __slots__ = ("_busy", "_home", "_lock", "_pending")
+
     def __init__(self, home: Home | None = None) -> None:
         self._home = home
         self._lock = new_lock()
-        self._pending: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        # No deque, which is large even when empty; a few calls at most wait here.
+        self._pending: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self._busy = False
 
     @property
@@ -66,7 +68,7 @@ class Lane:
                     if not self._pending:
                         self._busy = False
                         return
-                    function, args = self._pending.popleft()
+                    function, args = self._pending.pop(0)
                 run_logged(function, *args)
         except BaseException:
             # Killed in the middle of a handler: the rest is still owed.

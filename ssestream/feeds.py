@@ -26,6 +26,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Hashable
+from typing import NamedTuple
 
 from .brokers.broker import Position, Slice
 from .errors import StreamError
@@ -119,6 +120,38 @@ def items_of(piece: Slice) -> list[Item]:
     return [Item(piece.log, number, frame) for number, frame in piece.entries]
 
 
+class Batch(NamedTuple):
+    """Items that follow each other, for streams that can be given all of them at once."""
+
+    before: Position
+    after: Position
+    #: For streams of this channel alone.
+    frames: bytes
+    messages: int
+
+
+def batches_of(name: str, before: Position, items: list[Item]) -> list[Batch]:
+    """All of *items*, in as many batches as are small; none if there is more to them.
+
+    That is where one is a word, not small by itself, or cannot be read.
+    """
+    batches: list[Batch] = []
+    frames: list[bytes] = []
+    length = 0
+    for number, item in enumerate(items, 1):
+        if item.is_word or not item.is_small:
+            return []
+        try:
+            frames.append(item.single(name))
+        except ValueError:  # it is not one of ours
+            return []
+        length += len(frames[-1])
+        if length >= SMALL or number == len(items):
+            batches.append(Batch(before, item.position, b"".join(frames), len(frames)))
+            before, frames, length = item.position, [], 0
+    return batches
+
+
 class Feed:
     """What this process knows of one channel that has subscribers here.
 
@@ -152,12 +185,14 @@ class Feed:
 
     def advance(self, piece: Slice, items: list[Item]) -> Position:
         """The listener has got *items*. Returns the position that they follow."""
-        last = items[-1].number if items else piece.last
-        before = Position(piece.log, (items[0].number if items else last + 1) - 1)
+        last = items[-1].position if items else Position(piece.log, piece.last)
+        before = Position(piece.log, (items[0].number if items else last.number + 1) - 1)
         if self.position != before:
             self.recent.clear()
             self._recent_bytes = 0
-        self.position = Position(piece.log, last)
+        else:  # the very object that most cursors have
+            before = self.position
+        self.position = last
         self.recent.extend(items)
         self._recent_bytes += sum(len(item.frame) for item in items)
         while len(self.recent) > self._keeps or self._recent_bytes > RECENT_BYTES:
@@ -182,6 +217,23 @@ class Feed:
 class Cursor:
     """Where one stream stands in one channel."""
 
+    __slots__ = (
+        "began",
+        "delivered",
+        "feed",
+        "gaps",
+        "key",
+        "name",
+        "position",
+        "reading",
+        "replayed",
+        "simple",
+        "stream",
+        "subscription",
+        "told",
+        "wanted",
+    )
+
     feed: Feed
 
     def __init__(
@@ -193,6 +245,11 @@ class Cursor:
         key: Hashable | None,
     ) -> None:
         self.subscription = subscription
+        self.stream = subscription.stream
+        #: Whether there is nothing to it but its position: no filter, and no other
+        #: channel in the ids; in greenlets, among which nothing happens between two
+        #: instructions.
+        self.simple = False
         self.name = name
         #: Behind the last entry that the stream was given. None is the end of
         #: the log, wherever that is when the broker can be asked.
@@ -245,6 +302,11 @@ class Cursor:
             return True
         return at.log == before.log and before.number <= at.number <= last
 
+    def is_beyond(self, piece: Slice) -> bool:
+        """Whether its log has lost its end, as that of a machine that crashed may."""
+        at = self.position
+        return at is not None and at.log == piece.log and at.number > piece.last
+
     def is_told(self, item: Item) -> bool:
         """Whether it is to obey *item*, a word."""
         began = self.began
@@ -258,6 +320,8 @@ class Cursor:
 
 class Subscription:
     """One stream and its cursors. *leave* is called once it follows nothing any more."""
+
+    __slots__ = ("_leave", "_lock", "cursors", "drains", "over", "stream")
 
     def __init__(self, stream: SseStream, leave: "Callable[[Subscription], object]") -> None:
         self.stream = stream
@@ -280,7 +344,7 @@ class Subscription:
             new = [cursor for cursor in cursors if cursor.name not in self.cursors]
             together = {**self.cursors, **{cursor.name: cursor for cursor in new}}
             check_fits(together)
-            self.cursors = together
+            self._follow(together)
         return new
 
     def take_out(self, names: tuple[str, ...]) -> list[Cursor]:
@@ -288,18 +352,48 @@ class Subscription:
         with self._lock:
             rest = dict(self.cursors)
             taken = [rest.pop(name) for name in names if name in rest]
-            self.cursors = rest
+            for cursor in taken:
+                cursor.simple = False
+            self._follow(rest)
         return taken
+
+    def stop(self) -> None:
+        """Give nothing more."""
+        self.over = True
+        for cursor in self.cursors.values():
+            cursor.simple = False
 
     def finish(self) -> None:
         """Give nothing more, and let go of the channels."""
-        self.over = True
+        self.stop()
         self._leave(self)
 
     def end(self) -> None:
         """Somebody has said so: what waits is delivered still."""
-        self.over = True
+        self.stop()
         self.stream._lane.soon(self.stream.end)
+
+    def give_at_once(self, cursor: Cursor, batch: Batch) -> bool:
+        """Hand on the whole *batch*; False, and nothing of it was, where `give` is to see to it."""
+        with self._lock:
+            cursors = self.cursors
+            if (
+                cursor.position != batch.before
+                or cursor.wanted is not None
+                or self.over
+                or len(cursors) != 1
+                or cursors.get(cursor.name) is not cursor
+                or not self.stream._pass(batch.frames, batch.messages)
+            ):
+                return False
+            cursor.position = batch.after
+            cursor.delivered += batch.messages
+            return True
+
+    def lose_place(self, cursor: Cursor) -> None:
+        """The log does not know where *cursor* is; it will be told of a gap."""
+        with self._lock:
+            cursor.position = NOWHERE
 
     def give(self, cursor: Cursor, items: list[Item], replayed: bool = False) -> bool:
         """Hand on those of *items* that *cursor* has not passed.
@@ -328,11 +422,20 @@ class Subscription:
                         )
                         given += 1
             except StreamError:  # the app has ended it
-                self.over = True
+                self.stop()
             finally:
                 cursor.delivered += given
                 cursor.replayed += given if replayed else 0
             return not self.over
+
+    def _follow(self, cursors: dict[str, Cursor]) -> None:
+        self.cursors = cursors
+        lane = self.stream._lane
+        alone = len(cursors) == 1 and not self.over
+        for cursor in cursors.values():
+            cursor.simple = (
+                alone and cursor.wanted is None and lane.has_home and lane.home.cooperative
+            )
 
     def _fits(self, frame: bytes) -> bool:
         """Whether the stream takes *frame* and stays in its bounds; else it will drain."""

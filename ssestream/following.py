@@ -16,15 +16,19 @@ from gevent import monkey
 
 from .brokers.broker import Broker, Position, Slice
 from .errors import BrokerError
+from .fanout import hand_round
 from .feeds import (
     CUT,
     NOWHERE,
     READ,
     READ_BYTES,
+    Batch,
     ChannelStatistics,
     Cursor,
     Feed,
+    Item,
     Subscription,
+    batches_of,
     items_of,
 )
 from .hub import current_home, logger, new_lock, start_thread
@@ -229,17 +233,20 @@ class Following:
             before = feed.advance(piece, items)
             live = list(feed.live)
             all_cursors = list(feed.cursors)
-        for count, cursor in enumerate(live, 1):
-            if count % TURN == 0:
+        batches = batches_of(feed.name, before, items)
+        home = current_home()
+        for start in range(0, len(live), TURN):
+            if start:
                 time.sleep(0)
-            try:
-                if cursor.is_next(before, piece.last) and cursor.subscription.give(cursor, items):
-                    continue
-            except Exception as error:
-                self._break(cursor, error)
-            with self._lock:
-                feed.live.discard(cursor)
-            self.read_on(cursor)
+            turn = live[start : start + TURN]
+            others = [] if batches else turn
+            for batch in batches:
+                left = hand_round(batch, turn, home)
+                if left:
+                    others = others + left
+                    turn = [cursor for cursor in turn if cursor not in set(left)]
+            for cursor in others:
+                self._hand_to(cursor, before, piece, items, batches)
         # Who is behind might never get to the word that takes the access from it.
         cuts = [item for item in items if item.frame.startswith(CUT)]
         # And what was lost may have been such a word: who comes back is asked anew.
@@ -252,6 +259,30 @@ class Following:
                     subscription.end()
                 if subscription.over:
                     subscription.finish()
+
+    def _hand_to(
+        self,
+        cursor: Cursor,
+        before: Position,
+        piece: Slice,
+        items: list[Item],
+        batches: list[Batch],
+    ) -> None:
+        """Hand *items* on to one that is live, or let it read on from where it is."""
+        subscription = cursor.subscription
+        try:
+            if batches and all(subscription.give_at_once(cursor, batch) for batch in batches):
+                return
+            # It sees for itself what it was given of them.
+            if cursor.is_next(before, piece.last) and subscription.give(cursor, items):
+                return
+        except Exception as error:
+            self._break(cursor, error)
+        if cursor.is_beyond(piece):
+            subscription.lose_place(cursor)
+        with self._lock:
+            cursor.feed.live.discard(cursor)
+        self.read_on(cursor)
 
     def _break(self, cursor: Cursor, error: Exception) -> None:
         """Its stream ends rather than stand still with nobody the wiser."""
@@ -377,7 +408,8 @@ class Following:
                 here is not None
                 and at is not None
                 and cursor.subscription.has_begun
-                and (here == seen or (at.log == here.log and at.number >= here.number))
+                # Beyond it is where its log has lost its end, unless it has just been read.
+                and here in (at, seen)
             )
             if live and not over:
                 feed.live.add(cursor)

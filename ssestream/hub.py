@@ -24,14 +24,13 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
 import greenlet
 from gevent import monkey
-from gevent.hub import Hub
-from gevent.queue import SimpleQueue
+from gevent.hub import Hub, Waiter
 
 logger = logging.getLogger("ssestream")
 
@@ -44,6 +43,9 @@ _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 
 # Seconds between two chances for the signal handlers of a main thread that waits.
 LISTEN = 0.5
+
+# Calls that are made before the loop may look at anything else.
+TURN = 64
 
 # Seconds for which a thread of the pool waits for more to do before it ends.
 IDLE = 10.0
@@ -122,6 +124,8 @@ class Home:
         # running from whatever thread calls it, without a lock, until the count is
         # wrong and the loop ends while greenlets sleep in it.
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._turns: deque[Callable[[None], object]] = deque()
+        self._turning = False
         self._knock = self.loop.async_(ref=False)
         # A watcher lives as long as it is started, and must not keep what it calls.
         self._knock.start(_answer, weakref.ref(self))
@@ -157,6 +161,28 @@ class Home:
             except Exception:
                 logger.exception("%r failed", callback)
 
+    def in_turn(self, calls: Iterable[Callable[[None], object]]) -> None:
+        """Call each of *calls* with None in the hub's loop, soon, a few at a time.
+
+        In the hub's thread. One callback runs many of those that are asked for
+        together, as the greenlets are that a broadcast wakes.
+        """
+        self._turns.extend(calls)
+        if self._turns and not self._turning:
+            self._turning = True
+            self.loop.run_callback(self._take_turns)
+
+    def _take_turns(self) -> None:
+        turns = self._turns
+        try:
+            for _ in range(min(TURN, len(turns))):
+                turns.popleft()(None)
+        finally:
+            # The loop looks at its other events only between two callbacks.
+            self._turning = bool(turns)
+            if self._turning:
+                self.loop.run_callback(self._take_turns)
+
     def close(self) -> None:
         """Before its loop is destroyed. What is called afterwards is not run."""
         self._knock.stop()
@@ -179,27 +205,52 @@ def _answer(home: "weakref.ref[Home]") -> None:
 
 
 class Doorbell:
-    """Lets the one thread or greenlet that made it sleep until any other rings."""
+    """Lets the one thread or greenlet that made it sleep until any other rings.
+
+    In a greenlet it is gevent's `Waiter`, of which a queue is made, too: a queue
+    would take two kilobytes and a callback in the loop for each ring.
+    """
+
+    __slots__ = ("_queue", "_waiter", "home", "wake")
 
     def __init__(self) -> None:
         hub = _hub_of_greenlet()
-        self._home = None if hub is None else home_of(hub)
-        self._queue = SimpleQueue() if hub is not None else _ThreadQueue()
+        #: Where its sleeper is a greenlet; None where it is a thread.
+        self.home: Home | None = None
+        self._queue: Any = None
+        self._waiter: Any = None
+        if hub is None:
+            self._queue = _ThreadQueue()
+        else:
+            self.home = home_of(hub)
+            self._waiter = Waiter(hub)
+            #: For `Home.in_turn` of its own home.
+            self.wake: Callable[[None], object] = self._waiter.switch
+
+    def is_mine(self) -> bool:
+        """Whether the caller may sleep in it."""
+        return self.home is None or self.home.here()
 
     def ring(self) -> None:
-        """Wake the sleeper, now or when it next sleeps. From any thread."""
-        if self._home is None or self._home.here():
+        """Wake the sleeper, now or when it next sleeps. Once for each sleep; from any thread."""
+        home = self.home
+        if home is None:
             self._queue.put(None)
+        elif home.here():
+            home.in_turn((self.wake,))
         else:
-            self._home.call(self._queue.put, None)
+            home.call(home.in_turn, (self.wake,))
 
     def sleep(self) -> None:
         """Return once for each ring."""
+        if self._waiter is not None:
+            self._waiter.get()
+            if self._waiter.ready():  # rung before
+                self._waiter.clear()
+            return
         # gunicorn asks that its signals not interrupt what a request waits for,
         # so a sync worker would hear that it is to stop only when woken.
-        timeout = None
-        if self._home is None and _in_main_thread():
-            timeout = LISTEN
+        timeout = LISTEN if _in_main_thread() else None
         while True:
             try:
                 self._queue.get(timeout=timeout)

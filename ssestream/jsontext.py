@@ -9,11 +9,18 @@ from flask.json.provider import DefaultJSONProvider, JSONProvider
 from .wire import Dumps
 
 
-def app_dumps() -> Dumps | None:
-    """Through the JSON provider of the current app, compact where it can be; None without one."""
-    if not flask.has_app_context():
-        return None
-    return functools.partial(_dumps, flask.current_app.json)
+def app_json() -> JSONProvider | None:
+    """The JSON provider of the current app; None without one."""
+    return flask.current_app.json if flask.has_app_context() else None
+
+
+def app_dumps(provider: JSONProvider | None = None) -> Dumps | None:
+    """Through *provider*, or else that of the current app, compact where it can be.
+
+    None where there is neither.
+    """
+    provider = provider or app_json()
+    return None if provider is None else functools.partial(_dumps, provider)
 
 
 def _dumps(provider: JSONProvider, value: Any) -> str:

@@ -241,6 +241,10 @@ class OutgoingMessage(Emitter):
         """Bytes that wait for the client, those in the streams that are piped in too."""
         return self._buffer.length + sum(inlet.waiting() for inlet in self._inlets[:])
 
+    def sent(self) -> tuple[int, int]:
+        """Messages and bytes that were handed to the server."""
+        return self._buffer.messages_left, self._buffer.bytes_left
+
     def server_done(self) -> None:
         """The server has finished with the body, in whatever way."""
         if self._connection is not None:

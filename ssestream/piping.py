@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from .buffer import FrameBuffer
 from .events import Lane
 from .outgoing import OutgoingMessage
 from .wire import OK
@@ -35,27 +36,55 @@ class Source(Protocol):
 class Pipe:
     """Between `SseStream.pipe` and `SseStream.unpipe`."""
 
+    __slots__ = (
+        "_emits",
+        "_end",
+        "_ending",
+        "_ready",
+        "buffer",
+        "destination",
+        "never_blocks",
+        "source",
+    )
+
     def __init__(self, source: Source, destination: Destination, end: bool) -> None:
         self.source = source
         self.destination = destination
-        #: Whether it may be written to. Set by its drain, from any thread, and
-        #: so cleared before each write and never after.
-        self.ready = True
         #: Whether ``write()`` is sure to come back at once.
         self.never_blocks = isinstance(destination, OutgoingMessage)
+        #: Where a response's ``write()`` puts what it gets, unless an app has put its
+        #: own over that.
+        self.buffer: FrameBuffer | None = None
+        if isinstance(destination, OutgoingMessage):
+            function = getattr(destination.write, "__func__", None)
+            if function is OutgoingMessage.write:
+                self.buffer = destination._buffer
+        # Set by its drain, from any thread, and so cleared before each write and
+        # never after.
+        self._ready = True
         self._end = end
         self._ending = False
         self._emits = callable(getattr(destination, "on", None))
 
+    @property
+    def ready(self) -> bool:
+        """Whether it may be written to."""
+        return self._ready and not (self.buffer is not None and self.buffer.need_drain)
+
     def send(self, frame: bytes) -> None:
-        self.ready = False
+        if self.buffer is not None:
+            # False without a drain to come is the last word of one that closes.
+            if not self.destination.write(frame) and not self.buffer.need_drain:
+                self._ready = False
+            return
+        self._ready = False
         if self.destination.write(frame) is not False or not self._emits:
-            self.ready = True
+            self._ready = True
 
     def greet(self) -> None:
         """Write what opens every stream."""
         if isinstance(self.destination, OutgoingMessage):
-            self.ready = self.destination.greet(OK)
+            self._ready = self.destination.greet(OK) or self.buffer is not None
         else:
             self.send(OK)
 
@@ -66,7 +95,7 @@ class Pipe:
             destination._inlets.append(self)
             # It may have drained, or gone, since it was first written to.
             if not destination.writable_need_drain:
-                self.ready = True
+                self._ready = True
             return not destination.closed
         if self._emits:
             for event, handler in self._handlers():
@@ -102,7 +131,7 @@ class Pipe:
     # -- what the destination tells
 
     def drained(self, *args: object) -> None:
-        self.ready = True
+        self._ready = True
         self.source._flow()
 
     def closed(self, *args: object) -> None:

@@ -42,6 +42,9 @@ class Counted(Protocol):
     def waiting(self) -> int:
         """Bytes that wait for its client."""
 
+    def sent(self) -> tuple[int, int]:
+        """Messages and bytes that were handed to its server."""
+
     def retire(self, cause: Cause) -> None:
         """Tell the client when to come back, and end."""
 
@@ -56,6 +59,7 @@ class _Books:
         self._lock = new_lock()
         self._open: dict[int, Counted] = {}
         self._counts: Counter[str] = Counter()
+        self._messages = self._bytes = 0
         self._closed: Counter[Cause] = Counter()
         self._clients: Counter[Hashable] = Counter()
         self.draining = False
@@ -85,6 +89,9 @@ class _Books:
 
     def close(self, stream: Counted, cause: Cause, client: Hashable | None) -> None:
         with self._lock:
+            messages, length = stream.sent()
+            self._messages += messages
+            self._bytes += length
             if self._open.pop(id(stream), None) is None:
                 return
             self._closed[cause] += 1
@@ -93,10 +100,9 @@ class _Books:
                 if not self._clients[client]:
                     del self._clients[client]
 
-    def count(self, **more: int) -> None:
+    def count(self, name: str, number: int) -> None:
         with self._lock:
-            for name, number in more.items():
-                self._counts[name] += number
+            self._counts[name] += number
 
     def streams(self) -> list[Counted]:
         with self._lock:
@@ -106,13 +112,14 @@ class _Books:
         with self._lock:
             streams = list(self._open.values())
             counts, closed = Counter(self._counts), dict(self._closed)
+            sent = [(self._messages, self._bytes), *(stream.sent() for stream in streams)]
         return Statistics(
             open=len(streams),
             opened=counts["opened"],
             closed=closed,
             refused=counts["refused"],
-            messages=counts["messages"],
-            bytes=counts["bytes"],
+            messages=sum(messages for messages, _ in sent),
+            bytes=sum(length for _, length in sent),
             waiting=sum(stream.waiting() for stream in streams),
             dropped=counts["dropped"],
             heartbeats=counts["heartbeats"],

@@ -44,11 +44,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .backlog import Backlog, Callback
 from .body import Body
+from .buffer import FrameBuffer
 from .connection import Connection
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .events import Emitter, Lane
 from .hub import current_home, new_lock
-from .jsontext import app_dumps
+from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe
 from .request import environ_of, last_event_id
@@ -127,10 +128,13 @@ class SseStream(Emitter):
             self.last_event_id = last_event_id(environ)
             key = self._settings.client_key
             self._client = None if key is None else key(environ)
-        self._dumps = app_dumps()
+        self._json = app_json()
         self._state_lock = new_lock()
         self._queue = Backlog(high_water_mark, self._settings)
         self._pipes: list[Pipe] = []
+        # Where what is written goes past the queue: there is one pipe, to a response,
+        # and nothing waits. Changed with all this.
+        self._straight: FrameBuffer | None = None
         self._pumping = False
         self._need_drain = False
         self._ended = False
@@ -201,7 +205,8 @@ class SseStream(Emitter):
             raise ValueError(f"encoding: an event stream is always UTF-8, not {encoding!r}")
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, not {type(callback).__name__}")
-        return self._put(encode(message, self._dumps or app_dumps()), callback)
+        frame = encode(message, app_dumps(self._json))
+        return (callback is None and self._pass(frame)) or self._put(frame, callback)
 
     def write_message(
         self,
@@ -221,7 +226,7 @@ class SseStream(Emitter):
         """
         if not isinstance(frame, bytes):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")
-        return self._put(frame, None)
+        return self._pass(frame) or self._put(frame, None)
 
     def end(self, message: Message | None = None) -> None:
         """No more writes. What is queued is delivered, then the response ends.
@@ -233,6 +238,7 @@ class SseStream(Emitter):
             self.write(message)
         with self._state_lock:
             self._ended = True
+            self._lead(self._pipes)
         self._flow()
 
     def destroy(self, error: BaseException | None = None) -> None:
@@ -294,7 +300,7 @@ class SseStream(Emitter):
             over = self._closed
             if not over:
                 self._abandoned = self._retiring = False
-                self._pipes.append(pipe)
+                self._lead([*self._pipes, pipe])
         if over:
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
@@ -313,7 +319,7 @@ class SseStream(Emitter):
         with self._state_lock:
             all_pipes = self._pipes
             leaving = [p for p in all_pipes if destination is None or p.destination is destination]
-            self._pipes = [p for p in all_pipes if p not in leaving]
+            self._lead([p for p in all_pipes if p not in leaving])
         for pipe in leaving:
             pipe.detach()
         self._flow()
@@ -348,6 +354,18 @@ class SseStream(Emitter):
 
     # -- what changes the state
 
+    def _lead(self, pipes: list[Pipe]) -> None:
+        """Flow through *pipes* from now on. Under the lock, and after any other change."""
+        self._pipes = pipes
+        self._straight = None
+        if len(pipes) == 1 and not (self._ended or self._closed or self._queue or self._pumping):
+            self._straight = pipes[0].buffer
+
+    def _pass(self, frame: bytes, messages: int = 1) -> bool:
+        """Hand *frame*, which is so many *messages*, on past the queue, if nothing is before it."""
+        buffer = self._straight
+        return buffer is not None and buffer.put_straight(frame, messages)
+
     def _put(self, frame: bytes, callback: Callback | None) -> bool:
         with self._state_lock:
             lost = self._closed or self._abandoned
@@ -362,6 +380,7 @@ class SseStream(Emitter):
                         f"{len(self._queue)} messages of {self._queue.bytes} bytes wait already"
                     )
                 self._queue.append(frame, callback)
+                self._straight = None
         if lost:
             if callback is not None:
                 self._lane.soon(callback, self._gone)
@@ -381,7 +400,7 @@ class SseStream(Emitter):
         if self._settings.overflow == "drop-oldest":
             with self._state_lock:
                 dropped = self._queue.trim()
-            books.count(dropped=len(dropped))
+            books.count("dropped", len(dropped))
             self._tell(dropped, BufferFull("dropped, as newer messages came"))
             return
         # Only they are cut who hold up the others; they come back and resume.
@@ -444,10 +463,11 @@ class SseStream(Emitter):
             drained, self._need_drain = self._need_drain, False
             finished = self._ended and not self._finished
             self._finished = self._finished or finished
-            pipes = tuple(self._pipes)
+            pipes = self._pipes
             if self._finished and pipes and all(pipe.ready for pipe in pipes):
                 ended = self._closed = True
-                self._pipes = []
+                pipes, self._pipes = self._pipes, []
+            self._lead(self._pipes)
         if drained and not self._ended:
             self._announce("drain")
         if finished:
@@ -463,7 +483,7 @@ class SseStream(Emitter):
         with self._state_lock:
             if pipe not in self._pipes:
                 return
-            self._pipes = [other for other in self._pipes if other is not pipe]
+            self._lead([other for other in self._pipes if other is not pipe])
             last = not self._pipes
         pipe.detach()
         if not last:
@@ -483,7 +503,7 @@ class SseStream(Emitter):
         with self._state_lock:
             if pipe not in self._pipes:
                 return []
-            self._pipes = [other for other in self._pipes if other is not pipe]
+            self._lead([other for other in self._pipes if other is not pipe])
             last = not self._pipes
             if last:
                 self._retiring = True
@@ -519,7 +539,8 @@ class SseStream(Emitter):
                 return
             self._closed = True
             self._gone = reason
-            pipes, self._pipes = self._pipes, []
+            pipes = self._pipes
+            self._lead([])
         self._drop(error or reason)
         if error is not None:
             self._announce("error", error)

@@ -100,7 +100,7 @@ class Upkeep:
         silent_since = max(self._began, self._buffer.written_at)
         if now - silent_since >= self._heartbeat * EARLIEST:
             if self._buffer.put_into_silence(BEAT):
-                books.count(heartbeats=1)
+                books.count("heartbeats", 1)
             silent_since = now
         return silent_since + self._heartbeat * chance.uniform(EARLIEST, 1.0)
 

@@ -30,7 +30,7 @@ class Slow:
         """Take what there is, and tell of it, without waiting for more."""
         buffer = self.message._buffer
         while True:
-            if buffer.give_back()[2]:
+            if buffer.give_back():
                 for inlet in self.message._inlets:
                     inlet.drained()
             if not buffer.length:

@@ -642,3 +642,48 @@ class Steps:
 
         until(all_there, f"{expected}")
         assert self.seen == expected
+
+
+# -- a log that has lost its end
+
+
+class Forgetful(Breakable):
+    """One whose machine crashed, and had not written the end of a log to its disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: list[str] = []
+
+    def lose(self, name: str, count: int) -> None:
+        log = self._logs[name]
+        for _ in range(count):
+            log.entries.pop()
+        log.last -= count
+        self.lost.append(name)
+        self.wake()
+
+    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+        found = super().wait(positions)
+        return found | {name: self.read(name, 0, 0, 0) for name in self._taken()}
+
+    def _taken(self) -> list[str]:
+        taken, self.lost = self.lost, []
+        return taken
+
+
+@on_threads_and_greenlets
+def test_who_was_beyond_the_end_of_a_log_is_told_and_skips_nothing_that_comes_then() -> None:
+    broker = Forgetful()
+    channels = over(broker)
+    app = Following(channels, "news")
+    with Client(app) as client:
+        publish(channels, "news", 5)
+        client.take(5)
+        broker.lose("news", 2)
+        until(lambda: app.gaps == ["news"], "the gap")
+        # What is kept comes again, and then what has the numbers of the lost ones.
+        assert data_of(client.take(8))[5:] == numbers(3)
+        all_live(channels)
+        publish(channels, "news", 7, 9)
+        assert data_of(client.take(10))[8:] == numbers(7, 9)
+    assert app.gaps == ["news"]

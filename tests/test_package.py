@@ -40,6 +40,7 @@ ROOMS = (
     "brokers.__init__",
     "positions",
     "feeds",
+    "fanout",
     "following",
     "channels",
     "response",

@@ -70,8 +70,8 @@ class Ledger:
         self._by_stream: dict[int, Page] = {}
         # Whose stream the running thread or greenlet serves.
         self._serving = threading.local()
-        self._open, self._close, self._count = books.open, books.close, books.count
-        for name in ("open", "close", "count"):
+        self._open, self._close = books.open, books.close
+        for name in ("open", "close"):
             setattr(books, name, getattr(self, name))
 
     def begin(self, key: str) -> Page:
@@ -110,8 +110,7 @@ class Ledger:
         page = self._serving.page
         with self._lock:
             page.opened = self._open(stream, *args)
-            if page.opened:
-                self._by_stream[id(stream)] = page
+            self._by_stream[id(stream)] = page
         return bool(page.opened)
 
     def close(self, stream: Any, cause: Any, *args: Any) -> None:
@@ -119,14 +118,9 @@ class Ledger:
             self._close(stream, cause, *args)
             page = self._by_stream.pop(id(stream), None)
         if page is not None:
-            page.cause = cause
-
-    def count(self, **more: int) -> None:
-        self._count(**more)
-        page = getattr(self._serving, "page", None)
-        if page is not None:
-            page.messages += more.get("messages", 0)
-            page.bytes += more.get("bytes", 0)
+            page.messages, page.bytes = stream.sent()
+            if page.opened:
+                page.cause = cause
 
 
 ledger = Ledger()
