@@ -38,6 +38,16 @@ class Body:
         """Gzip what is taken from now on."""
         self._gzip = Gzip()
 
+    @property
+    def message(self) -> OutgoingMessage:
+        """Whose it is."""
+        return self._message
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is taken is what was put."""
+        return self._gzip is None
+
     def __iter__(self) -> Iterator[bytes]:
         return self
 

@@ -25,13 +25,27 @@ CHUNK = 64 * 1024
 class Bell(Protocol):
     """What tells the reader that there is more."""
 
-    #: Where the reader runs; None in a thread.
-    home: Home | None
-    #: For `Home.in_turn` there.
-    wake: Callable[[None], object]
+    @property
+    def home(self) -> Home | None:
+        """Where the reader runs; None in a thread."""
+
+    @property
+    def wake(self) -> Callable[[None], object]:
+        """For `Home.in_turn` there."""
 
     def ring(self) -> None:
         """From any thread, and at once."""
+
+
+class Direct(Bell, Protocol):
+    """A reader that is a socket: see ``sender``."""
+
+    @property
+    def send(self) -> Callable[[bytes, int], int]:
+        """That of a socket that does not block."""
+
+    def keep(self, framed: bytes, sent: int, length: int, messages: int) -> None:
+        """The socket took no more than *sent* bytes."""
 
 
 class FrameBuffer:
@@ -42,7 +56,6 @@ class FrameBuffer:
     """
 
     __slots__ = (
-        "_asleep",
         "_bell",
         "_closed",
         "_ended",
@@ -53,7 +66,10 @@ class FrameBuffer:
         "_taken",
         "_taken_messages",
         "_waiting",
+        "asleep",
         "bytes_left",
+        "direct",
+        "guard",
         "high_water_mark",
         "messages_left",
         "need_drain",
@@ -84,9 +100,13 @@ class FrameBuffer:
         self._closed = False
         # That of a reader who sleeps in `take`, kept for the next time.
         self._bell: Doorbell | None = None
-        # That of a reader for whom nothing waits; None while something does, and
-        # when there will be nothing more.
-        self._asleep: Bell | None = None
+        #: That of a reader for whom nothing waits; None while something does, and
+        #: when there will be nothing more.
+        self.asleep: Bell | None = None
+        #: A reader to which plain frames may be handed past all this while it sleeps.
+        self.direct: Direct | None = None
+        #: What is told at once that it is closed, even if it is not asleep.
+        self.guard: Bell | None = None
 
     @property
     def length(self) -> int:
@@ -105,7 +125,7 @@ class FrameBuffer:
             flowing = self._waiting + self._taken < self.high_water_mark
             if not flowing:
                 self.need_drain = True
-            bell, self._asleep = self._asleep, None
+            bell, self.asleep = self.asleep, None
         if bell is not None:
             bell.ring()
         return flowing
@@ -121,7 +141,7 @@ class FrameBuffer:
             self._append(frame, messages)
             if self._waiting + self._taken >= self.high_water_mark:
                 self.need_drain = True
-            bell, self._asleep = self._asleep, None
+            bell, self.asleep = self.asleep, None
         if bell is not None:
             bell.ring()
         return True
@@ -133,9 +153,9 @@ class FrameBuffer:
         not queued, where the reader does not sleep.
         """
         with self._lock:
-            bell = self._asleep
+            bell = self.asleep
             if bell is not None:
-                self._asleep = None
+                self.asleep = None
                 self._frames.append(frame)
                 self._waiting = length = len(frame)
                 self._messages += messages
@@ -155,7 +175,7 @@ class FrameBuffer:
             if self._closed or self._ended or self._mid_line or self.length:
                 return False
             self._append(frame, 0)
-            bell, self._asleep = self._asleep, None
+            bell, self.asleep = self.asleep, None
         if bell is not None:
             bell.ring()
         return True
@@ -234,8 +254,17 @@ class FrameBuffer:
                 return chunk
             if self._ended or self._closed:
                 return None
-            self._asleep = bell
+            self.asleep = bell
             return b""
+
+    def take_unput(self, length: int, messages: int) -> None:
+        """The reader has in hand what was never put here: so many bytes and messages."""
+        with self._lock:
+            self.asleep = None
+            self._taken, self._taken_messages = length, messages
+            self.taken_at = self.written_at = time.monotonic()
+            if self._waiting + length >= self.high_water_mark:
+                self.need_drain = True
 
     def _append(self, frame: bytes, messages: int) -> None:
         self._messages += messages
@@ -271,6 +300,6 @@ class FrameBuffer:
                 self._frames.clear()
                 self._waiting = self._taken = self._messages = self._taken_messages = 0
                 self.taken_at = 0.0
-            bell, self._asleep = self._asleep, None
+            bell, self.asleep = self.asleep or (self.guard if closed else None), None
         if bell is not None:
             bell.ring()

@@ -16,6 +16,7 @@ import fcntl
 import os
 import select
 import socket
+import ssl
 import struct
 import sys
 import termios
@@ -88,6 +89,7 @@ class Connection:
         self._lock = new_lock()
         self._watch: _Watch | None = None
         self._on_gone: Callable[[], object] | None = None
+        self._on_writable: Callable[[], object] | None = None
 
     @property
     def reachable(self) -> bool:
@@ -133,7 +135,7 @@ class Connection:
         """
         with self._lock:
             sock, self._sock = self._sock, None
-            self._on_gone = None
+            self._on_gone = self._on_writable = None
             if self._watch is not None:
                 self._watch.remove(self._fd, self)
                 self._watch = None
@@ -141,6 +143,34 @@ class Connection:
             # server has closed the socket and given its number to another.
             if cut:
                 _shutdown(sock)
+
+    def take_over(self) -> Any:
+        """The socket, as one of its own that outlives the server's; None where it cannot be.
+
+        Not over TLS, whose state is the server's. It does not block. From now on
+        it is the one that is watched and cut; whoever took it closes it, after
+        `release`.
+        """
+        with self._lock:
+            sock = self._sock
+            if sock is None or isinstance(sock, ssl.SSLSocket):
+                return None
+            own = _Socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+            own.setblocking(False)
+            self._sock = own
+            if self._watch is not None:
+                # The server closes a descriptor, and with it not what that stands for.
+                self._watch.remove(self._fd, self)
+                self._fd = own.fileno()
+                self._watch.add(self._fd, self)
+        return own
+
+    def when_writable(self, on_writable: Callable[[], object]) -> None:
+        """Call *on_writable* once, in the loop of its watch, when more may be sent."""
+        with self._lock:
+            self._on_writable = on_writable
+            if self._watch is not None:
+                self._watch.await_room(self._fd, self)
 
     def give_up_after(self, seconds: float) -> None:
         """Let the kernel close it once the peer has not answered for *seconds*.
@@ -204,6 +234,12 @@ class Connection:
         """Shut the connection down, both ways, and go on watching nothing."""
         self.release(cut=True)
 
+    def _has_room(self) -> None:
+        with self._lock:
+            on_writable, self._on_writable = self._on_writable, None
+        if on_writable is not None:
+            on_writable()
+
     def _hang_up(self) -> None:
         with self._lock:
             # The report may be old: of the last owner of this descriptor.
@@ -234,6 +270,11 @@ class Connection:
             pass
 
 
+if _epoll is not None:
+    #: Reported once, and not again before it is asked for again.
+    _DEPARTURE = select.EPOLLRDHUP | select.EPOLLONESHOT
+
+
 class _Watch:
     """One home's wait for hang-ups, however many connections it has."""
 
@@ -248,13 +289,12 @@ class _Watch:
         home.call(self._watcher.start, self._ready)
 
     def add(self, fd: int, connection: Connection) -> None:
-        mask = select.EPOLLRDHUP | select.EPOLLONESHOT
         with self._lock:
             self._connections[fd] = connection
             try:
-                self._epoll.register(fd, mask)
+                self._epoll.register(fd, _DEPARTURE)
             except FileExistsError:  # its number's last owner was closed unannounced
-                self._epoll.modify(fd, mask)
+                self._epoll.modify(fd, _DEPARTURE)
 
     def remove(self, fd: int, connection: Connection) -> None:
         with self._lock:
@@ -265,13 +305,25 @@ class _Watch:
                 except OSError:  # closed already, and so forgotten by the kernel
                     pass
 
+    def await_room(self, fd: int, connection: Connection) -> None:
+        with self._lock:
+            if self._connections.get(fd) is connection:
+                self._epoll.modify(fd, _DEPARTURE | select.EPOLLOUT)
+
     def _ready(self) -> None:
-        # Whatever is reported is the peer's FIN or worse; nothing else was
-        # asked for. Once is enough, or the loop would spin until the release.
-        for fd, _ in self._epoll.poll(0):
+        for fd, events in self._epoll.poll(0):
             connection = self._connections.get(fd)
-            if connection is not None:
+            if connection is None:
+                continue
+            # Whatever is reported beside room is the peer's FIN or worse. Once is
+            # enough of that, or the loop would spin until the release.
+            if events & ~select.EPOLLOUT:
                 connection._hang_up()
+            else:
+                with self._lock:
+                    if self._connections.get(fd) is connection:
+                        self._epoll.modify(fd, _DEPARTURE)
+                connection._has_room()
 
 
 class _PeekWatch:
@@ -304,6 +356,16 @@ class _PeekWatch:
         if watcher is not None:
             del self._watchers[fd]
             self._drop(watcher)
+
+    def await_room(self, fd: int, connection: Connection) -> None:
+        watcher = self._home.loop.io(os.dup(fd), 2)
+        watcher.ref = False
+
+        def ready() -> None:
+            _dispose(watcher)
+            connection._has_room()
+
+        self._home.call(watcher.start, ready)
 
     def _drop(self, watcher: Any) -> None:
         # A watcher must be stopped before it is forgotten, in its own thread.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from .feeds import Batch, Cursor
 from .hub import Home
+from .sender import FLAGS, chunk_of
 
 
 def hand_round(batch: Batch, cursors: Iterable[Cursor], home: Home) -> list[Cursor]:
@@ -20,23 +21,43 @@ def hand_round(batch: Batch, cursors: Iterable[Cursor], home: Home) -> list[Curs
     In the thread of *home*; it is over before anything else runs there.
     """
     before, after, frames, messages = batch
+    length = len(frames)
+    framed = chunk_of(frames)
+    framed_length = len(framed)
     now = time.monotonic()
     others: list[Cursor] = []
     wakes: list[Callable[[None], object]] = []
     for cursor in cursors:
         at = cursor.position
-        if cursor.simple and (at is before or at == before):
-            buffer = cursor.stream._straight
-            if buffer is not None:
-                bell = buffer.put_for_sleeper(frames, messages, now)
-                if bell is not None:
-                    cursor.position = after
-                    cursor.delivered += messages
-                    if bell.home is home:
-                        wakes.append(bell.wake)
-                    else:
-                        bell.ring()
-                    continue
-        others.append(cursor)
+        buffer = cursor.stream._straight if cursor.simple else None
+        if buffer is None or (at is not before and at != before):
+            others.append(cursor)
+            continue
+        sender = buffer.direct
+        if sender is not None and buffer.asleep is not None and sender.home is home:
+            # Not taken from who sleeps: nothing else is sent before this returns.
+            try:
+                sent = sender.send(framed, FLAGS)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                sent = -1
+            buffer.written_at = now
+            if sent == framed_length:
+                buffer.messages_left += messages
+                buffer.bytes_left += length
+            else:
+                sender.keep(framed, sent, length, messages)
+        else:
+            bell = buffer.put_for_sleeper(frames, messages, now)
+            if bell is None:
+                others.append(cursor)
+                continue
+            if bell.home is home:
+                wakes.append(bell.wake)
+            else:
+                bell.ring()
+        cursor.position = after
+        cursor.delivered += messages
     home.in_turn(wakes)
     return others

@@ -1,4 +1,4 @@
-"""gunicorn: streams that end when their worker is told to stop.
+"""gunicorn: streams that end when their worker is told to stop, and more of them on a core.
 
 Left alone, gunicorn waits for open streams until its ``graceful_timeout``, 30
 seconds, and then kills their worker with no cleanup run. Either of these ends
@@ -8,21 +8,42 @@ them at once, on SIGTERM, SIGINT, a reload, ``max_requests`` and SIGTTOU:
 * for any other worker class, in ``gunicorn.conf.py``::
 
       from ssestream.gunicorn import post_worker_init
+
+What `SseWorker` does beside that: when an app's answer is the body of a
+`ServerResponse` itself, it takes the socket over and lets the request go, with
+its greenlet, its environ and its parser. What is left of a stream is the stream.
 """
 
 import signal
+import ssl
+import time
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
+import gevent
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.glogging import Logger
+from gunicorn.http.wsgi import Response
+from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.sync import SyncWorker
 
+from .body import Body
 from .draining import drain
+from .sender import Sender
 from .statistics import statistics
 from .timers import clear_interval, set_interval
 
 #: Milliseconds between two looks at whether the worker is to stop. Twenty a
 #: second cost nothing that could be measured, and no stream waits for longer.
 LOOK_MS = 50
+
+#: Seconds between two signs of life to gunicorn's arbiter.
+NOTIFY = 1.0
+
+_LATER_KEY = "ssestream.post_request_later"
 
 
 def post_worker_init(worker: Any) -> None:
@@ -52,8 +73,190 @@ def post_worker_init(worker: Any) -> None:
 
 
 class SseWorker(GeventWorker):
-    """gunicorn's gevent worker, which ends its streams when it is told to stop."""
+    """gunicorn's gevent worker, with streams that outlive their requests' greenlets.
+
+    Whatever is no stream by itself (it is wrapped by a middleware, or over TLS or
+    HTTP/2, or an answer to HEAD) goes the way of the gevent worker. An access
+    log line and the hook ``post_request`` come when a stream is over, and
+    it counts among ``worker_connections`` until then; where neither is set up,
+    nothing of the request is kept for them.
+    """
+
+    def init_process(self) -> None:
+        hook = self.cfg.settings["post_request"]
+        self._post_request = None if hook.get() is type(hook).default else hook.get()
+        if self._post_request is not None:
+            self.cfg.set("post_request", self._post_request_now_or_later)
+        # A logger of another class may count, and never write.
+        self._keeps_requests = (
+            self._post_request is not None
+            or type(self.log) is not Logger
+            or _writes_access_log(self.cfg)
+        )
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        self.wsgi: Any
+        super().load_wsgi()
+        self._app = self.wsgi
+        self.wsgi = self._run_app
 
     def run(self) -> None:
-        post_worker_init(self)
-        super().run()
+        servers = [self._serve(listener) for listener in self.sockets]
+        notify_at = 0.0
+        while self.alive:
+            if time.monotonic() >= notify_at:
+                notify_at = time.monotonic() + NOTIFY
+                self.notify()
+            gevent.sleep(LOOK_MS / 1000)
+        for server in servers:
+            server.close()
+        drain()
+        deadline = time.monotonic() + self.cfg.graceful_timeout
+        while any(len(server.pool) for server in servers):
+            if time.monotonic() > deadline:
+                self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+                for server in servers:
+                    server.stop(timeout=1)
+                return
+            self.notify()
+            gevent.sleep(LOOK_MS / 1000)
+
+    def _serve(self, listener: Any) -> StreamServer:
+        """As the gevent worker does, but in a pool that streams can stay in."""
+        listener.setblocking(1)
+        pool = Pool(self.worker_connections)
+        options = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+
+        def handle(client: Any, address: Any) -> None:
+            gevent.getcurrent().ssestream_pool = pool
+            self.handle(listener, client, address)
+
+        server = StreamServer(listener, handle=handle, spawn=pool, **options)
+        if self.cfg.workers > 1:
+            server.max_accept = 1
+        server.start()
+        return server
+
+    # -- a request whose answer is a stream
+
+    def _run_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        began = datetime.now()
+        body: Iterable[bytes] = self._app(environ, start_response)
+        response = getattr(start_response, "__self__", None)
+        if type(body) is not Body or not _is_plain(response):
+            return body
+        return _Handover(body, response, environ, began)
+
+    def is_already_handled(self, respiter: Any) -> bool:
+        if not isinstance(respiter, _Handover):
+            return bool(super().is_already_handled(respiter))
+        if not self._take_over(respiter):
+            return False
+        # Close the connection: ours has outlived it.
+        raise StopIteration
+
+    def _take_over(self, handover: "_Handover") -> bool:
+        """Whether the stream goes on without its request."""
+        body, response = handover.body, handover.response
+        message = body.message
+        connection = message._connection
+        sock = None if connection is None else connection.take_over()
+        if sock is None:
+            return False
+        greenlet = gevent.getcurrent()
+        pool = greenlet.ssestream_pool
+        # Its place in the pool is the stream's from now on.
+        pool.discard(greenlet)
+        pool.add(message, blocking=False)
+        kept = None
+        if self._keeps_requests:
+            kept = (response, handover.environ, handover.began)
+            handover.environ[_LATER_KEY] = True
+
+        def over(sender: Sender) -> None:
+            pool.discard(message)
+            if kept is not None:
+                self._close_request(message, *kept)
+
+        response.force_close()
+        Sender(body, message, sock, response.chunked, over).begin(_head(response))
+        return True
+
+    def _close_request(
+        self, message: Any, response: Any, environ: dict[str, Any], began: datetime
+    ) -> None:
+        _, response.sent = message.sent()
+        self.log.access(response, response.req, environ, datetime.now() - began)
+        if self._post_request is not None:
+            del environ[_LATER_KEY]
+            try:
+                self._post_request(self, response.req, environ, response)
+            except Exception:
+                self.log.exception("Exception in post_request hook")
+
+    def _post_request_now_or_later(
+        self, worker: Any, req: Any, environ: dict[str, Any], response: Any
+    ) -> None:
+        if _LATER_KEY not in environ and self._post_request is not None:
+            self._post_request(worker, req, environ, response)
+
+
+class _Handover:
+    """A body on its way to `SseWorker.is_already_handled`, and what belongs to it.
+
+    It is an iterable as well: where it cannot be handed over the server goes on
+    with it.
+    """
+
+    def __init__(self, body: Body, response: Any, environ: dict[str, Any], began: datetime) -> None:
+        self.body = body
+        self.response = response
+        self.environ = environ
+        self.began = began
+        self.close = body.close
+
+    def __iter__(self) -> Body:
+        return self.body
+
+
+class _Head:
+    """Takes the place of a socket to which gunicorn's response writes its head."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def sendall(self, data: bytes) -> None:
+        self.data += data
+
+
+def _head(response: Any) -> bytes:
+    """What *response* would send first, unless it has."""
+    head = _Head()
+    sock, response.sock = response.sock, head
+    try:
+        response.send_headers()
+    finally:
+        response.sock = sock
+    return head.data
+
+
+def _is_plain(response: Any) -> bool:
+    """Whether it goes out as HTTP/1 over TCP, to an end that only it knows."""
+    return (
+        type(response) is Response
+        and not isinstance(response.sock, ssl.SSLSocket)
+        and response.response_length is None
+        and not response.upgrade
+        and getattr(response.cfg, "protocol", "http") == "http"
+    )
+
+
+def _writes_access_log(cfg: Any) -> bool:
+    return bool(
+        cfg.accesslog
+        or cfg.logconfig
+        or cfg.logconfig_dict
+        or getattr(cfg, "logconfig_json", None)
+        or (cfg.syslog and not cfg.disable_redirect_access_to_syslog)
+    )

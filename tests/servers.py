@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 
 #: The servers on which the client's socket is in reach.
-SERVERS = ("gevent", "gevent_pywsgi", "gthread", "sync", "pywsgi", "flask")
+SERVERS = ("gevent", "gevent_pywsgi", "gthread", "sync", "pywsgi", "flask", "SseWorker")
 
 PATIENCE = 20.0
 
@@ -78,7 +78,8 @@ class Server:
         if self.kind == "waitress":
             threads = f"--threads={self._threads}"
             return [python, "-m", "waitress", f"--listen={bind}", threads, self._app]
-        command = [python, "-m", "gunicorn", "-k", self.kind, "-b", bind, "--no-control-socket"]
+        worker = "ssestream.gunicorn.SseWorker" if self.kind == "SseWorker" else self.kind
+        command = [python, "-m", "gunicorn", "-k", worker, "-b", bind, "--no-control-socket"]
         if self.kind == "gthread":
             command += ["--threads", str(self._threads)]
         return [*command, *self._args, self._app]

@@ -30,6 +30,7 @@ ROOMS = (
     "outgoing",
     "compression",
     "body",
+    "sender",
     "piping",
     "jsontext",
     "stream",

@@ -1,0 +1,203 @@
+"""A body sent over a socket of its own, with no greenlet and nothing of the server's.
+
+A server keeps a greenlet, its stack, the request and its environ for as long as
+a response lasts, and sends through several layers. A `Sender` needs a socket
+that does not block, and runs in the hub's loop when there is something to do:
+
+* what is written in one turn of the loop leaves with one ``send``, when the loop
+  next comes round (`Sender.wake`);
+* what the socket does not take is kept, and goes on when the kernel says that
+  there is room; nothing more is taken from the body meanwhile, so that all the
+  bounds hold;
+* a broadcast does not even come by here, but calls `Sender.send` with what is
+  framed once for all (see ``fanout``).
+
+It frames the body as HTTP/1.1 does (chunked, RFC 9112, section 7.1) or, for
+HTTP/1.0, ends it with the connection.
+"""
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .body import Body
+from .hub import Home
+from .outgoing import OutgoingMessage
+from .schedule import schedule_of
+
+#: Chunks of one stream that are sent before others have their turn.
+CHUNKS = 4
+
+#: Seconds for the end of a body, which is a few bytes, where the stream has no
+#: send timeout of its own to say.
+LAST_SECONDS = 15.0
+
+#: A client that has just left must not end the process with a signal.
+FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+def chunk_of(data: bytes) -> bytes:
+    """*data* as one chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Sender:
+    """That of one response. All but `ring` is called in the loop of its home.
+
+    *sock* is its own to close. *head* is sent before the body. *on_end* is called
+    in the end, whatever the cause, where it may block.
+    """
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_ended",
+        "_message",
+        "_on_end",
+        "_rest",
+        "_sock",
+        "home",
+        "send",
+        "wake",
+    )
+
+    def __init__(
+        self,
+        body: Body,
+        message: OutgoingMessage,
+        sock: Any,
+        chunked: bool,
+        on_end: "Callable[[Sender], object]",
+    ) -> None:
+        self._body = body
+        self._message = message
+        self._sock = sock
+        self._chunked = chunked
+        self._on_end = on_end
+        # What is in hand and the socket has not taken.
+        self._rest: memoryview | None = None
+        self._ended = False
+        #: That of the socket, for what is framed already while nothing waits. What it
+        #: does not take is for `keep`.
+        self.send: Callable[[bytes | memoryview, int], int] = sock.send
+        self.home: Home = message._lane.home
+        self.wake: Callable[[None], object] = self._wake
+
+    def begin(self, head: bytes) -> None:
+        """Send *head*, and from now on what comes."""
+        buffer = self._message._buffer
+        buffer.guard = self
+        if self._chunked and self._body.is_plain:
+            buffer.direct = self
+        if self._put_out(head):
+            self._wake()
+
+    def ring(self) -> None:
+        """There is more, or nothing more will come. From any thread."""
+        if self.home.here():
+            self.home.in_turn((self.wake,))
+        else:
+            self.home.call(self.home.in_turn, (self.wake,))
+
+    # -- what goes out
+
+    def _wake(self, _: None = None) -> None:
+        if self._ended:
+            return
+        if self._message._aborted:
+            self._end()
+        elif self._rest is None:
+            self._take()
+
+    def _take(self) -> None:
+        """Send what the body has."""
+        for _ in range(CHUNKS):
+            try:
+                chunk = self._body.take_now(self)
+            except StopIteration:
+                self._finish()
+                return
+            if not chunk or not self._put_out(chunk_of(chunk) if self._chunked else chunk):
+                return
+            self._body.left()
+        self.home.in_turn((self.wake,))
+
+    def _put_out(self, data: bytes | memoryview) -> bool:
+        """Whether all of *data* has left; if not, it will, or it is over."""
+        try:
+            sent = self.send(data, FLAGS)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._lose()
+            return False
+        if sent == len(data):
+            return True
+        self._keep_rest(memoryview(data)[sent:])
+        return False
+
+    def keep(self, framed: bytes, sent: int, length: int, messages: int) -> None:
+        """The socket took *sent* bytes of *framed*: so many messages, *length* without framing.
+
+        Of a socket that is broken, it took -1.
+        """
+        if sent < 0:
+            self._lose()
+        else:
+            self._message._buffer.take_unput(length, messages)
+            self._keep_rest(memoryview(framed)[sent:])
+
+    def _keep_rest(self, rest: memoryview) -> None:
+        self._rest = rest
+        connection = self._message._connection
+        assert connection is not None
+        connection.when_writable(self._go_on)
+
+    def _go_on(self) -> None:
+        rest, self._rest = self._rest, None
+        if self._ended or rest is None or not self._put_out(rest):
+            return
+        if self._message.closed:
+            self._end()
+        else:
+            self._body.left()
+            self._take()
+
+    # -- the end
+
+    def _finish(self) -> None:
+        """The body is complete, or was broken off."""
+        if self._message._aborted or not self._chunked or self._put_out(b"0\r\n\r\n"):
+            self._end()
+        elif not self._ended:
+            # Nobody else looks after it any more.
+            settings = self._message._settings
+            seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS
+            schedule_of(self.home).add(time.monotonic() + seconds, self._give_up)
+
+    def _give_up(self, now: float) -> None:
+        self._end()
+
+    def _lose(self) -> None:
+        # It may be that it was cut, and this is not the first to know.
+        self._message._client_left()
+        self._end()
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._rest = None
+        message = self._message
+        message._buffer.direct = message._buffer.guard = None
+        if message._connection is not None:
+            message._connection.release(cut=message._aborted)
+        self._sock.close()
+        self.home.spawn(self._let_go)
+
+    def _let_go(self) -> None:
+        try:
+            self._body.close()
+        finally:
+            self._on_end(self)
