@@ -1,0 +1,1 @@
+"""What this project costs beside others, measured in turns: ``python -m benchmarks``."""

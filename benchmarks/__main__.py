@@ -1,0 +1,133 @@
+"""``python -m benchmarks``: build what is needed, measure all contenders in turns, report."""
+
+import argparse
+import json
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from . import pages, report
+from .contenders import CONTENDERS, build, missing, versions
+from .measures import MEASURES, Measuring, Plan, Record, doubts, visits
+from .servers import Failure, cores, running
+
+
+def listed(known: dict[str, object]) -> object:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round, to try it")
+    parser.add_argument("--rounds", type=int, help="5 if not given")
+    parser.add_argument(
+        "--contenders",
+        type=listed(dict(CONTENDERS)),
+        default=list(CONTENDERS),
+        help=f"of {','.join(CONTENDERS)}",
+    )
+    parser.add_argument(
+        "--measure",
+        type=listed(dict(MEASURES)),
+        default=list(MEASURES),
+        help=f"of {','.join(MEASURES)}",
+    )
+    parser.add_argument(
+        "--clients",
+        type=lambda text: tuple(int(word) for word in text.split(",")),
+        help="how many, for fanout, burst and latency: 1000 or 100,1000",
+    )
+    parser.add_argument("--json", type=Path, help="write what was measured to this file")
+    parser.add_argument("--read", type=Path, help="measure nothing, report what is in this file")
+    parser.add_argument("--write-docs", action="store_true", help="rewrite docs/benchmarks.rst")
+    return parser.parse_args(words)
+
+
+def measure(
+    names: list[str], plan: Plan, rounds: int, patience: float = 10, quiet: bool = False
+) -> list[Record]:
+    """All contenders in each round, in another order each time, with fresh servers."""
+    records: list[Record] = []
+    for number in range(rounds):
+        order = names[:]
+        random.Random(number).shuffle(order)
+        for visit in visits(plan):
+            for name in order:
+                try:
+                    with running(CONTENDERS[name], patience) as (server, load):
+                        for record in getattr(Measuring(server, load, plan), visit)():
+                            record = {"round": number, "contender": name, **record}
+                            record["doubts"] = doubts(record)
+                            records.append(record)
+                            if not quiet:
+                                print(report.line(record), flush=True)
+                except Failure as failure:
+                    records.append(
+                        {
+                            "round": number,
+                            "contender": name,
+                            "measure": visit,
+                            "clients": 0,
+                            "wrong": {"failure": str(failure)},
+                            "doubts": [],
+                        }
+                    )
+                    print(f"{name}: {failure}", file=sys.stderr, flush=True)
+    return records
+
+
+def main() -> int:
+    options = arguments()
+    # So that servers are ended, as they are on Ctrl-C.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    if options.read:
+        results = json.loads(options.read.read_text())
+    else:
+        build()
+        names, left_out = [], {}
+        for name in options.contenders:
+            if why := missing(CONTENDERS[name]):
+                left_out[name] = why
+                print(f"{name} is left out: {why}")
+            else:
+                names.append(name)
+        shape = {"seconds": 0.5, "warm_up": 0.1, "paced": 8, "churn": 500} if options.quick else {}
+        plan = Plan(frozenset(options.measure), options.clients, **shape)
+        rounds = options.rounds or (1 if options.quick else 5)
+        one, other = cores()
+        print(f"servers on core {one}, clients on core {other}, rounds: {rounds}", flush=True)
+        if one == other:
+            print("there is only one core: the clients and the server take it from each other")
+        started = time.monotonic()
+        records = measure(names, plan, rounds)
+        results = {
+            "records": records,
+            "rounds": rounds,
+            "left_out": left_out,
+            "minutes": round((time.monotonic() - started) / 60, 1),
+            "machine": report.machine_in_words(),
+            "versions": versions(),
+        }
+    if options.json:
+        options.json.write_text(report.as_json(results))
+    print("\n" + report.text(results))
+    if options.write_docs:
+        pages.write(results)
+    return 1 if any(record["wrong"] for record in results["records"]) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,174 @@
+"""What is measured of a server, and when a measurement is not to be trusted."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .servers import Failure, Load, Server, kernel_memory, machine
+
+#: One measurement: what, of whom, with how many clients, its numbers and its blemishes.
+Record = dict[str, Any]
+
+MEASURES = {
+    "stream": "one stream at full speed",
+    "connect": "connections to their first byte",
+    "fanout": "one message at a time to all clients",
+    "burst": "64 messages at a time to all clients",
+    "latency": "5 messages a second to all clients",
+    "memory": "memory of connections that are idle",
+    "growth": "cost of a delivery at 10,000 clients, to that at 100",
+}
+
+#: Messages that are published together.
+BURST = 64
+STREAM_BATCH = 500
+#: Connections that are being made at the same time.
+FLIGHT = 64
+FEW, MANY = 1000, 10_000
+
+#: What the load client counts that must not be.
+FAULTS = ("missing", "late", "doubles", "broken", "hung_up", "failed", "refused")
+
+
+@dataclass(frozen=True)
+class Plan:
+    measures: frozenset[str]
+    #: None are the usual ones of each measure.
+    clients: tuple[int, ...] | None = None
+    seconds: float = 1.5
+    warm_up: float = 0.3
+    paced: int = 20
+    churn: int = 2000
+
+    def clients_of(self, measure: str) -> set[int]:
+        usual = {
+            "fanout": {100, 1000, 5000},
+            "growth": {100},
+            "burst": {1000},
+            "latency": {1000},
+        }
+        if measure not in self.measures or measure not in usual:
+            return set()
+        if self.clients is not None and measure != "growth":
+            return set(self.clients)
+        return usual[measure]
+
+
+class Measuring:
+    """Measurements of one server, which is fresh."""
+
+    def __init__(self, server: Server, load: Load, plan: Plan) -> None:
+        self.server, self.load, self.plan = server, load, plan
+
+    def connect(self, total: int) -> dict[str, float]:
+        result = self.load.do("connect", total, FLIGHT)
+        if result["failed"] or result["streams"] != total:
+            raise Failure(
+                f"{result['streams']:.0f} of {total} clients could connect\n{self.server.log()}"
+            )
+        return result
+
+    def measured(self, measure: str, clients: int, command: str, one: float, two: float) -> Record:
+        """Have the load client do something, and read what it costs the server."""
+        host, cpu = machine(), self.server.cpu()
+        result = self.load.do(command, one, two)
+        cpu = self.server.cpu() - cpu
+        host = {name: seconds - host[name] for name, seconds in machine().items()}
+        seconds = result["seconds"]
+        record: Record = {
+            "measure": measure,
+            "clients": clients,
+            "server_share": cpu / seconds,
+            "client_share": result["busy"] / seconds,
+            # The client goes on for a moment, for what comes too late or too often.
+            "others_share": max(0.0, host["busy"] - cpu - result["cpu"] - 0.03) / seconds,
+            "steal_share": host["steal"] / seconds,
+            "deliveries": result["deliveries"],
+            "wrong": {name: result[name] for name in FAULTS if result[name]},
+        }
+        if result["deliveries"]:
+            record["rate"] = result["deliveries"] / seconds
+            record["cpu"] = cpu / result["deliveries"] * 1e6
+        expected = result["messages"] * clients
+        if command in ("run", "paced") and result["deliveries"] != expected:
+            record["wrong"].setdefault("missing", expected - result["deliveries"])
+        if command != "run":
+            record["p50"], record["p99"] = result["p50"] * 1000, result["p99"] * 1000
+        return record
+
+    def run(self, measure: str, clients: int, batch: int) -> Record:
+        warm = self.load.do("run", self.plan.warm_up, batch)
+        record = self.measured(measure, clients, "run", self.plan.seconds, batch)
+        for name in FAULTS:
+            if warm[name]:
+                record["wrong"][name] = record["wrong"].get(name, 0) + warm[name]
+        return record
+
+    def broadcasts(self) -> Iterator[Record]:
+        counts = {name: self.plan.clients_of(name) for name in MEASURES}
+        for clients in sorted(set().union(*counts.values())):
+            self.connect(clients)
+            if clients in counts["fanout"] | counts["growth"]:
+                yield self.run("fanout", clients, 1)
+            if clients in counts["burst"]:
+                yield self.run("burst", clients, BURST)
+            if clients in counts["latency"]:
+                yield self.measured("latency", clients, "paced", self.plan.paced, 5)
+
+    def crowd(self) -> Iterator[Record]:
+        sizes = []
+        for clients in FEW, MANY:
+            self.connect(clients)
+            # What was needed to connect is given back, or not, as the server does it.
+            time.sleep(0.5)
+            sizes.append((self.server.memory(), kernel_memory()))
+        if "memory" in self.plan.measures:
+            own, kernel = (
+                (after - before) / 1024 / (MANY - FEW) for before, after in zip(*sizes, strict=True)
+            )
+            yield {
+                "measure": "memory",
+                "clients": MANY,
+                "own": own,
+                "kernel": kernel,
+                "wrong": {},
+            }
+        if "growth" in self.plan.measures:
+            yield self.run("fanout", MANY, 1)
+
+    def arrivals(self) -> Iterator[Record]:
+        self.load.do("churn", 100, FLIGHT)
+        yield self.measured("connect", 0, "churn", self.plan.churn, FLIGHT)
+
+    def single(self) -> Iterator[Record]:
+        self.connect(1)
+        yield self.run("stream", 1, STREAM_BATCH)
+
+
+def visits(plan: Plan) -> list[str]:
+    """What a fresh server is started for, in this order."""
+    found = []
+    if "stream" in plan.measures:
+        found.append("single")
+    if "connect" in plan.measures:
+        found.append("arrivals")
+    if any(plan.clients_of(name) for name in MEASURES):
+        found.append("broadcasts")
+    if plan.measures & {"memory", "growth"}:
+        found.append("crowd")
+    return found
+
+
+def doubts(record: Record) -> list[str]:
+    """Why its numbers may say less of the server than they seem to."""
+    found: list[str] = []
+    if "server_share" not in record:
+        return found
+    if record["client_share"] > 0.8 and record["server_share"] < 0.8:
+        found.append("the client was the limit")
+    if record["others_share"] > 0.15:
+        found.append(f"others took {record['others_share']:.0%} of a core")
+    if record["steal_share"] > 0.05:
+        found.append(f"the host took {record['steal_share']:.0%} of a core")
+    return found

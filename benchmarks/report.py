@@ -1,0 +1,261 @@
+"""Tables of ratios, in reStructuredText, from what was measured."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .contenders import CONTENDERS
+from .measures import MEASURES, Record
+from .promises import PROMISES
+
+OURS = ("ours-gevent", "ours-worker")
+
+#: What is shown of a measure: the key of a record, its unit, and how it is written.
+QUANTITIES = {
+    "stream": {"rate": "messages a second", "cpu": "CPU microseconds a message"},
+    "connect": {"rate": "connections a second", "p99": "milliseconds to the first byte, p99"},
+    "fanout": {"rate": "deliveries a second", "cpu": "CPU microseconds a delivery"},
+    "burst": {"rate": "deliveries a second", "cpu": "CPU microseconds a delivery"},
+    "latency": {"p50": "milliseconds, p50", "p99": "milliseconds, p99"},
+    "memory": {"own": "KiB of a connection, the process's own"},
+    "growth": {"growth": "of the CPU time of a delivery at 100"},
+}
+
+Key = tuple[str, int, str]
+
+
+class Numbers:
+    """Each quantity by what it is of: one value for each round that has it."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._values: dict[Key, dict[str, dict[int, float]]] = {}
+        for record in records:
+            for quantity in ("rate", "cpu", "p50", "p99", "own", "kernel"):
+                if quantity in record and not record["wrong"]:
+                    key = (record["measure"], record["clients"], quantity)
+                    self._add(key, record["contender"], record["round"], record[quantity])
+        few, many = (self._values.get(("fanout", count, "cpu"), {}) for count in (100, 10_000))
+        for name in few.keys() & many.keys():
+            for number in few[name].keys() & many[name].keys():
+                ratio = many[name][number] / few[name][number]
+                self._add(("growth", 10_000, "growth"), name, number, ratio)
+
+    def _add(self, key: Key, name: str, number: int, value: float) -> None:
+        self._values.setdefault(key, {}).setdefault(name, {})[number] = value
+
+    def sizes(self, measure: str) -> list[int]:
+        return sorted({clients for kind, clients, _ in self._values if kind == measure})
+
+    def of(self, key: Key, name: str) -> list[float]:
+        return list(self._values.get(key, {}).get(name, {}).values())
+
+    def ratios(self, key: Key, name: str, reference: str) -> list[float]:
+        """Of *name* to *reference*, one for each round that both were in."""
+        these = self._values.get(key, {}).get(name, {})
+        those = self._values.get(key, {}).get(reference, {})
+        rounds = sorted(these.keys() & those.keys())
+        # Next to no memory, as the floor takes, is no part of a ratio that says anything.
+        least = 0.05 if key[2] == "own" else 0
+        pairs = [(these[number], those[number]) for number in rounds]
+        return [this / that for this, that in pairs if min(this, that) > least]
+
+
+def number(value: float) -> str:
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, and from where to where the others are."""
+    if not values:
+        return "\\-"
+    middle = number(statistics.median(values))
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({number(min(values))} to {number(max(values))})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A simple table."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([rule, text[0], rule, *text[1:], rule])
+
+
+def heading(text: str, under: str = "-") -> str:
+    return f"{text}\n{under * len(text)}"
+
+
+def titled(measure: str, clients: int) -> str:
+    what = MEASURES[measure]
+    if measure in ("fanout", "burst", "latency"):
+        what = what.replace("all clients", f"{clients:,} clients")
+    if measure == "memory":
+        what += ", from 1,000 to 10,000 of them"
+    return what[0].upper() + what[1:]
+
+
+def names_in(records: Iterable[Record]) -> list[str]:
+    present = {record["contender"] for record in records}
+    return [name for name in CONTENDERS if name in present]
+
+
+def measured_tables(records: list[Record], under: str = "-") -> list[str]:
+    """A heading and tables for each measure, and how busy both sides were."""
+    numbers, names = Numbers(records), names_in(records)
+    parts = []
+    for measure in MEASURES:
+        for clients in numbers.sizes(measure):
+            parts.append(heading(titled(measure, clients), under))
+            for quantity, unit in QUANTITIES[measure].items():
+                key = (measure, clients, quantity)
+                rows = [
+                    [
+                        name,
+                        spread(numbers.of(key, name)),
+                        *(spread(numbers.ratios(key, our, name)) for our in OURS if our in names),
+                    ]
+                    for name in names
+                    if numbers.of(key, name)
+                ]
+                ours = [f"{our} to it" for our in OURS if our in names]
+                parts.append(table(["contender", unit, *ours], rows))
+            if measure == "memory":
+                parts.append(kernel_in_words(numbers, names))
+            else:
+                parts.append(shares(records, measure, clients, names))
+    return [part for part in parts if part]
+
+
+def shares(records: list[Record], measure: str, clients: int, names: list[str]) -> str:
+    """How busy server and client were, in a line: the highest share of the client counts."""
+    cells = []
+    for name in names:
+        found = [
+            record
+            for record in records
+            if (record["measure"], record["clients"], record["contender"])
+            == (measure, clients, name)
+            and "server_share" in record
+        ]
+        if found:
+            server, client = (
+                statistics.median(record[f"{side}_share"] for record in found)
+                for side in ("server", "client")
+            )
+            limit = " *" if any("client" in word for r in found for word in r["doubts"]) else ""
+            cells.append(f"{name} {server:.0%}, {client:.0%}{limit}")
+    if not cells:
+        return ""
+    star = ""
+    if any(cell.endswith("*") for cell in cells):
+        star = " In those with a star the client was the limit in a round or more."
+        cells = [cell.replace(" *", " (\\*)") for cell in cells]
+    return "Of their cores, server and client used: " + "; ".join(cells) + "." + star
+
+
+def kernel_in_words(numbers: Numbers, names: list[str]) -> str:
+    key = ("memory", 10_000, "kernel")
+    parts = [f"{name} {spread(numbers.of(key, name))}" for name in names if numbers.of(key, name)]
+    return (
+        "The kernel's part comes on top, in KiB of a connection with both of its ends, "
+        "from its slabs and socket buffers: " + "; ".join(parts) + "."
+    )
+
+
+def promises_table(records: list[Record]) -> str:
+    numbers = Numbers(records)
+    rows = []
+    for promise in PROMISES:
+        key = (promise.measure, promise.clients, promise.quantity)
+        unit = QUANTITIES[promise.measure][promise.quantity]
+        what = promise.measure + (f" {promise.clients:,}" if promise.clients else "")
+        if promise.reference is None:
+            values = numbers.of(key, promise.contender)
+        else:
+            values = numbers.ratios(key, promise.contender, promise.reference)
+        if values:
+            kept = promise.kept_by(statistics.median(values))
+            rows.append(
+                [
+                    f"{what}: {unit}",
+                    promise.contender,
+                    promise.reference or "\\-",
+                    promise.bound,
+                    spread(values),
+                    "reached" if kept else "not reached",
+                ]
+            )
+    if not rows:
+        return ""
+    return table(["what", "of", "to", "promised", "measured", ""], rows)
+
+
+def faults(results: dict[str, Any]) -> str:
+    """What went wrong, and what was not to be trusted."""
+    records = results["records"]
+    lines = []
+    for record in records:
+        if record["wrong"]:
+            lines.append(f"WRONG, and left out of the tables: {line(record)}")
+    doubtful = [record for record in records if record["doubts"]]
+    for record in doubtful[:20]:
+        lines.append(f"in doubt: {line(record)}")
+    if len(doubtful) > 20:
+        lines.append(f"in doubt: {len(doubtful) - 20} more")
+    checked = sum(
+        record.get("deliveries", 0) for record in records if record["measure"] != "connect"
+    )
+    lines.append(f"{checked:,.0f} deliveries checked: count, order, gaps and doubles")
+    return "\n".join(lines)
+
+
+def line(record: Record) -> str:
+    """One measurement in a line, as it is printed while a run goes on."""
+    parts = [f"{record['round'] + 1} {record['contender']:<14} {record['measure']:<8}"]
+    if record["clients"]:
+        parts.append(f"{record['clients']:>6,} clients")
+    for quantity, unit in QUANTITIES.get(record["measure"], {}).items():
+        if quantity in record:
+            parts.append(f"{number(record[quantity])} {unit}")
+    if "server_share" in record:
+        parts.append(f"server {record['server_share']:.0%}, client {record['client_share']:.0%}")
+    parts += [f"{name}: {value}" for name, value in record["wrong"].items()]
+    return "  ".join([*parts, *record["doubts"]])
+
+
+def text(results: dict[str, Any]) -> str:
+    """Everything, for a terminal."""
+    parts = [*measured_tables(results["records"])]
+    if promised := promises_table(results["records"]):
+        parts += [heading("What was promised"), promised]
+    parts += [heading("How far to trust it"), faults(results)]
+    parts += [f"{name} was left out: {why}" for name, why in results["left_out"].items()]
+    return "\n\n".join(parts).replace("\\-", "- ").replace("\\*", "*")
+
+
+def machine_in_words() -> str:
+    return f"{len(os.sched_getaffinity(0))} cores, with Python {platform.python_version()}"
+
+
+def as_json(results: dict[str, Any]) -> str:
+    """One record in a line, with no more digits than mean anything."""
+
+    def short(record: Record) -> Record:
+        return {
+            name: float(f"{value:.6g}") if isinstance(value, float) else value
+            for name, value in record.items()
+        }
+
+    about = {name: value for name, value in results.items() if name != "records"}
+    records = ",\n".join(json.dumps(short(record)) for record in results["records"])
+    return json.dumps(about, indent=1)[:-2] + ',\n "records": [\n' + records + "\n]}\n"
