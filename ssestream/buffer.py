@@ -41,11 +41,28 @@ class Direct(Bell, Protocol):
     """A reader that is a socket: see ``sender``."""
 
     @property
+    def buffer(self) -> "FrameBuffer":
+        """Whose reader it is."""
+
+    @property
     def send(self) -> Callable[[bytes, int], int]:
         """That of a socket that does not block."""
 
     def keep(self, framed: bytes, sent: int, length: int, messages: int) -> None:
         """The socket took no more than *sent* bytes."""
+
+
+class Convoy(Protocol):
+    """What is the same for all that are sent to together: see ``fanout``."""
+
+    #: When they were last sent something.
+    written_at: float
+    #: How much they were sent since there is a convoy.
+    messages: int
+    bytes: int
+
+    def leave(self, reader: Direct) -> None:
+        """From any thread."""
 
 
 class FrameBuffer:
@@ -66,15 +83,16 @@ class FrameBuffer:
         "_taken",
         "_taken_messages",
         "_waiting",
+        "_written_at",
         "asleep",
         "bytes_left",
+        "convoy",
         "direct",
         "guard",
         "high_water_mark",
         "messages_left",
         "need_drain",
         "taken_at",
-        "written_at",
     )
 
     def __init__(self, high_water_mark: int) -> None:
@@ -82,8 +100,7 @@ class FrameBuffer:
         self.need_drain = False
         #: When the chunk was taken that has not left yet; 0.0 while there is none.
         self.taken_at = 0.0
-        #: When something was last put.
-        self.written_at = 0.0
+        self._written_at = 0.0
         self._lock = new_lock()
         # No deque: an empty one is larger than all the rest of this.
         self._frames: list[bytes | memoryview] = []
@@ -92,7 +109,7 @@ class FrameBuffer:
         # How many messages wait: some frames are none, and some are several.
         self._messages = 0
         self._taken_messages = 0
-        #: Messages and bytes that have left for the kernel.
+        #: Messages and bytes that have left, without those of a convoy that it is in.
         self.messages_left = self.bytes_left = 0
         # Whether the last frame has left a line without its end.
         self._mid_line = False
@@ -107,6 +124,26 @@ class FrameBuffer:
         self.direct: Direct | None = None
         #: What is told at once that it is closed, even if it is not asleep.
         self.guard: Bell | None = None
+
+        #: In which its reader is sent to past it, together with others.
+        self.convoy: Convoy | None = None
+
+    @property
+    def written_at(self) -> float:
+        """When something was last put, or sent past it."""
+        convoy = self.convoy
+        return self._written_at if convoy is None else max(self._written_at, convoy.written_at)
+
+    @written_at.setter
+    def written_at(self, when: float) -> None:
+        self._written_at = when
+
+    def sent(self) -> tuple[int, int]:
+        """Messages and bytes that have left for the kernel."""
+        convoy = self.convoy
+        if convoy is None:
+            return self.messages_left, self.bytes_left
+        return self.messages_left + convoy.messages, self.bytes_left + convoy.bytes
 
     @property
     def length(self) -> int:
@@ -160,7 +197,7 @@ class FrameBuffer:
                 self._waiting = length = len(frame)
                 self._messages += messages
                 self._mid_line = False
-                self.written_at = now
+                self._written_at = now
                 if length >= self.high_water_mark:
                     self.need_drain = True
             return bell
@@ -262,7 +299,7 @@ class FrameBuffer:
         with self._lock:
             self.asleep = None
             self._taken, self._taken_messages = length, messages
-            self.taken_at = self.written_at = time.monotonic()
+            self.taken_at = self._written_at = time.monotonic()
             if self._waiting + length >= self.high_water_mark:
                 self.need_drain = True
 
@@ -271,7 +308,7 @@ class FrameBuffer:
         self._frames.append(frame)
         self._waiting += len(frame)
         self._mid_line = not frame.endswith(b"\n")
-        self.written_at = time.monotonic()
+        self._written_at = time.monotonic()
 
     def _piece(self) -> bytes:
         """The first `CHUNK` bytes of more."""

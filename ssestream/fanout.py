@@ -2,35 +2,147 @@
 
 Most streams, at most times, read one channel, have been given all there was, and
 have nothing waiting. For them nothing is decided, made or counted that could be
-for all of them together: they share the frames, the position, the time and one
-callback that lets their readers go on. Whoever is not so simple is left to
-`feeds.Subscription.give`.
+for all of them together. There are three ways, and each stream goes the first
+that it can:
+
+1. In a `Convoy`: streams on sockets of their own (see ``sender``) that were sent
+   something together and since then nothing else. What is left for each of them
+   is one ``send``.
+2. By `hand_round`: whoever keeps up. Those with a socket of their own are sent to
+   and join a convoy; the readers of the others are woken by one callback.
+3. By `feeds.Subscription.give`, with all that there may be to a stream.
 """
 
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from .feeds import Batch, Cursor
-from .hub import Home
+from .brokers.broker import Position
+from .buffer import Direct
+from .feeds import Batch, Cursor, Feed
+from .hub import Home, new_lock
 from .sender import FLAGS, chunk_of
 
+#: Streams that are handed something before others have their turn.
+TURN = 256
 
-def hand_round(batch: Batch, cursors: Iterable[Cursor], home: Home) -> list[Cursor]:
-    """Give the whole of *batch* to those it can be given at once. Returns the others.
+
+class Parcel(NamedTuple):
+    """A batch as it leaves."""
+
+    before: Position
+    after: Position
+    frames: bytes
+    messages: int
+    #: With the framing of a chunked body around it.
+    framed: bytes
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Parcel":
+        return cls(*batch, chunk_of(batch.frames))
+
+
+class Convoy:
+    """Streams that stand at one position, with nothing waiting for them.
+
+    They have a socket each, in one home. What changes with every broadcast is kept
+    here, once for all. Whoever has anything else to be sent leaves it first,
+    and takes what is its own along. The lock is held while the convoy is sent to,
+    so that who leaves from another thread has been sent either all or nothing.
+    """
+
+    __slots__ = ("bytes", "home", "lock", "members", "messages", "position", "written_at")
+
+    def __init__(self, home: Home, position: Position, now: float) -> None:
+        self.home = home
+        self.position = position
+        self.written_at = now
+        #: How much each was sent since there is a convoy.
+        self.messages = self.bytes = 0
+        self.members: dict[Direct, Cursor] = {}
+        self.lock = new_lock()
+
+    def send(self, parcel: Parcel) -> None:
+        """Send *parcel* to all. In the thread of its home."""
+        framed = parcel.framed
+        length = len(framed)
+        missed: list[tuple[Direct, int]] = []
+        with self.lock:
+            for sender in list(self.members):
+                try:
+                    sent = sender.send(framed, FLAGS)
+                except BlockingIOError:
+                    sent = 0
+                except OSError:
+                    sent = -1
+                if sent != length:
+                    missed.append((sender, sent))
+            self.position = parcel.after
+            self.written_at = time.monotonic()
+            for sender, _ in missed:
+                # It counts what it keeps by itself.
+                cursor = self.members.get(sender)
+                if cursor is not None:
+                    self.leave(sender)
+                    cursor.delivered += parcel.messages
+            self.messages += parcel.messages
+            self.bytes += len(parcel.frames)
+        # Without the lock: a stream that is over takes those of its own.
+        for sender, sent in missed:
+            sender.keep(framed, sent, len(parcel.frames), parcel.messages)
+
+    def join(self, sender: Direct, cursor: Cursor) -> None:
+        """For one that has just been sent what the others were, in the same home."""
+        with self.lock:
+            self.members[sender] = cursor
+            # What it will be sent with the others is added when it leaves.
+            cursor.delivered -= self.messages
+            sender.buffer.messages_left -= self.messages
+            sender.buffer.bytes_left -= self.bytes
+            cursor.seat = sender
+            cursor.convoy = sender.buffer.convoy = self
+
+    def leave(self, sender: Direct) -> None:
+        """From any thread. It is nothing to who has left."""
+        with self.lock:
+            cursor = self.members.pop(sender, None)
+            if cursor is None:
+                return
+            buffer = sender.buffer
+            cursor._position = self.position
+            cursor.convoy = buffer.convoy = cursor.seat = None
+            cursor.delivered += self.messages
+            buffer.messages_left += self.messages
+            buffer.bytes_left += self.bytes
+            buffer.written_at = max(buffer.written_at, self.written_at)
+
+
+def send_to_convoys(feed: Feed, parcel: Parcel, home: Home) -> Iterable[None]:
+    """Send *parcel* to those of *feed* that stand before it; gives way after each."""
+    feed.convoys = [convoy for convoy in feed.convoys if convoy.members]
+    for convoy in feed.convoys[:]:
+        if convoy.home is home and convoy.position == parcel.before:
+            convoy.send(parcel)
+            yield
+        else:  # of a listener that was elsewhere
+            for sender in list(convoy.members):
+                convoy.leave(sender)
+
+
+def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home) -> list[Cursor]:
+    """Give the whole of *parcel* to those it can be given at once. Returns the others.
 
     In the thread of *home*; it is over before anything else runs there.
     """
-    before, after, frames, messages = batch
-    length = len(frames)
-    framed = chunk_of(frames)
-    framed_length = len(framed)
+    before, after, frames, messages, framed = parcel
+    length = len(framed)
     now = time.monotonic()
     others: list[Cursor] = []
     wakes: list[Callable[[None], object]] = []
+    convoy: Convoy | None = None
     for cursor in cursors:
-        at = cursor.position
         buffer = cursor.stream._straight if cursor.simple else None
-        if buffer is None or (at is not before and at != before):
+        if buffer is None or cursor.position != before:
             others.append(cursor)
             continue
         sender = buffer.direct
@@ -42,22 +154,36 @@ def hand_round(batch: Batch, cursors: Iterable[Cursor], home: Home) -> list[Curs
                 sent = 0
             except OSError:
                 sent = -1
-            buffer.written_at = now
-            if sent == framed_length:
-                buffer.messages_left += messages
-                buffer.bytes_left += length
-            else:
-                sender.keep(framed, sent, length, messages)
-        else:
-            bell = buffer.put_for_sleeper(frames, messages, now)
-            if bell is None:
-                others.append(cursor)
+            cursor.position = after
+            cursor.delivered += messages
+            if sent != length:
+                sender.keep(framed, sent, len(frames), messages)
                 continue
-            if bell.home is home:
-                wakes.append(bell.wake)
-            else:
-                bell.ring()
+            buffer.messages_left += messages
+            buffer.bytes_left += len(frames)
+            if convoy is None or len(convoy.members) >= TURN:
+                convoy = _with_room(feed, after, home, now)
+            convoy.join(sender, cursor)
+            continue
+        bell = buffer.put_for_sleeper(frames, messages, now)
+        if bell is None:
+            others.append(cursor)
+            continue
+        if bell.home is home:
+            wakes.append(bell.wake)
+        else:
+            bell.ring()
         cursor.position = after
         cursor.delivered += messages
     home.in_turn(wakes)
     return others
+
+
+def _with_room(feed: Feed, position: Position, home: Home, now: float) -> Convoy:
+    convoy: Convoy
+    for convoy in feed.convoys:
+        if convoy.home is home and convoy.position == position and len(convoy.members) < TURN:
+            return convoy
+    convoy = Convoy(home, position, now)
+    feed.convoys.append(convoy)
+    return convoy

@@ -26,9 +26,10 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .brokers.broker import Position, Slice
+from .buffer import Direct
 from .errors import StreamError
 from .hub import logger, new_lock
 from .positions import check_fits, format_id
@@ -165,6 +166,8 @@ class Feed:
         self.position: Position | None = None
         self.cursors: set[Cursor] = set()
         self.live: set[Cursor] = set()
+        #: Those of them that move together.
+        self.convoys: list[Any] = []
         #: The last entries up to *position*, without a hole.
         self.recent: deque[Item] = deque()
         self._recent_bytes = 0
@@ -176,7 +179,7 @@ class Feed:
     def statistics(self) -> ChannelStatistics:
         return ChannelStatistics(
             subscribers=len(self.cursors),
-            delivered=self.delivered + sum(cursor.delivered for cursor in self.cursors),
+            delivered=self.delivered + sum(cursor.total for cursor in self.cursors),
             replayed=self.replayed + sum(cursor.replayed for cursor in self.cursors),
             lagging=len(self.cursors) - len(self.live),
             gaps=self.gaps + sum(cursor.gaps for cursor in self.cursors),
@@ -214,19 +217,36 @@ class Feed:
         return [self.recent[n] for n in range(position.number + 1 - first, len(self.recent))]
 
 
+class Convoy(Protocol):
+    """See ``fanout``."""
+
+    @property
+    def position(self) -> Position:
+        """Where all of it stands."""
+
+    @property
+    def messages(self) -> int:
+        """How many it was given since it is there."""
+
+    def leave(self, reader: Direct) -> None:
+        """From any thread."""
+
+
 class Cursor:
     """Where one stream stands in one channel."""
 
     __slots__ = (
+        "_position",
         "began",
+        "convoy",
         "delivered",
         "feed",
         "gaps",
         "key",
         "name",
-        "position",
         "reading",
         "replayed",
+        "seat",
         "simple",
         "stream",
         "subscription",
@@ -251,9 +271,10 @@ class Cursor:
         #: instructions.
         self.simple = False
         self.name = name
-        #: Behind the last entry that the stream was given. None is the end of
-        #: the log, wherever that is when the broker can be asked.
-        self.position = position
+        self._position = position
+        #: In which its stream is sent to together with others, and as whom.
+        self.convoy: Convoy | None = None
+        self.seat: Direct | None = None
         #: Where the log ended when it came: a word up to there was said to others.
         #: None where the broker could not say; it obeys all words then, as one who
         #: is ended in error comes back, and one who is left in error stays.
@@ -265,7 +286,39 @@ class Cursor:
         self.wanted = wanted
         #: A reader has it, or is about to.
         self.reading = False
-        self.delivered = self.replayed = self.gaps = 0
+        #: Without those of a convoy that it is in.
+        self.delivered = 0
+        self.replayed = self.gaps = 0
+
+    @property
+    def position(self) -> Position | None:
+        """Behind the last entry that the stream was given.
+
+        None is the end of the log, wherever that is when the broker can be asked.
+        """
+        convoy = self.convoy
+        return self._position if convoy is None else convoy.position
+
+    @position.setter
+    def position(self, position: Position | None) -> None:
+        self.leave_convoy()
+        self._position = position
+
+    @property
+    def total(self) -> int:
+        """Events that its stream was given."""
+        convoy = self.convoy
+        return self.delivered if convoy is None else self.delivered + convoy.messages
+
+    def complicate(self) -> None:
+        """There is more to it from now on."""
+        self.simple = False
+        self.leave_convoy()
+
+    def leave_convoy(self) -> None:
+        convoy, seat = self.convoy, self.seat
+        if convoy is not None and seat is not None:
+            convoy.leave(seat)
 
     def unwanted(self, items: list[Item]) -> Collection[int]:
         """The numbers of those that its filter withholds."""
@@ -321,7 +374,7 @@ class Cursor:
 class Subscription:
     """One stream and its cursors. *leave* is called once it follows nothing any more."""
 
-    __slots__ = ("_leave", "_lock", "cursors", "drains", "over", "stream")
+    __slots__ = ("_leave", "_lock", "_pushes", "cursors", "drains", "over", "stream")
 
     def __init__(self, stream: SseStream, leave: "Callable[[Subscription], object]") -> None:
         self.stream = stream
@@ -331,6 +384,8 @@ class Subscription:
         #: How often the stream had room again.
         self.drains = 0
         self._leave = leave
+        # Whether an app has no ``push()`` of its own that is to see all.
+        self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
         self._lock = new_lock()
 
     @property
@@ -353,7 +408,7 @@ class Subscription:
             rest = dict(self.cursors)
             taken = [rest.pop(name) for name in names if name in rest]
             for cursor in taken:
-                cursor.simple = False
+                cursor.complicate()
             self._follow(rest)
         return taken
 
@@ -361,7 +416,7 @@ class Subscription:
         """Give nothing more."""
         self.over = True
         for cursor in self.cursors.values():
-            cursor.simple = False
+            cursor.complicate()
 
     def finish(self) -> None:
         """Give nothing more, and let go of the channels."""
@@ -380,6 +435,7 @@ class Subscription:
             if (
                 cursor.position != batch.before
                 or cursor.wanted is not None
+                or not self._pushes
                 or self.over
                 or len(cursors) != 1
                 or cursors.get(cursor.name) is not cursor
@@ -433,9 +489,11 @@ class Subscription:
         lane = self.stream._lane
         alone = len(cursors) == 1 and not self.over
         for cursor in cursors.values():
-            cursor.simple = (
-                alone and cursor.wanted is None and lane.has_home and lane.home.cooperative
-            )
+            simple = alone and self._pushes and cursor.wanted is None
+            if simple and lane.has_home and lane.home.cooperative:
+                cursor.simple = True
+            else:
+                cursor.complicate()
 
     def _fits(self, frame: bytes) -> bool:
         """Whether the stream takes *frame* and stays in its bounds; else it will drain."""

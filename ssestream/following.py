@@ -16,7 +16,7 @@ from gevent import monkey
 
 from .brokers.broker import Broker, Position, Slice
 from .errors import BrokerError
-from .fanout import hand_round
+from .fanout import TURN, Parcel, hand_round, send_to_convoys
 from .feeds import (
     CUT,
     NOWHERE,
@@ -40,9 +40,6 @@ SOONEST, LATEST = 0.1, 2.0
 #: Readers at a time. They mostly wait for the broker, which more of them would
 #: only keep from serving the listener.
 READERS = 4
-
-#: Streams that are handed something before others have their turn.
-TURN = 256
 
 State = Literal["idle", "listening", "down"]
 
@@ -131,6 +128,7 @@ class Following:
                     continue
                 feed.cursors.discard(cursor)
                 feed.live.discard(cursor)
+                cursor.complicate()
                 feed.delivered += cursor.delivered
                 feed.replayed += cursor.replayed
                 feed.gaps += cursor.gaps
@@ -231,17 +229,24 @@ class Following:
         with self._lock:
             here = feed.position
             before = feed.advance(piece, items)
-            live = list(feed.live)
             all_cursors = list(feed.cursors)
         batches = batches_of(feed.name, before, items)
+        parcels = [Parcel.of(batch) for batch in batches]
         home = current_home()
+        for parcel in parcels:
+            for _ in send_to_convoys(feed, parcel, home):
+                time.sleep(0)
+        with self._lock:
+            live = list(feed.live)
+        if parcels:
+            live = [cursor for cursor in live if cursor.convoy is None]
         for start in range(0, len(live), TURN):
             if start:
                 time.sleep(0)
             turn = live[start : start + TURN]
-            others = [] if batches else turn
-            for batch in batches:
-                left = hand_round(batch, turn, home)
+            others = [] if parcels else turn
+            for parcel in parcels:
+                left = hand_round(feed, parcel, turn, home)
                 if left:
                     others = others + left
                     turn = [cursor for cursor in turn if cursor not in set(left)]

@@ -243,7 +243,7 @@ class OutgoingMessage(Emitter):
 
     def sent(self) -> tuple[int, int]:
         """Messages and bytes that were handed to the server."""
-        return self._buffer.messages_left, self._buffer.bytes_left
+        return self._buffer.sent()
 
     def server_done(self) -> None:
         """The server has finished with the body, in whatever way."""

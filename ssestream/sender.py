@@ -57,6 +57,7 @@ class Sender:
         "_on_end",
         "_rest",
         "_sock",
+        "buffer",
         "home",
         "send",
         "wake",
@@ -81,24 +82,34 @@ class Sender:
         #: That of the socket, for what is framed already while nothing waits. What it
         #: does not take is for `keep`.
         self.send: Callable[[bytes | memoryview, int], int] = sock.send
+        self.buffer = message._buffer
         self.home: Home = message._lane.home
         self.wake: Callable[[None], object] = self._wake
 
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on what comes."""
-        buffer = self._message._buffer
-        buffer.guard = self
+        self.buffer.guard = self
         if self._chunked and self._body.is_plain:
-            buffer.direct = self
+            self.buffer.direct = self
         if self._put_out(head):
             self._wake()
 
     def ring(self) -> None:
         """There is more, or nothing more will come. From any thread."""
         if self.home.here():
-            self.home.in_turn((self.wake,))
+            self._ring_here()
         else:
-            self.home.call(self.home.in_turn, (self.wake,))
+            self.home.call(self._ring_here)
+
+    def _ring_here(self) -> None:
+        # At once, as nothing may be sent past what waits now.
+        self._leave()
+        self.home.in_turn((self.wake,))
+
+    def _leave(self) -> None:
+        convoy = self.buffer.convoy
+        if convoy is not None:
+            convoy.leave(self)
 
     # -- what goes out
 
@@ -145,7 +156,7 @@ class Sender:
         if sent < 0:
             self._lose()
         else:
-            self._message._buffer.take_unput(length, messages)
+            self.buffer.take_unput(length, messages)
             self._keep_rest(memoryview(framed)[sent:])
 
     def _keep_rest(self, rest: memoryview) -> None:
@@ -189,8 +200,9 @@ class Sender:
             return
         self._ended = True
         self._rest = None
+        self._leave()
+        self.buffer.direct = self.buffer.guard = None
         message = self._message
-        message._buffer.direct = message._buffer.guard = None
         if message._connection is not None:
             message._connection.release(cut=message._aborted)
         self._sock.close()

@@ -356,10 +356,16 @@ class SseStream(Emitter):
 
     def _lead(self, pipes: list[Pipe]) -> None:
         """Flow through *pipes* from now on. Under the lock, and after any other change."""
+        self._detour()
         self._pipes = pipes
-        self._straight = None
         if len(pipes) == 1 and not (self._ended or self._closed or self._queue or self._pumping):
             self._straight = pipes[0].buffer
+
+    def _detour(self) -> None:
+        """Nothing goes past the queue. Under the lock."""
+        straight, self._straight = self._straight, None
+        if straight is not None and straight.convoy is not None and straight.direct is not None:
+            straight.convoy.leave(straight.direct)
 
     def _pass(self, frame: bytes, messages: int = 1) -> bool:
         """Hand *frame*, which is so many *messages*, on past the queue, if nothing is before it."""
@@ -380,7 +386,7 @@ class SseStream(Emitter):
                         f"{len(self._queue)} messages of {self._queue.bytes} bytes wait already"
                     )
                 self._queue.append(frame, callback)
-                self._straight = None
+                self._detour()
         if lost:
             if callback is not None:
                 self._lane.soon(callback, self._gone)
