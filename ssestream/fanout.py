@@ -167,9 +167,10 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
             continue
         bell = buffer.put_for_sleeper(frames, messages, now)
         if bell is None:
-            others.append(cursor)
-            continue
-        if bell.home is home:
+            if not buffer.put_straight(frames, messages):
+                others.append(cursor)
+                continue
+        elif bell.home is home:
             wakes.append(bell.wake)
         else:
             bell.ring()
