@@ -175,7 +175,7 @@ class Server:
 class Load:
     """The clients: one process, which ``native/load.c`` describes."""
 
-    def __init__(self, server: Server, patience: float = 10) -> None:
+    def __init__(self, server: Server, patience: float = 10, spin: bool = True) -> None:
         self._process = start(
             [
                 *(str(BUILD / "load"), "--port", str(server.port)),
@@ -185,7 +185,7 @@ class Load:
                 *("--most-a-second", str(server.contender.most_a_second)),
                 *("--patience", str(patience)),
                 # On a core that it shares with the server it has to sleep to let that work.
-                *("--spin", str(int(len(set(cores())) > 1))),
+                *("--spin", str(int(spin and len(set(cores())) > 1))),
             ],
             cores()[1],
             stdin=subprocess.PIPE,
@@ -213,11 +213,13 @@ class Load:
 
 
 @contextlib.contextmanager
-def running(contender: Contender, patience: float = 10) -> Iterator[tuple[Server, Load]]:
+def running(
+    contender: Contender, patience: float = 10, spin: bool = True
+) -> Iterator[tuple[Server, Load]]:
     """A fresh server and a fresh load client; both are gone afterwards, whatever happens."""
     server = Server(contender)
     try:
-        load = Load(server, patience)
+        load = Load(server, patience, spin)
         try:
             yield server, load
         finally:

@@ -31,7 +31,7 @@ from .feeds import (
     batches_of,
     items_of,
 )
-from .hub import current_home, logger, new_lock, start_thread
+from .hub import current_home, give_way, logger, new_lock, start_thread
 from .settings import chance
 
 #: Seconds before the broker is tried again, at first and at most.
@@ -235,14 +235,14 @@ class Following:
         home = current_home()
         for parcel in parcels:
             for _ in send_to_convoys(feed, parcel, home):
-                time.sleep(0)
+                give_way()
         with self._lock:
             live = list(feed.live)
         if parcels:
             live = [cursor for cursor in live if cursor.convoy is None]
         for start in range(0, len(live), TURN):
             if start:
-                time.sleep(0)
+                give_way()
             turn = live[start : start + TURN]
             others = [] if parcels else turn
             for parcel in parcels:
@@ -325,7 +325,7 @@ class Following:
                         return
                     cursor = self._behind.popleft()
                 self._read_for(cursor)
-                time.sleep(0)
+                give_way()
         except BaseException:
             with self._lock:
                 self._readers -= 1

@@ -145,11 +145,15 @@ class Home:
             if self.here():
                 self.loop.run_callback(callback, *args)
             else:
-                self._calls.append((callback, args))
-                self._knock.send()
+                self._call_later(callback, *args)
         except ValueError:
             # The loop was destroyed, and with it whatever this is about.
             logger.debug("not called in a hub that is no more: %r", callback)
+
+    def _call_later(self, callback: Callable[..., object], *args: Any) -> None:
+        # It goes behind whatever the loop's poll has found.
+        self._calls.append((callback, args))
+        self._knock.send()
 
     def answer(self) -> None:
         """Run what other threads have asked for. The loop calls it."""
@@ -178,10 +182,19 @@ class Home:
             for _ in range(min(TURN, len(turns))):
                 turns.popleft()(None)
         finally:
-            # The loop looks at its other events only between two callbacks.
             self._turning = bool(turns)
             if self._turning:
-                self.loop.run_callback(self._take_turns)
+                self._call_later(self._take_turns)
+
+    def give_way(self) -> None:
+        """Let the loop look at all its other events. In a greenlet of its own.
+
+        gevent's ``sleep(0)`` lets other callbacks run, and comes back up to fifty times
+        before the loop has looked at a socket.
+        """
+        waiter = Waiter(self.hub)
+        self._call_later(waiter.switch, None)
+        waiter.get()
 
     def close(self) -> None:
         """Before its loop is destroyed. What is called afterwards is not run."""
@@ -267,6 +280,15 @@ def current_home() -> Home:
     if hub is None and monkey.is_module_patched("threading") and _in_main_thread():
         hub = gevent.get_hub()
     return _service() if hub is None else home_of(hub)
+
+
+def give_way() -> None:
+    """Let whatever else there is to do have its turn: all of it, and not only greenlets."""
+    hub = _hub_of_greenlet()
+    if hub is None:
+        time.sleep(0)
+    else:
+        home_of(hub).give_way()
 
 
 _service_home: Home | None = None

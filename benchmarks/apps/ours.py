@@ -18,6 +18,11 @@ def news() -> ServerResponse:
     return res
 
 
+@app.get("/hello")
+def hello() -> str:
+    return "hello"
+
+
 def publish(number: int) -> None:
     channels.publish("news", {"data": {"n": number, "text": TEXT}})
 

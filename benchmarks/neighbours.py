@@ -1,0 +1,97 @@
+"""Ordinary requests to a worker that has streams: ``python -m benchmarks.neighbours``.
+
+One after another over a connection that is kept, each after a pause of a few
+milliseconds, to the two workers in turns:
+
+without streams
+    What the request costs by itself; and, without the pauses, how many there are in a
+    second.
+with idle streams
+    That many are open, and nothing is sent to them.
+with broadcasts
+    They are sent a message of 150 bytes several times a second.
+"""
+
+import argparse
+import http.client
+import os
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+
+from .contenders import CONTENDERS, build
+from .servers import Load, Server, cores, running
+
+PAUSE = 0.005
+
+
+def requests(port: int, seconds: float, pause: float) -> list[float]:
+    """Milliseconds of each."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.connect()
+    taken = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        began = time.perf_counter()
+        connection.request("GET", "/hello")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert answer.read() == b"hello"
+        taken.append((time.perf_counter() - began) * 1000)
+        time.sleep(pause)
+    connection.close()
+    return taken
+
+
+def measure(
+    server: Server, load: Load, streams: int, rate: int, seconds: float
+) -> Iterator[tuple[str, list[float]]]:
+    requests(server.port, 0.3, 0)
+    yield "without streams", requests(server.port, seconds, PAUSE)
+    at_once = requests(server.port, seconds, 0)
+    yield "without pauses", at_once
+    load.do("connect", streams, 64)
+    yield "with idle streams", requests(server.port, seconds, PAUSE)
+    answers: list[dict[str, float]] = []
+    broadcasts = threading.Thread(
+        target=lambda: answers.append(load.do("paced", int(rate * (seconds + 1)), rate))
+    )
+    broadcasts.start()
+    time.sleep(0.5)
+    yield "with broadcasts", requests(server.port, seconds, PAUSE)
+    broadcasts.join()
+    got = answers[0]["deliveries"]
+    assert got == int(rate * (seconds + 1)) * streams, f"{got:,.0f} deliveries"
+
+
+def row(name: str, what: str, taken: list[float]) -> str:
+    ordered = sorted(taken)
+    p50, p99 = (ordered[int(len(ordered) * part)] for part in (0.5, 0.99))
+    return (
+        f"{name:12} {what:18} {len(taken):6} requests,"
+        f" p50 {p50:6.2f} ms, p99 {p99:6.2f} ms, longest {ordered[-1]:6.2f} ms,"
+        f" {1000 / statistics.fmean(taken):6.0f} a second of waiting"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.neighbours", description=__doc__)
+    parser.add_argument("--streams", type=int, default=19_000)
+    parser.add_argument("--rate", type=int, default=1, help="messages a second to all of them")
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    build(npm=False)
+    os.sched_setaffinity(0, {cores()[1]})
+    for _ in range(options.rounds):
+        for name in ("ours-gevent", "ours-worker"):
+            with running(CONTENDERS[name], patience=30, spin=False) as (server, load):
+                for what, taken in measure(
+                    server, load, options.streams, options.rate, options.seconds
+                ):
+                    print(row(name, what, taken), flush=True)
+
+
+if __name__ == "__main__":
+    main()
