@@ -12,12 +12,22 @@ Three things differ from a bare ``pyee.EventEmitter``:
 
 import contextvars
 import functools
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pyee
 
 from .hub import Home, current_home, logger, new_lock
+
+
+class Follower(Protocol):
+    """What of this package's own is told of a stream's events, before the app's handlers.
+
+    In its lane's turn, and mostly in the hub's loop: it must not block.
+    """
+
+    def heard(self, event: str) -> None: ...
 
 
 class Lane:
@@ -25,7 +35,8 @@ class Lane:
 
     A stream and the response that it is piped into share one, so that theirs
     is one order. Whoever comes first runs what is pending: a greenlet or a
-    thread started for it, or the one that ends the request.
+    thread started for it, or the one that ends the request. Most events are
+    heard by nobody, though, and a greenlet is not made to find that out.
     """
 
     __slots__ = ("_busy", "_home", "_lock", "_pending")
@@ -33,8 +44,9 @@ class Lane:
     def __init__(self, home: Home | None = None) -> None:
         self._home = home
         self._lock = new_lock()
-        # No deque, which is large even when empty; a few calls at most wait here.
-        self._pending: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        # Each with the emitter whose event it is, if it is one. No deque, which is
+        # large even when empty, and no list before anything waits here.
+        self._pending: list[_Call] | tuple[()] = ()
         self._busy = False
 
     @property
@@ -50,34 +62,56 @@ class Lane:
 
     def soon(self, function: Callable[..., object], *args: object) -> None:
         """Call *function* in its turn."""
-        with self._lock:
-            self._pending.append((function, args))
-            first = len(self._pending) == 1 and not self._busy
-        if first:
-            self.home.spawn(self.run)
+        self._add((None, function, args))
 
-    def run(self) -> None:
-        """Run what is pending, unless somebody already does."""
+    def announce(self, emitter: "Emitter", event: str, args: tuple[Any, ...]) -> None:
+        """Let *emitter* emit *event* in its turn."""
+        self._add((emitter, emitter._emit_here, (event, *args)))
+
+    def _add(self, call: "_Call") -> None:
         with self._lock:
+            if self._pending:
+                self._pending.append(call)
+                return
+            self._pending = [call]
             if self._busy:
+                return
+        home = self.home
+        if home.cooperative:
+            home.call(self.run, True)
+        else:
+            home.spawn(self.run)
+
+    def run(self, in_loop: bool = False) -> None:
+        """Run what is pending, unless somebody already does.
+
+        *In the loop* of its home that ends at the first call which might block, and
+        a greenlet goes on from there.
+        """
+        with self._lock:
+            if self._busy or not self._pending:
                 return
             self._busy = True
         try:
             while True:
                 with self._lock:
                     if not self._pending:
-                        self._busy = False
                         return
-                    function, args = self._pending.pop(0)
+                    emitter, function, args = self._pending[0]
+                    if in_loop and (emitter is None or emitter._is_heard(args[0])):
+                        return
+                    del self._pending[0]
                 run_logged(function, *args)
-        except BaseException:
-            # Killed in the middle of a handler: the rest is still owed.
+        finally:
             with self._lock:
                 self._busy = False
                 owed = bool(self._pending)
-            if owed:
+                if not owed:
+                    self._pending = ()
+            if owed and in_loop:
+                self.home.enter(self.run)
+            elif owed:  # killed in the middle of a handler
                 self.home.spawn(self.run)
-            raise
 
 
 def run_logged(
@@ -98,16 +132,36 @@ def run_logged(
 class Emitter(pyee.EventEmitter):
     """An event emitter with a lane: ``on``, ``once``, ``remove_listener``, ``emit``."""
 
+    # pyee's own would be a greenlet's lock in a patched process, and real threads meet
+    # here. One for all emitters: it is held for a look into a table of handlers.
+    _lock = new_lock()
+
     def __init__(self, lane: Lane | None = None) -> None:
-        super().__init__()
-        # pyee's own would be a greenlet's lock in a patched process, and
-        # real threads meet here.
-        self._lock = new_lock()
+        # All that pyee's would make beside a lock for each.
+        self._events: dict[str, Any] = {}
         self._lane = lane or Lane()
+        self._followers: tuple[Follower, ...] = ()
 
     def _announce(self, event: str, *args: object) -> None:
         """Emit *event* soon, after whatever was announced before it."""
-        self._lane.soon(self.emit, event, *args)
+        self._lane.announce(self, event, args)
+
+    def _emit_here(self, event: str, *args: object) -> None:
+        for follower in self._followers:
+            run_logged(follower.heard, event)
+        if self._is_heard(event):
+            self.emit(event, *args)
+
+    def _is_heard(self, event: str) -> bool:
+        """Whether it makes a difference to an app that *event* is emitted."""
+        return event == "error" or bool(self._events.get(event)) or self._emits_itself
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._emits_itself = cls.emit is not pyee.EventEmitter.emit
+
+    #: Whether an app's class has an ``emit`` of its own.
+    _emits_itself = False
 
     def _emit_run(
         self, f: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -122,3 +176,15 @@ class Emitter(pyee.EventEmitter):
                 error,
                 exc_info=error if isinstance(error, BaseException) else None,
             )
+
+
+#: What a lane calls: whose event it is (or None), the function, its arguments.
+_Call = tuple[Emitter | None, Callable[..., object], tuple[Any, ...]]
+
+
+def _after_fork() -> None:
+    # A thread of the parent may have held it.
+    Emitter._lock = new_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -210,6 +210,10 @@ class Home:
         else:
             self.call(gevent.spawn, function, *args)
 
+    def enter(self, function: Callable[..., object], *args: Any) -> None:
+        """Run *function* at once, where it may block. In the loop of a hub that runs an app."""
+        gevent.Greenlet(function, *args).switch()
+
 
 def _answer(home: "weakref.ref[Home]") -> None:
     called = home()
