@@ -74,7 +74,7 @@ class Body:
         if not self._left:
             self._see_it_leave()
         if drained:
-            for inlet in message._inlets[:]:
+            for inlet in message._inlets:
                 inlet.drained()
             message._announce("drain")
 

@@ -63,6 +63,26 @@ class OutgoingMessage(Emitter):
     ``unpipe`` with the source.
     """
 
+    # A dict of these and of what Flask's response has would be too large for Python
+    # to share its keys among all responses.
+    __slots__ = (
+        "_aborted",
+        "_at_open",
+        "_buffer",
+        "_cause",
+        "_client",
+        "_closed",
+        "_connection",
+        "_ended",
+        "_finished",
+        "_inlets",
+        "_reachable",
+        "_retired",
+        "_settings",
+        "_state_lock",
+        "_upkeep",
+    )
+
     def __init__(self, lane: Lane | None = None, high_water_mark: int = HIGH_WATER_MARK) -> None:
         super().__init__(lane or Lane(current_home()))
         self._state_lock = new_lock()
@@ -82,8 +102,9 @@ class OutgoingMessage(Emitter):
         self._cause: Cause = "client"
         # Why it is about to end, where that is not the app's own doing.
         self._retired: Cause | None = None
-        self._inlets: list[Inlet] = []
-        self._at_open: list[Callable[[], object]] = []
+        # Other tuples after every change.
+        self._inlets: tuple[Inlet, ...] = ()
+        self._at_open: tuple[Callable[[], object], ...] = ()
 
     @property
     def headers_sent(self) -> bool:
@@ -174,6 +195,18 @@ class OutgoingMessage(Emitter):
             raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
         self._close("error", cut=True, error=error)
 
+    # -- what is piped in
+
+    def _join(self, inlet: Inlet) -> None:
+        """Tell *inlet* from now on."""
+        with self._state_lock:
+            self._inlets = (*self._inlets, inlet)
+
+    def _part(self, inlet: Inlet) -> None:
+        """Tell *inlet* no more, if it was told."""
+        with self._state_lock:
+            self._inlets = tuple(each for each in self._inlets if each is not inlet)
+
     # -- what the server and the schedule call
 
     def open(
@@ -206,9 +239,9 @@ class OutgoingMessage(Emitter):
         if self._closed:  # just now, before there was all this to end
             books.close(self, self._cause, self._client)
             self._upkeep.finish()
-        for opened in self._at_open:
+        at_open, self._at_open = self._at_open, ()
+        for opened in at_open:
             opened()
-        self._at_open.clear()
 
     def retire(self, cause: Cause) -> None:
         """Send what waits and when to come back, and end; what is written later is not sent.
@@ -219,7 +252,7 @@ class OutgoingMessage(Emitter):
             if self._closed or self._retired:
                 return
             self._retired = cause
-        frames = [frame for inlet in self._inlets[:] for frame in inlet.retired(cause == "refused")]
+        frames = [frame for inlet in self._inlets for frame in inlet.retired(cause == "refused")]
         if not self._ended:
             if cause == "refused":
                 self._buffer.clear()
@@ -239,7 +272,7 @@ class OutgoingMessage(Emitter):
 
     def waiting(self) -> int:
         """Bytes that wait for the client, those in the streams that are piped in too."""
-        return self._buffer.length + sum(inlet.waiting() for inlet in self._inlets[:])
+        return self._buffer.length + sum(inlet.waiting() for inlet in self._inlets)
 
     def sent(self) -> tuple[int, int]:
         """Messages and bytes that were handed to the server."""
@@ -293,9 +326,10 @@ class OutgoingMessage(Emitter):
         if self._upkeep is not None:
             self._upkeep.finish()
         books.close(self, cause, self._client)
-        for inlet in self._inlets[:]:
+        with self._state_lock:
+            inlets, self._inlets = self._inlets, ()
+        for inlet in inlets:
             inlet.closed()
-        self._inlets.clear()
         self._announce("close")
 
 

@@ -74,7 +74,7 @@ class _Drawer:
         if isinstance(res, OutgoingMessage):
             res.on("close", self._stop)
             if not res.headers_sent:
-                res._at_open.append(self._start)
+                res._at_open = (*res._at_open, self._start)
                 return
         else:
             listen = getattr(res, "on", None)

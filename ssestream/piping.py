@@ -92,7 +92,7 @@ class Pipe:
         """Listen to the destination. False when it has closed already."""
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            destination._inlets.append(self)
+            destination._join(self)
             # It may have drained, or gone, since it was first written to.
             if not destination.writable_need_drain:
                 self._ready = True
@@ -152,10 +152,7 @@ class Pipe:
     def _stop_listening(self) -> None:
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            try:
-                destination._inlets.remove(self)
-            except ValueError:
-                pass
+            destination._part(self)
         elif self._emits:
             for event, handler in self._handlers():
                 try:
