@@ -8,7 +8,7 @@ Two things of Flask shape this file:
 
 * ``make_response`` turns a response of another class into the app's own by
   assigning its ``__class__``. The assignment is caught, and the class becomes
-  one that is both (`ServerResponse.__setattr__`).
+  one that is both (`ServerResponse.__class__`).
 * A response may never be sent: the view raises after having made it, or
   another takes its place. Its ``close`` comes at the end of the request then.
 """
@@ -42,12 +42,22 @@ _request_context: Any = request_ctx
 
 _MADE_KEY = "ssestream.responses"
 
+_OK = "200 OK"
+
 #: What the ``Content-Encoding`` of a response is until it is sent: compressors that
 #: work on Flask's responses hold back what is written piece by piece, and do not
 #: ask for ``no-transform``, but leave alone what is encoded. Set from the beginning,
 #: as Flask has several ways to set the type that would tell a stream. On the wire it
 #: would be wrong (RFC 9110, section 8.4.1).
 UNCOMPRESSED = "identity"
+
+
+def _become(response: Any, response_class: Any) -> None:
+    """What ``response.__class__ = response_class`` does."""
+    if not issubclass(response_class, ServerResponse):
+        own: Any = type(response)
+        response_class = _both(own, response_class)
+    object.__dict__["__class__"].__set__(response, response_class)
 
 
 class ServerResponse(OutgoingMessage, flask.Response):
@@ -67,6 +77,9 @@ class ServerResponse(OutgoingMessage, flask.Response):
     and are left out (PEP 3333). Node's ``http.ServerResponse``.
     """
 
+    # Not __setattr__, which would be run for each of forty attributes.
+    __class__: Any = property(type, _become)
+
     def __init__(
         self,
         status: int | str = 200,
@@ -81,13 +94,15 @@ class ServerResponse(OutgoingMessage, flask.Response):
         OutgoingMessage.__init__(self, high_water_mark=high_water_mark)
         # Passed through: nobody may collect an endless body in order to, say,
         # make an ETag of it.
-        flask.Response.__init__(self, Body(self), direct_passthrough=True)
+        flask.Response.__init__(self, Body(self), _OK, direct_passthrough=True)
         self._flush = False
         self.headers["Content-Encoding"] = UNCOMPRESSED
-        self.write_head(status, headers)
+        if status != 200 or headers is not None:
+            self.write_head(status, headers)
         if flask.has_request_context():
-            made = flask.request.environ.setdefault(_MADE_KEY, [])
-            made.append((_request_context._get_current_object(), self))
+            context = _request_context._get_current_object()
+            environ = context.request.environ
+            environ[_MADE_KEY] = (*environ.get(_MADE_KEY, ()), (context, self))
 
     # -- the head
 
@@ -130,6 +145,12 @@ class ServerResponse(OutgoingMessage, flask.Response):
         ``response.writeHead``.
         """
         self._check_unsent("write_head()")
+        if headers is HEADERS and status == 200:
+            # A stream's, which need not be looked at.
+            self.status = _OK
+            for name, value in HEADERS.items():
+                self.headers[name] = value
+            return self
         if not isinstance(status, (int, str)) or isinstance(status, bool):
             raise TypeError(f"a status is an int or a str, not {type(status).__name__}")
         code = str(status).partition(" ")[0]
@@ -192,8 +213,9 @@ class ServerResponse(OutgoingMessage, flask.Response):
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
         headers = super().get_wsgi_headers(environ)
         if self.mimetype == "text/event-stream" and self.status_code not in (204, 304):
-            if "charset" not in self.mimetype_params:
-                headers["Content-Type"] = HEADERS["Content-Type"]
+            usual = HEADERS["Content-Type"]
+            if headers["Content-Type"] != usual and "charset" not in self.mimetype_params:
+                headers["Content-Type"] = usual
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
         if headers.get("Content-Encoding", "").lower() == UNCOMPRESSED:
@@ -217,12 +239,6 @@ class ServerResponse(OutgoingMessage, flask.Response):
             function()
         if not isinstance(self.response, Body) and hasattr(self.response, "close"):
             self.response.close()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "__class__" and not issubclass(value, ServerResponse):
-            own: type = type(self)
-            value = _both(own, value)
-        super().__setattr__(name, value)
 
     def _compress(self, environ: dict[str, Any]) -> None:
         encoding = self.headers.get("Content-Encoding", UNCOMPRESSED).lower()
@@ -279,11 +295,14 @@ def _both(own: type, response_class: type) -> type:
 
 def _close_unsent(sender: object, **extra: object) -> None:
     context = _request_context._get_current_object()
-    made = flask.request.environ.get(_MADE_KEY, ())
-    for pair in [pair for pair in made if pair[0] is context]:
-        made.remove(pair)
-        if not pair[1].headers_sent:
-            pair[1].close()
+    environ = context.request.environ
+    made = environ.pop(_MADE_KEY, ())
+    others = tuple(pair for pair in made if pair[0] is not context)
+    if others:
+        environ[_MADE_KEY] = others
+    for whose, response in made:
+        if whose is context and not response.headers_sent:
+            response.close()
 
 
 request_tearing_down.connect(_close_unsent)
