@@ -13,7 +13,7 @@ def environ_of(request: Any) -> dict[str, Any]:
 
     Raises ``TypeError`` for anything else.
     """
-    environ = request if isinstance(request, dict) else getattr(request, "environ", None)
+    environ = getattr(request, "environ", request)
     if not isinstance(environ, dict) or "REQUEST_METHOD" not in environ:
         raise TypeError(
             "request must be a Flask or Werkzeug request, a WSGI environ or None,"

@@ -126,19 +126,20 @@ class Options(TypedDict, total=False):
 
 _STREAM_OPTIONS = frozenset(Options.__annotations__)
 
+#: The fields by the names that an app's configuration has for them.
+_KEYS = {"SSESTREAM_" + field.name.upper(): field.name for field in dataclasses.fields(Settings)}
+
 
 def app_settings() -> Settings:
     """Those of the current app, where there is one."""
     if not flask.has_app_context():
         return DEFAULTS
     config = flask.current_app.config
-    changed = {
-        field.name: config[key]
-        for field in dataclasses.fields(Settings)
-        if (key := "SSESTREAM_" + field.name.upper()) in config
-    }
+    if config.keys().isdisjoint(_KEYS):
+        return DEFAULTS
+    changed = {field: config[key] for key, field in _KEYS.items() if key in config}
     try:
-        return dataclasses.replace(DEFAULTS, **changed) if changed else DEFAULTS
+        return dataclasses.replace(DEFAULTS, **changed)
     except (TypeError, ValueError) as error:
         # It begins with the field, which the app knows by its longer name.
         field, _, rest = str(error).partition(" ")
@@ -147,14 +148,15 @@ def app_settings() -> Settings:
 
 def stream_settings(options: Options) -> Settings:
     """Those of the current app, with a stream's own *options* over them."""
+    if not options:
+        return app_settings()
     unknown = [name for name in options if name not in _STREAM_OPTIONS]
     if unknown:
         raise TypeError(
             f"SseStream has no option {unknown[0]!r}; there are "
             + ", ".join(sorted(_STREAM_OPTIONS))
         )
-    settings = app_settings()
-    return dataclasses.replace(settings, **options) if options else settings
+    return dataclasses.replace(app_settings(), **options)
 
 
 def draw(retry: Retry) -> int:
