@@ -116,7 +116,7 @@ class SseStream(Emitter):
             )
         self._client: Hashable | None = None
         self._connection: Connection | None = None
-        self._iterated: list[OutgoingMessage] = []
+        self._iterated: tuple[OutgoingMessage, ...] = ()
         #: The id of the last message that the client has seen, or None: from
         #: the ``Last-Event-ID`` header, else from the ``lastEventId`` query
         #: parameter. It is whatever the client says: never empty, without
@@ -131,7 +131,8 @@ class SseStream(Emitter):
         self._json = app_json()
         self._state_lock = new_lock()
         self._queue = Backlog(high_water_mark, self._settings)
-        self._pipes: list[Pipe] = []
+        # Another tuple after every change.
+        self._pipes: tuple[Pipe, ...] = ()
         # Where what is written goes past the queue: there is one pipe, to a response,
         # and nothing waits. Changed with all this.
         self._straight: FrameBuffer | None = None
@@ -144,7 +145,8 @@ class SseStream(Emitter):
         self._abandoned = False
         # The server has ended it: the app's writes after that are no mistake.
         self._retiring = False
-        self._gone: StreamError = ClientDisconnected("the client has left")
+        # Why there is nobody to write to, where it is not that the client has left.
+        self._gone: StreamError | None = None
 
     # -- what Node's streams tell of themselves
 
@@ -300,7 +302,7 @@ class SseStream(Emitter):
             over = self._closed
             if not over:
                 self._abandoned = self._retiring = False
-                self._lead([*self._pipes, pipe])
+                self._lead((*self._pipes, pipe))
         if over:
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
@@ -319,7 +321,7 @@ class SseStream(Emitter):
         with self._state_lock:
             all_pipes = self._pipes
             leaving = [p for p in all_pipes if destination is None or p.destination is destination]
-            self._lead([p for p in all_pipes if p not in leaving])
+            self._lead(tuple(p for p in all_pipes if p not in leaving))
         for pipe in leaving:
             pipe.detach()
         self._flow()
@@ -332,13 +334,15 @@ class SseStream(Emitter):
         HEAD.
         """
         outgoing = OutgoingMessage(self._lane if self._connection else None)
-        self._iterated.append(outgoing)
+        with self._state_lock:
+            self._iterated = (*self._iterated, outgoing)
         try:
             connection = self._connection or Connection()
             self.pipe(outgoing).open(connection, self._settings, self._client)
             yield from Body(outgoing)
         finally:
-            self._iterated.remove(outgoing)
+            with self._state_lock:
+                self._iterated = tuple(o for o in self._iterated if o is not outgoing)
             outgoing.server_done()
 
     def close(self) -> None:
@@ -347,14 +351,14 @@ class SseStream(Emitter):
         A stream of no client in particular goes on for the others.
         """
         if self._connection is not None:
-            for outgoing in self._iterated[:]:
+            for outgoing in self._iterated:
                 outgoing.server_done()
-            self._close(None, ClientDisconnected("the client has left"), cut=False)
+            self._close(None, _disconnected(), cut=False)
             self._lane.run()
 
     # -- what changes the state
 
-    def _lead(self, pipes: list[Pipe]) -> None:
+    def _lead(self, pipes: tuple[Pipe, ...]) -> None:
         """Flow through *pipes* from now on. Under the lock, and after any other change."""
         self._detour()
         self._pipes = pipes
@@ -389,7 +393,7 @@ class SseStream(Emitter):
                 self._detour()
         if lost:
             if callback is not None:
-                self._lane.soon(callback, self._gone)
+                self._lane.soon(callback, self._gone or _disconnected())
             return False
         self._flow()
         with self._state_lock:
@@ -410,7 +414,7 @@ class SseStream(Emitter):
             self._tell(dropped, BufferFull("dropped, as newer messages came"))
             return
         # Only they are cut who hold up the others; they come back and resume.
-        slow = [pipe for pipe in tuple(self._pipes) if not pipe.ready]
+        slow = [pipe for pipe in self._pipes if not pipe.ready]
         for pipe in slow:
             if isinstance(pipe.destination, OutgoingMessage):
                 pipe.destination.cut("overflow")
@@ -422,7 +426,7 @@ class SseStream(Emitter):
 
     def _flow(self) -> None:
         """Hand on what can be: here, unless a destination might block the writer."""
-        if all(pipe.never_blocks for pipe in tuple(self._pipes)):
+        if all(pipe.never_blocks for pipe in self._pipes):
             self._pump()
         else:
             self._lane.home.spawn(self._pump)
@@ -434,7 +438,7 @@ class SseStream(Emitter):
                 # pump busy would wait for the next one's.
                 if self._pumping:
                     return
-                pipes = tuple(self._pipes)
+                pipes = self._pipes
                 ready = bool(pipes) and all(pipe.ready for pipe in pipes)
                 if not (ready and self._queue):
                     break
@@ -472,7 +476,7 @@ class SseStream(Emitter):
             pipes = self._pipes
             if self._finished and pipes and all(pipe.ready for pipe in pipes):
                 ended = self._closed = True
-                pipes, self._pipes = self._pipes, []
+                self._pipes = ()
             self._lead(self._pipes)
         if drained and not self._ended:
             self._announce("drain")
@@ -489,18 +493,18 @@ class SseStream(Emitter):
         with self._state_lock:
             if pipe not in self._pipes:
                 return
-            self._lead([other for other in self._pipes if other is not pipe])
+            self._lead(tuple(other for other in self._pipes if other is not pipe))
             last = not self._pipes
         pipe.detach()
         if not last:
             self._flow()
         elif self._connection is not None:
-            self._close(None, ClientDisconnected("the client has left"), cut=False)
+            self._close(None, _disconnected(), cut=False)
         else:
             with self._state_lock:
                 self._abandoned = not self._pipes
                 owed = self._need_drain
-            self._drop(ClientDisconnected("the client has left"))
+            self._drop(_disconnected())
             if owed:
                 self._announce("drain")
 
@@ -509,7 +513,7 @@ class SseStream(Emitter):
         with self._state_lock:
             if pipe not in self._pipes:
                 return []
-            self._lead([other for other in self._pipes if other is not pipe])
+            self._lead(tuple(other for other in self._pipes if other is not pipe))
             last = not self._pipes
             if last:
                 self._retiring = True
@@ -546,7 +550,7 @@ class SseStream(Emitter):
             self._closed = True
             self._gone = reason
             pipes = self._pipes
-            self._lead([])
+            self._lead(())
         self._drop(error or reason)
         if error is not None:
             self._announce("error", error)
@@ -564,3 +568,7 @@ class SseStream(Emitter):
         for callback in callbacks:
             if callback is not None:
                 self._lane.soon(callback, error)
+
+
+def _disconnected() -> ClientDisconnected:
+    return ClientDisconnected("the client has left")
