@@ -246,10 +246,9 @@ class Channels:
             subscription = self._subscriptions.get(id(sse_stream))
             if subscription is not None and not subscription.over:
                 return subscription
-            subscription = Subscription(sse_stream, self._gone)
+            subscription = Subscription(sse_stream, self)
             self._subscriptions[id(sse_stream)] = subscription
-        sse_stream.on("drain", lambda: self._drained(subscription))
-        sse_stream.on("close", lambda: self._gone(subscription))
+        sse_stream._follow(subscription)
         return subscription
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:

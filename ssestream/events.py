@@ -146,6 +146,11 @@ class Emitter(pyee.EventEmitter):
         """Emit *event* soon, after whatever was announced before it."""
         self._lane.announce(self, event, args)
 
+    def _follow(self, follower: Follower) -> None:
+        """Tell *follower* of what is announced from now on, before the handlers."""
+        with self._lock:
+            self._followers = (*self._followers, follower)
+
     def _emit_here(self, event: str, *args: object) -> None:
         for follower in self._followers:
             run_logged(follower.heard, event)

@@ -371,19 +371,29 @@ class Cursor:
         return item.frame.startswith(CUT) and item.frame == cut_word(self.key)
 
 
+class Keeper(Protocol):
+    """Whose subscriptions they are, as far as one knows it."""
+
+    def _drained(self, subscription: "Subscription") -> None:
+        """Its stream has room again."""
+
+    def _gone(self, subscription: "Subscription") -> None:
+        """It follows nothing any more."""
+
+
 class Subscription:
-    """One stream and its cursors. *leave* is called once it follows nothing any more."""
+    """One stream and its cursors."""
 
-    __slots__ = ("_leave", "_lock", "_pushes", "cursors", "drains", "over", "stream")
+    __slots__ = ("_keeper", "_lock", "_pushes", "cursors", "drains", "over", "stream")
 
-    def __init__(self, stream: SseStream, leave: "Callable[[Subscription], object]") -> None:
+    def __init__(self, stream: SseStream, keeper: Keeper) -> None:
         self.stream = stream
         #: By channel. Another dict after every change: it is read without the lock.
         self.cursors: dict[str, Cursor] = {}
         self.over = False
         #: How often the stream had room again.
         self.drains = 0
-        self._leave = leave
+        self._keeper = keeper
         # Whether an app has no ``push()`` of its own that is to see all.
         self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
         self._lock = new_lock()
@@ -421,7 +431,14 @@ class Subscription:
     def finish(self) -> None:
         """Give nothing more, and let go of the channels."""
         self.stop()
-        self._leave(self)
+        self._keeper._gone(self)
+
+    def heard(self, event: str) -> None:
+        """What its stream has emitted."""
+        if event == "drain":
+            self._keeper._drained(self)
+        elif event == "close":
+            self._keeper._gone(self)
 
     def end(self) -> None:
         """Somebody has said so: what waits is delivered still."""
