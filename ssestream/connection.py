@@ -127,6 +127,12 @@ class Connection:
             self._watch = _watch_of(home)
             self._watch.add(fd, self)
 
+    def instead(self, on_gone: Callable[[], object]) -> None:
+        """Call *on_gone* then, and not what `watch` was told, if the peer is still there."""
+        with self._lock:
+            if self._on_gone is not None:
+                self._on_gone = on_gone
+
     def release(self, cut: bool = False) -> None:
         """Forget the socket, which is the server's to close from now on.
 

@@ -32,6 +32,7 @@ from gunicorn.workers.sync import SyncWorker
 
 from .body import Body
 from .draining import drain
+from .outgoing import OutgoingMessage
 from .sender import Sender
 from .statistics import statistics
 from .timers import clear_interval, set_interval
@@ -117,6 +118,9 @@ class SseWorker(GeventWorker):
             if time.monotonic() > deadline:
                 self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
                 for server in servers:
+                    # Streams whose handlers still run cannot be killed as greenlets are.
+                    for stream in [each for each in server.pool if _is_stream(each)]:
+                        server.pool.discard(stream)
                     server.stop(timeout=1)
                 return
             self.notify()
@@ -142,16 +146,22 @@ class SseWorker(GeventWorker):
 
     def _run_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         began = datetime.now()
-        body: Iterable[bytes] = self._app(environ, start_response)
-        response = getattr(start_response, "__self__", None)
-        if type(body) is not Body or not _is_plain(response):
+        response: Any = getattr(start_response, "__self__", None)
+        if not _is_plain(response):
+            body: Iterable[bytes] = self._app(environ, start_response)
             return body
-        return _Handover(body, response, environ, began)
+        start = _Start(response)
+        body = self._app(environ, start)
+        if type(body) is Body and response.response_length is None and not response.upgrade:
+            return _Handover(body, response, start, environ, began)
+        start.flush(body)
+        return body
 
     def is_already_handled(self, respiter: Any) -> bool:
         if not isinstance(respiter, _Handover):
             return bool(super().is_already_handled(respiter))
         if not self._take_over(respiter):
+            respiter.start.flush(respiter.body)
             return False
         # Close the connection: ours has outlived it.
         raise StopIteration
@@ -161,7 +171,11 @@ class SseWorker(GeventWorker):
         body, response = handover.body, handover.response
         message = body.message
         connection = message._connection
-        sock = None if connection is None else connection.take_over()
+        try:
+            sock = None if connection is None else connection.take_over()
+        except OSError as error:  # too many are open
+            self.log.warning("a stream keeps its greenlet: %s", error)
+            sock = None
         if sock is None:
             return False
         greenlet = gevent.getcurrent()
@@ -175,18 +189,26 @@ class SseWorker(GeventWorker):
             handover.environ[_LATER_KEY] = True
 
         def over(sender: Sender) -> None:
-            pool.discard(message)
-            if kept is not None:
-                self._close_request(message, *kept)
+            try:
+                if kept is not None:
+                    self._close_request(sender, *kept)
+            finally:
+                # Not before: an empty pool lets a worker that stops go.
+                pool.discard(message)
 
         response.force_close()
-        Sender(body, message, sock, response.chunked, over).begin(_head(response))
+        sender = Sender(body, message, sock, response.chunked, over)
+        try:
+            sender.begin(_head(response))
+        except BaseException:
+            sender.break_off()
+            raise
         return True
 
     def _close_request(
-        self, message: Any, response: Any, environ: dict[str, Any], began: datetime
+        self, sender: Sender, response: Any, environ: dict[str, Any], began: datetime
     ) -> None:
-        _, response.sent = message.sent()
+        response.sent = sender.sent
         self.log.access(response, response.req, environ, datetime.now() - began)
         if self._post_request is not None:
             del environ[_LATER_KEY]
@@ -209,15 +231,60 @@ class _Handover:
     with it.
     """
 
-    def __init__(self, body: Body, response: Any, environ: dict[str, Any], began: datetime) -> None:
+    def __init__(
+        self,
+        body: Body,
+        response: Any,
+        start: "_Start",
+        environ: dict[str, Any],
+        began: datetime,
+    ) -> None:
         self.body = body
         self.response = response
+        self.start = start
         self.environ = environ
         self.began = began
         self.close = body.close
 
     def __iter__(self) -> Body:
         return self.body
+
+
+class _Start:
+    """gunicorn's ``start_response``; the head of an event stream is flushed when it is over.
+
+    By then it is known whether the connection ends with the response, which the
+    head says. An object for each request is what that costs.
+    """
+
+    __slots__ = ("_flush", "_response")
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._flush = False
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        write = self._response.start_response(status, headers, exc_info)
+        for name, value in headers:
+            if name == "Content-Type" and value.startswith("text/event-stream"):
+                return self._write
+        return write
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            self._response.write(data)
+        else:
+            self._flush = True
+
+    def flush(self, body: Any) -> None:
+        """Send the head if the app has asked for it; where that fails *body* is over."""
+        if self._flush:
+            try:
+                self._response.write(b"")
+            except BaseException:
+                if hasattr(body, "close"):
+                    body.close()
+                raise
 
 
 class _Head:
@@ -242,14 +309,16 @@ def _head(response: Any) -> bytes:
 
 
 def _is_plain(response: Any) -> bool:
-    """Whether it goes out as HTTP/1 over TCP, to an end that only it knows."""
+    """Whether it goes out as HTTP/1 over a bare connection."""
     return (
         type(response) is Response
         and not isinstance(response.sock, ssl.SSLSocket)
-        and response.response_length is None
-        and not response.upgrade
         and getattr(response.cfg, "protocol", "http") == "http"
     )
+
+
+def _is_stream(member: Any) -> bool:
+    return isinstance(member, OutgoingMessage)
 
 
 def _writes_access_log(cfg: Any) -> bool:

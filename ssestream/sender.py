@@ -13,18 +13,22 @@ that does not block, and runs in the hub's loop when there is something to do:
   framed once for all (see ``fanout``).
 
 It frames the body as HTTP/1.1 does (chunked, RFC 9112, section 7.1) or, for
-HTTP/1.0, ends it with the connection.
+HTTP/1.0, ends it with the connection. Whatever fails in here breaks its own
+stream off, and no socket stays behind.
 """
 
+import functools
 import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 from .body import Body
-from .hub import Home
+from .buffer import CHUNK
+from .hub import Home, logger
 from .outgoing import OutgoingMessage
-from .schedule import schedule_of
+from .schedule import Appointment, schedule_of
+from .statistics import books
 
 #: Chunks of one stream that are sent before others have their turn.
 CHUNKS = 4
@@ -32,6 +36,15 @@ CHUNKS = 4
 #: Seconds for the end of a body, which is a few bytes, where the stream has no
 #: send timeout of its own to say.
 LAST_SECONDS = 15.0
+
+#: Seconds between two looks at whether that is over: as long as others have when
+#: their worker stops.
+LOOK = 1.0
+
+#: Bytes of what a client has sent behind its request that are read at the end: the
+#: kernel takes back what it has not sent yet of a connection that is closed over
+#: unread bytes (RFC 9112, section 9.6).
+BEHIND = 1024 * 1024
 
 #: A client that has just left must not end the process with a signal.
 FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -52,11 +65,14 @@ class Sender:
     __slots__ = (
         "_body",
         "_chunked",
+        "_deadline",
         "_ended",
         "_message",
         "_on_end",
+        "_plain",
         "_rest",
         "_sock",
+        "_taken",
         "buffer",
         "home",
         "send",
@@ -76,8 +92,13 @@ class Sender:
         self._sock = sock
         self._chunked = chunked
         self._on_end = on_end
+        self._plain = body.is_plain
         # What is in hand and the socket has not taken.
         self._rest: memoryview | None = None
+        # For the end of the body, while the socket does not take it.
+        self._deadline: Appointment | None = None
+        # Bytes taken from the body, where they are not those that were put.
+        self._taken = 0
         self._ended = False
         #: That of the socket, for what is framed already while nothing waits. What it
         #: does not take is for `keep`.
@@ -89,10 +110,22 @@ class Sender:
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on what comes."""
         self.buffer.guard = self
-        if self._chunked and self._body.is_plain:
+        if self._chunked and self._plain:
             self.buffer.direct = self
         if self._put_out(head):
             self._wake()
+
+    def break_off(self) -> None:
+        """It cannot go on, and the client is to see that."""
+        try:
+            self._message.destroy()
+        finally:
+            self._end()
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the body, as the client has it but for the chunks' framing."""
+        return self._message.sent()[1] if self._plain else self._taken
 
     def ring(self) -> None:
         """There is more, or nothing more will come. From any thread."""
@@ -116,10 +149,17 @@ class Sender:
     def _wake(self, _: None = None) -> None:
         if self._ended:
             return
-        if self._message._aborted:
-            self._end()
-        elif self._rest is None:
-            self._take()
+        try:
+            if self._message._aborted:
+                self._end()
+            elif self._rest is None:
+                self._take()
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        logger.exception("%s: its stream failed", self._message._name())
+        self.break_off()
 
     def _take(self) -> None:
         """Send what the body has."""
@@ -129,6 +169,8 @@ class Sender:
             except StopIteration:
                 self._finish()
                 return
+            if not self._plain:
+                self._taken += len(chunk)
             if not chunk or not self._put_out(chunk_of(chunk) if self._chunked else chunk):
                 return
             self._body.left()
@@ -167,13 +209,18 @@ class Sender:
 
     def _go_on(self) -> None:
         rest, self._rest = self._rest, None
-        if self._ended or rest is None or not self._put_out(rest):
+        if self._ended or rest is None:
             return
-        if self._message.closed:
-            self._end()
-        else:
-            self._body.left()
-            self._take()
+        try:
+            if not self._put_out(rest):
+                return
+            if self._message.closed:
+                self._end()
+            else:
+                self._body.left()
+                self._take()
+        except Exception:
+            self._fail()
 
     # -- the end
 
@@ -182,13 +229,21 @@ class Sender:
         if self._message._aborted or not self._chunked or self._put_out(b"0\r\n\r\n"):
             self._end()
         elif not self._ended:
-            # Nobody else looks after it any more.
+            # The message is closed: nobody else looks after its client any more.
             settings = self._message._settings
             seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS
-            schedule_of(self.home).add(time.monotonic() + seconds, self._give_up)
+            now = time.monotonic()
+            give_up = functools.partial(self._give_up, now + seconds)
+            self._deadline = schedule_of(self.home).add(now + LOOK, give_up)
+            connection = self._message._connection
+            assert connection is not None
+            connection.instead(self._end)
 
-    def _give_up(self, now: float) -> None:
+    def _give_up(self, at: float, now: float) -> float | None:
+        if now < at and not books.draining:
+            return now + LOOK
         self._end()
+        return None
 
     def _lose(self) -> None:
         # It may be that it was cut, and this is not the first to know.
@@ -200,13 +255,25 @@ class Sender:
             return
         self._ended = True
         self._rest = None
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._leave()
         self.buffer.direct = self.buffer.guard = None
         message = self._message
         if message._connection is not None:
             message._connection.release(cut=message._aborted)
+        if not message._aborted:
+            self._read_behind()
         self._sock.close()
         self.home.spawn(self._let_go)
+
+    def _read_behind(self) -> None:
+        try:
+            for _ in range(BEHIND // CHUNK):
+                if len(self._sock.recv(CHUNK)) < CHUNK:
+                    return
+        except OSError:  # nothing is there, or nobody
+            pass
 
     def _let_go(self) -> None:
         try:
