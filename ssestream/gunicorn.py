@@ -121,7 +121,7 @@ class SseWorker(GeventWorker):
                     # Streams whose handlers still run cannot be killed as greenlets are.
                     for stream in [each for each in server.pool if _is_stream(each)]:
                         server.pool.discard(stream)
-                    server.stop(timeout=1)
+                    server.stop(timeout=0)
                 return
             self.notify()
             gevent.sleep(LOOK_MS / 1000)

@@ -279,4 +279,5 @@ class Sender:
         try:
             self._body.close()
         finally:
-            self._on_end(self)
+            # Behind the handlers, which may be running elsewhere.
+            self._message._lane.soon(self._on_end, self)

@@ -1,0 +1,103 @@
+"""What a `Sender` does with a socket that takes little, or nothing."""
+
+import socket
+from collections.abc import Iterator
+
+import gevent
+import pytest
+
+from ssestream.body import Body
+from ssestream.connection import Connection
+from ssestream.outgoing import OutgoingMessage
+from ssestream.sender import LOOK, Sender
+from ssestream.statistics import books
+
+
+class Pair:
+    """A sender, and the other end of its connection."""
+
+    def __init__(self) -> None:
+        server, self.client = socket.socketpair()
+        self.client.setblocking(False)
+        self.message = OutgoingMessage()
+        self.message.open(Connection(server))
+        assert self.message._connection is not None
+        self.sock = self.message._connection.take_over()
+        server.close()
+        self.ends = 0
+        self.sender = Sender(Body(self.message), self.message, self.sock, True, self._count)
+        self.sender.begin(b"head\r\n\r\n")
+
+    def _count(self, sender: Sender) -> None:
+        self.ends += 1
+
+    def fill(self) -> int:
+        """As if much were on its way already: so many bytes."""
+        sent = 0
+        try:
+            while True:
+                sent += self.sock.send(b"x" * 1000)
+        except BlockingIOError:
+            pass
+        try:
+            while True:
+                sent += self.sock.send(b"x")
+        except BlockingIOError:
+            return sent
+
+    def received(self) -> bytes:
+        data = b""
+        try:
+            while some := self.client.recv(1 << 20):
+                data += some
+        except BlockingIOError:
+            pass
+        return data
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.message.destroy()
+    until(lambda: pair.ends == 1)
+    assert pair.sock.fileno() == -1
+    pair.client.close()
+
+
+def until(condition: object) -> None:
+    with gevent.Timeout(10, AssertionError("waited in vain")):
+        while not condition():  # type: ignore[operator]
+            gevent.sleep(0.001)
+
+
+def with_only_the_end_to_send(pair: Pair) -> int:
+    pair.message.write(b"all\n")
+    until(lambda: not pair.message.writable_length)
+    filled = pair.fill()
+    pair.message.end()
+    until(lambda: pair.message.closed)
+    assert pair.ends == 0
+    return filled
+
+
+def test_the_end_alone_waits_for_room(pair: Pair) -> None:
+    filled = with_only_the_end_to_send(pair)
+    before = pair.received()
+    assert before == b"head\r\n\r\n4\r\nall\n\r\n" + b"x" * filled
+    until(lambda: pair.ends)
+    assert pair.received() == b"0\r\n\r\n"
+
+
+def test_it_is_over_when_the_client_leaves_meanwhile(pair: Pair) -> None:
+    with_only_the_end_to_send(pair)
+    with gevent.Timeout(LOOK / 2, AssertionError("not at once")):
+        pair.client.close()
+        until(lambda: pair.ends)
+
+
+def test_it_is_over_soon_when_the_worker_stops(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_only_the_end_to_send(pair)
+    monkeypatch.setattr(books, "draining", True)
+    with gevent.Timeout(2 * LOOK, AssertionError("not soon")):
+        until(lambda: pair.ends)
