@@ -13,7 +13,7 @@ from ssestream.buffer import CHUNK
 from ssestream.connection import Connection
 from ssestream.outgoing import OutgoingMessage
 from ssestream.settings import Options, Settings
-from tests.servers import Client, Server, wait_until
+from tests.servers import SERVERS, Client, Server, wait_until
 
 
 class Slow:
@@ -153,7 +153,7 @@ def test_what_is_written_by_hand_is_bounded() -> None:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("kind", ["gevent", "gevent_pywsgi", "gthread", "sync", "pywsgi", "flask"])
+@pytest.mark.parametrize("kind", SERVERS)
 def test_a_client_that_never_reads_is_cut_even_inside_sendall(
     kind: str, serve: Callable[..., Server]
 ) -> None:
@@ -183,7 +183,7 @@ def test_a_stream_ends_cleanly_when_it_is_old() -> None:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_a_full_server_says_when_to_come_back(kind: str, serve: Callable[..., Server]) -> None:
     server = serve(
         kind, "tests.live.app:app", env={"SETTINGS": json.dumps({"SSESTREAM_MAX_STREAMS": 2})}

@@ -1088,7 +1088,7 @@ def test_a_handle_does_what_the_channels_do(channels: Channels) -> None:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_every_worker_gives_what_any_process_publishes(
     serve: Callable[..., Server], sqlite_url: str, kind: str
 ) -> None:

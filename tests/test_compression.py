@@ -519,7 +519,7 @@ def test_a_connection_serves_more_after_a_compressed_stream(
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("kind", ["gevent", "gthread", "sync", "pywsgi"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "sync", "pywsgi"])
 def test_a_client_that_never_reads_is_cut_when_it_is_compressed_too(
     kind: str, serve: Callable[..., Server]
 ) -> None:
@@ -533,7 +533,7 @@ def test_a_client_that_never_reads_is_cut_when_it_is_compressed_too(
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_one_that_is_cut_has_what_came_before(kind: str, serve: Callable[..., Server]) -> None:
     server = serve(kind, "tests.live.compressed:app")
     client = Client(server.port).get("/cut?compress&key=cut", GZIP)

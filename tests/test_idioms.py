@@ -17,7 +17,7 @@ from tests.servers import Client, Server, body_of, wait_until
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(scope="module", params=["gevent", "gthread"])
+@pytest.fixture(scope="module", params=["SseWorker", "gevent", "gthread"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server = Server(request.param, "tests.live.idioms:app").start()
     yield server

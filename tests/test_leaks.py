@@ -66,7 +66,7 @@ def drained(client: Client) -> bool:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["gevent", "gthread", "pywsgi"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "pywsgi"])
 def test_nothing_is_left_of_thousands_of_clients(kind: str) -> None:
     server = Server(kind, "tests.live.app:app", threads=AT_A_TIME * 3).start()
     try:

@@ -1,7 +1,7 @@
 """What a `Sender` does with a socket that takes little, or nothing."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 import pytest
@@ -57,7 +57,8 @@ class Pair:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    pair = Pair()
+    # In a greenlet: it is at home in this thread.
+    pair: Pair = gevent.spawn(Pair).get()
     yield pair
     pair.message.destroy()
     until(lambda: pair.ends == 1)
@@ -65,9 +66,9 @@ def pair() -> Iterator[Pair]:
     pair.client.close()
 
 
-def until(condition: object) -> None:
+def until(condition: Callable[[], object]) -> None:
     with gevent.Timeout(10, AssertionError("waited in vain")):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             gevent.sleep(0.001)
 
 

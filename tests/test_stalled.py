@@ -81,7 +81,7 @@ class Readers:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_clients_that_never_read_cost_the_others_nothing(
     kind: str, way: str, serve: Callable[..., Server]
 ) -> None:
@@ -135,7 +135,7 @@ def test_clients_that_never_read_cost_the_others_nothing(
     assert left["descriptors"] <= at_rest["descriptors"] + 5
 
 
-@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_one_for_whom_the_kernel_takes_everything_is_cut_too(
     kind: str, serve: Callable[..., Server]
 ) -> None:

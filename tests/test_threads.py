@@ -24,7 +24,7 @@ def post(server: Server, path: str) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_a_thread_and_a_second_hub_write_without_loss(
     kind: str, serve: Callable[..., Server]
 ) -> None:
@@ -47,7 +47,7 @@ def test_a_thread_and_a_second_hub_write_without_loss(
     assert len(messages) == 2 * COUNT
 
 
-@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_an_idle_receiver_wakes_within_50_ms(kind: str, serve: Callable[..., Server]) -> None:
     server = serve(kind, "tests.live.app:app")
     client = Client(server.port).get("/quiet?key=idle", version="1.0")
@@ -64,7 +64,7 @@ def test_an_idle_receiver_wakes_within_50_ms(kind: str, serve: Callable[..., Ser
     assert statistics.median(delays) < 0.05, delays
 
 
-@pytest.mark.parametrize("kind", ["gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_frames_that_wait_together_leave_as_one_chunk(
     kind: str, serve: Callable[..., Server]
 ) -> None:

@@ -14,6 +14,7 @@ import greenlet
 from flask import request
 
 from ssestream import ServerResponse, SseStream, statistics
+from ssestream.sender import Sender
 from ssestream.wire import encode
 from tests.live.app import app
 
@@ -66,8 +67,18 @@ def state() -> dict[str, Any]:
     return {
         **dataclasses.asdict(statistics()),
         "writing": sum(writer.is_alive() for writer in writers),
-        "in_sendall": [port for frame in stacks() for port in ports_in_sendall(frame)],
+        "in_sendall": [
+            *(port for frame in stacks() for port in ports_in_sendall(frame)),
+            *ports_in_hand(),
+        ],
     }
+
+
+def ports_in_hand() -> Iterator[int]:
+    """The same, where a `Sender` has in hand what its socket does not take."""
+    for each in gc.get_objects():
+        if type(each) is Sender and each._rest is not None:
+            yield each._sock.getpeername()[1]
 
 
 def stacks() -> list[FrameType | None]:

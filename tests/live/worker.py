@@ -159,7 +159,7 @@ def text(writer: str, number: int) -> str:
 @app.get("/torture")
 def torture() -> Response:
     key = request.args["key"]
-    _, res = open_stream(key)
+    sse_stream, res = open_stream(key)
     for number in range(COUNT):
         sse_stream.write({"data": text("view", number)})
     channels.subscribe(sse_stream, "news")
