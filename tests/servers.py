@@ -16,12 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gunicorn.config import make_settings
+
 ROOT = Path(__file__).parent.parent
 
 #: The servers on which the client's socket is in reach.
 SERVERS = ("gevent", "gevent_pywsgi", "gthread", "sync", "pywsgi", "flask", "SseWorker")
 
 PATIENCE = 20.0
+
+#: For a gunicorn that would make a socket to be spoken to by; 23 does not know of it.
+NO_CONTROL_SOCKET = ("--no-control-socket",) if "control_socket_disable" in make_settings() else ()
 
 _PYWSGI = """
 from gevent import monkey; monkey.patch_all()
@@ -79,7 +84,7 @@ class Server:
             threads = f"--threads={self._threads}"
             return [python, "-m", "waitress", f"--listen={bind}", threads, self._app]
         worker = "ssestream.gunicorn.SseWorker" if self.kind == "SseWorker" else self.kind
-        command = [python, "-m", "gunicorn", "-k", worker, "-b", bind, "--no-control-socket"]
+        command = [python, "-m", "gunicorn", "-k", worker, "-b", bind, *NO_CONTROL_SOCKET]
         if self.kind == "gthread":
             command += ["--threads", str(self._threads)]
         return [*command, *self._args, self._app]

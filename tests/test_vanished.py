@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.servers import ROOT, SERVERS, Client, Server
+from tests.servers import NO_CONTROL_SOCKET, ROOT, SERVERS, Client, Server
 
 pytestmark = [
     pytest.mark.server,
@@ -133,7 +133,7 @@ ip link set here up
 inside() { nsenter --net=/proc/$elsewhere/ns/net "$@"; }
 inside ip address add 10.77.0.2/24 dev there
 inside ip link set there up
-"$1" -m gunicorn -k gevent -b 10.77.0.1:8000 --no-control-socket tests.live.app:app &
+"$1" -m gunicorn -k gevent -b 10.77.0.1:8000 ${2-} tests.live.app:app &
 inside "$1" -c '
 import socket, time
 while True:
@@ -164,7 +164,7 @@ def networks() -> Iterator[subprocess.Popen[str]]:
     if not tools or subprocess.run(try_it, capture_output=True).returncode:
         pytest.skip("left out, as no network of its own is permitted here; the others try the same")
     process = subprocess.Popen(
-        [*make, "bash", "-c", _NETWORKS, "bash", sys.executable],
+        [*make, "bash", "-c", _NETWORKS, "bash", sys.executable, *NO_CONTROL_SOCKET],
         cwd=ROOT,
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT)}
         | settings(heartbeat=BEAT, tcp_user_timeout=TIMEOUT),

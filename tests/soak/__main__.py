@@ -20,7 +20,7 @@ from tests.soak.client import ask
 
 #: Clients at a time. A threaded server has a thread for each stream, and some
 #: clients have two.
-AT_A_TIME = {"gevent": 300, "pywsgi": 300, "gthread": 150}
+AT_A_TIME = {"SseWorker": 300, "gevent": 300, "pywsgi": 300, "gthread": 150}
 THREADS = 200
 
 #: The run is in so many parts, and after each all must be gone.
@@ -210,7 +210,7 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
     result = 0
-    for kind in arguments.server or ["gevent", "pywsgi", "gthread"]:
+    for kind in arguments.server or ["SseWorker", "gevent", "pywsgi", "gthread"]:
         print(f"== {kind}: {arguments.connections:,} connections, seed {seed}", flush=True)
         wrong = run(kind, arguments.connections, seed)
         for sentence in wrong[:30]:
