@@ -38,6 +38,10 @@ class Body:
         """Gzip what is taken from now on."""
         self._gzip = Gzip()
 
+    def goes_alone(self) -> None:
+        """Nothing is between it and the socket that could hold back what is taken."""
+        self._begun = self._left = True
+
     @property
     def message(self) -> OutgoingMessage:
         """Whose it is."""

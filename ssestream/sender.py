@@ -112,7 +112,10 @@ class Sender:
         self.buffer.guard = self
         if self._chunked and self._plain:
             self.buffer.direct = self
-        if self._put_out(head):
+        self._body.goes_alone()
+        if self.buffer.length:
+            self._take(head)
+        elif self._put_out(head):
             self._wake()
 
     def break_off(self) -> None:
@@ -161,8 +164,8 @@ class Sender:
         logger.exception("%s: its stream failed", self._message._name())
         self.break_off()
 
-    def _take(self) -> None:
-        """Send what the body has."""
+    def _take(self, head: bytes = b"") -> None:
+        """Send what the body has, with *head* before it in the same segment."""
         for _ in range(CHUNKS):
             try:
                 chunk = self._body.take_now(self)
@@ -171,8 +174,9 @@ class Sender:
                 return
             if not self._plain:
                 self._taken += len(chunk)
-            if not chunk or not self._put_out(chunk_of(chunk) if self._chunked else chunk):
+            if not chunk or not self._put_out(head + (chunk_of(chunk) if self._chunked else chunk)):
                 return
+            head = b""
             self._body.left()
         self.home.in_turn((self.wake,))
 
