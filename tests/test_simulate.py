@@ -160,7 +160,6 @@ def test_without_matplotlib_the_tables_are_written_and_the_lack_is_said(
 def test_the_same_seed_draws_the_same_plots(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib, for the plots, is not installed")
     monkeypatch.setattr(simulate, "PLOTTED", 10_000)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
