@@ -300,6 +300,7 @@ NOT_FOR_APPS = {
     "greet",
     "open",
     "retire",
+    "sent",
     "server_done",
 }
 
