@@ -9,9 +9,10 @@ from tests.chaos.__main__ import Chaos
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+# The long form has each broker with each worker.
+@pytest.mark.parametrize(("kind", "worker_class"), [("sqlite", "gevent"), ("redis", "SseWorker")])
 def test_every_client_gets_every_message_once_and_in_order_whatever_breaks(
-    kind: str, request: pytest.FixtureRequest
+    kind: str, worker_class: str, request: pytest.FixtureRequest
 ) -> None:
     executable = request.getfixturevalue("redis_executable") if kind == "redis" else None
     seed = random.SystemRandom().randrange(1_000_000)
@@ -23,6 +24,7 @@ def test_every_client_gets_every_message_once_and_in_order_whatever_breaks(
         clients=24,
         workers=3,
         seconds=16.0,
+        worker_class=worker_class,
         redis_executable=executable,
     )
     wrong = chaos.run()

@@ -67,7 +67,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server("gevent", "examples.clock:app").start()
+    server = Server("SseWorker", "examples.clock:app").start()
     yield server
     server.stop()
 

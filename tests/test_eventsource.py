@@ -33,7 +33,7 @@ source.addEventListener(theEnd, () => { source.close(); done(got); });
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server("gevent", "tests.live.browser:app").start()
+    server = Server("SseWorker", "tests.live.browser:app").start()
     yield server
     server.stop()
 

@@ -62,9 +62,9 @@ def express(node: str) -> Iterator[Express]:
     program.stop()
 
 
-@pytest.fixture
-def port(serve: Callable[..., Server]) -> Server:
-    return serve("gevent", "examples.express_port.app:app", env=ENV)
+@pytest.fixture(params=["SseWorker", "gevent"])
+def port(request: pytest.FixtureRequest, serve: Callable[..., Server]) -> Server:
+    return serve(request.param, "examples.express_port.app:app", env=ENV)
 
 
 def first_events(program: Program, path: str) -> tuple[dict[str, str], bytes]:

@@ -1,6 +1,7 @@
 """``python -m tests.chaos``: see the package."""
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -25,6 +26,10 @@ from tests.servers import ROOT, Server
 
 CHANNELS = [f"channel-{number}" for number in range(8)]
 
+BROKERS = ("sqlite", "redis")
+
+WORKER_CLASSES = ("gevent", "SseWorker")
+
 PUBLISHERS = ("anne", "bert")
 
 #: Seconds without a message for anybody, after which nothing is waited for any more.
@@ -46,7 +51,7 @@ class Chaos:
         clients: int,
         workers: int,
         seconds: float,
-        worker_class: str = "gevent",
+        worker_class: str,
         redis_executable: str | None = None,
     ) -> None:
         self.seed = seed
@@ -285,20 +290,21 @@ class Chaos:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
-    parser.add_argument("--url", choices=["sqlite", "redis"], action="append", help="the broker")
+    parser.add_argument("--url", choices=BROKERS, action="append", help="the broker")
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--clients", type=int, default=60)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--worker-class", default="gevent")
+    parser.add_argument("--worker-class", action="append", help="gevent and SseWorker in turn")
     parser.add_argument("--seconds", type=float, default=90.0, help="for which things go wrong")
     parser.add_argument("--seed", type=int, default=None, help="one at random, unless given")
     arguments = parser.parse_args(argv)
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
     result = 0
-    for kind in arguments.url or ["sqlite", "redis"]:
+    kinds, classes = arguments.url or BROKERS, arguments.worker_class or WORKER_CLASSES
+    for worker_class, kind in itertools.product(classes, kinds):
         print(
             f"== {kind}: {arguments.messages:,} messages, {arguments.clients} clients,"
-            f" {arguments.workers} workers ({arguments.worker_class}), seed {seed}",
+            f" {arguments.workers} workers ({worker_class}), seed {seed}",
             flush=True,
         )
         wrong = Chaos(
@@ -308,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
             clients=arguments.clients,
             workers=arguments.workers,
             seconds=arguments.seconds,
-            worker_class=arguments.worker_class,
+            worker_class=worker_class,
         ).run()
         for sentence in wrong[:30]:
             print(f"WRONG: {sentence}")
