@@ -162,7 +162,9 @@ class House:
 
 
 @contextmanager
-def house(broker: str, serve: Callable[..., Server], folder: Path, history: int) -> Iterator[House]:
+def house(
+    kind: str, broker: str, serve: Callable[..., Server], folder: Path, history: int
+) -> Iterator[House]:
     url = "memory://" if broker == "memory" else f"sqlite:///{folder / 'events.db'}"
     config = {
         "SSESTREAM_URL": url,
@@ -173,7 +175,7 @@ def house(broker: str, serve: Callable[..., Server], folder: Path, history: int)
         "SSESTREAM_SEND_TIMEOUT": PATIENCE,
     }
     env = {"CHANNELS_CONFIG": json.dumps(config), "CHANNELS_LOOK": "1"}
-    server = serve("gevent", "tests.live.channels:app", env=env)
+    server = serve(kind, "tests.live.channels:app", env=env)
     yield House(server, None if broker == "memory" else Channels(url, history=history))
 
 
@@ -194,7 +196,7 @@ def log_of(reader: Reader) -> str:
 def test_slow_readers_lose_nothing_hold_little_and_hold_up_nobody(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
-    with house("sqlite", serve, tmp_path, history=2 * MESSAGES) as home:
+    with house("SseWorker", "sqlite", serve, tmp_path, history=2 * MESSAGES) as home:
         fast = [Reader(home.server.port) for _ in range(FAST)]
         slow = [Reader(home.server.port, receive_buffer=4096) for _ in range(SLOW)]
         assert home.state()["subscribers"] == FAST + SLOW
@@ -249,12 +251,14 @@ def test_slow_readers_lose_nothing_hold_little_and_hold_up_nobody(
             reader.read_all(frame(log, MESSAGES + 1))
 
 
-@pytest.mark.parametrize("broker", ["memory", "sqlite"])
+@pytest.mark.parametrize(
+    ("kind", "broker"), [("SseWorker", "memory"), ("gevent", "memory"), ("gevent", "sqlite")]
+)
 def test_whoever_falls_out_of_the_history_is_told_in_the_stream_and_counted(
-    broker: str, serve: Callable[..., Server], tmp_path: Path
+    kind: str, broker: str, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
     kept = 100
-    with house(broker, serve, tmp_path, history=kept) as home:
+    with house(kind, broker, serve, tmp_path, history=kept) as home:
         reader = Reader(home.server.port, receive_buffer=4096)
         home.publish(1)
         log = log_of(reader)
