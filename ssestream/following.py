@@ -230,6 +230,9 @@ class Following:
             here = feed.position
             before = feed.advance(piece, items)
             all_cursors = list(feed.cursors)
+        # Who has read on may be beyond what comes by this way and missed nothing,
+        # unless the log ends before where it was known to end.
+        lost_end = here is not None and here.log == before.log and before.number < here.number
         batches = batches_of(feed.name, before, items)
         parcels = [Parcel.of(batch) for batch in batches]
         home = current_home()
@@ -251,7 +254,7 @@ class Following:
                     others = others + left
                     turn = [cursor for cursor in turn if cursor not in set(left)]
             for cursor in others:
-                self._hand_to(cursor, before, piece, items, batches)
+                self._hand_to(cursor, before, piece, items, batches, lost_end)
         # Who is behind might never get to the word that takes the access from it.
         cuts = [item for item in items if item.frame.startswith(CUT)]
         # And what was lost may have been such a word: who comes back is asked anew.
@@ -272,6 +275,7 @@ class Following:
         piece: Slice,
         items: list[Item],
         batches: list[Batch],
+        lost_end: bool,
     ) -> None:
         """Hand *items* on to one that is live, or let it read on from where it is."""
         subscription = cursor.subscription
@@ -283,7 +287,7 @@ class Following:
                 return
         except Exception as error:
             self._break(cursor, error)
-        if cursor.is_beyond(piece):
+        if lost_end and cursor.is_beyond(piece):
             subscription.lose_place(cursor)
         with self._lock:
             cursor.feed.live.discard(cursor)

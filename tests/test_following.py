@@ -687,3 +687,38 @@ def test_who_was_beyond_the_end_of_a_log_is_told_and_skips_nothing_that_comes_th
         publish(channels, "news", 7, 9)
         assert data_of(client.take(10))[8:] == numbers(7, 9)
     assert app.gaps == ["news"]
+
+
+class Late(MemoryBroker):
+    """What it has found for who waits reaches them only when it is not *held* any more."""
+
+    held = False
+
+    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+        found = super().wait(positions)
+        while self.held and found:
+            time.sleep(0.001)
+        return found
+
+
+@on_threads_and_greenlets
+def test_who_has_read_on_beyond_what_the_listener_gets_has_missed_nothing() -> None:
+    broker = Late(1000, None)
+    channels = over(broker)
+    app = Following(channels, "news")
+    ids = publish(channels, "news", 2)
+    # It comes behind these, so that no one keeps them for who comes later.
+    with Client(app) as first:
+        all_live(channels)
+        broker.held = True
+        publish(channels, "news", 2, 3)
+        until(lambda: "news" not in broker._positions, "the listener to have this in hand")
+        publish(channels, "news", 3, 4)
+        with Client(app, last_id=ids[0]) as second:
+            second.take(3)
+            all_live(channels)
+            broker.held = False
+            publish(channels, "news", 4, 6)
+            assert data_of(first.take(4)) == numbers(2, 6)
+            assert data_of(second.take(5)) == numbers(1, 6)
+    assert app.gaps == []
