@@ -13,6 +13,7 @@ behind it, so that the next write finds it.
 """
 
 import fcntl
+import functools
 import os
 import select
 import socket
@@ -61,6 +62,35 @@ IN_KERNEL = 16 * 1024
 # Of a struct tcp_info, up to the last field that is asked for.
 _INFO_SIZE = 216
 
+# Level, option, value.
+_Option = tuple[int, int, int]
+
+
+def _tcp(**values: int) -> tuple[_Option, ...]:
+    """Options of TCP by their names, those of them that this system has."""
+    return tuple(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in values.items()
+        if hasattr(socket, name)
+    )
+
+
+_TUNING = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *_tcp(TCP_NODELAY=1, TCP_NOTSENT_LOWAT=IN_KERNEL),
+)
+
+
+@functools.lru_cache
+def _giving_up(seconds: float) -> tuple[_Option, ...]:
+    """For `Connection.give_up_after`: mostly the same for all."""
+    return _tcp(
+        TCP_USER_TIMEOUT=max(1, round(seconds * 1000)),
+        TCP_KEEPIDLE=max(1, round(seconds / 2)),
+        TCP_KEEPINTVL=max(1, round(seconds / 6)),
+        TCP_KEEPCNT=3,
+    )
+
 
 class Connection:
     """What is known of the client of one request; most of it may be unknown.
@@ -69,6 +99,18 @@ class Connection:
     a socket to watch; where there is none, a departed client is found by
     writing to it.
     """
+
+    __slots__ = (
+        "_fd",
+        "_lock",
+        "_on_gone",
+        "_on_writable",
+        "_sock",
+        "_watch",
+        "alone",
+        "delimited",
+        "name",
+    )
 
     def __init__(
         self,
@@ -186,26 +228,19 @@ class Connection:
         unanswered at the same time. Where a system lacks one of them, it has
         its own idea of it.
         """
-        self._set("TCP_USER_TIMEOUT", max(1, round(seconds * 1000)))
-        self._set("TCP_KEEPIDLE", max(1, round(seconds / 2)))
-        self._set("TCP_KEEPINTVL", max(1, round(seconds / 6)))
-        self._set("TCP_KEEPCNT", 3)
+        self._set(_giving_up(seconds))
 
     def bear_with(self) -> None:
         """The peer does answer, if only slowly, which the kernel would not forgive.
 
         To ``TCP_USER_TIMEOUT`` a window that stays small is as no answer.
         """
-        self._set("TCP_USER_TIMEOUT", 0)
+        self._set(_tcp(TCP_USER_TIMEOUT=0))
 
-    def _set(self, name: str, value: int) -> None:
-        option = getattr(socket, name, None)
+    def _set(self, options: tuple[_Option, ...]) -> None:
         with self._lock:
-            if option is not None and self._sock is not None:
-                try:
-                    self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
-                except OSError:  # no TCP, or closed already
-                    pass
+            if self._sock is not None:
+                _set(self._sock, options)
 
     def written(self) -> int | None:
         """Bytes that the kernel was given for the peer so far; None where unknown."""
@@ -259,16 +294,7 @@ class Connection:
         sock = self._sock
         if sock is None:
             return
-        for level, option, value in (
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            (socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", None), IN_KERNEL),
-        ):
-            try:
-                if option is not None:
-                    sock.setsockopt(level, option, value)
-            except OSError:  # a Unix socket has no no-delay; a dead one nothing
-                pass
+        _set(sock, _TUNING)
         try:
             if sock.gettimeout():
                 sock.settimeout(None)
@@ -439,6 +465,14 @@ def _fileno(sock: Any) -> int:
         return -1 if sock is None else int(sock.fileno())
     except (OSError, ValueError):
         return -1
+
+
+def _set(sock: Any, options: tuple[_Option, ...]) -> None:
+    for option in options:
+        try:
+            sock.setsockopt(*option)
+        except OSError:  # a Unix socket has no no-delay; a dead one nothing
+            pass
 
 
 def _peer_has_left(fd: int) -> bool:

@@ -36,7 +36,7 @@ class Appointment:
         self.order = order
 
     def __lt__(self, other: "Appointment") -> bool:
-        return (self.due, self.order) < (other.due, other.order)
+        return self.due < other.due or (self.due == other.due and self.order < other.order)
 
     def cancel(self) -> None:
         """Never keep it again. From any thread."""

@@ -40,18 +40,29 @@ class Kept(Protocol):
 class Upkeep:
     """That of one stream, from when it is opened. `look` runs in its home's loop."""
 
+    __slots__ = (
+        "_appointment",
+        "_began",
+        "_buffer",
+        "_connection",
+        "_idle_at",
+        "_kernel_may",
+        "_old_at",
+        "_over",
+        "_seen",
+        "_settings",
+        "_stream",
+        "_taking_at",
+    )
+
     def __init__(
         self, stream: Kept, buffer: FrameBuffer, connection: Connection, settings: Settings
     ) -> None:
         self._stream = stream
         self._buffer = buffer
         self._connection = connection
-        self._heartbeat = settings.heartbeat
-        self._send_timeout = settings.send_timeout
-        self._user_timeout = settings.tcp_user_timeout
+        self._settings = settings
         self._kernel_may = False
-        timeouts = [each for each in (self._send_timeout, self._user_timeout) if each is not None]
-        self._look_every = min(timeouts) / LOOKS if timeouts else None
         self._began = 0.0
         self._old_at = _NEVER
         if settings.max_age is not None:
@@ -67,9 +78,16 @@ class Upkeep:
 
     def begin(self, home: Home) -> None:
         """Look after the stream until `finish`."""
-        self._began = time.monotonic()
-        due = self.look(self._began)
-        if due is not None:
+        now = self._began = time.monotonic()
+        # The kernel has nothing yet that a look could see.
+        self._let_kernel_give_up(True)
+        heartbeat, every = self._settings.heartbeat, _look_every(self._settings)
+        due = self._old_at
+        if heartbeat is not None:
+            due = min(due, now + heartbeat * chance.uniform(EARLIEST, 1.0))
+        if every is not None:
+            due = min(due, now + every)
+        if due != _NEVER:
             self._appointment = schedule_of(home).add(due, self.look)
         if self._over:  # it was over before there was an appointment to cancel
             self.finish()
@@ -95,20 +113,22 @@ class Upkeep:
 
     def _beat_at(self, now: float) -> float:
         """Beat if it is time to. When it is time again."""
-        if self._heartbeat is None:
+        heartbeat = self._settings.heartbeat
+        if heartbeat is None:
             return _NEVER
         silent_since = max(self._began, self._buffer.written_at)
-        if now - silent_since >= self._heartbeat * EARLIEST:
+        if now - silent_since >= heartbeat * EARLIEST:
             if self._buffer.put_into_silence(BEAT):
                 books.count("heartbeats", 1)
             silent_since = now
-        return silent_since + self._heartbeat * chance.uniform(EARLIEST, 1.0)
+        return silent_since + heartbeat * chance.uniform(EARLIEST, 1.0)
 
     def _client_at(self, now: float) -> float | None:
         """When to look at the client again; None if it is stalled."""
-        if self._look_every is None:
+        every = _look_every(self._settings)
+        if every is None:
             return _NEVER
-        again = now + self._look_every
+        again = now + every
         if self._buffer.written_at < self._idle_at:
             return again
         # What the kernel has is not with the client yet.
@@ -125,16 +145,27 @@ class Upkeep:
             if self._seen is not None:
                 self._let_kernel_give_up(False)
             self._taking_at, self._seen = now, seen
-        if self._send_timeout is None:
+        send_timeout = self._settings.send_timeout
+        if send_timeout is None:
             return again
         # What is seen now may have been so since the last look.
-        stalled_at = self._taking_at + self._send_timeout * (1 - 1 / LOOKS)
+        stalled_at = self._taking_at + send_timeout * (1 - 1 / LOOKS)
         return None if now >= stalled_at else min(again, stalled_at)
 
     def _let_kernel_give_up(self, it_may: bool) -> None:
-        if self._user_timeout is not None and it_may != self._kernel_may:
+        user_timeout = self._settings.tcp_user_timeout
+        if user_timeout is not None and it_may != self._kernel_may:
             self._kernel_may = it_may
             if it_may:
-                self._connection.give_up_after(self._user_timeout)
+                self._connection.give_up_after(user_timeout)
             else:
                 self._connection.bear_with()
+
+
+def _look_every(settings: Settings) -> float | None:
+    """Seconds between two looks at a client; None where none are needed."""
+    send, user = settings.send_timeout, settings.tcp_user_timeout
+    if send is None or user is None:
+        only = user if send is None else send
+        return None if only is None else only / LOOKS
+    return min(send, user) / LOOKS
