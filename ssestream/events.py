@@ -39,11 +39,12 @@ class Lane:
     heard by nobody, though, and a greenlet is not made to find that out.
     """
 
-    __slots__ = ("_busy", "_home", "_lock", "_pending")
+    __slots__ = ("_busy", "_home", "_pending", "lock")
 
     def __init__(self, home: Home | None = None) -> None:
         self._home = home
-        self._lock = new_lock()
+        #: Guards what is below, and the state of the response whose lane it is.
+        self.lock = new_lock()
         # Each with the emitter whose event it is, if it is one. No deque, which is
         # large even when empty, and no list before anything waits here.
         self._pending: list[_Call] | tuple[()] = ()
@@ -69,7 +70,7 @@ class Lane:
         self._add((emitter, emitter._emit_here, (event, *args)))
 
     def _add(self, call: "_Call") -> None:
-        with self._lock:
+        with self.lock:
             if self._pending:
                 self._pending.append(call)
                 return
@@ -88,13 +89,13 @@ class Lane:
         *In the loop* of its home that ends at the first call which might block, and
         a greenlet goes on from there.
         """
-        with self._lock:
+        with self.lock:
             if self._busy or not self._pending:
                 return
             self._busy = True
         try:
             while True:
-                with self._lock:
+                with self.lock:
                     if not self._pending:
                         return
                     emitter, function, args = self._pending[0]
@@ -103,7 +104,7 @@ class Lane:
                     del self._pending[0]
                 run_logged(function, *args)
         finally:
-            with self._lock:
+            with self.lock:
                 self._busy = False
                 owed = bool(self._pending)
                 if not owed:
@@ -129,6 +130,9 @@ def run_logged(
         logger.exception("%r failed", function)
 
 
+_NO_HANDLERS: dict[str, Any] = {}
+
+
 class Emitter(pyee.EventEmitter):
     """An event emitter with a lane: ``on``, ``once``, ``remove_listener``, ``emit``."""
 
@@ -137,14 +141,28 @@ class Emitter(pyee.EventEmitter):
     _lock = new_lock()
 
     def __init__(self, lane: Lane | None = None) -> None:
-        # All that pyee's would make beside a lock for each.
-        self._events: dict[str, Any] = {}
+        # All that pyee's would make beside a lock for each: its table of handlers, of
+        # which most emitters have none.
+        self._events: dict[str, Any] = _NO_HANDLERS
         self._lane = lane or Lane()
         self._followers: tuple[Follower, ...] = ()
 
     def _announce(self, event: str, *args: object) -> None:
         """Emit *event* soon, after whatever was announced before it."""
         self._lane.announce(self, event, args)
+
+    def _add_event_handler(self, event: str, k: Any, v: Any) -> None:
+        self._make_table()
+        super()._add_event_handler(event, k, v)
+
+    def remove_all_listeners(self, event: str | None = None) -> None:
+        self._make_table()
+        super().remove_all_listeners(event)
+
+    def _make_table(self) -> None:
+        with self._lock:
+            if self._events is _NO_HANDLERS:
+                self._events = {}
 
     def _follow(self, follower: Follower) -> None:
         """Tell *follower* of what is announced from now on, before the handlers."""

@@ -24,7 +24,7 @@ from .connection import Connection
 from .diagnosis import look_at_server
 from .errors import WriteAfterEnd
 from .events import Emitter, Lane
-from .hub import current_home, logger, new_lock
+from .hub import current_home, logger
 from .settings import DEFAULTS, Settings, draw
 from .statistics import Cause, books
 from .upkeep import Upkeep
@@ -85,7 +85,8 @@ class OutgoingMessage(Emitter):
 
     def __init__(self, lane: Lane | None = None, high_water_mark: int = HIGH_WATER_MARK) -> None:
         super().__init__(lane or Lane(current_home()))
-        self._state_lock = new_lock()
+        # That of the lane, as neither is held for more than a few instructions.
+        self._state_lock = self._lane.lock
         self._buffer = FrameBuffer(high_water_mark)
         self._connection: Connection | None = None
         self._reachable = True

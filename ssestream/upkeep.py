@@ -38,7 +38,10 @@ class Kept(Protocol):
 
 
 class Upkeep:
-    """That of one stream, from when it is opened. `look` runs in its home's loop."""
+    """That of one stream, from when it is opened. `look` runs in its home's loop.
+
+    To the schedule it is called itself: its method would be one more object for each.
+    """
 
     __slots__ = (
         "_appointment",
@@ -88,7 +91,7 @@ class Upkeep:
         if every is not None:
             due = min(due, now + every)
         if due != _NEVER:
-            self._appointment = schedule_of(home).add(due, self.look)
+            self._appointment = schedule_of(home).add(due, self)
         if self._over:  # it was over before there was an appointment to cancel
             self.finish()
 
@@ -110,6 +113,8 @@ class Upkeep:
             self._stream.retire("age")
         due = min(client_at, self._old_at, self._beat_at(now))
         return None if due == _NEVER else due
+
+    __call__ = look
 
     def _beat_at(self, now: float) -> float:
         """Beat if it is time to. When it is time again."""

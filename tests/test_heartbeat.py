@@ -344,7 +344,7 @@ def test_a_stream_that_is_over_beats_no_more_and_is_let_go() -> None:
         ref = weakref.ref(kept[0][1])
     until(lambda: kept[0][0].destroyed, "the departure")
     checks = [each.check for each in schedule._appointments if each.check is not None]
-    assert all(check.__self__._stream is not ref() for check in checks)
+    assert all(getattr(check, "_stream", None) is not ref() for check in checks)
     del checks
     visit.environ.clear()
     kept.clear()
