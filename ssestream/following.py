@@ -88,7 +88,8 @@ class Following:
                 cursor.began = Position(piece.log, piece.last)
                 if cursor.position is None:
                     before = max(piece.first - 1, piece.last - latest)
-                    cursor.position = Position(piece.log, before)
+                    at_end = before == piece.last
+                    cursor.position = cursor.began if at_end else Position(piece.log, before)
                 elif _is_gap(cursor.position, piece):
                     # What the client has made up is in no id of ours.
                     cursor.position = NOWHERE
@@ -107,6 +108,11 @@ class Following:
                     self._feeds[cursor.name] = feed
                 if feed.position is None:
                     feed.position = cursor.began
+                elif feed.position == cursor.began:
+                    # One object for all, as they are many.
+                    if cursor.position is cursor.began:
+                        cursor.position = feed.position
+                    cursor.began = feed.position
                 cursor.feed = feed
                 feed.cursors.add(cursor)
             start = not self._listening and bool(self._feeds)
