@@ -17,7 +17,7 @@ its greenlet, its environ and its parser. What is left of a stream is the stream
 import signal
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -43,6 +43,9 @@ LOOK_MS = 50
 
 #: Seconds between two signs of life to gunicorn's arbiter.
 NOTIFY = 1.0
+
+#: What `Sender` calls in the end.
+OnEnd = Callable[[Sender], object]
 
 _LATER_KEY = "ssestream.post_request_later"
 
@@ -129,7 +132,7 @@ class SseWorker(GeventWorker):
     def _serve(self, listener: Any) -> StreamServer:
         """As the gevent worker does, but in a pool that streams can stay in."""
         listener.setblocking(1)
-        pool = Pool(self.worker_connections)
+        pool = _Places(self.worker_connections)
         options = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
 
         def handle(client: Any, address: Any) -> None:
@@ -183,19 +186,10 @@ class SseWorker(GeventWorker):
         # Its place in the pool is the stream's from now on.
         pool.discard(greenlet)
         pool.add(message, blocking=False)
-        kept = None
+        over = pool.leave
         if self._keeps_requests:
-            kept = (response, handover.environ, handover.began)
             handover.environ[_LATER_KEY] = True
-
-        def over(sender: Sender) -> None:
-            try:
-                if kept is not None:
-                    self._close_request(sender, *kept)
-            finally:
-                # Not before: an empty pool lets a worker that stops go.
-                pool.discard(message)
-
+            over = self._end_of_request(response, handover.environ, handover.began, over)
         response.force_close()
         sender = Sender(body, message, sock, response.chunked, over)
         try:
@@ -204,6 +198,18 @@ class SseWorker(GeventWorker):
             sender.break_off()
             raise
         return True
+
+    def _end_of_request(
+        self, response: Any, environ: dict[str, Any], began: datetime, leave: OnEnd
+    ) -> OnEnd:
+        def over(sender: Sender) -> None:
+            try:
+                self._close_request(sender, response, environ, began)
+            finally:
+                # Not before: an empty pool lets a worker that stops go.
+                leave(sender)
+
+        return over
 
     def _close_request(
         self, sender: Sender, response: Any, environ: dict[str, Any], began: datetime
@@ -222,6 +228,15 @@ class SseWorker(GeventWorker):
     ) -> None:
         if _LATER_KEY not in environ and self._post_request is not None:
             self._post_request(worker, req, environ, response)
+
+
+class _Places(Pool):
+    """Those of ``worker_connections``: of greenlets, and of streams that need none."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        #: One function for all streams of the pool.
+        self.leave: OnEnd = lambda sender: self.discard(sender.message)
 
 
 class _Handover:

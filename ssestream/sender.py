@@ -67,7 +67,6 @@ class Sender:
         "_chunked",
         "_deadline",
         "_ended",
-        "_message",
         "_on_end",
         "_plain",
         "_rest",
@@ -75,8 +74,8 @@ class Sender:
         "_taken",
         "buffer",
         "home",
+        "message",
         "send",
-        "wake",
     )
 
     def __init__(
@@ -88,7 +87,7 @@ class Sender:
         on_end: "Callable[[Sender], object]",
     ) -> None:
         self._body = body
-        self._message = message
+        self.message = message
         self._sock = sock
         self._chunked = chunked
         self._on_end = on_end
@@ -105,7 +104,6 @@ class Sender:
         self.send: Callable[[bytes | memoryview, int], int] = sock.send
         self.buffer = message._buffer
         self.home: Home = message._lane.home
-        self.wake: Callable[[None], object] = self._wake
 
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on what comes."""
@@ -116,19 +114,19 @@ class Sender:
         if self.buffer.length:
             self._take(head)
         elif self._put_out(head):
-            self._wake()
+            self.wake()
 
     def break_off(self) -> None:
         """It cannot go on, and the client is to see that."""
         try:
-            self._message.destroy()
+            self.message.destroy()
         finally:
             self._end()
 
     @property
     def sent(self) -> int:
         """Bytes of the body, as the client has it but for the chunks' framing."""
-        return self._message.sent()[1] if self._plain else self._taken
+        return self.message.sent()[1] if self._plain else self._taken
 
     def ring(self) -> None:
         """There is more, or nothing more will come. From any thread."""
@@ -149,11 +147,12 @@ class Sender:
 
     # -- what goes out
 
-    def _wake(self, _: None = None) -> None:
+    def wake(self, _: None = None) -> None:
+        """There may be more to send, or an end. For `Home.in_turn`."""
         if self._ended:
             return
         try:
-            if self._message._aborted:
+            if self.message._aborted:
                 self._end()
             elif self._rest is None:
                 self._take()
@@ -161,7 +160,7 @@ class Sender:
             self._fail()
 
     def _fail(self) -> None:
-        logger.exception("%s: its stream failed", self._message._name())
+        logger.exception("%s: its stream failed", self.message._name())
         self.break_off()
 
     def _take(self, head: bytes = b"") -> None:
@@ -207,7 +206,7 @@ class Sender:
 
     def _keep_rest(self, rest: memoryview) -> None:
         self._rest = rest
-        connection = self._message._connection
+        connection = self.message._connection
         assert connection is not None
         connection.when_writable(self._go_on)
 
@@ -218,7 +217,7 @@ class Sender:
         try:
             if not self._put_out(rest):
                 return
-            if self._message.closed:
+            if self.message.closed:
                 self._end()
             else:
                 self._body.left()
@@ -230,16 +229,16 @@ class Sender:
 
     def _finish(self) -> None:
         """The body is complete, or was broken off."""
-        if self._message._aborted or not self._chunked or self._put_out(b"0\r\n\r\n"):
+        if self.message._aborted or not self._chunked or self._put_out(b"0\r\n\r\n"):
             self._end()
         elif not self._ended:
             # The message is closed: nobody else looks after its client any more.
-            settings = self._message._settings
+            settings = self.message._settings
             seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS
             now = time.monotonic()
             give_up = functools.partial(self._give_up, now + seconds)
             self._deadline = schedule_of(self.home).add(now + LOOK, give_up)
-            connection = self._message._connection
+            connection = self.message._connection
             assert connection is not None
             connection.instead(self._end)
 
@@ -251,7 +250,7 @@ class Sender:
 
     def _lose(self) -> None:
         # It may be that it was cut, and this is not the first to know.
-        self._message._client_left()
+        self.message._client_left()
         self._end()
 
     def _end(self) -> None:
@@ -263,7 +262,7 @@ class Sender:
             self._deadline.cancel()
         self._leave()
         self.buffer.direct = self.buffer.guard = None
-        message = self._message
+        message = self.message
         if message._connection is not None:
             message._connection.release(cut=message._aborted)
         if not message._aborted:
@@ -284,4 +283,4 @@ class Sender:
             self._body.close()
         finally:
             # Behind the handlers, which may be running elsewhere.
-            self._message._lane.soon(self._on_end, self)
+            self.message._lane.soon(self._on_end, self)
