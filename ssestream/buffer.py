@@ -12,7 +12,7 @@ more, and it is rung once for that.
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from .hub import Doorbell, Home, new_lock
 
@@ -68,6 +68,8 @@ class Convoy(Protocol):
 class FrameBuffer:
     """A queue of frames, counted in bytes.
 
+    *lock* is one that others have, too, who keep it no longer.
+
     A chunk counts as waiting until the reader asks for the next one: only
     then has the server handed it to the kernel.
     """
@@ -95,13 +97,13 @@ class FrameBuffer:
         "taken_at",
     )
 
-    def __init__(self, high_water_mark: int) -> None:
+    def __init__(self, high_water_mark: int, lock: Any = None) -> None:
         self.high_water_mark = high_water_mark
         self.need_drain = False
         #: When the chunk was taken that has not left yet; 0.0 while there is none.
         self.taken_at = 0.0
         self._written_at = 0.0
-        self._lock = new_lock()
+        self._lock = lock or new_lock()
         # No deque: an empty one is larger than all the rest of this.
         self._frames: list[bytes | memoryview] = []
         self._waiting = 0

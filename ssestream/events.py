@@ -43,7 +43,8 @@ class Lane:
 
     def __init__(self, home: Home | None = None) -> None:
         self._home = home
-        #: Guards what is below, and the state of the response whose lane it is.
+        #: Guards what is below, and the state and the buffer of the response whose
+        #: lane it is.
         self.lock = new_lock()
         # Each with the emitter whose event it is, if it is one. No deque, which is
         # large even when empty, and no list before anything waits here.
