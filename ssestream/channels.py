@@ -240,6 +240,7 @@ class Channels:
         following.add(subscription.add(cursors))
         if subscription.over or sse_stream.destroyed:  # since we are at it
             self._gone(subscription)
+            self._following.remove(cursors)
 
     def _subscription(self, sse_stream: SseStream) -> Subscription:
         with self._lock:
@@ -309,7 +310,7 @@ class Channels:
 
     def _gone(self, subscription: Subscription) -> None:
         subscription.stop()
-        self._following.remove(list(subscription.cursors.values()))
+        self._following.remove(subscription.let_go())
         with self._lock:
             if self._subscriptions.get(id(subscription.stream)) is subscription:
                 del self._subscriptions[id(subscription.stream)]

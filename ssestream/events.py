@@ -173,6 +173,9 @@ class Emitter(pyee.EventEmitter):
     def _emit_here(self, event: str, *args: object) -> None:
         for follower in self._followers:
             run_logged(follower.heard, event)
+        if event == "close":
+            # They know this emitter, and are not to wait for the garbage collector.
+            self._followers = ()
         if self._is_heard(event):
             self.emit(event, *args)
 

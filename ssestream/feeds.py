@@ -428,6 +428,12 @@ class Subscription:
         for cursor in self.cursors.values():
             cursor.complicate()
 
+    def let_go(self) -> list[Cursor]:
+        """All its cursors, which it knows no more."""
+        with self._lock:
+            cursors, self.cursors = self.cursors, {}
+        return list(cursors.values())
+
     def finish(self) -> None:
         """Give nothing more, and let go of the channels."""
         self.stop()
