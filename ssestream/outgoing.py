@@ -236,11 +236,12 @@ class OutgoingMessage(Emitter):
                 self.retire("shutdown" if books.draining else "refused")
             elif settings.retry is not None:
                 self._buffer.put(b"retry: %d\n\n" % draw(settings.retry), message=False)
-        self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
-        self._upkeep.begin(self._lane.home)
+        upkeep = self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
+        upkeep.begin(self._lane.home)
         if self._closed:  # just now, before there was all this to end
             books.close(self, self._cause, self._client)
-            self._upkeep.finish()
+            upkeep.finish()
+            self._upkeep = None
         at_open, self._at_open = self._at_open, ()
         for opened in at_open:
             opened()
@@ -325,8 +326,9 @@ class OutgoingMessage(Emitter):
         if cut and self._connection is not None:
             self._connection.cut()
         self._buffer.close()
-        if self._upkeep is not None:
-            self._upkeep.finish()
+        upkeep, self._upkeep = self._upkeep, None
+        if upkeep is not None:
+            upkeep.finish()
         books.close(self, cause, self._client)
         with self._state_lock:
             inlets, self._inlets = self._inlets, ()

@@ -237,7 +237,10 @@ class ServerResponse(OutgoingMessage, flask.Response):
         functions, self._on_close = self._on_close, []
         for function in functions:
             function()
-        if not isinstance(self.response, Body) and hasattr(self.response, "close"):
+        if isinstance(self.response, Body):
+            # It refers to this. Freed at once are those who wait for no garbage collector.
+            self.response = ()
+        elif hasattr(self.response, "close"):
             self.response.close()
 
     def _compress(self, environ: dict[str, Any]) -> None:
