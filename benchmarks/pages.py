@@ -85,7 +85,9 @@ def write(results: dict[str, Any]) -> None:
 
 
 def trust(records: list[dict[str, Any]]) -> str:
-    checked = sum(each.get("deliveries", 0) for each in records if each["measure"] != "connect")
+    checked = sum(
+        each.get("deliveries", 0) for each in records if each["measure"] not in ("connect", "churn")
+    )
     wrong = [each for each in records if each["wrong"]]
     doubtful = [each for each in records if each["doubts"]]
     parts = [

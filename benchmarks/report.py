@@ -17,6 +17,7 @@ OURS = ("ours-gevent", "ours-worker")
 QUANTITIES = {
     "stream": {"rate": "messages a second", "cpu": "CPU microseconds a message"},
     "connect": {"rate": "connections a second", "p99": "milliseconds to the first byte, p99"},
+    "churn": {"rate": "connections a second", "p99": "milliseconds to the first byte, p99"},
     "fanout": {"rate": "deliveries a second", "cpu": "CPU microseconds a delivery"},
     "burst": {"rate": "deliveries a second", "cpu": "CPU microseconds a delivery"},
     "latency": {"p50": "milliseconds, p50", "p99": "milliseconds, p99"},
@@ -213,7 +214,9 @@ def faults(results: dict[str, Any]) -> str:
     if len(doubtful) > 20:
         lines.append(f"in doubt: {len(doubtful) - 20} more")
     checked = sum(
-        record.get("deliveries", 0) for record in records if record["measure"] != "connect"
+        record.get("deliveries", 0)
+        for record in records
+        if record["measure"] not in ("connect", "churn")
     )
     lines.append(f"{checked:,.0f} deliveries checked: count, order, gaps and doubles")
     return "\n".join(lines)
