@@ -15,7 +15,6 @@ its greenlet, its environ and its parser. What is left of a stream is the stream
 """
 
 import signal
-import ssl
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -33,6 +32,7 @@ from gunicorn.workers.sync import SyncWorker
 from .body import Body
 from .draining import drain
 from .outgoing import OutgoingMessage
+from .response import FLUSH_LATER
 from .sender import Sender
 from .statistics import statistics
 from .timers import clear_interval, set_interval
@@ -102,8 +102,10 @@ class SseWorker(GeventWorker):
     def load_wsgi(self) -> None:
         self.wsgi: Any
         super().load_wsgi()
-        self._app = self.wsgi
-        self.wsgi = self._run_app
+        # TLS is the server's to speak, and so is what another server is to frame.
+        if not self.cfg.is_ssl and getattr(self.cfg, "protocol", "http") == "http":
+            self._app = self.wsgi
+            self.wsgi = self._run_app
 
     def run(self) -> None:
         servers = [self._serve(listener) for listener in self.sockets]
@@ -148,23 +150,25 @@ class SseWorker(GeventWorker):
     # -- a request whose answer is a stream
 
     def _run_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        began = datetime.now()
         response: Any = getattr(start_response, "__self__", None)
-        if not _is_plain(response):
+        if type(response) is not Response:  # that of HTTP/2 is another
             body: Iterable[bytes] = self._app(environ, start_response)
             return body
-        start = _Start(response)
-        body = self._app(environ, start)
+        began = datetime.now() if self._keeps_requests else None
+        flush: list[object] = []
+        environ[FLUSH_LATER] = flush
+        body = self._app(environ, start_response)
         if type(body) is Body and response.response_length is None and not response.upgrade:
-            return _Handover(body, response, start, environ, began)
-        start.flush(body)
+            return _Handover(body, response, environ, began)
+        if flush:
+            _flush(response, body)
         return body
 
     def is_already_handled(self, respiter: Any) -> bool:
-        if not isinstance(respiter, _Handover):
+        if type(respiter) is not _Handover:
             return bool(super().is_already_handled(respiter))
         if not self._take_over(respiter):
-            respiter.start.flush(respiter.body)
+            _flush(respiter.response, respiter.body)
             return False
         # Close the connection: ours has outlived it.
         raise StopIteration
@@ -187,7 +191,7 @@ class SseWorker(GeventWorker):
         pool.discard(greenlet)
         pool.add(message, blocking=False)
         over = pool.leave
-        if self._keeps_requests:
+        if handover.began is not None:
             handover.environ[_LATER_KEY] = True
             over = self._end_of_request(response, handover.environ, handover.began, over)
         response.force_close()
@@ -250,56 +254,17 @@ class _Handover:
         self,
         body: Body,
         response: Any,
-        start: "_Start",
         environ: dict[str, Any],
-        began: datetime,
+        began: datetime | None,
     ) -> None:
         self.body = body
         self.response = response
-        self.start = start
         self.environ = environ
         self.began = began
         self.close = body.close
 
     def __iter__(self) -> Body:
         return self.body
-
-
-class _Start:
-    """gunicorn's ``start_response``; the head of an event stream is flushed when it is over.
-
-    By then it is known whether the connection ends with the response, which the
-    head says. An object for each request is what that costs.
-    """
-
-    __slots__ = ("_flush", "_response")
-
-    def __init__(self, response: Any) -> None:
-        self._response = response
-        self._flush = False
-
-    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        write = self._response.start_response(status, headers, exc_info)
-        for name, value in headers:
-            if name == "Content-Type" and value.startswith("text/event-stream"):
-                return self._write
-        return write
-
-    def _write(self, data: bytes) -> None:
-        if data:
-            self._response.write(data)
-        else:
-            self._flush = True
-
-    def flush(self, body: Any) -> None:
-        """Send the head if the app has asked for it; where that fails *body* is over."""
-        if self._flush:
-            try:
-                self._response.write(b"")
-            except BaseException:
-                if hasattr(body, "close"):
-                    body.close()
-                raise
 
 
 class _Head:
@@ -323,13 +288,14 @@ def _head(response: Any) -> bytes:
     return head.data
 
 
-def _is_plain(response: Any) -> bool:
-    """Whether it goes out as HTTP/1 over a bare connection."""
-    return (
-        type(response) is Response
-        and not isinstance(response.sock, ssl.SSLSocket)
-        and getattr(response.cfg, "protocol", "http") == "http"
-    )
+def _flush(response: Any, body: Any) -> None:
+    """Send the head; where that fails *body* is over."""
+    try:
+        response.write(b"")
+    except BaseException:
+        if hasattr(body, "close"):
+            body.close()
+        raise
 
 
 def _is_stream(member: Any) -> bool:

@@ -42,6 +42,10 @@ _request_context: Any = request_ctx
 
 _MADE_KEY = "ssestream.responses"
 
+#: A server's list of those who want their head flushed; it does so once it has the
+#: body, and knows by that whether the connection ends with it.
+FLUSH_LATER = "ssestream.flush_later"
+
 _OK = "200 OK"
 
 #: What the ``Content-Encoding`` of a response is until it is sent: compressors that
@@ -195,7 +199,11 @@ class ServerResponse(OutgoingMessage, flask.Response):
             else:
                 self.open(connection, settings, client)
             if self._flush and callable(write) and not self._bodyless(environ):
-                write(b"")
+                later = environ.get(FLUSH_LATER)
+                if later is None:
+                    write(b"")
+                else:
+                    later.append(True)
         except BaseException:
             self.server_done()
             raise
