@@ -498,7 +498,8 @@ def _shutdown(sock: Any) -> None:
     if fd >= 0:
         raw = None
         try:
-            raw = _Socket(fileno=fd)
+            # Of any kind, or Python asks the kernel of which this one is.
+            raw = _Socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
             raw.shutdown(socket.SHUT_RDWR)
         except OSError:  # not connected any more
             pass

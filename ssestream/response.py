@@ -20,6 +20,7 @@ from typing import Any
 from wsgiref.util import is_hop_by_hop
 
 import flask
+import werkzeug
 from flask.globals import request_ctx
 from flask.signals import request_tearing_down
 from werkzeug.datastructures import Headers
@@ -151,7 +152,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self._check_unsent("write_head()")
         if headers is HEADERS and status == 200:
             # A stream's, which need not be looked at.
-            self.status = _OK
+            if self.status != _OK:
+                self.status = _OK
             for name, value in HEADERS.items():
                 self.headers[name] = value
             return self
@@ -184,7 +186,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if self.headers_sent:
             raise HeadersSent("a ServerResponse answers one request, and this one has")
         settings, client = None, None
-        if self.mimetype == "text/event-stream":
+        if self._is_stream():
             settings = self._settings or app_settings()
             client = settings.client_key(environ) if settings.client_key else None
             if settings.compress:
@@ -217,6 +219,26 @@ class ServerResponse(OutgoingMessage, flask.Response):
             # Unwrapped, so that a server can know it for what it is.
             return self.response
         return ClosingIterator(self.iter_encoded(), self.close)
+
+    def get_wsgi_response(
+        self, environ: dict[str, Any]
+    ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
+        # One stream's head is as another's, and what makes it is a tenth of opening one.
+        given = (self.status, *self.headers)
+        head = _heads.get(given)
+        own: Any = type(self)
+        if head is not None and _makes_usual_heads(own):
+            return self.get_app_iter(environ), self.status, head[:]
+        body, status, head = super().get_wsgi_response(environ)
+        if self._is_stream() and not any(name.lower() in _OF_REQUEST for name, _ in head):
+            if len(_heads) >= HEADS:
+                _heads.clear()
+            _heads[given] = head[:]
+        return body, status, head
+
+    def _is_stream(self) -> bool:
+        usual = self.headers.get("Content-Type") == HEADERS["Content-Type"]
+        return usual or self.mimetype == "text/event-stream"
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
         headers = super().get_wsgi_headers(environ)
@@ -294,6 +316,21 @@ class _Nothing(tuple[bytes, ...]):
 
     def __init__(self, response: ServerResponse) -> None:
         self.close = response.close
+
+
+#: Heads of streams that are kept, by what they were made of.
+HEADS = 100
+_heads: dict[tuple[Any, ...], list[tuple[str, str]]] = {}
+
+#: What Werkzeug makes of the request that is answered.
+_OF_REQUEST = ("location", "content-location", "content-length")
+
+
+@functools.cache
+def _makes_usual_heads(response_class: Any) -> bool:
+    """Whether no class of an app's has its own idea of a head."""
+    own = [each for each in response_class.__mro__ if "get_wsgi_headers" in vars(each)]
+    return own == [ServerResponse, werkzeug.Response]
 
 
 @functools.cache
