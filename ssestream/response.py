@@ -102,7 +102,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         flask.Response.__init__(self, Body(self), _OK, direct_passthrough=True)
         self._flush = False
         self.headers["Content-Encoding"] = UNCOMPRESSED
-        if status != 200 or headers is not None:
+        if type(status) is not int or status != 200 or headers is not None:
             self.write_head(status, headers)
         if flask.has_request_context():
             context = _request_context._get_current_object()
