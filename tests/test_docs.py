@@ -297,6 +297,7 @@ NOT_FOR_APPS = {
     "cut",
     "get_app_iter",
     "get_wsgi_headers",
+    "get_wsgi_response",
     "greet",
     "open",
     "retire",
