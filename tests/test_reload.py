@@ -18,7 +18,7 @@ import pytest
 from ssestream.wire import Decoder
 from tests.live.browser import browser
 from tests.servers import PATIENCE, Client, Server, wait_until
-from tests.test_shutdown import WORKERS, gone_after
+from tests.test_shutdown import gone_after
 
 pytestmark = pytest.mark.server
 
@@ -117,12 +117,8 @@ def let_run_until(condition: Callable[[], bool], what: str) -> None:
             gevent.sleep(0.01)
 
 
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
-def test_a_reload_under_traffic_loses_nobody_for_good(
-    kind: str, serve: Callable[..., Server]
-) -> None:
-    worker_class, args = WORKERS[kind]
-    server = serve(worker_class, "tests.live.reload:app", args=args)
+def test_a_reload_under_traffic_loses_nobody_for_good(serve: Callable[..., Server]) -> None:
+    server = serve("SseWorker", "tests.live.reload:app")
     old = server.worker_pid()
     assert server.process is not None
     with event_sources(server.port, CLIENTS) as sources:

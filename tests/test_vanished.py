@@ -52,7 +52,7 @@ def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
     assert len(server.events(event="close")) == 1
 
 
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_so_it_is_by_the_send_timeout(kind: str, serve: Callable[..., Server]) -> None:
     env = settings(heartbeat=BEAT, send_timeout=TIMEOUT, tcp_user_timeout=None)
     server = serve(kind, "tests.live.app:app", env=env)
@@ -60,7 +60,7 @@ def test_so_it_is_by_the_send_timeout(kind: str, serve: Callable[..., Server]) -
     assert gone_after(server, client, "vanished") < BEAT + TIMEOUT + NOISE
 
 
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_without_a_heartbeat_the_kernels_own_probes_find_it(
     kind: str, serve: Callable[..., Server]
 ) -> None:
