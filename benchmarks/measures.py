@@ -139,11 +139,12 @@ class Measuring:
             yield self.run("fanout", MANY, 1)
 
     def arrivals(self) -> Iterator[Record]:
-        self.load.do("churn", 100, FLIGHT)
-        if "churn" in self.plan.measures:
-            yield self.measured("churn", 0, "churn", self.plan.churn, FLIGHT)
+        self.load.do("churn", 20, FLIGHT)
+        # First, as the generator does not learn of those who have left.
         if "connect" in self.plan.measures:
             yield self.measured("connect", 0, "connect", self.plan.churn, FLIGHT)
+        if "churn" in self.plan.measures:
+            yield self.measured("churn", 0, "churn", self.plan.churn, FLIGHT)
 
     def single(self) -> Iterator[Record]:
         self.connect(1)
