@@ -178,12 +178,14 @@ def fan_out() -> None:
         for _ in range(MESSAGES):
             followed.publish("news", DATA)
             gevent.sleep(0)
-        wait_for(lambda: last.total >= goal)
+        while last.total < goal:
+            gevent.sleep(0.001)
 
     def timed(function: Callable[[], None]) -> float:
-        started = time.perf_counter()
+        # Of the CPU, as a listener waits for the loop now and then.
+        started = time.process_time()
         function()
-        taken = time.perf_counter() - started
+        taken = time.process_time() - started
         for sink in sinks:
             sink.empty()
         return taken / MESSAGES / STREAMS * 1e6
