@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .buffer import Bell
 from .compression import Gzip
-from .diagnosis import held_back
+from .diagnosis import held_back, may_be_held_back
 from .outgoing import OutgoingMessage
 
 
@@ -110,7 +110,8 @@ class Body:
     def _begin(self) -> None:
         self._begun = True
         connection = self._message._connection
-        if connection is not None and self._message._settings is not None:
+        is_stream = connection is not None and self._message._settings is not None
+        if is_stream and may_be_held_back():
             self._written = connection.written()
 
     def _see_it_leave(self) -> None:

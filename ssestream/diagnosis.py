@@ -1,5 +1,7 @@
 """What is wrong with the set-up, as far as a stream can see it: said once, at WARNING."""
 
+import itertools
+
 from gevent import monkey
 
 from .connection import Connection
@@ -10,11 +12,23 @@ _WAITING = ("socket", "ssl", "time", "threading", "subprocess")
 
 _said: set[str] = set()
 
+# Whether gevent has patched all of that, as is known once it has.
+_is_patched = False
+
+#: Streams of a process that are looked at, and after them one of so many: what is
+#: between them and their server is mostly the same for all.
+FIRST, OF = 100, 64
+_count = itertools.count()
+
 
 def look_at_server(connection: Connection, home: Home) -> None:
     """For an event stream that is being opened."""
+    global _is_patched
     if home.cooperative:
+        if _is_patched:
+            return
         unpatched = [name for name in _WAITING if not monkey.is_module_patched(name)]
+        _is_patched = not unpatched
         if unpatched:
             _warn(
                 "%s: its server runs greenlets, and gevent has not patched %s: whatever waits"
@@ -29,6 +43,12 @@ def look_at_server(connection: Connection, home: Home) -> None:
             " use gunicorn's gevent worker, or gthread with more threads than streams",
             connection.name,
         )
+
+
+def may_be_held_back() -> bool:
+    """Whether to look at what becomes of the first that is sent of a stream."""
+    number = next(_count)
+    return number < FIRST or number % OF == 0
 
 
 def held_back(connection: Connection) -> None:

@@ -117,7 +117,7 @@ class Home:
     def __init__(self, hub: Any, pool: Pool | None = None) -> None:
         self.hub = hub
         self.loop = hub.loop
-        self.process = os.getpid()
+        self.generation = _generation
         self._ident = hub.thread_ident
         self._pool = pool
         # Not the loop's run_callback_threadsafe(): it counts what keeps the loop
@@ -298,6 +298,9 @@ def give_way() -> None:
 _service_home: Home | None = None
 _service_lock = new_lock()
 
+# How often this process is a child of one that had homes.
+_generation = 0
+
 
 def _hub_of_greenlet() -> Any:
     """The hub that the running greenlet goes back to when it waits, or None."""
@@ -320,7 +323,7 @@ def home_of(hub: Any) -> Home:
     # Kept on the hub itself, so that it goes when the hub goes. What watched
     # the parent's sockets must not answer for those of a child.
     home: Home | None = getattr(hub, "ssestream_home", None)
-    if home is None or home.process != os.getpid():
+    if home is None or home.generation != _generation:
         home = hub.ssestream_home = Home(hub)
     return home
 
@@ -352,7 +355,8 @@ def _nothing() -> None:
 
 def _forget() -> None:
     # Threads do not survive a fork.
-    global _service_home, _service_lock
+    global _service_home, _service_lock, _generation
+    _generation += 1
     _service_home = None
     _service_lock = new_lock()
 

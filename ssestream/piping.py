@@ -83,8 +83,11 @@ class Pipe:
 
     def greet(self) -> None:
         """Write what opens every stream."""
-        if isinstance(self.destination, OutgoingMessage):
-            self._ready = self.destination.greet(OK) or self.buffer is not None
+        if self.buffer is not None:
+            # It is no message of the app's.
+            self.buffer.put(OK, message=False)
+        elif isinstance(self.destination, OutgoingMessage):
+            self._ready = self.destination.greet(OK)
         else:
             self.send(OK)
 
@@ -124,7 +127,9 @@ class Pipe:
         """Let the destination emit ``"pipe"`` or ``"unpipe"``."""
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            destination._announce(event, self.source)
+            # Whoever comes to listen later hears nothing of it in Node either.
+            if destination._is_heard(event):
+                destination._announce(event, self.source)
         elif callable(getattr(destination, "emit", None)):
             self.source._lane.soon(destination.emit, event, self.source)
 

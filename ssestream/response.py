@@ -24,6 +24,7 @@ import werkzeug
 from flask.globals import request_ctx
 from flask.signals import request_tearing_down
 from werkzeug.datastructures import Headers
+from werkzeug.utils import get_content_type
 from werkzeug.wsgi import ClosingIterator
 
 from .body import Body
@@ -56,6 +57,9 @@ _OK = "200 OK"
 #: would be wrong (RFC 9110, section 8.4.1).
 UNCOMPRESSED = "identity"
 
+# The headers of a stream to which nobody has added anything, for all of them.
+_STREAM = Headers([*HEADERS.items(), ("Content-Encoding", UNCOMPRESSED)])
+
 
 def _become(response: Any, response_class: Any) -> None:
     """What ``response.__class__ = response_class`` does."""
@@ -82,6 +86,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
     and are left out (PEP 3333). Node's ``http.ServerResponse``.
     """
 
+    __slots__ = ("_flush", "_headers", "_lent")
+
     # Not __setattr__, which would be run for each of forty attributes.
     __class__: Any = property(type, _become)
 
@@ -97,11 +103,16 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
         OutgoingMessage.__init__(self, high_water_mark=high_water_mark)
+        # Whether they are those of all others, too.
+        self._lent = False
+        self._headers = _beginning(type(self))
         # Passed through: nobody may collect an endless body in order to, say,
         # make an ETag of it.
-        flask.Response.__init__(self, Body(self), _OK, direct_passthrough=True)
+        flask.Response.__init__(
+            self, Body(self), _OK, self._headers, direct_passthrough=True
+        )
+        self._lent = True
         self._flush = False
-        self.headers["Content-Encoding"] = UNCOMPRESSED
         if type(status) is not int or status != 200 or headers is not None:
             self.write_head(status, headers)
         if flask.has_request_context():
@@ -110,6 +121,19 @@ class ServerResponse(OutgoingMessage, flask.Response):
             environ[_MADE_KEY] = (*environ.get(_MADE_KEY, ()), (context, self))
 
     # -- the head
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, which may be changed until they are sent."""
+        # To make some for each takes longer than to send them, and most streams
+        # have the same.
+        if self._lent:
+            self._headers, self._lent = self._headers.copy(), False
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._headers, self._lent = headers, False
 
     def header(self, name: str | Mapping[str, Any], value: Any = None) -> "ServerResponse":
         """Set a header, or several from a mapping. Express's ``res.header``.
@@ -154,8 +178,11 @@ class ServerResponse(OutgoingMessage, flask.Response):
             # A stream's, which need not be looked at.
             if self.status != _OK:
                 self.status = _OK
+            if self._lent:
+                self._headers = _STREAM
+                return self
             for name, value in HEADERS.items():
-                self.headers[name] = value
+                self._headers[name] = value
             return self
         if not isinstance(status, (int, str)) or isinstance(status, bool):
             raise TypeError(f"a status is an int or a str, not {type(status).__name__}")
@@ -224,7 +251,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self, environ: dict[str, Any]
     ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
         # One stream's head is as another's, and what makes it is a tenth of opening one.
-        given = (self.status, *self.headers)
+        given = (self.status, *self._headers)
         head = _heads.get(given)
         own: Any = type(self)
         if head is not None and _makes_usual_heads(own):
@@ -237,7 +264,9 @@ class ServerResponse(OutgoingMessage, flask.Response):
         return body, status, head
 
     def _is_stream(self) -> bool:
-        usual = self.headers.get("Content-Type") == HEADERS["Content-Type"]
+        if self._headers is _STREAM:
+            return True
+        usual = self._headers.get("Content-Type") == HEADERS["Content-Type"]
         return usual or self.mimetype == "text/event-stream"
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
@@ -274,7 +303,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             self.response.close()
 
     def _compress(self, environ: dict[str, Any]) -> None:
-        encoding = self.headers.get("Content-Encoding", UNCOMPRESSED).lower()
+        encoding = self._headers.get("Content-Encoding", UNCOMPRESSED).lower()
         if encoding != UNCOMPRESSED or not isinstance(self.response, Body):
             return
         if self.status_code in (204, 304):
@@ -321,6 +350,17 @@ class _Nothing(tuple[bytes, ...]):
 #: Heads of streams that are kept, by what they were made of.
 HEADS = 100
 _heads: dict[tuple[Any, ...], list[tuple[str, str]]] = {}
+
+
+@functools.cache
+def _beginning(response_class: Any) -> Headers:
+    """The headers that a response of that class has before anybody gives it any."""
+    mimetype = response_class.default_mimetype
+    pairs = [("Content-Encoding", UNCOMPRESSED)]
+    if mimetype is not None:
+        pairs.insert(0, ("Content-Type", get_content_type(mimetype, "utf-8")))
+    return Headers(pairs)
+
 
 #: What Werkzeug makes of the request that is answered.
 _OF_REQUEST = ("location", "content-location", "content-length")

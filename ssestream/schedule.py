@@ -61,7 +61,10 @@ class Schedule:
         appointment = Appointment(self, due, check, next(self._order))
         home = self._home()
         assert home is not None
-        home.call(self._enter, appointment)
+        if home.here():
+            self._enter(appointment)
+        else:
+            home.call(self._enter, appointment)
         return appointment
 
     def _enter(self, appointment: Appointment) -> None:

@@ -6,6 +6,7 @@ its own as keywords (``SseStream(request, heartbeat=5)``).
 """
 
 import dataclasses
+import os
 import random
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, TypedDict
@@ -17,7 +18,8 @@ Retry = int | tuple[int, int]
 
 #: For all that is at random. Not the generator that apps may have seeded, nor one
 #: that every worker has a copy of.
-chance = random.SystemRandom()
+chance = random.Random()
+os.register_at_fork(after_in_child=chance.seed)
 
 _POLICIES = ("close", "drop-oldest", "error")
 

@@ -274,14 +274,14 @@ class SseStream(Emitter):
                 "a destination needs write(), as a ServerResponse has,"
                 f" and {type(destination).__name__} has none"
             )
-        if self.destroyed:
+        if self._closed:
             raise StreamDestroyed("this stream is over and cannot be piped")
         if isinstance(destination, OutgoingMessage):
             if destination.closed:
                 raise StreamDestroyed("the destination is closed")
             if destination.writable_ended:
                 raise StreamError("the destination was ended and takes nothing more")
-        if any(pipe.destination is destination for pipe in self._pipes):
+        if self._pipes and any(pipe.destination is destination for pipe in self._pipes):
             raise StreamError("this stream is piped to that destination already")
         if hasattr(destination, "write_head"):
             destination.write_head(200, HEADERS)
@@ -306,10 +306,10 @@ class SseStream(Emitter):
         if over:
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
-        if pipe.attach():
-            self._flow()
-        else:
+        if not pipe.attach():
             self._left(pipe)
+        elif self._queue or self._ended or self._need_drain:
+            self._flow()
         return destination
 
     def unpipe(self, destination: Destination | None = None) -> "SseStream":

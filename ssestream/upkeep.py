@@ -65,7 +65,8 @@ class Upkeep:
         self._buffer = buffer
         self._connection = connection
         self._settings = settings
-        self._kernel_may = False
+        # None until it was told.
+        self._kernel_may: bool | None = None
         self._began = 0.0
         self._old_at = _NEVER
         if settings.max_age is not None:
@@ -82,8 +83,6 @@ class Upkeep:
     def begin(self, home: Home) -> None:
         """Look after the stream until `finish`."""
         now = self._began = time.monotonic()
-        # The kernel has nothing yet that a look could see.
-        self._let_kernel_give_up(True)
         heartbeat, every = self._settings.heartbeat, _look_every(self._settings)
         due = self._old_at
         if heartbeat is not None:
@@ -133,6 +132,10 @@ class Upkeep:
         every = _look_every(self._settings)
         if every is None:
             return _NEVER
+        if self._kernel_may is None:
+            # Not when it began: after a restart all begin at once, and that would be
+            # four calls more for each.
+            self._let_kernel_give_up(True)
         again = now + every
         if self._buffer.written_at < self._idle_at:
             return again
