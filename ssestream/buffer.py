@@ -45,8 +45,8 @@ class Direct(Bell, Protocol):
         """Whose reader it is."""
 
     @property
-    def send(self) -> Callable[[bytes, int], int]:
-        """That of a socket that does not block."""
+    def sock(self) -> Any:
+        """The socket, which does not block."""
 
     def keep(self, framed: bytes, sent: int, length: int, messages: int) -> None:
         """The socket took no more than *sent* bytes."""

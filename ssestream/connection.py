@@ -27,6 +27,7 @@ from typing import Any
 
 from gevent import monkey
 
+from .events import lane_of
 from .hub import Home, logger, new_lock
 
 
@@ -101,26 +102,28 @@ class Connection:
     """
 
     __slots__ = (
+        "_client",
         "_fd",
         "_lock",
         "_on_gone",
         "_on_writable",
+        "_path",
         "_sock",
         "_watch",
         "alone",
         "delimited",
-        "name",
     )
 
     def __init__(
         self,
         sock: Any = None,
         delimited: bool = True,
-        name: str = "a client",
+        client: str | None = None,
+        path: str | None = None,
         alone: bool = False,
+        lock: Any = None,
     ) -> None:
-        #: For the log: who asked for what. No query, which may hold secrets.
-        self.name = name
+        self._client, self._path = client, path
         #: Whether the response's end shows in its framing. Without that
         #: (HTTP/1.0) only the connection's end tells the client.
         self.delimited = delimited
@@ -128,7 +131,7 @@ class Connection:
         self.alone = alone
         self._sock = sock
         self._fd = -1
-        self._lock = new_lock()
+        self._lock = lock or new_lock()
         self._watch: _Watch | None = None
         self._on_gone: Callable[[], object] | None = None
         self._on_writable: Callable[[], object] | None = None
@@ -136,6 +139,12 @@ class Connection:
     @property
     def reachable(self) -> bool:
         return self._sock is not None
+
+    @property
+    def name(self) -> str:
+        """For the log: who asked for what. No query, which may hold secrets."""
+        client = self._client or "a client"
+        return client if self._path is None else f"{client} {self._path!r}"
 
     @classmethod
     def of(cls, environ: dict[str, Any]) -> "Connection":
@@ -148,9 +157,14 @@ class Connection:
         if isinstance(found, cls):
             return found
         delimited = environ.get("SERVER_PROTOCOL", "HTTP/1.1") not in ("HTTP/1.0", "HTTP/0.9")
-        name = f"{environ.get('REMOTE_ADDR') or 'a client'} {environ.get('PATH_INFO', '')!r}"
-        alone = not environ.get("wsgi.multithread", True)
-        connection = cls(_find(environ), delimited, name, alone)
+        connection = cls(
+            _find(environ),
+            delimited,
+            environ.get("REMOTE_ADDR"),
+            environ.get("PATH_INFO", ""),
+            not environ.get("wsgi.multithread", True),
+            lane_of(environ).lock,
+        )
         connection._tune()
         environ[_CACHE_KEY] = connection
         return connection
@@ -193,24 +207,19 @@ class Connection:
                 _shutdown(sock)
 
     def take_over(self) -> Any:
-        """The socket, as one of its own that outlives the server's; None where it cannot be.
+        """The socket, taken from the server, which is left with a closed one; None where it cannot be.
 
-        Not over TLS, whose state is the server's. It does not block. From now on
-        it is the one that is watched and cut; whoever took it closes it, after
-        `release`.
+        Not over TLS, whose state is the server's. It does not block. It is watched and
+        cut as before; whoever took it closes it, after `release`.
         """
         with self._lock:
             sock = self._sock
             if sock is None or isinstance(sock, ssl.SSLSocket):
                 return None
-            own = _Socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+            # Its number stays, and with that the watch.
+            own = _Socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
             own.setblocking(False)
             self._sock = own
-            if self._watch is not None:
-                # The server closes a descriptor, and with it not what that stands for.
-                self._watch.remove(self._fd, self)
-                self._fd = own.fileno()
-                self._watch.add(self._fd, self)
         return own
 
     def when_writable(self, on_writable: Callable[[], object]) -> None:

@@ -43,8 +43,8 @@ class Lane:
 
     def __init__(self, home: Home | None = None) -> None:
         self._home = home
-        #: Guards what is below, and the state and the buffer of the response whose
-        #: lane it is.
+        #: Guards what is below, and the state of all whose lane it is. It is never held for
+        #: more than a few instructions, and each lock takes a hundred bytes.
         self.lock = new_lock()
         # Each with the emitter whose event it is, if it is one. No deque, which is
         # large even when empty, and no list before anything waits here.
@@ -114,6 +114,17 @@ class Lane:
                 self.home.enter(self.run)
             elif owed:  # killed in the middle of a handler
                 self.home.spawn(self.run)
+
+
+_LANE_KEY = "ssestream.lane"
+
+
+def lane_of(environ: dict[str, Any]) -> Lane:
+    """The lane of a request: what it streams and what answers it have one, and its lock."""
+    lane: Lane | None = environ.get(_LANE_KEY)
+    if lane is None:
+        lane = environ[_LANE_KEY] = Lane(current_home())
+    return lane
 
 
 def run_logged(

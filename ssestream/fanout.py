@@ -13,9 +13,12 @@ that it can:
 3. By `feeds.Subscription.give`, with all that there may be to a stream.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from gevent import monkey
 
 from .brokers.broker import Position
 from .buffer import Direct
@@ -25,6 +28,9 @@ from .sender import FLAGS, chunk_of
 
 #: Streams that are handed something before others have their turn.
 TURN = 256
+
+# Of the sockets that `connection.Connection.take_over` makes, which are not gevent's.
+_send: Callable[[Any, bytes, int], int] = monkey.get_original("socket", "socket").send
 
 
 class Parcel(NamedTuple):
@@ -51,7 +57,16 @@ class Convoy:
     so that who leaves from another thread has been sent either all or nothing.
     """
 
-    __slots__ = ("bytes", "home", "lock", "members", "messages", "position", "written_at")
+    __slots__ = (
+        "_sockets",
+        "bytes",
+        "home",
+        "lock",
+        "members",
+        "messages",
+        "position",
+        "written_at",
+    )
 
     def __init__(self, home: Home, position: Position, now: float) -> None:
         self.home = home
@@ -60,6 +75,8 @@ class Convoy:
         #: How much each was sent since there is a convoy.
         self.messages = self.bytes = 0
         self.members: dict[Direct, Cursor] = {}
+        # Of all of them, in their order; None until it is known again.
+        self._sockets: list[Any] | None = None
         self.lock = new_lock()
 
     def send(self, parcel: Parcel) -> None:
@@ -68,15 +85,13 @@ class Convoy:
         length = len(framed)
         missed: list[tuple[Direct, int]] = []
         with self.lock:
-            for sender in list(self.members):
-                try:
-                    sent = sender.send(framed, FLAGS)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    sent = -1
-                if sent != length:
-                    missed.append((sender, sent))
+            counts = self._send_to_all(framed)
+            if counts.count(length) != len(counts):
+                missed = [
+                    (sender, sent)
+                    for sender, sent in zip(self.members, counts, strict=True)
+                    if sent != length
+                ]
             self.position = parcel.after
             self.written_at = time.monotonic()
             for sender, _ in missed:
@@ -91,10 +106,29 @@ class Convoy:
         for sender, sent in missed:
             sender.keep(framed, sent, len(parcel.frames), parcel.messages)
 
+    def _send_to_all(self, framed: bytes) -> list[int]:
+        """How much each member's socket took, and -1 for one that is broken. Under the lock."""
+        sockets = self._sockets
+        if sockets is None:
+            sockets = self._sockets = [sender.sock for sender in self.members]
+        counts: list[int] = []
+        rest = iter(sockets)
+        while len(counts) < len(sockets):
+            try:
+                # No line of Python for each, as all of these are worth one. Of a call that
+                # raises, what came before it is in the list.
+                counts.extend(map(_send, rest, itertools.repeat(framed), itertools.repeat(FLAGS)))
+            except BlockingIOError:
+                counts.append(0)
+            except OSError:
+                counts.append(-1)
+        return counts
+
     def join(self, sender: Direct, cursor: Cursor) -> None:
         """For one that has just been sent what the others were, in the same home."""
         with self.lock:
             self.members[sender] = cursor
+            self._sockets = None
             # What it will be sent with the others is added when it leaves.
             cursor.delivered -= self.messages
             sender.buffer.messages_left -= self.messages
@@ -108,6 +142,7 @@ class Convoy:
             cursor = self.members.pop(sender, None)
             if cursor is None:
                 return
+            self._sockets = None
             buffer = sender.buffer
             cursor._position = self.position
             cursor.convoy = buffer.convoy = cursor.seat = None
@@ -149,7 +184,7 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
         if sender is not None and buffer.asleep is not None and sender.home is home:
             # Not taken from who sleeps: nothing else is sent before this returns.
             try:
-                sent = sender.send(framed, FLAGS)
+                sent = sender.sock.send(framed, FLAGS)
             except BlockingIOError:
                 sent = 0
             except OSError:

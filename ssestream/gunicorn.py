@@ -170,7 +170,7 @@ class SseWorker(GeventWorker):
         if not self._take_over(respiter):
             _flush(respiter.response, respiter.body)
             return False
-        # Close the connection: ours has outlived it.
+        # The connection is over, as far as gunicorn has it.
         raise StopIteration
 
     def _take_over(self, handover: "_Handover") -> bool:
@@ -178,11 +178,7 @@ class SseWorker(GeventWorker):
         body, response = handover.body, handover.response
         message = body.message
         connection = message._connection
-        try:
-            sock = None if connection is None else connection.take_over()
-        except OSError as error:  # too many are open
-            self.log.warning("a stream keeps its greenlet: %s", error)
-            sock = None
+        sock = None if connection is None else connection.take_over()
         if sock is None:
             return False
         greenlet = gevent.getcurrent()
@@ -197,7 +193,7 @@ class SseWorker(GeventWorker):
         response.force_close()
         sender = Sender(body, message, sock, response.chunked, over)
         try:
-            sender.begin(_head(response))
+            sender.begin(_heads.of(response))
         except BaseException:
             sender.break_off()
             raise
@@ -267,25 +263,46 @@ class _Handover:
         return self.body
 
 
-class _Head:
-    """Takes the place of a socket to which gunicorn's response writes its head."""
+class _Heads:
+    """Takes the place of a socket to which gunicorn's responses write their heads.
+
+    Those of one second are mostly alike, and half of what makes one is its date.
+    """
 
     def __init__(self) -> None:
-        self.data = b""
+        self._written: dict[tuple[Any, ...], bytes] = {}
+        self._second = 0
+        self._data = b""
+
+    def of(self, response: Any) -> bytes:
+        """What *response*, which closes its connection, would send first, unless it has."""
+        if response.headers_sent:
+            return b""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._written.clear()
+        what = (response.req.version, response.status, response.chunked, *response.headers)
+        head = self._written.get(what)
+        if head is None:
+            head = self._written[what] = self._write(response)
+        response.headers_sent = True
+        return head
+
+    def _write(self, response: Any) -> bytes:
+        self._data = b""
+        sock, response.sock = response.sock, self
+        try:
+            response.send_headers()
+        finally:
+            response.sock = sock
+        return self._data
 
     def sendall(self, data: bytes) -> None:
-        self.data += data
+        self._data += data
 
 
-def _head(response: Any) -> bytes:
-    """What *response* would send first, unless it has."""
-    head = _Head()
-    sock, response.sock = response.sock, head
-    try:
-        response.send_headers()
-    finally:
-        response.sock = sock
-    return head.data
+_heads = _Heads()
 
 
 def _flush(response: Any, body: Any) -> None:

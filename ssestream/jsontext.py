@@ -3,15 +3,16 @@
 import functools
 from typing import Any
 
-import flask
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 
+from .settings import current_app
 from .wire import Dumps
 
 
 def app_json() -> JSONProvider | None:
     """The JSON provider of the current app; None without one."""
-    return flask.current_app.json if flask.has_app_context() else None
+    app = current_app()
+    return None if app is None else app.json
 
 
 def app_dumps(provider: JSONProvider | None = None) -> Dumps | None:

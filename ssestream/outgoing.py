@@ -85,8 +85,6 @@ class OutgoingMessage(Emitter):
 
     def __init__(self, lane: Lane | None = None, high_water_mark: int = HIGH_WATER_MARK) -> None:
         super().__init__(lane or Lane(current_home()))
-        # That of the lane, as none is held for more than a few instructions, and each
-        # would take a hundred bytes.
         self._state_lock = self._lane.lock
         self._buffer = FrameBuffer(high_water_mark, self._lane.lock)
         self._connection: Connection | None = None

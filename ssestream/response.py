@@ -31,6 +31,7 @@ from .body import Body
 from .compression import accepts_gzip
 from .connection import Connection
 from .errors import HeadersSent
+from .events import lane_of
 from .hub import logger
 from .outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .settings import app_settings
@@ -102,7 +103,12 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise TypeError(f"high_water_mark is an int of bytes, not {high_water_mark!r}")
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
-        OutgoingMessage.__init__(self, high_water_mark=high_water_mark)
+        context = environ = lane = None
+        if flask.has_request_context():
+            context = _request_context._get_current_object()
+            environ = context.request.environ
+            lane = lane_of(environ)
+        OutgoingMessage.__init__(self, lane, high_water_mark)
         # Whether they are those of all others, too.
         self._lent = False
         self._headers = _beginning(type(self))
@@ -115,9 +121,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self._flush = False
         if type(status) is not int or status != 200 or headers is not None:
             self.write_head(status, headers)
-        if flask.has_request_context():
-            context = _request_context._get_current_object()
-            environ = context.request.environ
+        if environ is not None:
             environ[_MADE_KEY] = (*environ.get(_MADE_KEY, ()), (context, self))
 
     # -- the head

@@ -70,12 +70,11 @@ class Sender:
         "_on_end",
         "_plain",
         "_rest",
-        "_sock",
         "_taken",
         "buffer",
         "home",
         "message",
-        "send",
+        "sock",
     )
 
     def __init__(
@@ -88,7 +87,9 @@ class Sender:
     ) -> None:
         self._body = body
         self.message = message
-        self._sock = sock
+        #: For what is framed already while nothing waits, as well. What it does not take is
+        #: for `keep`.
+        self.sock = sock
         self._chunked = chunked
         self._on_end = on_end
         self._plain = body.is_plain
@@ -99,9 +100,6 @@ class Sender:
         # Bytes taken from the body, where they are not those that were put.
         self._taken = 0
         self._ended = False
-        #: That of the socket, for what is framed already while nothing waits. What it
-        #: does not take is for `keep`.
-        self.send: Callable[[bytes | memoryview, int], int] = sock.send
         self.buffer = message._buffer
         self.home: Home = message._lane.home
 
@@ -182,7 +180,7 @@ class Sender:
     def _put_out(self, data: bytes | memoryview) -> bool:
         """Whether all of *data* has left; if not, it will, or it is over."""
         try:
-            sent = self.send(data, FLAGS)
+            sent = self.sock.send(data, FLAGS)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -267,13 +265,13 @@ class Sender:
             message._connection.release(cut=message._aborted)
         if not message._aborted:
             self._read_behind()
-        self._sock.close()
+        self.sock.close()
         self.home.spawn(self._let_go)
 
     def _read_behind(self) -> None:
         try:
             for _ in range(BEHIND // CHUNK):
-                if len(self._sock.recv(CHUNK)) < CHUNK:
+                if len(self.sock.recv(CHUNK)) < CHUNK:
                     return
         except OSError:  # nothing is there, or nobody
             pass

@@ -132,11 +132,24 @@ _STREAM_OPTIONS = frozenset(Options.__annotations__)
 _KEYS = {"SSESTREAM_" + field.name.upper(): field.name for field in dataclasses.fields(Settings)}
 
 
+# To its type the proxy is what it stands for, and has no such method.
+_current_app: Any = flask.current_app
+
+
+def current_app() -> flask.Flask | None:
+    """The app itself, without Flask's proxy before it; None outside of its context."""
+    if not flask.has_app_context():
+        return None
+    app: flask.Flask = _current_app._get_current_object()
+    return app
+
+
 def app_settings() -> Settings:
     """Those of the current app, where there is one."""
-    if not flask.has_app_context():
+    app = current_app()
+    if app is None:
         return DEFAULTS
-    config = flask.current_app.config
+    config = app.config
     if config.keys().isdisjoint(_KEYS):
         return DEFAULTS
     changed = {field: config[key] for key, field in _KEYS.items() if key in config}

@@ -47,8 +47,7 @@ from .body import Body
 from .buffer import FrameBuffer
 from .connection import Connection
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
-from .events import Emitter, Lane
-from .hub import current_home, new_lock
+from .events import Emitter, Lane, lane_of
 from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe
@@ -106,8 +105,9 @@ class SseStream(Emitter):
             raise TypeError(f"high_water_mark is an int of messages, not {high_water_mark!r}")
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
+        environ = None if request is None else environ_of(request)
         # Only a stream with a request knows already where it belongs.
-        super().__init__(None if request is None else Lane(current_home()))
+        super().__init__(None if environ is None else lane_of(environ))
         self._settings = stream_settings(options)
         if high_water_mark > self._settings.max_messages:
             raise ValueError(
@@ -122,14 +122,14 @@ class SseStream(Emitter):
         #: parameter. It is whatever the client says: never empty, without
         #: control characters, at most `request.MAX_LAST_EVENT_ID` characters long.
         self.last_event_id: str | None = None
-        if request is not None:
-            environ = environ_of(request)
+        if environ is not None:
             self._connection = Connection.of(environ)
             self.last_event_id = last_event_id(environ)
             key = self._settings.client_key
             self._client = None if key is None else key(environ)
         self._json = app_json()
-        self._state_lock = new_lock()
+        # It keeps this one, also in another's lane.
+        self._state_lock = self._lane.lock
         self._queue = Backlog(high_water_mark, self._settings)
         # Another tuple after every change.
         self._pipes: tuple[Pipe, ...] = ()
