@@ -408,7 +408,8 @@ class Subscription:
         with self._lock:
             new = [cursor for cursor in cursors if cursor.name not in self.cursors]
             together = {**self.cursors, **{cursor.name: cursor for cursor in new}}
-            check_fits(together)
+            if len(together) > 1:
+                check_fits(together)
             self._follow(together)
         return new
 

@@ -226,17 +226,21 @@ class ServerResponse(OutgoingMessage, flask.Response):
         connection = Connection.of(environ)
         try:
             write = start_response(status, headers)
-            if self._bodyless(environ):
+            bodyless = self._bodyless(environ)
+            if bodyless:
                 # Its watch would have nothing to tell, and no source may start.
                 self._connection = connection
             else:
                 self.open(connection, settings, client)
-            if self._flush and callable(write) and not self._bodyless(environ):
+            if self._flush and callable(write) and not bodyless:
                 later = environ.get(FLUSH_LATER)
                 if later is None:
                     write(b"")
                 else:
                     later.append(True)
+            made = environ.get(_MADE_KEY)
+            if made is not None and len(made) == 1 and made[0][1] is self:
+                del environ[_MADE_KEY]
         except BaseException:
             self.server_done()
             raise
@@ -255,11 +259,12 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self, environ: dict[str, Any]
     ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
         # One stream's head is as another's, and what makes it is a tenth of opening one.
-        given = (self.status, *self._headers)
+        status = self.status
+        given = status if self._headers is _STREAM else (status, *self._headers)
         head = _heads.get(given)
         own: Any = type(self)
         if head is not None and _makes_usual_heads(own):
-            return self.get_app_iter(environ), self.status, head[:]
+            return self.get_app_iter(environ), status, head[:]
         body, status, head = super().get_wsgi_response(environ)
         if self._is_stream() and not any(name.lower() in _OF_REQUEST for name, _ in head):
             if len(_heads) >= HEADS:
@@ -353,7 +358,7 @@ class _Nothing(tuple[bytes, ...]):
 
 #: Heads of streams that are kept, by what they were made of.
 HEADS = 100
-_heads: dict[tuple[Any, ...], list[tuple[str, str]]] = {}
+_heads: dict[Any, list[tuple[str, str]]] = {}
 
 
 @functools.cache
@@ -388,7 +393,9 @@ def _both(own: type, response_class: type) -> type:
 def _close_unsent(sender: object, **extra: object) -> None:
     context = _request_context._get_current_object()
     environ = context.request.environ
-    made = environ.pop(_MADE_KEY, ())
+    made = environ.pop(_MADE_KEY, None)
+    if made is None:
+        return
     others = tuple(pair for pair in made if pair[0] is not context)
     if others:
         environ[_MADE_KEY] = others
