@@ -104,8 +104,9 @@ class FrameBuffer:
         self.taken_at = 0.0
         self._written_at = 0.0
         self._lock = lock or new_lock()
-        # No deque: an empty one is larger than all the rest of this.
-        self._frames: list[bytes | memoryview] = []
+        # No deque, which is larger than all the rest of this, and no list while nothing
+        # waits.
+        self._frames: list[bytes | memoryview] | tuple[()] = ()
         self._waiting = 0
         self._taken = 0
         # How many messages wait: some frames are none, and some are several.
@@ -195,7 +196,7 @@ class FrameBuffer:
             bell = self.asleep
             if bell is not None:
                 self.asleep = None
-                self._frames.append(frame)
+                self._frames = [frame]
                 self._waiting = length = len(frame)
                 self._messages += messages
                 self._mid_line = False
@@ -245,7 +246,7 @@ class FrameBuffer:
     def clear(self) -> None:
         """Drop what waits, and go on."""
         with self._lock:
-            self._frames.clear()
+            self._frames = ()
             self._waiting = self._messages = 0
 
     def give_back(self) -> bool:
@@ -283,7 +284,7 @@ class FrameBuffer:
                 self._taken_messages = self._messages
                 if self._waiting <= CHUNK:
                     chunk = b"".join(frames)
-                    frames.clear()
+                    self._frames = ()
                     self._messages = 0
                 else:
                     chunk = self._piece()
@@ -307,7 +308,10 @@ class FrameBuffer:
 
     def _append(self, frame: bytes, messages: int) -> None:
         self._messages += messages
-        self._frames.append(frame)
+        if self._frames:
+            self._frames.append(frame)
+        else:
+            self._frames = [frame]
         self._waiting += len(frame)
         self._mid_line = not frame.endswith(b"\n")
         self._written_at = time.monotonic()
@@ -315,6 +319,7 @@ class FrameBuffer:
     def _piece(self) -> bytes:
         """The first `CHUNK` bytes of more."""
         frames = self._frames
+        assert frames
         count, room = 0, CHUNK
         while len(frames[count]) <= room:
             room -= len(frames[count])
@@ -336,7 +341,7 @@ class FrameBuffer:
             self._ended = self._ended or ended
             if closed:
                 self._closed = True
-                self._frames.clear()
+                self._frames = ()
                 self._waiting = self._taken = self._messages = self._taken_messages = 0
                 self.taken_at = 0.0
             bell, self.asleep = self.asleep or (self.guard if closed else None), None

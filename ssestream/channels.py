@@ -232,7 +232,7 @@ class Channels:
         cursors = [
             Cursor(subscription, name, NOWHERE if known is None else known.get(name), filter, key)
             for name in dict.fromkeys(names)
-            if name not in subscription.cursors
+            if subscription.cursor_of(name) is None
         ]
         following = self._following
         following.place(cursors, latest)
@@ -257,7 +257,7 @@ class Channels:
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
         if subscription is not None:
-            self._following.remove(subscription.take_out(names or tuple(subscription.cursors)))
+            self._following.remove(subscription.take_out(names))
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
         """The last *limit* messages that *name* has kept, or all of them, oldest first.
@@ -305,7 +305,7 @@ class Channels:
     def _drained(self, subscription: Subscription) -> None:
         # Before it is looked who is behind: a reader that is about to stop sees it.
         subscription.drains += 1
-        for cursor in subscription.cursors.values():
+        for cursor in subscription.cursors:
             self._following.drained(cursor)
 
     def _gone(self, subscription: Subscription) -> None:

@@ -388,8 +388,8 @@ class Subscription:
 
     def __init__(self, stream: SseStream, keeper: Keeper) -> None:
         self.stream = stream
-        #: By channel. Another dict after every change: it is read without the lock.
-        self.cursors: dict[str, Cursor] = {}
+        #: One for each channel. Another tuple after every change: it is read without the lock.
+        self.cursors: tuple[Cursor, ...] = ()
         self.over = False
         #: How often the stream had room again.
         self.drains = 0
@@ -401,39 +401,41 @@ class Subscription:
     @property
     def has_begun(self) -> bool:
         """Whether each of its cursors has a place, of which the ids of all events tell."""
-        return all(cursor.position is not None for cursor in self.cursors.values())
+        return all(cursor.position is not None for cursor in self.cursors)
+
+    def cursor_of(self, name: str) -> Cursor | None:
+        return next((cursor for cursor in self.cursors if cursor.name == name), None)
 
     def add(self, cursors: list[Cursor]) -> list[Cursor]:
         """Those of them whose channel is new here. Raises ``ValueError`` where it is too many."""
         with self._lock:
-            new = [cursor for cursor in cursors if cursor.name not in self.cursors]
-            together = {**self.cursors, **{cursor.name: cursor for cursor in new}}
+            new = [cursor for cursor in cursors if self.cursor_of(cursor.name) is None]
+            together = (*self.cursors, *new)
             if len(together) > 1:
-                check_fits(together)
+                check_fits([cursor.name for cursor in together])
             self._follow(together)
         return new
 
     def take_out(self, names: tuple[str, ...]) -> list[Cursor]:
-        """Those of *names* that there are; they give nothing more."""
+        """Those of *names* that there are, or all where none is named; they give nothing more."""
         with self._lock:
-            rest = dict(self.cursors)
-            taken = [rest.pop(name) for name in names if name in rest]
+            taken = [cursor for cursor in self.cursors if not names or cursor.name in names]
             for cursor in taken:
                 cursor.complicate()
-            self._follow(rest)
+            self._follow(tuple(cursor for cursor in self.cursors if cursor not in taken))
         return taken
 
     def stop(self) -> None:
         """Give nothing more."""
         self.over = True
-        for cursor in self.cursors.values():
+        for cursor in self.cursors:
             cursor.complicate()
 
     def let_go(self) -> list[Cursor]:
         """All its cursors, which it knows no more."""
         with self._lock:
-            cursors, self.cursors = self.cursors, {}
-        return list(cursors.values())
+            cursors, self.cursors = self.cursors, ()
+        return list(cursors)
 
     def finish(self) -> None:
         """Give nothing more, and let go of the channels."""
@@ -461,8 +463,7 @@ class Subscription:
                 or cursor.wanted is not None
                 or not self._pushes
                 or self.over
-                or len(cursors) != 1
-                or cursors.get(cursor.name) is not cursor
+                or cursors != (cursor,)
                 or not self.stream._pass(batch.frames, batch.messages)
             ):
                 return False
@@ -484,7 +485,7 @@ class Subscription:
         unwanted = cursor.unwanted(items) if cursor.wanted is not None else NONE
         with self._lock:
             cursors = self.cursors
-            if cursors.get(cursor.name) is not cursor:
+            if cursor not in cursors:
                 return False
             alone, stream, given = len(cursors) == 1, self.stream, 0
             try:
@@ -508,11 +509,11 @@ class Subscription:
                 cursor.replayed += given if replayed else 0
             return not self.over
 
-    def _follow(self, cursors: dict[str, Cursor]) -> None:
+    def _follow(self, cursors: tuple[Cursor, ...]) -> None:
         self.cursors = cursors
         lane = self.stream._lane
         alone = len(cursors) == 1 and not self.over
-        for cursor in cursors.values():
+        for cursor in cursors:
             simple = alone and self._pushes and cursor.wanted is None
             if simple and lane.has_home and lane.home.cooperative:
                 cursor.simple = True
@@ -531,7 +532,7 @@ class Subscription:
         return not waiting or waiting + len(frame) <= stream._settings.max_bytes // 2
 
     def _with_id(self, frame: bytes) -> bytes:
-        positions = {name: each.position or NOWHERE for name, each in self.cursors.items()}
+        positions = {each.name: each.position or NOWHERE for each in self.cursors}
         return with_id(frame, format_id(positions).encode())
 
 

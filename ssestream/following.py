@@ -403,7 +403,7 @@ class Following:
 
         The id of one that came before could not say where the other channels began.
         """
-        cursors = [each for each in subscription.cursors.values() if each.position is None]
+        cursors = [each for each in subscription.cursors if each.position is None]
         pieces = [self._broker.read(cursor.name, 0, 0, 0) for cursor in cursors]
         with self._lock:
             for cursor, piece in zip(cursors, pieces, strict=True):

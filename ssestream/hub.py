@@ -228,21 +228,20 @@ class Doorbell:
     would take two kilobytes and a callback in the loop for each ring.
     """
 
-    __slots__ = ("_queue", "_waiter", "home", "wake")
+    __slots__ = ("_sleep", "home")
 
     def __init__(self) -> None:
         hub = _hub_of_greenlet()
         #: Where its sleeper is a greenlet; None where it is a thread.
-        self.home: Home | None = None
-        self._queue: Any = None
-        self._waiter: Any = None
-        if hub is None:
-            self._queue = _ThreadQueue()
-        else:
-            self.home = home_of(hub)
-            self._waiter = Waiter(hub)
-            #: For `Home.in_turn` of its own home.
-            self.wake: Callable[[None], object] = self._waiter.switch
+        self.home: Home | None = None if hub is None else home_of(hub)
+        # A Waiter or a thread's queue.
+        self._sleep: Any = _ThreadQueue() if hub is None else Waiter(hub)
+
+    @property
+    def wake(self) -> Callable[[None], object]:
+        """For `Home.in_turn` of its own home."""
+        switch: Callable[[None], object] = self._sleep.switch
+        return switch
 
     def is_mine(self) -> bool:
         """Whether the caller may sleep in it."""
@@ -252,7 +251,7 @@ class Doorbell:
         """Wake the sleeper, now or when it next sleeps. Once for each sleep; from any thread."""
         home = self.home
         if home is None:
-            self._queue.put(None)
+            self._sleep.put(None)
         elif home.here():
             home.in_turn((self.wake,))
         else:
@@ -260,17 +259,18 @@ class Doorbell:
 
     def sleep(self) -> None:
         """Return once for each ring."""
-        if self._waiter is not None:
-            self._waiter.get()
-            if self._waiter.ready():  # rung before
-                self._waiter.clear()
+        if self.home is not None:
+            waiter = self._sleep
+            waiter.get()
+            if waiter.ready():  # rung before
+                waiter.clear()
             return
         # gunicorn asks that its signals not interrupt what a request waits for,
         # so a sync worker would hear that it is to stop only when woken.
         timeout = LISTEN if _in_main_thread() else None
         while True:
             try:
-                self._queue.get(timeout=timeout)
+                self._sleep.get(timeout=timeout)
                 return
             except queue.Empty:
                 pass
