@@ -1,5 +1,6 @@
 """What waits in a stream: messages in order, each with its callback, and their bounds."""
 
+import functools
 from collections import deque
 from collections.abc import Callable
 
@@ -11,17 +12,36 @@ Callback = Callable[[BaseException | None], object]
 class Backlog:
     """A queue of frames. It has no lock: its stream's guards it."""
 
-    __slots__ = ("_entries", "_max_bytes", "_max_messages", "bytes", "high_water_mark")
+    __slots__ = (
+        "_entries",
+        "_is_shared",
+        "_max_bytes",
+        "_max_messages",
+        "bytes",
+        "high_water_mark",
+    )
 
-    def __init__(self, high_water_mark: int, settings: Settings) -> None:
+    def __init__(self, high_water_mark: int, max_messages: int, max_bytes: int) -> None:
         self.high_water_mark = high_water_mark
         #: Bytes of all that wait.
         self.bytes = 0
-        self._max_messages = settings.max_messages
-        self._max_bytes = settings.max_bytes
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._is_shared = False
         # A bare frame where there is no callback: a pair takes 56 bytes more. And no
         # deque while nothing waits, as with most streams and at most times.
         self._entries: deque[bytes | tuple[bytes, Callback]] | tuple[()] = ()
+
+    @staticmethod
+    def empty(high_water_mark: int, settings: Settings) -> "Backlog":
+        """One in which nothing waits, that of all streams with these bounds."""
+        return _empty(high_water_mark, settings.max_messages, settings.max_bytes)
+
+    def appendable(self) -> "Backlog":
+        """Itself, or one of one's own in the place of what is shared."""
+        if not self._is_shared:
+            return self
+        return Backlog(self.high_water_mark, self._max_messages, self._max_bytes)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -70,6 +90,13 @@ class Backlog:
         while self.is_over():
             dropped.append(self.popleft()[1])
         return dropped
+
+
+@functools.lru_cache
+def _empty(high_water_mark: int, max_messages: int, max_bytes: int) -> Backlog:
+    backlog = Backlog(high_water_mark, max_messages, max_bytes)
+    backlog._is_shared = True
+    return backlog
 
 
 def _pair(entry: bytes | tuple[bytes, Callback]) -> tuple[bytes, Callback | None]:

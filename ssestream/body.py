@@ -110,8 +110,9 @@ class Body:
     def _begin(self) -> None:
         self._begun = True
         connection = self._message._connection
-        is_stream = connection is not None and self._message._settings is not None
-        if is_stream and may_be_held_back():
+        if connection is None or self._message._settings is None:
+            return
+        if may_be_held_back():
             self._written = connection.written()
 
     def _see_it_leave(self) -> None:

@@ -23,7 +23,7 @@ import sys
 import termios
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from gevent import monkey
 
@@ -93,6 +93,12 @@ def _giving_up(seconds: float) -> tuple[_Option, ...]:
     )
 
 
+class Owner(Protocol):
+    """Whose client it is. Not a function: a method would be one more object for each."""
+
+    def _client_left(self) -> None: ...
+
+
 class Connection:
     """What is known of the client of one request; most of it may be unknown.
 
@@ -105,8 +111,8 @@ class Connection:
         "_client",
         "_fd",
         "_lock",
-        "_on_gone",
         "_on_writable",
+        "_owner",
         "_path",
         "_sock",
         "_watch",
@@ -133,7 +139,7 @@ class Connection:
         self._fd = -1
         self._lock = lock or new_lock()
         self._watch: _Watch | None = None
-        self._on_gone: Callable[[], object] | None = None
+        self._owner: Owner | None = None
         self._on_writable: Callable[[], object] | None = None
 
     @property
@@ -169,25 +175,25 @@ class Connection:
         environ[_CACHE_KEY] = connection
         return connection
 
-    def watch(self, home: Home, on_gone: Callable[[], object]) -> None:
-        """Call *on_gone* once, in the loop of *home*, when the peer has left.
+    def watch(self, home: Home, owner: Owner) -> None:
+        """Tell *owner* once, in the loop of *home*, when the peer has left.
 
         Not after `release`.
         """
         with self._lock:
             fd = _fileno(self._sock)
-            if fd < 0 or self._on_gone is not None:
+            if fd < 0 or self._owner is not None:
                 return
             self._fd = fd
-            self._on_gone = on_gone
+            self._owner = owner
             self._watch = _watch_of(home)
             self._watch.add(fd, self)
 
-    def instead(self, on_gone: Callable[[], object]) -> None:
-        """Call *on_gone* then, and not what `watch` was told, if the peer is still there."""
+    def instead(self, owner: Owner) -> None:
+        """Tell *owner* then, and not whom `watch` was given, if the peer is still there."""
         with self._lock:
-            if self._on_gone is not None:
-                self._on_gone = on_gone
+            if self._owner is not None:
+                self._owner = owner
 
     def release(self, cut: bool = False) -> None:
         """Forget the socket, which is the server's to close from now on.
@@ -197,7 +203,7 @@ class Connection:
         """
         with self._lock:
             sock, self._sock = self._sock, None
-            self._on_gone = self._on_writable = None
+            self._owner = self._on_writable = None
             if self._watch is not None:
                 self._watch.remove(self._fd, self)
                 self._watch = None
@@ -207,9 +213,9 @@ class Connection:
                 _shutdown(sock)
 
     def take_over(self) -> Any:
-        """The socket, taken from the server, which is left with a closed one; None where it cannot be.
+        """The socket, taken from the server, which is left with a closed one.
 
-        Not over TLS, whose state is the server's. It does not block. It is watched and
+        None where it cannot be. Not over TLS, whose state is the server's. It does not block. It is watched and
         cut as before; whoever took it closes it, after `release`.
         """
         with self._lock:
@@ -293,11 +299,11 @@ class Connection:
     def _hang_up(self) -> None:
         with self._lock:
             # The report may be old: of the last owner of this descriptor.
-            if self._on_gone is None or not _peer_has_left(_fileno(self._sock)):
+            owner = self._owner
+            if owner is None or not _peer_has_left(_fileno(self._sock)):
                 return
-            on_gone, self._on_gone = self._on_gone, None
-        if on_gone is not None:
-            on_gone()
+            self._owner = None
+        owner._client_left()
 
     def _tune(self) -> None:
         sock = self._sock

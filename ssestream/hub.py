@@ -224,24 +224,27 @@ def _answer(home: "weakref.ref[Home]") -> None:
 class Doorbell:
     """Lets the one thread or greenlet that made it sleep until any other rings.
 
-    In a greenlet it is gevent's `Waiter`, of which a queue is made, too: a queue
-    would take two kilobytes and a callback in the loop for each ring.
+    In a greenlet it does what gevent's `Waiter` does, of which queues are made. A queue
+    would take two kilobytes and a callback in the loop for each ring, and a `Waiter`
+    two hundred bytes of each sleeper's stack.
     """
 
-    __slots__ = ("_sleep", "home")
+    __slots__ = ("_rung", "_sleeper", "home")
 
     def __init__(self) -> None:
         hub = _hub_of_greenlet()
         #: Where its sleeper is a greenlet; None where it is a thread.
         self.home: Home | None = None if hub is None else home_of(hub)
-        # A Waiter or a thread's queue.
-        self._sleep: Any = _ThreadQueue() if hub is None else Waiter(hub)
+        # A thread's queue, or a greenlet while it sleeps.
+        self._sleeper: Any = _ThreadQueue() if hub is None else None
+        self._rung = False
 
-    @property
-    def wake(self) -> Callable[[None], object]:
-        """For `Home.in_turn` of its own home."""
-        switch: Callable[[None], object] = self._sleep.switch
-        return switch
+    def wake(self, _: None = None) -> None:
+        """For `Home.in_turn` of its own home, and for no other."""
+        if self._sleeper is None:
+            self._rung = True
+        else:
+            self._sleeper.switch()
 
     def is_mine(self) -> bool:
         """Whether the caller may sleep in it."""
@@ -251,7 +254,7 @@ class Doorbell:
         """Wake the sleeper, now or when it next sleeps. Once for each sleep; from any thread."""
         home = self.home
         if home is None:
-            self._sleep.put(None)
+            self._sleeper.put(None)
         elif home.here():
             home.in_turn((self.wake,))
         else:
@@ -259,18 +262,24 @@ class Doorbell:
 
     def sleep(self) -> None:
         """Return once for each ring."""
-        if self.home is not None:
-            waiter = self._sleep
-            waiter.get()
-            if waiter.ready():  # rung before
-                waiter.clear()
+        home = self.home
+        if home is not None:
+            if self._rung:
+                self._rung = False
+                return
+            self._sleeper = greenlet.getcurrent()
+            try:
+                home.hub.switch()
+            finally:
+                # Also when it was killed: nobody may switch to it for this any more.
+                self._sleeper = None
             return
         # gunicorn asks that its signals not interrupt what a request waits for,
         # so a sync worker would hear that it is to stop only when woken.
         timeout = LISTEN if _in_main_thread() else None
         while True:
             try:
-                self._sleep.get(timeout=timeout)
+                self._sleeper.get(timeout=timeout)
                 return
             except queue.Empty:
                 pass

@@ -197,10 +197,10 @@ class OutgoingMessage(Emitter):
 
     # -- what is piped in
 
-    def _join(self, inlet: Inlet) -> None:
-        """Tell *inlet* from now on."""
+    def _join(self, alone: tuple[Inlet]) -> None:
+        """Tell the inlet that is in *alone* from now on."""
         with self._state_lock:
-            self._inlets = (*self._inlets, inlet)
+            self._inlets = (*self._inlets, *alone) if self._inlets else alone
 
     def _part(self, inlet: Inlet) -> None:
         """Tell *inlet* no more, if it was told."""
@@ -225,7 +225,7 @@ class OutgoingMessage(Emitter):
             connection.release(cut=self._aborted)
             return
         self._reachable = connection.reachable
-        connection.watch(self._lane.home, self._client_left)
+        connection.watch(self._lane.home, self)
         self._settings = settings
         if settings is not None:
             self._client = client
@@ -299,6 +299,7 @@ class OutgoingMessage(Emitter):
         return "an unsent response" if self._connection is None else self._connection.name
 
     def _client_left(self) -> None:
+        """It has left, as the kernel says, or a send that failed."""
         self._close("client", cut=True)
 
     def _close(

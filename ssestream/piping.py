@@ -91,11 +91,14 @@ class Pipe:
         else:
             self.send(OK)
 
-    def attach(self) -> bool:
-        """Listen to the destination. False when it has closed already."""
+    def attach(self, alone: tuple["Pipe"]) -> bool:
+        """Listen to the destination. False when it has closed already.
+
+        *alone* is this pipe in a tuple, which need not be made again.
+        """
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            destination._join(self)
+            destination._join(alone)
             # It may have drained, or gone, since it was first written to.
             if not destination.writable_need_drain:
                 self._ready = True

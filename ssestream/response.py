@@ -15,7 +15,7 @@ Two things of Flask shape this file:
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
@@ -50,6 +50,9 @@ _MADE_KEY = "ssestream.responses"
 FLUSH_LATER = "ssestream.flush_later"
 
 _OK = "200 OK"
+
+# What nobody appends to.
+_NONE: Any = ()
 
 #: What the ``Content-Encoding`` of a response is until it is sent: compressors that
 #: work on Flask's responses hold back what is written piece by piece, and do not
@@ -111,13 +114,13 @@ class ServerResponse(OutgoingMessage, flask.Response):
         OutgoingMessage.__init__(self, lane, high_water_mark)
         # Whether they are those of all others, too.
         self._lent = False
-        self._headers = _beginning(type(self))
+        own: Any = type(self)
+        self._headers = _beginning(own)
         # Passed through: nobody may collect an endless body in order to, say,
         # make an ETag of it.
-        flask.Response.__init__(
-            self, Body(self), _OK, self._headers, direct_passthrough=True
-        )
+        flask.Response.__init__(self, Body(self), _OK, self._headers, direct_passthrough=True)
         self._lent = True
+        self._on_close = _NONE
         self._flush = False
         if type(status) is not int or status != 200 or headers is not None:
             self.write_head(status, headers)
@@ -299,10 +302,16 @@ class ServerResponse(OutgoingMessage, flask.Response):
         """The response is over. The server calls it; an app calls `end` or `destroy`."""
         self.server_done()
 
+    def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
+        # Werkzeug's own list for each would be empty for nearly all.
+        if self._on_close is _NONE:
+            self._on_close = []
+        return super().call_on_close(func)
+
     def server_done(self) -> None:
         super().server_done()
         # Werkzeug's call_on_close.
-        functions, self._on_close = self._on_close, []
+        functions, self._on_close = self._on_close, _NONE
         for function in functions:
             function()
         if isinstance(self.response, Body):

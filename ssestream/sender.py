@@ -238,7 +238,7 @@ class Sender:
             self._deadline = schedule_of(self.home).add(now + LOOK, give_up)
             connection = self.message._connection
             assert connection is not None
-            connection.instead(self._end)
+            connection.instead(self)
 
     def _give_up(self, at: float, now: float) -> float | None:
         if now < at and not books.draining:
@@ -249,6 +249,10 @@ class Sender:
     def _lose(self) -> None:
         # It may be that it was cut, and this is not the first to know.
         self.message._client_left()
+        self._end()
+
+    def _client_left(self) -> None:
+        """It has left while only the end of the body was missing."""
         self._end()
 
     def _end(self) -> None:

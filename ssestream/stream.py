@@ -130,7 +130,7 @@ class SseStream(Emitter):
         self._json = app_json()
         # It keeps this one, also in another's lane.
         self._state_lock = self._lane.lock
-        self._queue = Backlog(high_water_mark, self._settings)
+        self._queue = Backlog.empty(high_water_mark, self._settings)
         # Another tuple after every change.
         self._pipes: tuple[Pipe, ...] = ()
         # Where what is written goes past the queue: there is one pipe, to a response,
@@ -274,7 +274,7 @@ class SseStream(Emitter):
                 "a destination needs write(), as a ServerResponse has,"
                 f" and {type(destination).__name__} has none"
             )
-        if self._closed:
+        if self.destroyed:
             raise StreamDestroyed("this stream is over and cannot be piped")
         if isinstance(destination, OutgoingMessage):
             if destination.closed:
@@ -302,11 +302,12 @@ class SseStream(Emitter):
             over = self._closed
             if not over:
                 self._abandoned = self._retiring = False
-                self._lead((*self._pipes, pipe))
+                pipes = (*self._pipes, pipe)
+                self._lead(pipes)
         if over:
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
-        if not pipe.attach():
+        if not pipe.attach(pipes if len(pipes) == 1 else (pipe,)):
             self._left(pipe)
         elif self._queue or self._ended or self._need_drain:
             self._flow()
@@ -389,6 +390,7 @@ class SseStream(Emitter):
                     raise BufferFull(
                         f"{len(self._queue)} messages of {self._queue.bytes} bytes wait already"
                     )
+                self._queue = self._queue.appendable()
                 self._queue.append(frame, callback)
                 self._detour()
         if lost:

@@ -70,12 +70,12 @@ def pair() -> Iterator[Pair]:
 class Watched:
     """A connection under watch, and how often it was gone."""
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(self, sock: Any, connection: Connection | None = None) -> None:
         self.gone = 0
-        self.connection = Connection(sock)
-        self.connection.watch(current_home(), self._on_gone)
+        self.connection = connection or Connection(sock)
+        self.connection.watch(current_home(), self)
 
-    def _on_gone(self) -> None:
+    def _client_left(self) -> None:
         self.gone += 1
 
 
@@ -180,12 +180,11 @@ def test_a_unix_sockets_client_is_noticed_as_well(way: str, tmp_path: Path) -> N
     pair = Pair(socket.AF_UNIX, str(tmp_path / "socket"))
     connection = Connection.of({"REQUEST_METHOD": "GET", "gunicorn.socket": pair.server})
     assert connection.reachable
-    gone = []
-    connection.watch(current_home(), lambda: gone.append(1))
+    watched = Watched(pair.server, connection)
     loop_turns()
-    assert gone == []
+    assert watched.gone == 0
     pair.fin()
-    until(lambda: gone, "the departure")
+    until(lambda: watched.gone, "the departure")
     connection.release()
     pair.close()
 
@@ -240,18 +239,16 @@ def test_cut_ends_both_ways_and_may_come_twice(way: str, pair: Pair) -> None:
 
 @on_threads_and_greenlets
 def test_a_release_may_come_from_the_departure_itself(way: str, pair: Pair) -> None:
-    connection = Connection(pair.server)
-    seen: list[str] = []
+    class Cutting(Watched):
+        def _client_left(self) -> None:
+            self.connection.cut()
+            super()._client_left()
 
-    def gone() -> None:
-        connection.cut()
-        seen.append("gone")
-
-    connection.watch(current_home(), gone)
+    watched = Cutting(pair.server)
     pair.fin()
-    until(lambda: seen, "the departure")
+    until(lambda: watched.gone, "the departure")
     loop_turns()
-    assert seen == ["gone"]
+    assert watched.gone == 1
 
 
 def test_a_release_may_come_from_another_thread(way: str, pair: Pair) -> None:
@@ -295,8 +292,7 @@ def test_the_next_request_of_a_connection_takes_over_the_watch(pair: Pair) -> No
 
 
 def test_an_unknown_socket_is_no_trouble() -> None:
-    connection = Connection()
-    connection.watch(current_home(), lambda: None)
+    connection = Watched(None).connection
     connection.release()
     connection.cut()
     assert not connection.reachable
