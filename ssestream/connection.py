@@ -215,8 +215,9 @@ class Connection:
     def take_over(self) -> Any:
         """The socket, taken from the server, which is left with a closed one.
 
-        None where it cannot be. Not over TLS, whose state is the server's. It does not block. It is watched and
-        cut as before; whoever took it closes it, after `release`.
+        None where it cannot be: not over TLS, whose state is the server's. It does not
+        block. It is watched and cut as before; whoever took it closes it, after
+        `release`.
         """
         with self._lock:
             sock = self._sock
