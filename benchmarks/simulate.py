@@ -138,12 +138,11 @@ USED = 0.8
 def seeded(seed: int) -> Iterator[None]:
     """The project's jitter, from a generator that can be repeated.
 
-    `settings.chance` is a ``SystemRandom``, which takes no seed. ``draw`` looks the name up
-    when it is called, so another generator stands there meanwhile, for this simulation
-    only. What a number is drawn from is the project's own code, unchanged.
+    ``draw`` looks the name `settings.chance` up when it is called, so another generator
+    stands there meanwhile, for this simulation only. What a number is drawn from is the project's own code, unchanged.
     """
     real = settings.chance
-    settings.chance = random.Random(seed)  # type: ignore[assignment]
+    settings.chance = random.Random(seed)
     try:
         yield
     finally:

@@ -292,8 +292,9 @@ def test_the_tables_of_statistics_have_each_field_and_each_cause() -> None:
         assert re.search(rf'^``"{cause}"`` ', text, re.MULTILINE), cause
 
 
-# What Werkzeug, the server and the other parts of this package call.
+# What Werkzeug, the server and the other parts of this package call, and what is Werkzeug's.
 NOT_FOR_APPS = {
+    "call_on_close",
     "cut",
     "get_app_iter",
     "get_wsgi_headers",

@@ -78,7 +78,7 @@ def ports_in_hand() -> Iterator[int]:
     """The same, where a `Sender` has in hand what its socket does not take."""
     for each in gc.get_objects():
         if type(each) is Sender and each._rest is not None:
-            yield each._sock.getpeername()[1]
+            yield each.sock.getpeername()[1]
 
 
 def stacks() -> list[FrameType | None]:
