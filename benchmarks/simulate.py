@@ -139,7 +139,8 @@ def seeded(seed: int) -> Iterator[None]:
     """The project's jitter, from a generator that can be repeated.
 
     ``draw`` looks the name `settings.chance` up when it is called, so another generator
-    stands there meanwhile, for this simulation only. What a number is drawn from is the project's own code, unchanged.
+    stands there meanwhile, for this simulation only. What a number is drawn from is the
+    project's own code, unchanged.
     """
     real = settings.chance
     settings.chance = random.Random(seed)

@@ -59,7 +59,9 @@ class Body:
         buffer = self._message._buffer
         # Being asked for more says that the last chunk is with the kernel.
         if buffer.taken_at:
-            self.left()
+            drained = buffer.give_back()
+            if drained or not self._left:
+                self._has_left(drained)
         chunk = buffer.take()
         return chunk if chunk and self._plain else self._encoded(chunk)
 
@@ -73,11 +75,13 @@ class Body:
 
     def left(self) -> None:
         """The chunk taken last is with the kernel."""
-        message = self._message
-        drained = message._buffer.give_back()
+        self._has_left(self._message._buffer.give_back())
+
+    def _has_left(self, drained: bool) -> None:
         if not self._left:
             self._see_it_leave()
         if drained:
+            message = self._message
             for inlet in message._inlets:
                 inlet.drained()
             message._announce("drain")

@@ -79,6 +79,7 @@ class FrameBuffer:
         "_closed",
         "_ended",
         "_frames",
+        "_given",
         "_lock",
         "_messages",
         "_mid_line",
@@ -108,6 +109,8 @@ class FrameBuffer:
         # waits.
         self._frames: list[bytes | memoryview] | tuple[()] = ()
         self._waiting = 0
+        # What the reader has in hand, without having asked for it; its bell is about to ring.
+        self._given: bytes | None = None
         self._taken = 0
         # How many messages wait: some frames are none, and some are several.
         self._messages = 0
@@ -187,20 +190,21 @@ class FrameBuffer:
         return True
 
     def put_for_sleeper(self, frame: bytes, messages: int, now: float) -> "Bell | None":
-        """Queue *frame*, which ends a line, if its reader sleeps: the bell, not rung yet.
+        """Give *frame*, which ends a line, to a reader that sleeps: the bell, not rung yet.
 
-        What a broadcast takes, which rings all of them at once. None, and it is
-        not queued, where the reader does not sleep.
+        What a broadcast takes, which rings all of them at once. It is in the reader's
+        hand then, as after `take`. None, and it was not given, where the reader does not
+        sleep.
         """
         with self._lock:
             bell = self.asleep
             if bell is not None:
                 self.asleep = None
-                self._frames = [frame]
-                self._waiting = length = len(frame)
-                self._messages += messages
+                self._given = frame
+                self._taken = length = len(frame)
+                self._taken_messages = messages
                 self._mid_line = False
-                self._written_at = now
+                self._written_at = self.taken_at = now
                 if length >= self.high_water_mark:
                     self.need_drain = True
             return bell
@@ -274,11 +278,17 @@ class FrameBuffer:
             bell = self._bell = Doorbell()
         while (chunk := self.take_now(bell)) == b"":
             bell.sleep()
+            given, self._given = self._given, None
+            if given is not None and not self._closed:
+                return given
         return chunk
 
     def take_now(self, bell: Bell) -> bytes | None:
         """The same; empty while there is nothing, and then *bell* is rung when there is."""
         with self._lock:
+            given, self._given = self._given, None
+            if given is not None and not self._closed:
+                return given
             frames = self._frames
             if frames:
                 self._taken_messages = self._messages

@@ -177,7 +177,9 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
     convoy: Convoy | None = None
     for cursor in cursors:
         buffer = cursor.stream._straight if cursor.simple else None
-        if buffer is None or cursor.position != before:
+        # Its position and its place in a convoy are asked for where they are kept, as this
+        # is done for each stream.
+        if buffer is None or cursor.convoy is not None or cursor._position != before:
             others.append(cursor)
             continue
         sender = buffer.direct
@@ -189,7 +191,7 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
                 sent = 0
             except OSError:
                 sent = -1
-            cursor.position = after
+            cursor._position = after
             cursor.delivered += messages
             if sent != length:
                 sender.keep(framed, sent, len(frames), messages)
@@ -209,7 +211,7 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
             wakes.append(bell.wake)
         else:
             bell.ring()
-        cursor.position = after
+        cursor._position = after
         cursor.delivered += messages
     home.in_turn(wakes)
     return others
