@@ -42,6 +42,8 @@ def _plain(module: str, name: str) -> Any:
 # Their gevent forms wait, and waiting is what we do elsewhere; epoll has none
 # at all and is taken away.
 _Socket: Any = _plain("socket", "socket")
+#: And that of the interpreter itself, which is smaller.
+SocketType: Any = _plain("socket", "SocketType")
 _poll: Any = _plain("select", "poll")
 _epoll: Any = _plain("select", "epoll")
 
@@ -224,7 +226,7 @@ class Connection:
             if sock is None or isinstance(sock, ssl.SSLSocket):
                 return None
             # Its number stays, and with that the watch.
-            own = _Socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+            own = SocketType(-1, socket.SOCK_STREAM, 0, sock.detach())
             own.setblocking(False)
             self._sock = own
         return own

@@ -18,10 +18,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from gevent import monkey
-
 from .brokers.broker import Position
 from .buffer import Direct
+from .connection import SocketType
 from .feeds import Batch, Cursor, Feed
 from .hub import Home, new_lock
 from .sender import FLAGS, chunk_of
@@ -29,8 +28,8 @@ from .sender import FLAGS, chunk_of
 #: Streams that are handed something before others have their turn.
 TURN = 256
 
-# Of the sockets that `connection.Connection.take_over` makes, which are not gevent's.
-_send: Callable[[Any, bytes, int], int] = monkey.get_original("socket", "socket").send
+# Of the sockets that `Connection.take_over` makes.
+_send: Callable[[Any, bytes, int], int] = SocketType.send
 
 
 class Parcel(NamedTuple):

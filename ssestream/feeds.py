@@ -401,7 +401,10 @@ class Subscription:
     @property
     def has_begun(self) -> bool:
         """Whether each of its cursors has a place, of which the ids of all events tell."""
-        return all(cursor.position is not None for cursor in self.cursors)
+        cursors = self.cursors
+        if len(cursors) == 1:
+            return cursors[0].position is not None
+        return all(cursor.position is not None for cursor in cursors)
 
     def cursor_of(self, name: str) -> Cursor | None:
         return next((cursor for cursor in self.cursors if cursor.name == name), None)

@@ -188,9 +188,7 @@ class SseWorker(GeventWorker):
             return False
         greenlet = gevent.getcurrent()
         pool = greenlet.ssestream_pool
-        # Its place in the pool is the stream's from now on.
-        pool.discard(greenlet)
-        pool.add(message, blocking=False)
+        pool.hand_on(greenlet, message)
         over = pool.leave
         if handover.began is not None:
             handover.environ[_LATER_KEY] = True
@@ -241,7 +239,13 @@ class _Places(Pool):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         #: One function for all streams of the pool.
-        self.leave: OnEnd = lambda sender: self.discard(sender.message)
+        self.leave: OnEnd = lambda sender: self._discard(sender.message)
+
+    def hand_on(self, greenlet: Any, stream: OutgoingMessage) -> None:
+        """The place of *greenlet* is that of *stream* from now on, and is not free in between."""
+        greenlet.unlink(self._discard)
+        self.greenlets.add(stream)
+        self.greenlets.discard(greenlet)
 
 
 class _Handover:
