@@ -152,12 +152,12 @@ class Convoy:
 
 
 def send_to_convoys(feed: Feed, parcel: Parcel, home: Home) -> Iterable[None]:
-    """Send *parcel* to those of *feed* that stand before it; gives way after each."""
+    """Send *parcel* to those of *feed* that stand before it; may give way before each."""
     feed.convoys = [convoy for convoy in feed.convoys if convoy.members]
     for convoy in feed.convoys[:]:
+        yield
         if convoy.home is home and convoy.position == parcel.before:
             convoy.send(parcel)
-            yield
         else:  # of a listener that was elsewhere
             for sender in list(convoy.members):
                 convoy.leave(sender)

@@ -232,25 +232,33 @@ class Following:
     def _take(self, feed: Feed, piece: Slice) -> None:
         """Hand on what has come to all that are live and for whom it is the next."""
         items = items_of(piece)
+        # Who is behind might never get to the word that takes the access from it.
+        cuts = [item for item in items if item.frame.startswith(CUT)]
         with self._lock:
             here = feed.position
             before = feed.advance(piece, items)
-            all_cursors = list(feed.cursors)
+            # And what was lost may have been such a word: who comes back is asked anew.
+            missed = here is not None and here.number < before.number and here.log == before.log
+            # To look at each of them only for that would cost a broadcast dearly.
+            all_cursors = list(feed.cursors) if cuts or missed else []
         # Who has read on may be beyond what comes by this way and missed nothing,
         # unless the log ends before where it was known to end.
         lost_end = here is not None and here.log == before.log and before.number < here.number
         batches = batches_of(feed.name, before, items)
         parcels = [Parcel.of(batch) for batch in batches]
         home = current_home()
+        has_sent = False
         for parcel in parcels:
             for _ in send_to_convoys(feed, parcel, home):
-                give_way()
+                if has_sent:
+                    give_way()
+                has_sent = True
         with self._lock:
             live = list(feed.live)
         if parcels:
             live = [cursor for cursor in live if cursor.convoy is None]
         for start in range(0, len(live), TURN):
-            if start:
+            if start or has_sent:
                 give_way()
             turn = live[start : start + TURN]
             others = [] if parcels else turn
@@ -261,18 +269,13 @@ class Following:
                     turn = [cursor for cursor in turn if cursor not in set(left)]
             for cursor in others:
                 self._hand_to(cursor, before, piece, items, batches, lost_end)
-        # Who is behind might never get to the word that takes the access from it.
-        cuts = [item for item in items if item.frame.startswith(CUT)]
-        # And what was lost may have been such a word: who comes back is asked anew.
-        missed = here is not None and here.number < before.number and here.log == before.log
-        if cuts or missed:
-            for cursor in all_cursors:
-                subscription = cursor.subscription
-                told = any(cursor.is_cut(item) and cursor.is_told(item) for item in cuts)
-                if not subscription.over and (told or (missed and cursor.key is not None)):
-                    subscription.end()
-                if subscription.over:
-                    subscription.finish()
+        for cursor in all_cursors:
+            subscription = cursor.subscription
+            told = any(cursor.is_cut(item) and cursor.is_told(item) for item in cuts)
+            if not subscription.over and (told or (missed and cursor.key is not None)):
+                subscription.end()
+            if subscription.over:
+                subscription.finish()
 
     def _hand_to(
         self,
