@@ -48,22 +48,22 @@ class Figure(NamedTuple):
 
 
 MEASURED_HERE = "measured"
-TAKEN_LOW = "measured, 2,000 to 2,700 with an empty view; an app's views do more"
+TAKEN_LOW = "measured, 1,800 to 2,900 with an empty view; an app's views do more"
 
 #: What is known of each worker class, under the same names.
 WORKERS = {
     "gevent": {
-        "delivery": Figure(20, "µs", "CPU time of a delivery that leaves by itself",
+        "delivery": Figure(27, "µs", "CPU time of a delivery that leaves by itself",
                            MEASURED_HERE + " with 10,000 streams"),
-        "memory": Figure(17.3, "KiB", "memory of the process for an idle stream", MEASURED_HERE),
+        "memory": Figure(15.8, "KiB", "memory of the process for an idle stream", MEASURED_HERE),
         "connect": Figure(1000, "/s", "streams that a core opens", TAKEN_LOW),
         "beat": Figure(50, "µs", "CPU time of a heartbeat", MEASURED_HERE),
         "look": Figure(8, "µs", "CPU time of a look at whether a client is stalled", MEASURED_HERE),
     },
     "SseWorker": {
-        "delivery": Figure(7.6, "µs", "CPU time of a delivery that leaves by itself",
+        "delivery": Figure(9.5, "µs", "CPU time of a delivery that leaves by itself",
                            MEASURED_HERE + " with 10,000 streams"),
-        "memory": Figure(4, "KiB", "memory of the process for an idle stream", MEASURED_HERE),
+        "memory": Figure(2.7, "KiB", "memory of the process for an idle stream", MEASURED_HERE),
         "connect": Figure(1000, "/s", "streams that a core opens", TAKEN_LOW),
         "beat": Figure(34, "µs", "CPU time of a heartbeat", MEASURED_HERE),
         "look": Figure(8, "µs", "CPU time of a look at whether a client is stalled", MEASURED_HERE),
