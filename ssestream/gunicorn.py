@@ -33,7 +33,7 @@ from gunicorn.workers.sync import SyncWorker
 from .body import Body
 from .draining import drain
 from .outgoing import OutgoingMessage
-from .response import FLUSH_LATER
+from .response import FLUSH_LATER, HEADS
 from .sender import Sender
 from .statistics import statistics
 from .timers import clear_interval, set_interval
@@ -288,7 +288,7 @@ class _Heads:
         if response.headers_sent:
             return b""
         second = int(time.time())
-        if second != self._second:
+        if second != self._second or len(self._written) >= HEADS:
             self._second = second
             self._written.clear()
         what = (response.req.version, response.status, response.chunked, *response.headers)
