@@ -262,19 +262,29 @@ class Connection:
 
     def written(self) -> int | None:
         """Bytes that the kernel was given for the peer so far; None where unknown."""
+        info = self._info()
+        if info is None:
+            return None
+        # See struct tcp_info of linux/tcp.h.
+        (not_sent,) = struct.unpack_from("I", info, 144)
+        sent, again = struct.unpack_from("QQ", info, 200)
+        return int(not_sent + sent - again)
+
+    def acknowledged(self) -> int | None:
+        """A number that grows with every byte that the peer has got; None where unknown."""
+        info = self._info()
+        return None if info is None else int(struct.unpack_from("Q", info, 120)[0])
+
+    def _info(self) -> bytes | None:
         with self._lock:
             if self._sock is None or not hasattr(socket, "TCP_INFO"):
                 return None
             try:
-                info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+                info: bytes = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
             except OSError:
                 return None
-        if len(info) < _INFO_SIZE:  # before Linux 4.19
-            return None
-        # struct tcp_info of linux/tcp.h.
-        (not_sent,) = struct.unpack_from("I", info, 144)
-        sent, again = struct.unpack_from("QQ", info, 200)
-        return int(not_sent + sent - again)
+        # It is shorter before Linux 4.19.
+        return info if len(info) == _INFO_SIZE else None
 
     def unsent(self) -> int | None:
         """Bytes that the kernel has and the peer has not acknowledged; None where unknown."""

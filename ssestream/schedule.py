@@ -1,13 +1,17 @@
 """One timer for any number of streams.
 
 Each open stream has things to be looked after now and then: is it silent, is
-its client stalled, is it old. Each home has one libev timer for all of them, set
-to whichever is due first. An `Appointment` says when it wants to be kept next
-only when it is kept, so that a busy stream costs nothing in between.
+its client stalled, is it old. Each home has one libev timer for all of them. An
+`Appointment` says when it wants to be kept next only when it is kept, so that a
+busy stream costs nothing in between.
+
+All that is due within one `SLOT` of time is kept together at its end. So none of
+them is compared with any other, which would be most of the work: there are a
+hundred thousand streams, and a few hundred slots.
 """
 
 import heapq
-import itertools
+import math
 import time
 import weakref
 from collections.abc import Callable
@@ -15,7 +19,11 @@ from typing import Any
 
 from .hub import Home, logger
 
-#: Cancelled appointments that may lie in a heap before it is swept. A hundred
+#: Seconds of a slot: nothing here is so urgent, and what is due in one does not hold
+#: up the loop.
+SLOT = 0.02
+
+#: Cancelled appointments that may lie here before they are swept. A hundred
 #: bytes each; sweeping costs one pass.
 SWEEP = 1000
 
@@ -27,20 +35,15 @@ Check = Callable[[float], float | None]
 class Appointment:
     """A place in the schedule."""
 
-    __slots__ = ("check", "due", "order", "schedule")
+    __slots__ = ("check", "schedule")
 
-    def __init__(self, schedule: "Schedule", due: float, check: Check, order: int) -> None:
+    def __init__(self, schedule: "Schedule", check: Check) -> None:
         self.schedule = schedule
-        self.due = due
         self.check: Check | None = check
-        self.order = order
-
-    def __lt__(self, other: "Appointment") -> bool:
-        return self.due < other.due or (self.due == other.due and self.order < other.order)
 
     def cancel(self) -> None:
         """Never keep it again. From any thread."""
-        # It stays in the heap, a few words long, until it is due or swept.
+        # It stays in its slot, a few words long, until that is due or swept.
         self.check = None
         self.schedule.cancelled += 1
 
@@ -52,49 +55,65 @@ class Schedule:
         self._home = weakref.ref(home)
         # About how many of them are cancelled: threads may miscount.
         self.cancelled = 0
-        self._appointments: list[Appointment] = []
-        self._order = itertools.count()
+        self._entered = 0
+        # By the number of the slot, and a heap of these: number 1 ends at time `SLOT`.
+        self._slots: dict[int, list[Appointment]] = {}
+        self._numbers: list[int] = []
         self._timer: Any = None
 
     def add(self, due: float, check: Check) -> Appointment:
-        """Call *check* at *due*. From any thread."""
-        appointment = Appointment(self, due, check, next(self._order))
+        """Call *check* at *due*, or up to a `SLOT` later. From any thread."""
+        appointment = Appointment(self, check)
         home = self._home()
         assert home is not None
         if home.here():
-            self._enter(appointment)
+            self._enter(appointment, due)
         else:
-            home.call(self._enter, appointment)
+            home.call(self._enter, appointment, due)
         return appointment
 
-    def _enter(self, appointment: Appointment) -> None:
+    def _enter(self, appointment: Appointment, due: float) -> None:
         if appointment.check is None:
             return
-        if self.cancelled > max(SWEEP, len(self._appointments) // 2):
-            self._appointments = [each for each in self._appointments if each.check is not None]
-            heapq.heapify(self._appointments)
-            self.cancelled = 0
-        heapq.heappush(self._appointments, appointment)
-        if self._appointments[0] is appointment:
+        if self.cancelled > max(SWEEP, self._entered // 2):
+            self._sweep()
+        self._entered += 1
+        number = math.floor(due / SLOT) + 1
+        slot = self._slots.get(number)
+        if slot is not None:
+            slot.append(appointment)
+            return
+        self._slots[number] = [appointment]
+        heapq.heappush(self._numbers, number)
+        if self._numbers[0] == number:
             self._arm()
+
+    def _sweep(self) -> None:
+        slots = self._slots.items()
+        left = {number: [each for each in slot if each.check is not None] for number, slot in slots}
+        self._slots = {number: slot for number, slot in left.items() if slot}
+        self._numbers = sorted(self._slots)
+        self._entered = sum(map(len, self._slots.values()))
+        self.cancelled = 0
 
     def _keep(self) -> None:
         now = time.monotonic()
         again = []
-        while self._appointments and self._appointments[0].due <= now:
-            appointment = heapq.heappop(self._appointments)
-            check = appointment.check
-            try:
-                due = None if check is None else check(now)
-            except Exception:
-                logger.exception("%r failed", check)
-                continue
-            if due is not None:
-                appointment.due = due
-                again.append(appointment)
+        while self._numbers and self._numbers[0] * SLOT <= now:
+            slot = self._slots.pop(heapq.heappop(self._numbers))
+            self._entered -= len(slot)
+            for appointment in slot:
+                check = appointment.check
+                try:
+                    due = None if check is None else check(now)
+                except Exception:
+                    logger.exception("%r failed", check)
+                    continue
+                if due is not None:
+                    again.append((appointment, due))
         # Not before: one that is due again at once would hold up the loop.
-        for appointment in again:
-            heapq.heappush(self._appointments, appointment)
+        for appointment, due in again:
+            self._enter(appointment, due)
         self._arm()
 
     def _arm(self) -> None:
@@ -103,9 +122,8 @@ class Schedule:
             self._timer.close()
             self._timer = None
         home = self._home()
-        if self._appointments and home is not None:
-            # Not more often than a hundred times a second, however many there are.
-            seconds = max(0.01, self._appointments[0].due - time.monotonic())
+        if self._numbers and home is not None:
+            seconds = max(0.0, self._numbers[0] * SLOT - time.monotonic())
             self._timer = home.loop.timer(seconds)
             self._timer.ref = False
             self._timer.start(self._keep)

@@ -24,6 +24,10 @@ EARLIEST = 0.8
 #: between two of them has not stalled.
 LOOKS = 8
 
+#: One that has taken all, as most have at any time, is looked at this many times
+#: less often.
+RARELY = 2
+
 _NEVER = float("inf")
 
 
@@ -103,6 +107,8 @@ class Upkeep:
         """Do whatever is due. When to look again, or None for never."""
         if self._over:
             return None
+        # A beat first, as it is looked after like anything else that is written.
+        beat_at = self._beat_at(now)
         client_at = self._client_at(now)
         if client_at is None:
             self._stream.cut("stalled")
@@ -110,7 +116,7 @@ class Upkeep:
         if now >= self._old_at:
             self._old_at = _NEVER
             self._stream.retire("age")
-        due = min(client_at, self._old_at, self._beat_at(now))
+        due = min(client_at, self._old_at, beat_at)
         return None if due == _NEVER else due
 
     __call__ = look
@@ -138,26 +144,30 @@ class Upkeep:
             self._let_kernel_give_up(True)
         again = now + every
         if self._buffer.written_at < self._idle_at:
-            return again
+            return now + every * RARELY
         # What the kernel has is not with the client yet.
         unsent, in_hand = self._connection.unsent(), self._buffer.taken_at
         if not unsent and not in_hand:
-            if not self._buffer.length:
-                self._idle_at = now
             self._seen = None
             self._let_kernel_give_up(True)
-            return again
-        written = self._connection.written()
-        seen = (in_hand, unsent) if unsent is None or written is None else (written - unsent,)
+            if self._buffer.length:
+                return again
+            self._idle_at = now
+            return now + every * RARELY
+        acknowledged = self._connection.acknowledged()
+        seen = (in_hand, unsent) if acknowledged is None else (acknowledged,)
         if seen != self._seen:
-            if self._seen is not None:
+            # What is seen now may have been so since the last look.
+            last = every
+            if self._seen is None:
+                last *= RARELY
+            else:
                 self._let_kernel_give_up(False)
-            self._taking_at, self._seen = now, seen
+            self._taking_at, self._seen = now - last, seen
         send_timeout = self._settings.send_timeout
         if send_timeout is None:
             return again
-        # What is seen now may have been so since the last look.
-        stalled_at = self._taking_at + send_timeout * (1 - 1 / LOOKS)
+        stalled_at = self._taking_at + send_timeout
         return None if now >= stalled_at else min(again, stalled_at)
 
     def _let_kernel_give_up(self, it_may: bool) -> None:

@@ -15,10 +15,10 @@ from ssestream.body import Body
 from ssestream.buffer import CHUNK, FrameBuffer
 from ssestream.connection import Connection
 from ssestream.outgoing import HIGH_WATER_MARK, OutgoingMessage
-from ssestream.schedule import schedule_of
+from ssestream.schedule import SLOT, schedule_of
 from ssestream.settings import Settings
 from ssestream.upkeep import BEAT, EARLIEST
-from tests.test_schedule import others_are_kept
+from tests.test_schedule import entered, entered_in, others_are_kept
 from tests.visit import Visit, on_threads_and_greenlets, until
 
 #: Seconds of silence in these tests.
@@ -284,11 +284,15 @@ def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Open
     for _ in range(10_000):
         opened(LONG)
     now = [each._upkeep._began for each in opened.messages]
-    due = [each._upkeep._appointment.due for each in opened.messages]
+    schedule = schedule_of(opened.messages[0]._lane.home)
+    entered(schedule, *(each._upkeep._appointment for each in opened.messages))
+    slots = list(schedule._slots.items())
+    ends = {each: number * SLOT for number, slot in slots for each in slot}
+    due = [ends[each._upkeep._appointment] for each in opened.messages]
     for _ in range(3):
         waits = sorted(then - before for then, before in zip(due, now, strict=True))
         assert waits[0] >= LONG * EARLIEST
-        assert waits[-1] <= LONG
+        assert waits[-1] <= LONG + SLOT
         # Each tenth of the time that there is gets about its share: a uniform draw
         # misses these bounds less than once in a million runs.
         width = LONG * (1 - EARLIEST) / 10
@@ -343,7 +347,7 @@ def test_a_stream_that_is_over_beats_no_more_and_is_let_go() -> None:
         schedule = schedule_of(kept[0][1]._lane.home)
         ref = weakref.ref(kept[0][1])
     until(lambda: kept[0][0].destroyed, "the departure")
-    checks = [each.check for each in schedule._appointments if each.check is not None]
+    checks = [each.check for each in entered_in(schedule) if each.check is not None]
     assert all(getattr(check, "_stream", None) is not ref() for check in checks)
     del checks
     visit.environ.clear()

@@ -1,6 +1,7 @@
 """The schedule: one timer of a home for everything that is due there."""
 
 import gc
+import math
 import random
 import threading
 import time
@@ -14,7 +15,7 @@ from ssestream.connection import Connection
 from ssestream.events import Lane
 from ssestream.hub import Home, current_home
 from ssestream.outgoing import OutgoingMessage
-from ssestream.schedule import SWEEP, Appointment, Schedule, schedule_of
+from ssestream.schedule import SLOT, SWEEP, Appointment, Schedule, schedule_of
 from ssestream.settings import Settings
 from tests.visit import on_threads_and_greenlets, until
 
@@ -80,8 +81,17 @@ def others_are_kept(schedule: Schedule, pause: float, times: int = 3) -> None:
     appointment.cancel()
 
 
+def entered_in(schedule: Schedule) -> list[Appointment]:
+    return [each for slot in schedule._slots.values() for each in slot]
+
+
 def entered(schedule: Schedule, *appointments: Appointment) -> None:
-    until(lambda: set(appointments) <= set(schedule._appointments), "all of them")
+    until(lambda: set(appointments) <= set(entered_in(schedule)), "all of them")
+
+
+def next_of(schedule: Schedule) -> float:
+    """When it keeps what is due first."""
+    return schedule._numbers[0] * SLOT
 
 
 # -- one for all
@@ -107,9 +117,9 @@ def test_ten_thousand_appointments_share_one_timer(home: Home, schedule: Schedul
     kept = Kept()
     for due in dues:
         schedule.add(due, kept.check)
-    until(lambda: len(schedule._appointments) == 10_000, "all of them")
+    until(lambda: len(entered_in(schedule)) == 10_000, "all of them")
     assert home.loop.timers() == [schedule._timer]
-    assert schedule._appointments[0].due == min(dues)
+    assert min(dues) < next_of(schedule) <= min(dues) + SLOT
     assert kept.times == []
 
 
@@ -118,11 +128,11 @@ def test_ten_thousand_streams_share_one_timer(home: Home) -> None:
     for stream in streams:
         stream.open(Connection(), Settings(max_age=LONG))
     schedule = schedule_of(home)
-    until(lambda: len(schedule._appointments) == 10_000, "all of them")
+    until(lambda: len(entered_in(schedule)) == 10_000, "all of them")
     assert home.loop.timers() == [schedule._timer]
     for stream in streams:
         stream.server_done()
-    assert all(each.check is None for each in schedule._appointments)
+    assert all(each.check is None for each in entered_in(schedule))
 
 
 # -- when
@@ -132,12 +142,23 @@ def test_they_are_kept_in_the_order_in_which_they_are_due(schedule: Schedule) ->
     # What an earlier test has left to its loop is done first.
     others_are_kept(schedule, SHORT)
     kept: list[tuple[float, float]] = []
-    dues = [soon() + number * 0.0005 for number in range(200)]
-    for due in random.sample(dues, 200):
+    dues = [soon() + number * SLOT for number in range(20)]
+    for due in random.sample(dues, 20):
         schedule.add(due, lambda now, due=due: kept.append((due, now)))
-    until(lambda: len(kept) == 200, "all of them")
+    until(lambda: len(kept) == 20, "all of them")
     assert [due for due, _ in kept] == dues
     assert all(now >= due for due, now in kept)
+
+
+def test_those_of_one_slot_are_kept_together_at_its_end(schedule: Schedule) -> None:
+    kept: list[float] = []
+    began = math.ceil(soon(5 * SHORT) / SLOT) * SLOT
+    dues = [began + SLOT * part for part in (0.01, 0.5, 0.99)]
+    for due in random.sample(dues, 3):
+        schedule.add(due, lambda now: kept.append(now))
+    until(lambda: len(kept) == 3, "all of them")
+    assert len(set(kept)) == 1
+    assert kept[0] >= began + SLOT * 0.999
 
 
 def test_of_those_due_at_once_the_first_comes_first(schedule: Schedule) -> None:
@@ -181,7 +202,7 @@ def test_none_is_never_again(schedule: Schedule) -> None:
     until(lambda: kept.times, "its turn")
     others_are_kept(schedule, SHORT)
     assert len(kept.times) == 1
-    assert appointment not in schedule._appointments
+    assert appointment not in entered_in(schedule)
 
 
 def test_one_that_is_always_due_leaves_the_loop_to_others(schedule: Schedule) -> None:
@@ -276,21 +297,21 @@ def test_a_cancelled_one_holds_nothing_and_is_never_kept(schedule: Schedule) -> 
     assert [ref() for ref in refs] == [None] * 9 + [kept]
     others_are_kept(schedule, SHORT)
     assert len(kept.times) == times
-    # Those that were due are gone from the heap, too.
-    assert not set(appointments) & set(schedule._appointments)
+    # Those that were due are gone from their slots, too.
+    assert not set(appointments) & set(entered_in(schedule))
 
 
 def test_one_that_is_cancelled_before_it_has_entered_never_does(schedule: Schedule) -> None:
     kept = Kept()
     made: list[Appointment] = []
-    # Of the hub's own thread it would be in the heap at once.
+    # Of the hub's own thread it would be in its slot at once.
     other = threading.Thread(target=lambda: made.append(schedule.add(soon(LONG), kept.check)))
     other.start()
     other.join()
     made[0].cancel()
     others_are_kept(schedule, SHORT)
     assert kept.times == []
-    assert made[0] not in schedule._appointments
+    assert made[0] not in entered_in(schedule)
 
 
 def test_one_may_cancel_itself_while_it_is_kept(schedule: Schedule) -> None:
@@ -306,7 +327,7 @@ def test_one_may_cancel_itself_while_it_is_kept(schedule: Schedule) -> None:
     until(lambda: times, "its turn")
     others_are_kept(schedule, SHORT)
     assert len(times) == 1
-    assert appointments[0] not in schedule._appointments
+    assert appointments[0] not in entered_in(schedule)
 
 
 def test_cancelled_ones_are_swept_once_there_are_many(schedule: Schedule) -> None:
@@ -318,12 +339,13 @@ def test_cancelled_ones_are_swept_once_there_are_many(schedule: Schedule) -> Non
         entered(schedule, appointments[-1])
         for appointment in appointments:
             appointment.cancel()
-        assert len(schedule._appointments) <= 3 * SWEEP
+        assert len(entered_in(schedule)) <= 3 * SWEEP
     last = schedule.add(soon(LONG), kept.check)
     entered(schedule, last)
-    left = [each for each in schedule._appointments if each.check is not None]
+    left = [each for each in entered_in(schedule) if each.check is not None]
     assert set(left) == {staying, last}
-    assert schedule._appointments[0].due == min(each.due for each in schedule._appointments)
+    assert sorted(schedule._numbers) == sorted(schedule._slots)
+    assert schedule._entered == len(entered_in(schedule))
     assert kept.times == []
 
 
@@ -332,26 +354,26 @@ def test_a_sweep_loses_none_and_keeps_the_order(schedule: Schedule) -> None:
     cancelled = [schedule.add(soon(LONG), lambda now: None) for _ in range(2 * SWEEP)]
     entered(schedule, cancelled[-1])
     began = soon(5 * SHORT)
-    numbers = list(range(100))
+    numbers = list(range(50))
     random.shuffle(numbers)
     staying = [
-        schedule.add(began + number * 0.0005, lambda now, number=number: order.append(number))
-        for number in numbers[:50]
+        schedule.add(began + number * SLOT, lambda now, number=number: order.append(number))
+        for number in numbers[:25]
     ]
     entered(schedule, *staying)
     for appointment in cancelled:
         appointment.cancel()
-    for number in numbers[50:]:
-        schedule.add(began + number * 0.0005, lambda now, number=number: order.append(number))
-    until(lambda: len(order) == 100, "all that were not cancelled")
+    for number in numbers[25:]:
+        schedule.add(began + number * SLOT, lambda now, number=number: order.append(number))
+    until(lambda: len(order) == 50, "all that were not cancelled")
     assert order == sorted(numbers)
-    assert schedule._appointments == []
+    assert entered_in(schedule) == []
 
 
 def test_an_empty_one_rests_and_starts_again(home: Home, schedule: Schedule) -> None:
     for _ in range(2):
         others_are_kept(schedule, SHORT)
-        until(lambda: not schedule._appointments, "an empty heap")
+        until(lambda: not schedule._slots, "no slot")
         until(lambda: not home.loop.timers(), "its rest")
         assert schedule._timer is None
 

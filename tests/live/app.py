@@ -226,7 +226,8 @@ def inside() -> dict[str, int]:
         "looked_after": sum(
             1
             for schedule in list(schedules._schedules.values())
-            for appointment in schedule._appointments
+            for slot in schedule._slots.values()
+            for appointment in slot
             if appointment.check is not None
         ),
         "descriptors": len(os.listdir("/proc/self/fd")),
