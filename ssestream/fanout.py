@@ -134,6 +134,7 @@ class Convoy:
             sender.buffer.bytes_left -= self.bytes
             cursor.seat = sender
             cursor.convoy = sender.buffer.convoy = self
+            cursor.feed.apart.discard(cursor)
 
     def leave(self, sender: Direct) -> None:
         """From any thread. It is nothing to who has left."""
@@ -145,6 +146,7 @@ class Convoy:
             buffer = sender.buffer
             cursor._position = self.position
             cursor.convoy = buffer.convoy = cursor.seat = None
+            cursor.feed.stand_apart(cursor)
             cursor.delivered += self.messages
             buffer.messages_left += self.messages
             buffer.bytes_left += self.bytes

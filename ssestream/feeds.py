@@ -166,8 +166,10 @@ class Feed:
         self.position: Position | None = None
         self.cursors: set[Cursor] = set()
         self.live: set[Cursor] = set()
-        #: Those of them that move together.
+        #: Those of them that move together, and those that do not, which need be looked
+        #: at one by one.
         self.convoys: list[Any] = []
+        self.apart: set[Cursor] = set()
         #: The last entries up to *position*, without a hole.
         self.recent: deque[Item] = deque()
         self._recent_bytes = 0
@@ -185,6 +187,22 @@ class Feed:
             gaps=self.gaps + sum(cursor.gaps for cursor in self.cursors),
             published=self.published,
         )
+
+    def go_live(self, cursor: "Cursor") -> None:
+        self.live.add(cursor)
+        self.apart.add(cursor)
+
+    def fall_behind(self, cursor: "Cursor") -> None:
+        """Or go away."""
+        self.live.discard(cursor)
+        self.apart.discard(cursor)
+
+    def stand_apart(self, cursor: "Cursor") -> None:
+        """It has left its convoy. From any thread, and without the lock of all feeds."""
+        self.apart.add(cursor)
+        # In this order: else it could have gone away in between, and would stay here.
+        if cursor not in self.live:
+            self.apart.discard(cursor)
 
     def advance(self, piece: Slice, items: list[Item]) -> Position:
         """The listener has got *items*. Returns the position that they follow."""

@@ -133,7 +133,7 @@ class Following:
                 if feed is None or cursor not in feed.cursors:
                     continue
                 feed.cursors.discard(cursor)
-                feed.live.discard(cursor)
+                feed.fall_behind(cursor)
                 cursor.complicate()
                 feed.delivered += cursor.delivered
                 feed.replayed += cursor.replayed
@@ -254,13 +254,11 @@ class Following:
                     give_way()
                 has_sent = True
         with self._lock:
-            live = list(feed.live)
-        if parcels:
-            live = [cursor for cursor in live if cursor.convoy is None]
-        for start in range(0, len(live), TURN):
+            apart = list(feed.apart if parcels else feed.live)
+        for start in range(0, len(apart), TURN):
             if start or has_sent:
                 give_way()
-            turn = live[start : start + TURN]
+            turn = apart[start : start + TURN]
             others = [] if parcels else turn
             for parcel in parcels:
                 left = hand_round(feed, parcel, turn, home)
@@ -299,7 +297,7 @@ class Following:
         if lost_end and cursor.is_beyond(piece):
             subscription.lose_place(cursor)
         with self._lock:
-            cursor.feed.live.discard(cursor)
+            cursor.feed.fall_behind(cursor)
         self.read_on(cursor)
 
     def _break(self, cursor: Cursor, error: Exception) -> None:
@@ -430,7 +428,7 @@ class Following:
                 and here in (at, seen)
             )
             if live and not over:
-                feed.live.add(cursor)
+                feed.go_live(cursor)
             if live or over:
                 cursor.reading = False
             return live or over

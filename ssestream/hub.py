@@ -151,12 +151,18 @@ class Home:
             logger.debug("not called in a hub that is no more: %r", callback)
 
     def _call_later(self, callback: Callable[..., object], *args: Any) -> None:
-        # It goes behind whatever the loop's poll has found.
         self._calls.append((callback, args))
         self._knock.send()
 
+    def _call_behind(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run *callback* behind whatever the loop's poll finds. In the hub's thread."""
+        # Somebody waits for it, and there may be nothing else for which the loop goes on.
+        self._knock.ref = True
+        self._call_later(callback, *args)
+
     def answer(self) -> None:
-        """Run what other threads have asked for. The loop calls it."""
+        """Run what was asked for. The loop calls it."""
+        self._knock.ref = False
         # Those that come meanwhile knock again.
         for _ in range(len(self._calls)):
             callback, args = self._calls.popleft()
@@ -184,7 +190,7 @@ class Home:
         finally:
             self._turning = bool(turns)
             if self._turning:
-                self._call_later(self._take_turns)
+                self._call_behind(self._take_turns)
 
     def give_way(self) -> None:
         """Let the loop look at all its other events. In a greenlet of its own.
@@ -193,7 +199,7 @@ class Home:
         before the loop has looked at a socket.
         """
         waiter = Waiter(self.hub)
-        self._call_later(waiter.switch, None)
+        self._call_behind(waiter.switch, None)
         waiter.get()
 
     def close(self) -> None:

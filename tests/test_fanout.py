@@ -96,6 +96,16 @@ class Direct:
         self.sock.close()
 
 
+def check_places(channels: Channels, name: str = "news") -> None:
+    """Whoever is live is either in a convoy or apart, and nobody else is in either."""
+    feed = channels._following._feeds.get(name)
+    if feed is not None:
+        together = {cursor for convoy in feed.convoys for cursor in convoy.members.values()}
+        assert not together & feed.apart
+        assert together | feed.apart == feed.live
+        assert feed.live <= feed.cursors
+
+
 @as_a_greenlet
 def test_who_was_sent_the_same_is_in_one_convoy() -> None:
     channels = begun()
@@ -105,6 +115,9 @@ def test_who_was_sent_the_same_is_in_one_convoy() -> None:
         assert client.take(1) == ["1"]
     assert clients[0].convoy is not None
     assert len({id(client.convoy) for client in clients}) == 1
+    # A broadcast need not look at any of them by itself.
+    assert channels._following._feeds["news"].apart == set()
+    check_places(channels)
     channels.publish("news", {"data": "2"})
     for client in clients:
         assert client.take(2) == ["1", "2"]
@@ -221,6 +234,7 @@ def test_whatever_else_happens_to_one_takes_it_out(how: str) -> None:
     leaves(how, channels, clients[1])
     assert clients[1].convoy is None
     assert len(convoy.members) == 2
+    check_places(channels)
     channels.publish("news", {"data": "2"})
     for client in (clients[0], clients[2]):
         assert client.take(2) == ["1", "2"]
@@ -246,6 +260,7 @@ def test_one_that_takes_no_more_is_left_behind_and_loses_nothing() -> None:
     channels.publish("news", {"data": "last"})
     assert slow.take(201)[-1] == quick.take(201)[-1] == "last"
     assert slow.convoy is not None
+    check_places(channels)
     slow.close()
     quick.close()
 
@@ -297,5 +312,6 @@ def test_any_mix_from_any_thread_comes_whole_and_in_order(seed: int) -> None:
             assert [text for text in got if text.startswith(begin)] == [
                 f"{begin}{index}" for index in expected
             ]
+    check_places(channels)
     for client in clients:
         client.close()

@@ -146,3 +146,37 @@ print(len(came), hub.loop.activecnt - before)
         timeout=60,
     )
     assert (ran.stdout.strip(), ran.stderr) == ("60000 0", "")
+
+
+def test_a_loop_goes_on_while_a_broadcast_has_given_way_in_it() -> None:
+    """With no server in the process there is nothing else that it goes on for."""
+    program = """
+import gevent
+from gevent.event import Event
+from ssestream.hub import TURN, Doorbell, give_way, home_of
+
+bells, woken, all_woken = [], [], Event()
+
+def sleep():
+    bells.append(Doorbell())
+    bells[-1].sleep()
+    woken.append(1)
+    if len(woken) == 5 * TURN:
+        all_woken.set()
+
+for _ in range(5 * TURN):
+    gevent.spawn(sleep)
+gevent.idle()
+home_of(gevent.get_hub()).in_turn([bell.wake for bell in bells])
+all_woken.wait()
+gevent.spawn(give_way).get()
+print(len(woken) // TURN)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ran.stdout.strip(), ran.stderr) == ("5", "")
