@@ -310,6 +310,20 @@ def give_way() -> None:
         home_of(hub).give_way()
 
 
+def _leave_loop(record: logging.LogRecord) -> bool:
+    """A filter: what is logged in a hub's loop goes to the handlers from a greenlet or thread.
+
+    They may wait, for a lock or a network, which nothing may in a loop of gevent's.
+    """
+    current = greenlet.getcurrent()
+    if not isinstance(current, Hub):
+        return True
+    home_of(current).spawn(logger.handle, record)
+    return False
+
+
+logger.addFilter(_leave_loop)
+
 _service_home: Home | None = None
 _service_lock = new_lock()
 

@@ -180,3 +180,46 @@ print(len(woken) // TURN)
         timeout=60,
     )
     assert (ran.stdout.strip(), ran.stderr) == ("5", "")
+
+
+def test_a_handler_of_logs_may_wait() -> None:
+    """One that sends them over a network does, in a patched process by gevent."""
+    program = """
+from gevent import monkey; monkey.patch_all()
+import logging
+import time
+import gevent
+from ssestream.hub import current_home, logger
+from ssestream.schedule import schedule_of
+
+class Waiting(logging.Handler):
+    def emit(self, record):
+        time.sleep(0.01)
+        lines.append(record.getMessage())
+
+lines = []
+logger.addHandler(Waiting())
+logger.setLevel("INFO")
+logger.propagate = False
+home = current_home()
+
+def fail(now):
+    logger.info("first")
+    raise RuntimeError("second")
+
+schedule_of(home).add(time.monotonic(), fail)
+schedule_of(home).add(time.monotonic(), lambda now: logger.info("third"))
+home.call(logger.info, "fourth")
+while len(lines) < 4:
+    gevent.sleep(0.01)
+logger.info("fifth")
+print(*sorted(line[:5] for line in lines))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (ran.stdout.strip(), ran.stderr) == ("<func fifth first fourt third", "")
