@@ -286,7 +286,7 @@ def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Open
     now = [each._upkeep._began for each in opened.messages]
     schedule = schedule_of(opened.messages[0]._lane.home)
     entered(schedule, *(each._upkeep._appointment for each in opened.messages))
-    slots = list(schedule._slots.items())
+    slots = schedule._slots.copy().items()
     ends = {each: number * SLOT for number, slot in slots for each in slot}
     due = [ends[each._upkeep._appointment] for each in opened.messages]
     for _ in range(3):

@@ -82,7 +82,8 @@ def others_are_kept(schedule: Schedule, pause: float, times: int = 3) -> None:
 
 
 def entered_in(schedule: Schedule) -> list[Appointment]:
-    return [each for slot in schedule._slots.values() for each in slot]
+    # Its own thread may be adding some.
+    return [each for slot in schedule._slots.copy().values() for each in slot]
 
 
 def entered(schedule: Schedule, *appointments: Appointment) -> None:
