@@ -763,6 +763,12 @@ def test_in_node(row: Row, seen_there: dict[str, list[str]]) -> None:
     assert told(seen_there[row.play]) == row.there
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_said_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These are of kinds that a stream warns of, once in a process."""
+    monkeypatch.setattr("ssestream.diagnosis._warn", lambda text, *args: None)
+
+
 @pytest.mark.parametrize("row", _sentences(TABLE))
 def test_here_on_greenlets(row: Row) -> None:
     stage = Greenlets()
@@ -772,11 +778,9 @@ def test_here_on_greenlets(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", _sentences(TABLE))
-def test_here_on_threads(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_here_on_threads(row: Row) -> None:
     expected = row.there if row.here is None else row.here
     stage = Threads([step.split(" | ") if step else [] for step in expected])
-    # This server is one that a stream warns of, once.
-    monkeypatch.setattr("ssestream.diagnosis._warn", lambda text, *args: None)
     with stage.listening_to_the_log():
         PLAYS[row.play](stage)
     assert [sorted(step.split(" | ")) for step in told(stage.seen)] == [
