@@ -29,8 +29,8 @@ CONTENDERS = {
     for contender in (
         Contender(
             "ours-gevent",
-            "ssestream on gunicorn -k gevent",
-            (*GUNICORN, "-k", "gevent", "ours:app"),
+            "ssestream on gunicorn -k gevent, with its hook",
+            (*GUNICORN, "-k", "gevent", "-c", "python:ours_conf", "ours:app"),
         ),
         Contender(
             "ours-worker",

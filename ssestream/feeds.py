@@ -425,7 +425,10 @@ class Subscription:
         return all(cursor.position is not None for cursor in cursors)
 
     def cursor_of(self, name: str) -> Cursor | None:
-        return next((cursor for cursor in self.cursors if cursor.name == name), None)
+        for cursor in self.cursors:
+            if cursor.name == name:
+                return cursor
+        return None
 
     def add(self, cursors: list[Cursor]) -> list[Cursor]:
         """Those of them whose channel is new here. Raises ``ValueError`` where it is too many."""

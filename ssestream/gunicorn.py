@@ -56,7 +56,11 @@ def post_worker_init(worker: Any) -> None:
 
     gunicorn has no hook for that moment: each of its ways to stop a worker
     comes down to its ``alive`` being false, so that is looked at.
+
+    It also takes what the app has made while it was loaded from the sight of Python's
+    garbage collector.
     """
+    _freeze()
 
     def look() -> None:
         if not worker.alive:
@@ -75,6 +79,13 @@ def post_worker_init(worker: Any) -> None:
     if isinstance(worker, SyncWorker):
         for number in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, quit_behind_a_stream)
+
+
+def _freeze() -> None:
+    # What lives as long as the worker need not be looked through again, each time that
+    # there are a quarter more streams.
+    gc.collect()
+    gc.freeze()
 
 
 class SseWorker(GeventWorker):
@@ -107,10 +118,7 @@ class SseWorker(GeventWorker):
         if not self.cfg.is_ssl and getattr(self.cfg, "protocol", "http") == "http":
             self._app = self.wsgi
             self.wsgi = self._run_app
-        # Of what lives as long as the worker nothing need be looked through again, each
-        # time that there are a quarter more streams.
-        gc.collect()
-        gc.freeze()
+        _freeze()
 
     def run(self) -> None:
         servers = [self._serve(listener) for listener in self.sockets]

@@ -8,6 +8,7 @@ its own as keywords (``SseStream(request, heartbeat=5)``).
 import dataclasses
 import os
 import random
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, TypedDict
 
@@ -153,12 +154,18 @@ def app_settings() -> Settings:
     if config.keys().isdisjoint(_KEYS):
         return DEFAULTS
     changed = {field: config[key] for key, field in _KEYS.items() if key in config}
+    before, settings = _of_apps.get(app, ({}, DEFAULTS))
+    # Not by their values, of which True is 1.
+    if before.keys() == changed.keys() and all(before[key] is changed[key] for key in changed):
+        return settings
     try:
-        return dataclasses.replace(DEFAULTS, **changed)
+        settings = dataclasses.replace(DEFAULTS, **changed)
     except (TypeError, ValueError) as error:
         # It begins with the field, which the app knows by its longer name.
         field, _, rest = str(error).partition(" ")
         raise type(error)(f"SSESTREAM_{field.upper()} {rest}") from None
+    _of_apps[app] = changed, settings
+    return settings
 
 
 def stream_settings(options: Options) -> Settings:
@@ -171,7 +178,13 @@ def stream_settings(options: Options) -> Settings:
             f"SseStream has no option {unknown[0]!r}; there are "
             + ", ".join(sorted(_STREAM_OPTIONS))
         )
-    return dataclasses.replace(app_settings(), **options)
+    settings = dataclasses.replace(app_settings(), **options)
+    if len(_of_streams) >= KNOWN:
+        _of_streams.clear()
+    try:
+        return _of_streams.setdefault(settings, settings)
+    except TypeError:  # an app's client_key has no hash
+        return settings
 
 
 def draw(retry: Retry) -> int:
@@ -204,3 +217,11 @@ def _retry(name: str, value: Any) -> None:
 
 
 DEFAULTS = Settings()
+
+#: Settings of streams that are kept so that all streams which have the same share them.
+KNOWN = 100
+_of_streams: dict[Settings, Settings] = {}
+
+# What each app was last configured with, and what came of it.
+_of_apps: "weakref.WeakKeyDictionary[flask.Flask, tuple[dict[str, Any], Settings]]"
+_of_apps = weakref.WeakKeyDictionary()

@@ -1,5 +1,6 @@
 """What an open stream needs now and then: a beat, or an end if it is stalled or old."""
 
+import functools
 import time
 from typing import Protocol
 
@@ -87,7 +88,9 @@ class Upkeep:
     def begin(self, home: Home) -> None:
         """Look after the stream until `finish`."""
         now = self._began = time.monotonic()
-        heartbeat, every = self._settings.heartbeat, _look_every(self._settings)
+        settings = self._settings
+        heartbeat = settings.heartbeat
+        every = _look_every(settings.send_timeout, settings.tcp_user_timeout)
         due = self._old_at
         if heartbeat is not None:
             due = min(due, now + heartbeat * chance.uniform(EARLIEST, 1.0))
@@ -135,7 +138,8 @@ class Upkeep:
 
     def _client_at(self, now: float) -> float | None:
         """When to look at the client again; None if it is stalled."""
-        every = _look_every(self._settings)
+        settings = self._settings
+        every = _look_every(settings.send_timeout, settings.tcp_user_timeout)
         if every is None:
             return _NEVER
         if self._kernel_may is None:
@@ -164,10 +168,9 @@ class Upkeep:
             else:
                 self._let_kernel_give_up(False)
             self._taking_at, self._seen = now - last, seen
-        send_timeout = self._settings.send_timeout
-        if send_timeout is None:
+        if settings.send_timeout is None:
             return again
-        stalled_at = self._taking_at + send_timeout
+        stalled_at = self._taking_at + settings.send_timeout
         return None if now >= stalled_at else min(again, stalled_at)
 
     def _let_kernel_give_up(self, it_may: bool) -> None:
@@ -180,9 +183,9 @@ class Upkeep:
                 self._connection.bear_with()
 
 
-def _look_every(settings: Settings) -> float | None:
-    """Seconds between two looks at a client; None where none are needed."""
-    send, user = settings.send_timeout, settings.tcp_user_timeout
+@functools.lru_cache
+def _look_every(send: float | None, user: float | None) -> float | None:
+    """Seconds between two looks at a client, of its two timeouts; None where none are needed."""
     if send is None or user is None:
         only = user if send is None else send
         return None if only is None else only / LOOKS

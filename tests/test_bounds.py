@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from ssestream import BufferFull, SseStream, StreamError, statistics
 from ssestream.body import Body
 from ssestream.buffer import CHUNK
 from ssestream.connection import Connection
 from ssestream.outgoing import OutgoingMessage
-from ssestream.settings import Options, Settings
+from ssestream.settings import DEFAULTS, KNOWN, Options, Settings, _of_streams
 from tests.servers import SERVERS, Client, Server, wait_until
 
 
@@ -219,6 +220,43 @@ def test_options_are_checked_by_name() -> None:
     with pytest.raises(ValueError, match="high_water_mark"):
         SseStream(high_water_mark=20, max_messages=10)
     assert set(Options.__annotations__) <= set(Settings.__dataclass_fields__)
+
+
+class Unhashable:
+    """Of an app that knows its clients by an object of its own."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, environ: dict[str, Any]) -> str:
+        return "everybody"
+
+
+def test_streams_with_the_same_settings_share_them() -> None:
+    app = Flask(__name__)
+    with app.app_context():
+        assert SseStream()._settings is DEFAULTS
+        app.config["SSESTREAM_HEARTBEAT"] = 1.0
+        apps = SseStream()._settings
+        assert apps.heartbeat == 1.0
+        assert SseStream()._settings is apps
+        assert SseStream(max_age=60)._settings is SseStream(max_age=60)._settings
+        assert SseStream(max_age=60)._settings.heartbeat == 1.0
+        # What an app changes holds from then on, and is looked at.
+        app.config["SSESTREAM_HEARTBEAT"] = 2.0
+        assert SseStream()._settings.heartbeat == 2.0
+        app.config["SSESTREAM_HEARTBEAT"] = True
+        with pytest.raises(TypeError, match="SSESTREAM_HEARTBEAT"):
+            SseStream()
+        del app.config["SSESTREAM_HEARTBEAT"]
+        app.config["SSESTREAM_CLIENT_KEY"] = Unhashable()
+        assert SseStream(max_age=60)._settings.max_age == 60
+    assert apps.heartbeat == 1.0
+
+
+def test_settings_of_many_kinds_are_not_all_kept() -> None:
+    for number in range(3 * KNOWN):
+        assert SseStream(max_age=1000 + number)._settings.max_age == 1000 + number
+    assert len(_of_streams) <= KNOWN
 
 
 def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
