@@ -264,12 +264,14 @@ class ServerResponse(OutgoingMessage, flask.Response):
         # One stream's head is as another's, and what makes it is a tenth of opening one.
         status = self.status
         given = status if self._headers is _STREAM else (status, *self._headers)
-        head = _heads.get(given)
         own: Any = type(self)
-        if head is not None and _makes_usual_heads(own):
+        usual = _makes_usual_heads(own)
+        head = _heads.get(given) if usual else None
+        if head is not None:
             return self.get_app_iter(environ), status, head[:]
         body, status, head = super().get_wsgi_response(environ)
-        if self._is_stream() and not any(name.lower() in _OF_REQUEST for name, _ in head):
+        # Neither given to nor taken from a class of an app's, whose head may be for one only.
+        if usual and self._is_stream() and not any(name.lower() in _OF_REQUEST for name, _ in head):
             if len(_heads) >= HEADS:
                 _heads.clear()
             _heads[given] = head[:]

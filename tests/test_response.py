@@ -581,3 +581,29 @@ def test_an_app_s_own_idea_of_a_head_is_asked_each_time() -> None:
 
     for path in ("/a", "/b", "/a"):
         assert app.test_client().get(path).headers["X-Path"] == path
+
+    # Another app of the same process has none of it, whose streams have the same head else.
+    other = Flask(__name__)
+    other.get("/<name>")(view)
+    assert "X-Path" not in other.test_client().get("/a").headers
+
+
+def test_neither_is_that_of_a_class_of_ones_own() -> None:
+    class Signed(ServerResponse):
+        def get_wsgi_headers(self, environ: dict[str, Any]) -> Any:
+            headers = super().get_wsgi_headers(environ)
+            headers["Set-Cookie"] = f"user={environ['PATH_INFO']}"
+            return headers
+
+    app = Flask(__name__)
+
+    @app.get("/<name>")
+    def view(name: str) -> ServerResponse:
+        stream = SseStream(flask.request)
+        stream.end({"data": "x"})
+        return stream.pipe(ServerResponse() if name == "plain" else Signed())
+
+    plain = dict(app.test_client().get("/plain").headers)
+    for path in ("/anne", "/bert"):
+        assert app.test_client().get(path).headers["Set-Cookie"] == f"user={path}"
+        assert dict(app.test_client().get("/plain").headers) == plain
