@@ -135,6 +135,9 @@ class Convoy:
             cursor.seat = sender
             cursor.convoy = sender.buffer.convoy = self
             cursor.feed.apart.discard(cursor)
+            # Another thread may have changed that since it was looked at.
+            if not cursor.simple or cursor.stream._straight is not sender.buffer:
+                self.leave(sender)
 
     def leave(self, sender: Direct) -> None:
         """From any thread. It is nothing to who has left."""
@@ -179,8 +182,8 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
     for cursor in cursors:
         buffer = cursor.stream._straight if cursor.simple else None
         # Its position and its place in a convoy are asked for where they are kept, as this
-        # is done for each stream.
-        if buffer is None or cursor.convoy is not None or cursor._position != before:
+        # is done for each stream. That may be a convoy of other channels.
+        if buffer is None or buffer.convoy is not None or cursor._position != before:
             others.append(cursor)
             continue
         sender = buffer.direct
@@ -194,6 +197,7 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
                 sent = -1
             cursor._position = after
             cursor.delivered += messages
+            buffer.written_at = now
             if sent != length:
                 sender.keep(framed, sent, len(frames), messages)
                 continue

@@ -203,13 +203,15 @@ class Following:
                 self._found(feed, Position(piece.log, piece.last))
         if self.state != "listening":
             self._up()
+        asked = {feed.name: feed for feed in feeds}
         news = self._broker.wait({feed.name: feed.position for feed in feeds if feed.position})
         with self._lock:
             failure, self._failure = self._failure, None
         for name, piece in news.items():
             with self._lock:
                 found = self._feeds.get(name)
-            if found is not None:
+            # Another of that name was made meanwhile, for whom this is no news.
+            if found is not None and found is asked.get(name):
                 self._take(found, piece)
         if failure is not None:
             raise failure
@@ -264,7 +266,8 @@ class Following:
                 left = hand_round(feed, parcel, turn, home)
                 if left:
                     others = others + left
-                    turn = [cursor for cursor in turn if cursor not in set(left)]
+                    rest = set(left)
+                    turn = [cursor for cursor in turn if cursor not in rest]
             for cursor in others:
                 self._hand_to(cursor, before, piece, items, batches, lost_end)
         for cursor in all_cursors:

@@ -4,11 +4,13 @@ import functools
 import itertools
 import random
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
+from gevent.monkey import get_original
 from werkzeug.test import EnvironBuilder
 
 from ssestream import Channels, ServerResponse, SseStream, following
@@ -263,6 +265,87 @@ def test_one_that_takes_no_more_is_left_behind_and_loses_nothing() -> None:
     check_places(channels)
     slow.close()
     quick.close()
+
+
+@as_a_greenlet
+def test_one_that_follows_channels_of_two_brokers_gets_whole_chunks() -> None:
+    one, other = begun(), begun()
+    slow, quick = Direct(one, "news"), Direct(one, "news")
+    for client in (slow, quick):
+        other.subscribe(client.stream, "sports")
+    text = "x" * 8000
+    for number in range(100):
+        one.publish("news", {"event": "news", "data": f"{number} {text}"})
+        other.publish("sports", {"event": "sports", "data": f"{number} {text}"})
+        quick.take(2 * number + 2)
+    slow.take(200)
+    for client in (slow, quick):
+        for event in ("news", "sports"):
+            got = [message["data"] for message in client.messages if message["event"] == event]
+            assert got == [f"{number} {text}" for number in range(100)]
+        client.close()
+
+
+class Interrupted:
+    """A socket during whose first send something else happens, in another thread."""
+
+    def __init__(self, sock: Any, meanwhile: Callable[[], object]) -> None:
+        self._sock = sock
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, *args: Any) -> int:
+        sent: int = self._sock.send(*args)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            # Not gevent's, which would give way.
+            thread = get_original("threading", "Thread")(target=meanwhile)
+            thread.start()
+            thread.join()
+        return sent
+
+
+@pytest.mark.parametrize("how", ["unsubscribe", "unpipe", "another channel"])
+@as_a_greenlet
+def test_who_is_taken_out_while_it_is_sent_to_is_in_no_convoy(how: str) -> None:
+    channels = begun()
+    client, other = Direct(channels, "news"), Direct(channels, "news")
+    sock = client.sender.sock
+    client.sender.sock = Interrupted(sock, lambda: leaves(how, channels, client))
+    channels.publish("news", {"data": "1"})
+    assert other.take(1) == ["1"]
+    assert client.take(1) == ["1"]
+    client.sender.sock = sock
+    assert client.convoy is None
+    check_places(channels)
+    channels.publish("news", {"data": "2"})
+    assert other.take(2) == ["1", "2"]
+    if how == "another channel":
+        assert client.take(2) == ["1", "2"]
+    else:
+        gevent.idle()
+        client.take(1)
+    client.close()
+    other.close()
+
+
+@as_a_greenlet
+def test_what_was_sent_directly_counts_as_written() -> None:
+    """Or nobody would look whether it is taken."""
+    channels = begun()
+    early = Direct(channels, "news")
+    channels.publish("news", {"data": "1"})
+    early.take(1)
+    late = Direct(channels, "news")
+    before = time.monotonic()
+    channels.publish("news", {"data": "2"})
+    assert late.take(1) == ["2"]
+    assert late.convoy is early.convoy
+    assert late.response._buffer._written_at >= before
+    for client in (early, late):
+        client.close()
 
 
 @as_a_greenlet

@@ -89,6 +89,44 @@ def all_live(channels: Channels) -> None:
     until(lambda: not any(c.lagging for c in channels.statistics().values()), "all to be live")
 
 
+@on_threads_and_greenlets
+def test_news_that_is_late_is_none_for_who_has_come_meanwhile() -> None:
+    """The last one of a channel has left while its news was on its way, and another came."""
+    broker = Breakable()
+    channels = over(broker)
+    publish(channels, "news", 5)
+    app = Following(channels, "news")
+    with Client(app) as first:
+        all_live(channels)
+        waits, held, go_on = threading.Event(), threading.Event(), threading.Event()
+        wait = broker.wait
+
+        def late(positions: Mapping[str, Position]) -> dict[str, Slice]:
+            waits.set()
+            found = wait(positions)
+            if found and not go_on.is_set():
+                held.set()
+                until(go_on.is_set, "the others")
+            return found
+
+        broker.wait = late  # type: ignore[method-assign]
+        broker.wake()
+        until(waits.is_set, "the listener")
+        publish(channels, "news", 5, 7)
+        until(held.is_set, "the news")
+    until(lambda: not channels.statistics(), "the first to be gone")
+    publish(channels, "news", 7, 8)
+    with Client(app) as second:
+        go_on.set()
+        publish(channels, "news", 8, 10)
+        assert data_of(second.take(2)) == numbers(8, 10)
+        all_live(channels)
+        publish(channels, "news", 10, 11)
+        assert data_of(second.take(3)) == numbers(8, 11)
+    assert app.gaps == []
+    assert first.messages == []
+
+
 # -- slow clients
 
 
