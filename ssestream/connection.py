@@ -375,15 +375,22 @@ class _Watch:
             connection = self._connections.get(fd)
             if connection is None:
                 continue
-            # Whatever is reported beside room is the peer's FIN or worse. Once is
-            # enough of that, or the loop would spin until the release.
-            if events & ~select.EPOLLOUT:
-                connection._hang_up()
-            else:
-                with self._lock:
-                    if self._connections.get(fd) is connection:
-                        self._epoll.modify(fd, _DEPARTURE)
-                connection._has_room()
+            try:
+                self._tell(connection, fd, events)
+            except Exception:
+                # The others are not reported again.
+                logger.exception("%s: what its socket reported could not be told", connection.name)
+
+    def _tell(self, connection: Connection, fd: int, events: int) -> None:
+        # Whatever is reported beside room is the peer's FIN or worse. Once is
+        # enough of that, or the loop would spin until the release.
+        if events & ~select.EPOLLOUT:
+            connection._hang_up()
+            return
+        with self._lock:
+            if self._connections.get(fd) is connection:
+                self._epoll.modify(fd, _DEPARTURE)
+        connection._has_room()
 
 
 class _PeekWatch:

@@ -75,7 +75,7 @@ class Pool:
         """Run *function*, soon, in a thread that nothing else uses meanwhile."""
         with self._lock:
             self._unfinished += 1
-            start = self._idle == 0
+            start = self._idle <= 0
             if not start:
                 self._idle -= 1
         self._calls.put((function, args))
@@ -83,6 +83,8 @@ class Pool:
             try:
                 start_thread(self._work, ())
             except RuntimeError:  # it waits for one of those that there are
+                with self._lock:
+                    self._idle -= 1
                 logger.exception("no thread to be had for %r", function)
 
     def _work(self) -> None:
@@ -91,7 +93,7 @@ class Pool:
                 function, args = self._calls.get(timeout=IDLE)
             except queue.Empty:
                 with self._lock:
-                    if self._idle == 0:  # a call is on its way
+                    if self._idle <= 0:  # a call is on its way
                         continue
                     self._idle -= 1
                 return
@@ -311,14 +313,16 @@ def give_way() -> None:
 
 
 def _leave_loop(record: logging.LogRecord) -> bool:
-    """A filter: what is logged in a hub's loop goes to the handlers from a greenlet or thread.
+    """A filter: what is logged in a hub's loop goes to the handlers from a greenlet.
 
-    They may wait, for a lock or a network, which nothing may in a loop of gevent's.
+    They may wait, for a lock or a network, and where that is gevent's it cannot be done in
+    a loop.
     """
     current = greenlet.getcurrent()
-    if not isinstance(current, Hub):
+    home = home_of(current) if isinstance(current, Hub) else None
+    if home is None or not home.cooperative:
         return True
-    home_of(current).spawn(logger.handle, record)
+    home.spawn(logger.handle, record)
     return False
 
 

@@ -1,6 +1,7 @@
 """What this process has done and is doing, as numbers; and which streams are open."""
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Hashable
 from typing import Literal, Protocol
@@ -127,6 +128,14 @@ class _Books:
 
 
 books = _Books()
+
+
+def _after_fork() -> None:
+    # A thread of the parent may have held it.
+    books._lock = new_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def statistics() -> Statistics:

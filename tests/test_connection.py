@@ -251,6 +251,28 @@ def test_a_release_may_come_from_the_departure_itself(way: str, pair: Pair) -> N
     assert watched.gone == 1
 
 
+@on_threads_and_greenlets
+def test_one_that_cannot_be_told_keeps_no_other_from_it(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Watched):
+        def _client_left(self) -> None:
+            super()._client_left()
+            raise LookupError("not to be told")
+
+    pairs = [Pair() for _ in range(6)]
+    all_watched = [(Failing if n % 2 else Watched)(pair.server) for n, pair in enumerate(pairs)]
+    current_home().call(lambda: [pair.fin() for pair in pairs])
+    until(lambda: all(watched.gone for watched in all_watched), "every departure")
+    if way == "epoll":  # else each has a watcher of its own, and gevent reports it
+        assert [type(each.exc_info[1]) for each in caplog.records if each.exc_info] == [
+            LookupError
+        ] * 3
+    for watched, pair in zip(all_watched, pairs, strict=True):
+        watched.connection.release()
+        pair.close()
+
+
 def test_a_release_may_come_from_another_thread(way: str, pair: Pair) -> None:
     watched = Watched(pair.server)
     thread = threading.Thread(target=watched.connection.release)

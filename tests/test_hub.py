@@ -2,10 +2,17 @@
 
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from typing import Any
 
+import gevent
 import pytest
 
+from ssestream import hub
+from ssestream.hub import Home, Pool
 from tests.servers import ROOT
+from tests.visit import until
 
 #: A timer that is set where an app's modules are imported, and who runs it.
 _MODULE_LEVEL = """
@@ -223,3 +230,53 @@ print(*sorted(line[:5] for line in lines))
         timeout=30,
     )
     assert (ran.stdout.strip(), ran.stderr) == ("<func fifth first fourt third", "")
+
+
+class Threads:
+    """Starts them, but not those that are not to be had."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.to_be_had = True
+        self._start = hub.start_thread
+        monkeypatch.setattr(hub, "start_thread", self.start)
+
+    def start(self, function: Callable[..., object], args: tuple[Any, ...]) -> int:
+        if not self.to_be_had:
+            raise RuntimeError("can't start new thread")
+        return self._start(function, args)
+
+
+def test_a_loop_that_gets_no_thread_says_so_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a server with threads, where an app's code runs in those of a pool."""
+    threads, home = Threads(monkeypatch), Home(gevent.get_hub(), Pool())
+    monkeypatch.setattr(gevent.get_hub(), "ssestream_home", home, raising=False)
+    threads.to_be_had = False
+    done: list[int] = []
+    for number in range(3):
+        home.call(home.spawn, done.append, number)
+    home.call(done.append, "the loop's own")
+    until(lambda: done, "the loop")
+    assert [record.message[:15] for record in caplog.records] == ["no thread to be"] * 3
+    threads.to_be_had = True
+    home.spawn(done.append, 3)
+    until(lambda: len(done) == 5, "all of them, once there is a thread")
+
+
+def test_a_call_that_got_no_thread_leaves_the_next_one_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, pool = Threads(monkeypatch), Pool()
+    first, second, third = threading.Event(), threading.Event(), threading.Event()
+    pool.submit(first.wait)
+    threads.to_be_had = False
+    pool.submit(second.set)
+    threads.to_be_had = True
+    first.set()
+    until(second.is_set, "what waited for the thread of the first")
+    blocked = threading.Event()
+    pool.submit(blocked.wait)
+    pool.submit(third.set)
+    until(third.is_set, "a thread of its own")
+    blocked.set()
