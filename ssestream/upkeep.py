@@ -17,7 +17,8 @@ BEAT = b":\n"
 
 #: A beat comes after this part of the interval or later, at random, so that
 #: streams which fell silent together (a broadcast, a restart) do not beat
-#: together for ever. Old streams end spread over the same part of their age.
+#: together for ever. So do looks, and old streams end spread over the same part of
+#: their age.
 EARLIEST = 0.8
 
 #: Looks at a client within its send timeout: a system lets a slow reader's
@@ -147,8 +148,10 @@ class Upkeep:
             # four calls more for each.
             self._let_kernel_give_up(True)
         again = now + every
+        # At random, or those that a busy moment has brought together stay so.
+        rarely = now + every * RARELY * chance.uniform(EARLIEST, 1.0)
         if self._buffer.written_at < self._idle_at:
-            return now + every * RARELY
+            return rarely
         # What the kernel has is not with the client yet.
         unsent, in_hand = self._connection.unsent(), self._buffer.taken_at
         if not unsent and not in_hand:
@@ -157,7 +160,7 @@ class Upkeep:
             if self._buffer.length:
                 return again
             self._idle_at = now
-            return now + every * RARELY
+            return rarely
         acknowledged = self._connection.acknowledged()
         seen = (in_hand, unsent) if acknowledged is None else (acknowledged,)
         if seen != self._seen:

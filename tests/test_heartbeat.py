@@ -212,6 +212,18 @@ def test_a_beat_finds_out_that_a_client_without_a_socket_has_left() -> None:
 # -- the setting
 
 
+def test_looks_that_a_busy_moment_has_brought_together_are_spread_again(opened: Opened) -> None:
+    for _ in range(1000):
+        message = opened(LONG)
+        message._upkeep._settings = Settings(heartbeat=None, tcp_user_timeout=None)
+        message._buffer.give_back()
+    now = time.monotonic()
+    dues = [each._upkeep.look(now) for each in opened.messages]
+    every = 15.0 / 8
+    assert all(now + 2 * every * EARLIEST <= due <= now + 2 * every for due in dues)
+    assert max(Counter(int(due / 0.1) for due in dues).values()) < 1000 / 3
+
+
 def test_the_default_is_15_seconds() -> None:
     assert SseStream()._settings.heartbeat == Settings().heartbeat == 15.0
     with Flask(__name__).app_context():
