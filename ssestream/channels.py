@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import flask
+from flask.json.provider import JSONProvider
 
 from .brokers import open_broker
 from .brokers.broker import Broker, Position, check_name
@@ -27,8 +28,9 @@ from .feeds import (
 )
 from .following import Following, State
 from .hub import logger, new_lock
-from .jsontext import app_dumps
+from .jsontext import app_dumps, app_json
 from .positions import format_id, parse_id
+from .settings import current_app
 from .stream import SseStream
 from .wire import Decoder, Message, encode, with_id
 
@@ -46,7 +48,8 @@ class Channels:
     *url* says which: ``memory://`` is this process, ``sqlite:///relative/path`` or
     ``sqlite:////absolute/path`` every process of this host, and ``redis://`` (or
     ``rediss://``, ``unix://``, as redis-py has them) every host. None is taken from
-    ``SSESTREAM_URL`` of the app's configuration, else ``memory://``. *url* may be a
+    ``SSESTREAM_URL`` in the configuration of the app that it is first used in, else
+    ``memory://``. *url* may be a
     Flask app as well, as Flask's extensions have it; see `init_app`.
 
     *history* is the number of events that each channel keeps, *history_age* their
@@ -68,6 +71,8 @@ class Channels:
         _check(None if isinstance(url, flask.Flask) else url, history, history_age)
         self._configuration: tuple[str, int, float | None] | None = None
         self._broker_made: Broker | None = None
+        # Of the app, for who publishes outside of its context.
+        self._json: JSONProvider | None = None
         self._begin()
         _all.add(self)
         if isinstance(url, flask.Flask):
@@ -88,8 +93,14 @@ class Channels:
         """Take what was not given from *app*'s configuration.
 
         ``SSESTREAM_URL``, ``SSESTREAM_HISTORY``, ``SSESTREAM_HISTORY_AGE``. The
-        extension is ``app.extensions["ssestream"]`` then.
+        extension is ``app.extensions["ssestream"]`` then. What is published outside of
+        the app's context is written as JSON by its provider.
         """
+        self._take_from(app)
+        self._json = app.json
+        app.extensions["ssestream"] = self
+
+    def _take_from(self, app: flask.Flask) -> None:
         given = {"url": self._url, "history": self._history, "history_age": self._history_age}
         taken = {
             name: app.config.get(f"SSESTREAM_{name.upper()}") if value is None else value
@@ -101,7 +112,6 @@ class Channels:
             # It begins with the argument, which the app knows by its longer name.
             name, _, rest = str(error).partition(" ")
             raise type(error)(f"SSESTREAM_{name.upper()} {rest}") from None
-        app.extensions["ssestream"] = self
 
     def _configure(self, url: Any, history: Any, history_age: Any) -> None:
         _check(url, history, history_age)
@@ -123,7 +133,11 @@ class Channels:
     def _broker(self) -> Broker:
         with self._lock:
             if self._broker_made is None:
-                self._configure(self._url, self._history, self._history_age)
+                app = current_app()
+                if app is None:
+                    self._configure(self._url, self._history, self._history_age)
+                else:
+                    self._take_from(app)
             assert self._broker_made is not None
             return self._broker_made
 
@@ -154,7 +168,8 @@ class Channels:
         check_name(channel)
         if isinstance(message, Mapping) and message.get("id") is not None:
             raise MessageError("'id' is given by the log of the channel, and by nobody else", "id")
-        event_id = self._append(channel, encode(message, app_dumps()))
+        dumps = app_dumps(app_json() or self._json)
+        event_id = self._append(channel, encode(message, dumps))
         self._following.published(channel)
         return event_id
 
@@ -168,8 +183,12 @@ class Channels:
     def cut(self, name: str, key: Hashable) -> None:
         """End the streams that follow *name* now and were subscribed with *key*.
 
-        In all processes: *key* is compared by its ``repr()``.
+        In all processes: *key* is compared by its ``repr()``, so it is a str, an int, a
+        tuple of them, or what else looks the same everywhere. Raises ``ValueError`` for
+        None, which is the key of all that were given none.
         """
+        if key is None:
+            raise ValueError("key must be one that a stream was subscribed with, and not None")
         self._append(check_name(name), cut_word(key))
 
     def _append(self, name: str, frame: bytes) -> str:

@@ -61,6 +61,14 @@ def held_back(connection: Connection) -> None:
     )
 
 
+def never_sent() -> None:
+    """More was written to a response than may wait, and its server has not got it yet."""
+    _warn(
+        "an unsent response: more was written to it than may wait. Nothing is sent before"
+        " the view has returned: write from a timer, a pipeline or another thread"
+    )
+
+
 def _warn(text: str, *args: object) -> None:
     if text not in _said:
         _said.add(text)

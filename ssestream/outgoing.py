@@ -21,7 +21,7 @@ from typing import Protocol
 
 from .buffer import FrameBuffer
 from .connection import Connection
-from .diagnosis import look_at_server
+from .diagnosis import look_at_server, never_sent
 from .errors import WriteAfterEnd
 from .events import Emitter, Lane
 from .hub import current_home, logger
@@ -163,12 +163,12 @@ class OutgoingMessage(Emitter):
         # An empty chunk would be the end of a chunked body to some servers.
         if not data:
             return not self._buffer.need_drain
-        # The bound is for who goes on although told False: a stream never does.
-        settings = self._settings
+        # The bound is for who goes on although told False: a stream never does. What a view
+        # writes before it returns is as long as it is.
         if (
-            settings is not None
-            and self._buffer.need_drain
-            and self._buffer.length + len(data) > settings.max_bytes
+            self._buffer.need_drain
+            and self._connection is not None
+            and self._buffer.length + len(data) > (self._settings or PLAIN).max_bytes
         ):
             self.cut("overflow")
             return False
@@ -269,6 +269,8 @@ class OutgoingMessage(Emitter):
         """End it at once, without what waits."""
         if not self._closed:
             logger.info("%s: cut, as %s", self._name(), _REASONS[cause])
+            if self._connection is None and cause == "overflow":
+                never_sent()
         self._close(cause, cut=True)
 
     def waiting(self) -> int:

@@ -6,6 +6,7 @@ its own as keywords (``SseStream(request, heartbeat=5)``).
 """
 
 import dataclasses
+import difflib
 import os
 import random
 import weakref
@@ -13,6 +14,8 @@ from collections.abc import Callable, Hashable
 from typing import Any, Literal, TypedDict
 
 import flask
+
+from .hub import logger
 
 Overflow = Literal["close", "drop-oldest", "error"]
 Retry = int | tuple[int, int]
@@ -95,6 +98,10 @@ class Settings:
     max_streams_per_client: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("retry", "retry_after"):
+            # What a configuration in JSON or TOML has for a pair.
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("heartbeat", "send_timeout", "tcp_user_timeout", "max_age"):
             _seconds(name, getattr(self, name))
         for name in ("max_messages", "max_bytes"):
@@ -133,6 +140,13 @@ _STREAM_OPTIONS = frozenset(Options.__annotations__)
 _KEYS = {"SSESTREAM_" + field.name.upper(): field.name for field in dataclasses.fields(Settings)}
 
 
+#: Those of channels, which are no settings of streams.
+_OTHER_KEYS = ("SSESTREAM_URL", "SSESTREAM_HISTORY", "SSESTREAM_HISTORY_AGE")
+
+#: Of the extensions of an app whose configuration was looked at.
+_CHECKED = "ssestream.checked"
+
+
 # To its type the proxy is what it stands for, and has no such method.
 _current_app: Any = flask.current_app
 
@@ -151,6 +165,8 @@ def app_settings() -> Settings:
     if app is None:
         return DEFAULTS
     config = app.config
+    if _CHECKED not in app.extensions:
+        _check_names(app)
     if config.keys().isdisjoint(_KEYS):
         return DEFAULTS
     changed = {field: config[key] for key, field in _KEYS.items() if key in config}
@@ -166,6 +182,17 @@ def app_settings() -> Settings:
         raise type(error)(f"SSESTREAM_{field.upper()} {rest}") from None
     _of_apps[app] = changed, settings
     return settings
+
+
+def _check_names(app: flask.Flask) -> None:
+    """Say so, once, where the app's configuration has a name that means nothing."""
+    app.extensions[_CHECKED] = True
+    known = [*_KEYS, *_OTHER_KEYS]
+    for name in app.config:
+        if name.startswith("SSESTREAM_") and name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
+            meant = f", but {near[0]} is" if near else ""
+            logger.warning("%s in the app's configuration is no setting%s", name, meant)
 
 
 def stream_settings(options: Options) -> Settings:

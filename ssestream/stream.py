@@ -275,7 +275,8 @@ class SseStream(Emitter):
                 f" and {type(destination).__name__} has none"
             )
         if self.destroyed:
-            raise StreamDestroyed("this stream is over and cannot be piped")
+            why = "" if self._gone is None else f": {self._gone}"
+            raise StreamDestroyed(f"this stream is over and cannot be piped{why}")
         if isinstance(destination, OutgoingMessage):
             if destination.closed:
                 raise StreamDestroyed("the destination is closed")
@@ -410,10 +411,7 @@ class SseStream(Emitter):
     def _overflow(self) -> None:
         """More waits than may: what the policy says."""
         if self._settings.overflow == "drop-oldest":
-            with self._state_lock:
-                dropped = self._queue.trim()
-            books.count("dropped", len(dropped))
-            self._tell(dropped, BufferFull("dropped, as newer messages came"))
+            self._drop_oldest()
             return
         # Only they are cut who hold up the others; they come back and resume.
         slow = [pipe for pipe in self._pipes if not pipe.ready]
@@ -423,8 +421,19 @@ class SseStream(Emitter):
             else:
                 self._announce("error", BufferFull("a destination is too slow"))
                 self.unpipe(pipe.destination)
-        if not self._pipes:
+        if self._pipes:
+            return
+        if self._connection is not None:
             self._close(None, BufferFull("more waited than may"), cut=False)
+        else:
+            # There is nobody to cut, and somebody may come yet.
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        with self._state_lock:
+            dropped = self._queue.trim()
+        books.count("dropped", len(dropped))
+        self._tell(dropped, BufferFull("dropped, as newer messages came"))
 
     def _flow(self) -> None:
         """Hand on what can be: here, unless a destination might block the writer."""

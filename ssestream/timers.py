@@ -10,6 +10,7 @@ runs in a greenlet there, or in a plain thread on threaded servers, outside
 every request and app context. It may be cleared from anywhere.
 """
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +82,7 @@ def set_interval(callback: Callable[..., object], delay_ms: float, *args: Any) -
     """Call ``callback(*args)`` every *delay_ms* milliseconds until cleared.
 
     Returns what `clear_interval` takes. Raises ``TypeError`` when *callback*
-    is not callable or *delay_ms* no number, ``ValueError`` when that is
+    is not callable or an ``async def``, or *delay_ms* no number, ``ValueError`` when that is
     negative or not finite. JavaScript's ``setInterval``.
     """
     return _timer(callback, delay_ms, args, repeat=True)
@@ -120,6 +121,8 @@ def _timer(
 ) -> Timer:
     if not callable(callback):
         raise TypeError(f"callback must be callable, not {type(callback).__name__}")
+    if inspect.iscoroutinefunction(callback):
+        raise TypeError("callback must be a plain function: nobody would await this one")
     if not isinstance(delay_ms, (int, float)) or isinstance(delay_ms, bool):
         raise TypeError(f"delay_ms is a number of milliseconds, not {type(delay_ms).__name__}")
     # isfinite() itself would fail for an int beyond all floats.

@@ -41,6 +41,10 @@ class Deaf:
     write = "write"
 
 
+async def wait_for_it() -> None:
+    pass
+
+
 def nothing(*args: object) -> None:
     pass
 
@@ -226,6 +230,7 @@ TABLE: dict[str, list[Row]] = {
     "timers": [
         (lambda: set_interval("tick", 1000), TypeError, ("callback", "str")),
         (lambda: set_interval(1000, nothing), TypeError, ("callback", "int")),
+        (lambda: set_interval(wait_for_it, 1000), TypeError, ("callback", "await")),
         (lambda: set_interval(None, 1000), TypeError, ("callback", "NoneType")),
         (lambda: set_interval(nothing, -1), ValueError, ("delay_ms", "negative", "-1")),
         (lambda: set_interval(nothing, NAN), ValueError, ("delay_ms", "finite", "nan")),

@@ -6,9 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
+from werkzeug.test import EnvironBuilder
 
-from ssestream import BufferFull, SseStream, StreamError, statistics
+from ssestream import (
+    BufferFull,
+    ServerResponse,
+    SseStream,
+    StreamDestroyed,
+    StreamError,
+    statistics,
+)
 from ssestream.body import Body
 from ssestream.buffer import CHUNK
 from ssestream.connection import Connection
@@ -65,6 +73,75 @@ def test_the_default_cuts_the_client_who_comes_back() -> None:
     assert all(isinstance(error, StreamError) for error in told)
     assert statistics().closed.get("overflow", 0) == before.closed.get("overflow", 0) + 1
     assert stream.write({"data": "nobody"}) is False
+
+
+def test_one_of_nobody_in_particular_waits_for_its_first_client() -> None:
+    """Also if that takes longer than what may wait."""
+    before = statistics()
+    stream = SseStream(high_water_mark=4, max_messages=10)
+    told = write_on(stream, 25)
+    assert not stream.destroyed
+    assert stream.writable_length == 10
+    wait_until(lambda: len(told) == 15, "the callbacks of the oldest")
+    assert all(isinstance(error, BufferFull) for error in told)
+    assert statistics().dropped == before.dropped + 15
+    message = OutgoingMessage()
+    stream.pipe(message)
+    message.open(Connection(), stream._settings)
+    frames = next(Body(message))
+    assert [f"id: {number}\n".encode() in frames for number in (14, 15, 24)] == [False, True, True]
+
+
+def test_so_it_does_after_all_its_clients_were_cut() -> None:
+    stream, slow = stalled(max_messages=10)
+    write_on(stream, 20)
+    assert slow.message.closed
+    assert not stream.destroyed
+    another = Slow(stream)
+    stream.write({"data": "for another"})
+    assert b"for another" in another.read_all()
+
+
+def test_why_one_is_over_is_told_to_who_pipes_it() -> None:
+    stream = SseStream(EnvironBuilder().get_environ(), high_water_mark=4, max_messages=10)
+    write_on(stream, 20)
+    assert stream.destroyed
+    with pytest.raises(StreamDestroyed, match="more waited than may"):
+        stream.pipe(OutgoingMessage())
+
+
+def test_a_view_that_writes_on_and_never_returns_is_told_why_nothing_is_sent(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssestream.diagnosis._said", set())
+    app = Flask(__name__)
+    with app.test_request_context():
+        stream = SseStream(request, high_water_mark=4, max_messages=10)
+        stream.pipe(ServerResponse(high_water_mark=10))
+        write_on(stream, 20)
+    assert stream.destroyed
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "before the view has returned" in warning
+
+
+def test_another_kind_of_response_is_bounded_once_it_is_sent() -> None:
+    before = statistics()
+    view = OutgoingMessage()
+    for _ in range(3):  # which its view writes, and it is all there
+        assert view.write(b"x" * Settings().max_bytes) is False
+    view.open(Connection())
+    assert not view.closed
+    assert view.write(b"x") is False
+    assert view.closed
+    message = OutgoingMessage()
+    message.open(Connection())
+    while message._buffer.length < Settings().max_bytes - 1000:
+        message.write(b"x" * 1000)
+    assert not message.closed
+    message.write(b"x" * 1001)
+    assert message.closed
+    assert message._cause == "overflow"
+    assert statistics().open == before.open
 
 
 def test_only_the_slow_one_of_several_is_cut() -> None:
@@ -251,6 +328,29 @@ def test_streams_with_the_same_settings_share_them() -> None:
         app.config["SSESTREAM_CLIENT_KEY"] = Unhashable()
         assert SseStream(max_age=60)._settings.max_age == 60
     assert apps.heartbeat == 1.0
+
+
+def test_a_name_that_is_no_setting_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask(__name__)
+    app.config |= {"SSESTREAM_HEARTBEET": 5, "SSESTREAM_URL": "memory://", "SSESTREAM_NONSENSE": 1}
+    with app.app_context():
+        for _ in range(3):
+            SseStream()
+    first, second = [record.getMessage() for record in caplog.records]
+    assert first == (
+        "SSESTREAM_HEARTBEET in the app's configuration is no setting, but SSESTREAM_HEARTBEAT is"
+    )
+    assert second == "SSESTREAM_NONSENSE in the app's configuration is no setting"
+
+
+def test_a_pair_may_be_a_list_as_in_json() -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_RETRY_AFTER"] = [10, 20]
+    with app.app_context():
+        assert SseStream()._settings.retry_after == (10, 20)
+        assert SseStream(retry=[1, 2])._settings.retry == (1, 2)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="retry"):
+            SseStream(retry=[2, 1])  # type: ignore[arg-type]
 
 
 def test_settings_of_many_kinds_are_not_all_kept() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import flask
 import gevent
 import pytest
+from flask.json.provider import DefaultJSONProvider
 
 from ssestream import Channels, MessageError, ServerResponse, SseStream
 from ssestream.brokers.broker import Position
@@ -936,6 +937,46 @@ def test_init_app_takes_what_was_not_given(tmp_path: Path) -> None:
     assert len(channels.history("news")) == 2
     assert (tmp_path / "events.db").exists()
     channels._broker.close()
+
+
+def test_what_is_used_in_an_app_takes_that_from_it_too(tmp_path: Path) -> None:
+    app = flask.Flask(__name__)
+    app.config.update(SSESTREAM_HISTORY=3, SSESTREAM_URL=f"sqlite:///{tmp_path}/events.db")
+    channels = Channels()
+    with app.app_context():
+        publish(channels, "news", 10)
+    assert len(channels.history("news")) == 3
+    assert (tmp_path / "events.db").exists()
+    channels._broker.close()
+
+
+def test_what_is_published_outside_of_the_app_is_written_as_in_it() -> None:
+    class Provider(DefaultJSONProvider):
+        @staticmethod
+        def default(value: Any) -> Any:
+            return "of the app" if value is Ellipsis else DefaultJSONProvider.default(value)
+
+    app = flask.Flask(__name__)
+    app.json = Provider(app)
+    channels = Channels(app)
+    channels.publish("news", {"data": [...]})
+    with app.app_context():
+        channels.publish("news", {"data": [...]})
+    with pytest.raises(MessageError):
+        Channels().publish("news", {"data": [...]})
+    assert [message["data"] for message in channels.history("news")] == ['["of the app"]'] * 2
+
+
+def test_nobody_is_cut_by_no_key() -> None:
+    with pytest.raises(ValueError, match="key"):
+        Channels().cut("news", None)
+
+
+@pytest.mark.parametrize("url", ["rediss+what://u:secret@h/0", "http://u:secret@h", "//u:secret@h"])
+def test_a_wrong_url_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match="redis") as raised:
+        Channels(url)
+    assert "secret" not in str(raised.value)
 
 
 def test_an_app_that_is_made_twice_keeps_its_channels() -> None:

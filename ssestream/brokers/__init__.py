@@ -22,6 +22,10 @@ def open_broker(url: str, history: int, history_age: float | None) -> Broker:
         try:
             from .redis import RedisBroker
         except ImportError as error:
-            raise ValueError(f"url {url!r} needs redis-py: pip install ssestream[redis]") from error
+            raise ValueError(
+                f"url {scheme}://... needs redis-py: pip install ssestream[redis]"
+            ) from error
         return RedisBroker(url, history, history_age)
-    raise ValueError(f"url {url!r}: a broker is memory://, sqlite:///path or redis://host")
+    # Not the whole of it, which may hold a password.
+    shown = f"{scheme}://..." if scheme else "without a scheme"
+    raise ValueError(f"url {shown}: a broker is memory://, sqlite:///path or redis://host")
