@@ -467,6 +467,15 @@ def _watch_of(home: Home) -> Any:
         return watch
 
 
+def _after_fork() -> None:
+    # A thread of the parent may have held it.
+    global _watches_lock
+    _watches_lock = new_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def _dispose(watcher: Any) -> None:
     fd = watcher.fd
     watcher.stop()

@@ -129,6 +129,12 @@ def test_the_python_of_a_page_compiles_block_by_block(name: str) -> None:
         compile(block, f"{name}, block {number}", "exec")
 
 
+def test_the_test_of_the_page_on_porting_passes() -> None:
+    page: dict[str, Any] = {"__name__": "porting"}
+    exec(PROGRAMS["docs_porting"], page)
+    page["test_plain"]()
+
+
 @pytest.mark.server
 @pytest.mark.parametrize(("name", "path", "body"), VIEWS)
 def test_a_view_of_the_docs_answers_as_it_should(
