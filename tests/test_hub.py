@@ -14,6 +14,20 @@ from ssestream.hub import Home, Pool
 from tests.servers import ROOT
 from tests.visit import until
 
+
+def printed_by(program: str) -> str:
+    """What *program* prints in a process of its own, in which nothing is warned of."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.stderr == ""
+    return ran.stdout.strip()
+
+
 #: A timer that is set where an app's modules are imported, and who runs it.
 _MODULE_LEVEL = """
 {patch}
@@ -75,14 +89,7 @@ while not fired:
     gevent.sleep(0.001)
 print(homes[0].hub is not gevent.get_hub(), homes[0].cooperative)
 """
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert (ran.stdout.strip(), ran.stderr) == ("True True", "")
+    assert printed_by(program) == "True True"
 
 
 @pytest.mark.parametrize(
@@ -145,14 +152,7 @@ for thread in threads:
 gevent.sleep(0)
 print(len(came), hub.loop.activecnt - before)
 """
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (ran.stdout.strip(), ran.stderr) == ("60000 0", "")
+    assert printed_by(program) == "60000 0"
 
 
 def test_a_loop_goes_on_while_a_broadcast_has_given_way_in_it() -> None:
@@ -179,14 +179,7 @@ all_woken.wait()
 gevent.spawn(give_way).get()
 print(len(woken) // TURN)
 """
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (ran.stdout.strip(), ran.stderr) == ("5", "")
+    assert printed_by(program) == "5"
 
 
 def test_a_handler_of_logs_may_wait() -> None:
@@ -222,14 +215,7 @@ while len(lines) < 4:
 logger.info("fifth")
 print(*sorted(line[:5] for line in lines))
 """
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert (ran.stdout.strip(), ran.stderr) == ("<func fifth first fourt third", "")
+    assert printed_by(program) == "<func fifth first fourt third"
 
 
 class Threads:
