@@ -15,6 +15,7 @@ behind it, so that the next write finds it.
 import fcntl
 import functools
 import os
+import re
 import select
 import socket
 import ssl
@@ -61,6 +62,12 @@ _CACHE_KEY = "ssestream.connection"
 #: take megabytes for one that never reads, and nothing in them could be
 #: dropped, counted or taken back; what is on its way is not bounded by this.
 IN_KERNEL = 16 * 1024
+
+# Behind a proxy the address is text of a header, which the client may have written.
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]{1,45}(%[\w.-]{1,20})?", re.ASCII)
+
+#: Characters of anything else in the place of an address that go into the log.
+SHOWN = 80
 
 # Of a struct tcp_info, up to the last field that is asked for.
 _INFO_SIZE = 216
@@ -150,8 +157,13 @@ class Connection:
 
     @property
     def name(self) -> str:
-        """For the log: who asked for what. No query, which may hold secrets."""
+        """For the log: who asked for what. No query, which may hold secrets.
+
+        What the client may have chosen is escaped, and cannot look like another entry.
+        """
         client = self._client or "a client"
+        if self._client and not _ADDRESS.fullmatch(client):
+            client = repr(client[:SHOWN])
         return client if self._path is None else f"{client} {self._path!r}"
 
     @classmethod
@@ -496,7 +508,7 @@ def _find(environ: Mapping[str, Any]) -> Any:
         sock = getattr(getattr(reader, "raw", None), "_sock", None)
         if _is_socket(sock):
             return sock
-    logger.debug("no client socket in the environ of %s", environ.get("SERVER_SOFTWARE"))
+    logger.debug("no client socket in the environ of %r", environ.get("SERVER_SOFTWARE"))
     return None
 
 

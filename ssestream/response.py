@@ -296,7 +296,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if self.status_code == 204:  # a type of nothing, which strict servers refuse
             headers.remove("Content-Type")
         for name in {name for name, _ in headers if is_hop_by_hop(name)}:
-            logger.debug("left out the hop-by-hop header %s", name)
+            logger.debug("left out the hop-by-hop header %r", name)
             del headers[name]
         return headers
 

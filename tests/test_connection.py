@@ -409,6 +409,36 @@ def test_a_socket_that_does_not_block_stays_so(pair: Pair) -> None:
     assert pair.server.gettimeout() == 0
 
 
+@pytest.mark.parametrize("address", ["10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0"])
+def test_an_address_is_in_the_log_as_it_is(address: str) -> None:
+    asked = environ(REMOTE_ADDR=address, PATH_INFO="/clock")
+    assert Connection.of(asked).name == f"{address} '/clock'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.0.0.1\nINFO:ssestream:forged",
+        "10.0.0.1\x85INFO:ssestream:forged\x1b[2J",
+        "10.0.0.1 '/': cut, as it was forged",
+        "10.0.0.1\u2028",
+        "10.0.0.1\u202e",
+        "10.0.0.1\udc80",
+        "fe80::1%\x1b",
+        "1" * 10_000,
+    ],
+)
+def test_any_other_text_of_the_clients_is_in_the_log_escaped_and_short(text: str) -> None:
+    """Behind a proxy the address is what a header says, and the path is the client's always."""
+    for asked in (environ(REMOTE_ADDR=text), environ(PATH_INFO="/" + text[:80])):
+        name = Connection.of(asked).name
+        assert name.isascii()
+        assert name.isprintable()
+        assert len(name) < 200
+    quoted = Connection.of(environ(REMOTE_ADDR=text, PATH_INFO="/")).name
+    assert quoted == f"{text[:80]!r} '/'"
+
+
 @pytest.mark.parametrize(
     ("protocol", "delimited"), [("HTTP/1.1", True), ("HTTP/1.0", False), ("HTTP/0.9", False)]
 )
