@@ -15,6 +15,7 @@ PACKAGE = Path(ssestream.__file__).parent
 #: The rooms, in an order in which each imports only from those before it.
 ROOMS = (
     "errors",
+    "printable",
     "wire",
     "request",
     "hub",
@@ -37,6 +38,7 @@ ROOMS = (
     "brokers.broker",
     "brokers.memory",
     "brokers.sqlite",
+    "brokers.redis_url",
     "brokers.redis",
     "brokers.__init__",
     "positions",

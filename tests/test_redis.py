@@ -1,5 +1,6 @@
 """What is Redis's own among the brokers, against real servers."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,13 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from ssestream.brokers import open_broker
 from ssestream.brokers import redis as module
-from ssestream.brokers.broker import BrokerError, Position, Slice
+from ssestream.brokers.broker import BrokerError, Busy, Position, Slice
 from ssestream.brokers.redis import RedisBroker
 from tests.redis_server import RedisServer
 from tests.servers import ROOT, free_port, wait_until
@@ -221,6 +224,67 @@ def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
         RedisBroker(url, 10, None)
 
 
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "rediss+cluster", "unix"])
+@pytest.mark.parametrize(
+    "password",
+    [
+        "hunter2#",
+        "hunter2/x",
+        "hunter2?x",
+        "hunter2?x=1",
+        "a@hunter2#x",
+        "a@hunter2/x",
+        "1@2?hunter2",
+    ]
+    + ["#hunter2", "/hunter2", "[hunter2]", "hunter2[", "hunter2 x", "hunter2\n"],
+)
+@pytest.mark.parametrize("user", ["", "me"])
+def test_a_password_that_is_not_encoded_is_told_and_not_shown(
+    scheme: str, password: str, user: str
+) -> None:
+    with pytest.raises(ValueError, match="percent-encode") as caught:
+        open_broker(f"{scheme}://{user}:{password}@127.0.0.1:1/0", 10, None)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in shown.rpartition("ValueError: ")[2]
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_password_that_looks_like_a_port_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="percent-encode") as caught:
+        open_broker("redis://me:1234?hunter2=x@127.0.0.1:1/0", 10, None)
+    assert "hunter2" not in str(caught.value)
+    assert "1234" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p%23%2F%3F%40@127.0.0.1/0",
+        "redis://:p@ss@127.0.0.1/0",
+        "redis://127.0.0.1/0?password=p@ss",
+        "redis://127.0.0.1?client_name=a@b",
+        "rediss://[::1]:6379/0",
+        "unix:///run/a@b/redis.sock?db=2",
+        "unix://me:pw@/run/redis.sock",
+        "redis+sentinel://me:pw@h,h2:1/mine/0?sentinel_password=p@ss&sentinel_username=me",
+        "redis+cluster://h:1?require_full_coverage=false&client_name=x",
+    ],
+)
+def test_a_good_url_is_taken(url: str) -> None:
+    open_broker(url, 10, None).close()
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [("max_connections=0", "max_connections"), ("max_connections=many", "max_connections")]
+    + [("colour=blue", "colour"), ("db=x", "db")],
+)
+def test_a_wrong_option_of_a_url_is_named_at_once(query: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        open_broker(f"redis://:secret@127.0.0.1:1/0?{query}", 10, None)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
 def test_what_is_down_raises_in_time_and_without_the_password(
     broker: Callable[..., RedisBroker], kind: str
@@ -229,6 +293,8 @@ def test_what_is_down_raises_in_time_and_without_the_password(
     reader = broker(f"{kind}://me:secret@127.0.0.1:{port}/0")
     calls: list[tuple[Callable[[], object], float]] = [
         (lambda: reader.append("news", b"one"), 5),
+        (lambda: reader.read("news", 0, 10, 1000), 5),
+        # One has waited for it, and the next need not.
         (lambda: reader.read("news", 0, 10, 1000), 2),
         (lambda: reader.wait({"news": Position("", 0)}), 7),
     ]
@@ -251,6 +317,108 @@ def test_what_is_down_for_a_moment_costs_the_publisher_nothing(
     server.start()
     thread.join(20)
     assert result[0].number == 2
+
+
+def test_what_is_down_for_a_moment_costs_the_reader_nothing(
+    start_redis: Start, broker: Callable[..., RedisBroker]
+) -> None:
+    server = start_redis(durable=True)
+    reader = broker(server.url)
+    reader.append("news", b"one")
+    server.stop()
+    thread, result = in_thread(lambda: all_of(reader, "news"))
+    server.start()
+    thread.join(20)
+    assert result == [[b"one"]]
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
+def test_a_connection_that_was_forgotten_on_the_way_costs_the_reader_nothing(
+    start_redis: Start, broker: Callable[..., RedisBroker], kind: str
+) -> None:
+    """As a balancer does with one that was idle: what is sent on it gets no answer."""
+    options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    server = start_redis(*(options if kind == "redis+cluster" else ()))
+    port = server.port
+    if kind == "redis+cluster":
+        server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: server.client().cluster("info")["cluster_state"] == "ok", "the cluster")
+    if kind == "redis+sentinel":
+        configuration = f"sentinel monitor mine 127.0.0.1 {port} 1\n"
+        port = start_redis("--sentinel", configuration=configuration).port
+    path = "mine/0" if kind == "redis+sentinel" else "0"
+    reader = broker(f"{kind}://127.0.0.1:{port}/{path}")
+    reader.append("news", b"one")
+    with unanswered(reader):
+        assert all_of(reader, "news") == [b"one"]
+
+
+@contextlib.contextmanager
+def unanswered(broker: RedisBroker) -> Iterator[None]:
+    """Let what *broker* sends on its idle connections go nowhere."""
+    client: Any = broker._pool().client
+    clients = (
+        [node.redis_connection for node in client.get_nodes()]
+        if broker._pool().cluster
+        else [client]
+    )
+    pairs = []
+    for each in clients:
+        for connection in each.connection_pool._available_connections if each else ():
+            if connection._sock is not None:
+                pair = socket.socketpair()
+                pairs.append((pair, os.dup(connection._sock.fileno())))
+                os.dup2(pair[0].fileno(), connection._sock.fileno())
+    assert pairs
+    try:
+        yield
+    finally:
+        for pair, copy in pairs:
+            os.close(copy)
+            for end in pair:
+                end.close()
+
+
+def test_more_callers_than_connections_wait_for_one(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    each = broker(f"{redis_server.url}?max_connections=3")
+    start, errors, numbers = threading.Barrier(40), [], []
+
+    def call() -> None:
+        start.wait()
+        try:
+            numbers.append(each.append("news", b"one").number)
+            each.read("news", 0, 10, 1000)
+        except BrokerError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert errors == []
+    assert sorted(numbers) == list(range(1, 41))
+    assert len(clients_of(redis_server)) <= 3
+
+
+def test_a_queue_for_a_connection_ends_in_time_and_is_no_redis_that_is_down(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    each = broker(f"{redis_server.url}?max_connections=1")
+    at = each.append("news", b"one")
+    with each._pool().turn(time.monotonic() + 1):
+        began = time.monotonic()
+        with pytest.raises(Busy, match="max_connections") as caught:
+            each.read("news", 0, 10, 1000)
+        with pytest.raises(Busy):
+            each.append("news", b"two")
+        assert 1 < time.monotonic() - began < 10
+        assert isinstance(caught.value, BrokerError)
+        # The listener does not stand in it.
+        assert frames(each.wait({"news": Position(at.log, 0)})["news"]) == [b"one"]
+    assert all_of(each, "news") == [b"one"]
 
 
 def test_a_frozen_redis_raises_in_time_and_later_stores_at_most_once(
@@ -583,6 +751,12 @@ def publish(n):
     for m in range(50):
         broker.append("news", b"%d %d" % (n, m))
 
+def crowd():
+    began = len(ticks)
+    greenlets = [gevent.spawn(broker.read, "news", 0, 1, 1) for _ in range(200)]
+    gevent.joinall(greenlets, raise_error=True)
+    return len(ticks) > began
+
 gevent.spawn(tick)
 gevent.spawn(listen)
 with gevent.Timeout(20):
@@ -595,10 +769,11 @@ with gevent.Timeout(20):
     while len(got) < 400:
         gevent.sleep(0.001)
     woken.clear()
+    crowded = crowd()
     start_thread(broker.wake, ())
     while True not in woken:
         gevent.sleep(0.001)
-print(json.dumps({"pause": pause, "in order": got == list(range(1, 401))}))
+print(json.dumps({"pause": pause, "crowded": crowded, "in order": got == list(range(1, 401))}))
 """
 
 
@@ -614,6 +789,7 @@ def test_a_patched_process_waits_in_a_greenlet_and_publishes_from_any_thread(
     assert done.returncode == 0, done.stderr.decode()
     said = json.loads(done.stdout)
     assert said["in order"]
+    assert said["crowded"]
     assert said["pause"] < 2  # and not until Redis answers
 
 

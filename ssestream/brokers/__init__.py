@@ -1,14 +1,14 @@
 """Where channels are kept: one file for each kind of log, and the contract of all."""
 
-from urllib.parse import urlsplit
-
+from ..printable import escape
 from .broker import Broker
 from .memory import MemoryBroker
 
 
 def open_broker(url: str, history: int, history_age: float | None) -> Broker:
     """The broker that *url* names. Connects to nothing. Raises ``ValueError``."""
-    scheme = urlsplit(url).scheme
+    # Not by urlsplit(), the errors of which may hold a password.
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme == "memory":
         return MemoryBroker(history, history_age)
     if scheme == "sqlite":
@@ -27,5 +27,5 @@ def open_broker(url: str, history: int, history_age: float | None) -> Broker:
             ) from error
         return RedisBroker(url, history, history_age)
     # Not the whole of it, which may hold a password.
-    shown = f"{scheme}://..." if scheme else "without a scheme"
+    shown = f"{escape(scheme)}://..." if "://" in url else "without a scheme"
     raise ValueError(f"url {shown}: a broker is memory://, sqlite:///path or redis://host")

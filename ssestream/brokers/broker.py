@@ -14,13 +14,26 @@ reads. A frame that begins with NUL is no message but says something to those
 who read (see ``channels``).
 """
 
+import contextlib
+import errno
+import os
 import re
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from ..errors import BrokerError
 
-__all__ = ["Broker", "BrokerError", "Entry", "Position", "Slice", "check_name", "parse_position"]
+__all__ = [
+    "Broker",
+    "BrokerError",
+    "Busy",
+    "Entry",
+    "Position",
+    "Slice",
+    "check_name",
+    "parse_position",
+    "shortage",
+]
 
 #: Characters of a channel's name: letters, digits and what joins them. It is part
 #: of ids, of keys in Redis, and of what operators type.
@@ -65,6 +78,10 @@ class Slice(NamedTuple):
     last: int
     #: Oldest first, without a hole.
     entries: list[Entry]
+
+
+class Busy(BrokerError):
+    """This process asks for more at once than its broker takes. The broker is not down."""
 
 
 class Broker(Protocol):
@@ -117,6 +134,27 @@ def check_name(name: object) -> str:
             f" and not {name[:120]!r}"
         )
     return name
+
+
+def shortage(descriptors: int) -> str:
+    """Words for an error, where this process cannot open as many *descriptors*; else ``""``.
+
+    Libraries report a lack of descriptors as whatever they were about to do.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(descriptors):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            return " (this process has no file descriptor left: raise its limit, ulimit -n)"
+        if error.errno == errno.ENFILE:
+            return " (this machine has no file descriptor left: raise fs.file-max)"
+    finally:
+        for descriptor in opened:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+    return ""
 
 
 def parse_position(text: str) -> Position | None:

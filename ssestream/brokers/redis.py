@@ -10,15 +10,17 @@ connection block, in ``XREAD``, which says no more than where there is something
 """
 
 import contextlib
+import inspect
 import math
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import Any, TypeVar
 
+import gevent.lock
 import redis
 from gevent import monkey
 from redis import exceptions
@@ -28,16 +30,24 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from ..hub import new_lock
-from .broker import WAITED, WAITED_BYTES, BrokerError, Entry, Position, Slice
+from .broker import WAITED, WAITED_BYTES, BrokerError, Busy, Entry, Position, Slice
+from .redis_url import Target, parse
 
 Client = redis.Redis | redis.RedisCluster
+
+_T = TypeVar("_T")
 
 # A thread's own, where the patched one is a greenlet's.
 _Local: Any = monkey.get_original("_thread", "_local")
 
-#: Seconds for which `RedisBroker.append` begins to try again. What it waits for
-#: is bounded by `ANSWER` twice, so it raises within 5 s.
+#: Seconds for which `RedisBroker.append` and `RedisBroker.read` wait for a free
+#: connection and begin to try again. The last try is bounded by `ANSWER` twice, so
+#: both raise within 5 s.
 TRYING = 3.0
+
+#: Seconds for which reads are tried once only, after one has tried for `TRYING` in
+#: vain: one caller has waited for all.
+AWAY = 1.0
 
 #: Seconds between two tries.
 PAUSE = 0.05
@@ -59,12 +69,13 @@ POLL = 0.1
 #: Channels that one script looks at, as nothing else runs in Redis meanwhile.
 AT_ONCE = 100
 
-#: What a URL may say otherwise. No tries of redis-py's own: those do not know
-#: that what they repeat may have been done.
+#: A URL may set these otherwise. redis-py itself tries nothing again, as it does not
+#: know that a command whose answer was lost may have been done. Its pools have no bound,
+#: as they would refuse a caller where `_Pool` lets it wait.
 OPTIONS: dict[str, Any] = {
     "socket_timeout": ANSWER,
     "socket_connect_timeout": ANSWER,
-    "max_connections": 50,
+    "max_connections": 2**31,
     "protocol": 2,
     "retry": Retry(NoBackoff(), 0),
 }
@@ -74,6 +85,7 @@ ERRORS = (
     exceptions.RedisClusterException,
     exceptions.ChildDeadlockedError,
     OSError,
+    MemoryError,
 )
 
 #: What may pass: Redis starts, stops, or another becomes the master.
@@ -228,14 +240,19 @@ class RedisBroker:
     Redis may forget what it has acknowledged: a machine fails, unless it is told
     ``appendfsync always``; a master is lost before its replica had all.
 
-    `append` raises within 5 s, `read` within 2 and `wait` within 7; and within a
+    A process (with gevent's patches: each of its threads) asks on 50 connections at
+    most, or as many as ``?max_connections=`` says, and one more listens. Who finds all of
+    them in use waits for one. In a cluster 50 are for all nodes together.
+
+    `append` and `read` raise within 5 s and `wait` within 7; and within a
     second more for each sentinel or node of a cluster that is away as well.
     """
 
     shared = True
 
     def __init__(self, url: str, history: int, history_age: float | None) -> None:
-        self._open, self._where = _opener(url)
+        self._target = parse(url)
+        self._open = _opener(self._target)
         self._bounds = [history, "" if history_age is None else int(history_age * 1e6)]
         # One pool for the process; in a patched one for each thread, as gevent's
         # sockets are of use in their own only.
@@ -247,27 +264,33 @@ class RedisBroker:
         # Whoever waits has it to itself; here it is between two waits.
         self._listener: _Listener | _Poller | None = None
         self._closed = 0
+        # Until when reads are tried once only.
+        self._away = 0.0
 
     def append(self, channel: str, frame: bytes) -> Position:
-        deadline = time.monotonic() + TRYING
         token = os.urandom(8)
         keys = [_key(channel), f"{_key(channel)}:{token.hex()}"]
-        again = 0
-        while True:
-            try:
-                with self._errors():
-                    added = self._pool().append(keys, [frame, token, again, *self._bounds])
-                log, number = added.decode().split("-")
-                return Position(log, int(number))
-            except BrokerError as error:
-                if not _may_pass(error.__cause__) or time.monotonic() > deadline:
-                    raise
-            again = 1
-            time.sleep(PAUSE)
+
+        def add(again: int) -> bytes:
+            added: bytes = self._pool().append(keys, [frame, token, again, *self._bounds])
+            return added
+
+        log, number = self._try(add, TRYING).decode().split("-")
+        return Position(log, int(number))
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
-        with self._errors():
+        def ask(again: int) -> Slice:
             return self._news({channel: Position("*", after)}, limit, max_bytes)[channel]
+
+        patience = 0 if time.monotonic() < self._away else TRYING
+        try:
+            piece = self._try(ask, patience)
+        except BrokerError as error:
+            if patience and _may_pass(error.__cause__):
+                self._away = time.monotonic() + AWAY
+            raise
+        self._away = 0.0
+        return piece
 
     def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
         bell = self._my_bell()
@@ -318,6 +341,23 @@ class RedisBroker:
             pool.close()
         self.wake()
 
+    def _try(self, ask: Callable[[int], _T], patience: float) -> _T:
+        """The result of *ask*, which is given 0, or 1 where it may have been done before.
+
+        For *patience* seconds it waits for a free connection, and is tried again where
+        the failure may pass.
+        """
+        deadline, again = time.monotonic() + patience, 0
+        while True:
+            try:
+                with self._errors(), self._pool().turn(deadline):
+                    return ask(again)
+            except BrokerError as error:
+                if not _may_pass(error.__cause__) or time.monotonic() > deadline:
+                    raise
+            again = 1
+            time.sleep(PAUSE)
+
     def _holder(self) -> Any:
         return self._own if monkey.is_module_patched("socket") else self._common
 
@@ -325,7 +365,7 @@ class RedisBroker:
         holder = self._holder()
         pool: _Pool | None = getattr(holder, "pool", None)
         if pool is None or pool.process != os.getpid():
-            pool = holder.pool = _Pool(self._open())
+            pool = holder.pool = _Pool(self._open(), self._target.connections)
         return pool
 
     def _listen(self, pool: "_Pool") -> "_Listener | _Poller":
@@ -363,19 +403,48 @@ class RedisBroker:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except _NoTurn as error:
+            raise Busy(f"{self._target.where}: {error}") from None
         except ERRORS as error:
-            raise BrokerError(f"{self._where}: {error}") from error
+            raise BrokerError(self._target.explain(error)) from error
+
+
+class _NoTurn(Exception):
+    """All connections are in use."""
 
 
 class _Pool:
-    """Connections that answer at once, and what is asked on them."""
+    """Connections that answer at once, and what is asked on them.
 
-    def __init__(self, client: Client) -> None:
+    At most *connections* of them are in use by callers of `turn`. The listener does not
+    stand in that queue: a busy process must not look like a Redis that is down.
+    """
+
+    def __init__(self, client: Client, connections: int) -> None:
         self.process = os.getpid()
         self.client: Any = client
+        self._connections = connections
+        # Greenlets wait in gevent's, also where threads are not patched; threads in theirs.
+        patched = monkey.is_module_patched("socket")
+        self._free: Any = (
+            gevent.lock.Semaphore(connections) if patched else threading.Semaphore(connections)
+        )
         self.cluster = isinstance(client, redis.RedisCluster)
         self.append = client.register_script(_APPEND)
         self.read = client.register_script(_READ)
+
+    @contextlib.contextmanager
+    def turn(self, deadline: float) -> Iterator[None]:
+        """A free connection. Raises `_NoTurn` where there is none until *deadline*."""
+        if not self._free.acquire(timeout=max(deadline - time.monotonic(), PAUSE)):
+            raise _NoTurn(
+                f"all {self._connections} connections of this process stay in use"
+                " (?max_connections=... in the URL allows more)"
+            )
+        try:
+            yield
+        finally:
+            self._free.release()
 
     def close(self) -> None:
         if self.cluster:
@@ -516,39 +585,32 @@ def _may_pass(cause: object) -> bool:
     return isinstance(cause, PASSING) and not isinstance(cause, exceptions.AuthenticationError)
 
 
-def _opener(url: str) -> tuple[Callable[[], Client], str]:
-    """What makes a client for *url*, and what to call that, without a password.
+#: Options of redis-py's that are none of a connection.
+_OF_POOLS = ("max_connections", "single_connection_client", "auto_close_connection_pool")
 
-    Raises ``ValueError``.
-    """
-    parts = urlsplit(url)
-    scheme, _, kind = parts.scheme.partition("+")
-    user, at, hosts = parts.netloc.rpartition("@")
-    query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] != "decode_responses"])
-    where = f"{parts.scheme}://{hosts}{parts.path}"
-    plain = f"{scheme}://{parts.netloc}{parts.path}?{query}"
-    if kind == "":
-        parse_url(plain)
-        return lambda: redis.Redis.from_url(plain, **OPTIONS), where
-    if kind == "cluster":
-        parse_url(plain)
-        return lambda: redis.RedisCluster.from_url(plain, **OPTIONS), where
-    if kind != "sentinel":
-        raise ValueError(f"redis, redis+sentinel and redis+cluster are known, not {parts.scheme}")
 
-    service, _, db = parts.path.strip("/").partition("/")
-    options = OPTIONS | parse_url(f"{scheme}://{user}{at}host/{db}?{query}")
+def _opener(target: Target) -> Callable[[], Client]:
+    """What makes a client for *target*. Raises ``ValueError`` for an option of the URL."""
+    try:
+        options = OPTIONS | parse_url(target.url)
+        # A connection takes its options when it is made, and connects later.
+        connection = options.pop("connection_class", redis.Connection)
+        others = inspect.signature(redis.RedisCluster).parameters if target.kind else ()
+        connection(**{name: options[name] for name in options.keys() - {*_OF_POOLS, *others}})
+    except (TypeError, ValueError, exceptions.RedisError) as error:
+        raise ValueError(target.refuse(error)) from None
+    if target.kind == "":
+        return lambda: redis.Redis.from_url(target.url, **OPTIONS)
+    if target.kind == "cluster":
+        return lambda: redis.RedisCluster.from_url(target.url, **OPTIONS)
+
+    options = OPTIONS | parse_url(target.url)
     del options["host"]
     if options.pop("connection_class", None) is not None:
         options["ssl"] = True
     shared = ("socket_", "ssl", "retry", "protocol")
     own = {name: value for name, value in options.items() if name.startswith(shared)}
-    for name in ("username", "password"):
-        own[name] = options.pop(f"sentinel_{name}", None)
-    sentinels = [_address(host) for host in hosts.split(",")]
-    return lambda: Sentinel(sentinels, sentinel_kwargs=own, **options).master_for(service), where
-
-
-def _address(host: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{host}")
-    return parts.hostname or "localhost", parts.port or 26379
+    own["username"], own["password"] = target.sentinel_username, target.sentinel_password
+    return lambda: Sentinel(target.sentinels, sentinel_kwargs=own, **options).master_for(
+        target.service
+    )
