@@ -15,6 +15,7 @@ from flask.json.provider import JSONProvider
 
 from .brokers import open_broker
 from .brokers.broker import Broker, Position, check_name
+from .callables import check_callable
 from .errors import MessageError
 from .feeds import (
     CLOSE,
@@ -184,12 +185,15 @@ class Channels:
         """End the streams that follow *name* now and were subscribed with *key*.
 
         In all processes: *key* is compared by its ``repr()``, so it is a str, an int, a
-        tuple of them, or what else looks the same everywhere. Raises ``ValueError`` for
-        None, which is the key of all that were given none.
+        tuple of them, or what else looks the same everywhere. Of a proxy, such as
+        ``current_user``, it is the value that counts. Raises ``ValueError`` for
+        None, which is the key of all that were given none, and for a key without a
+        ``repr()`` of its own.
         """
-        if key is None:
+        word = None if key is None else cut_word(key)
+        if word is None:
             raise ValueError("key must be one that a stream was subscribed with, and not None")
-        self._append(check_name(name), cut_word(key))
+        self._append(check_name(name), word)
 
     def _append(self, name: str, frame: bytes) -> str:
         self._check_shared()
@@ -224,9 +228,11 @@ class Channels:
         *filter* is given each message of these channels as a browser would see it (a
         dict of str, and ``retry`` an int), but for its id, and says whether this stream
         gets it; it is quick, and has no request. One that raises is logged, and the
-        message is not sent. *key* is what `cut` of these channels knows the stream by.
+        message is not sent. *key* is what `cut` of these channels knows the stream by; its
+        value is taken now.
 
-        Raises ``TypeError`` and ``ValueError`` for arguments that are wrong, and for
+        Raises ``TypeError`` and ``ValueError`` for arguments that are wrong, such as a
+        *filter* that is an ``async def`` or a *key* without a ``repr()`` of its own, and for
         more channels than an id has room for. Not when the broker is down: the stream
         catches up when it is back, and what begins now begins then.
         """
@@ -236,12 +242,14 @@ class Channels:
             raise TypeError("subscribe() needs the name of a channel at least")
         if since is not None and not isinstance(since, str):
             raise TypeError(f"since is an id or None, not {type(since).__name__}")
-        if filter is not None and not callable(filter):
-            raise TypeError(f"filter is a function or None, not {type(filter).__name__}")
+        if filter is not None:
+            check_callable("filter", filter, "a function or None")
         if not isinstance(latest, int) or isinstance(latest, bool) or latest < 0:
             raise ValueError(f"latest is an int from 0 on, and not {latest!r}")
         for name in names:
             check_name(name)
+        # Now, as a proxy has its value in the request only.
+        word = None if key is None else cut_word(key)
         self._check_shared()
         if sse_stream.destroyed or sse_stream.writable_ended:
             return
@@ -249,7 +257,7 @@ class Channels:
         known: dict[str, Position] | None = {} if text is None else parse_id(text)
         subscription = self._subscription(sse_stream)
         cursors = [
-            Cursor(subscription, name, NOWHERE if known is None else known.get(name), filter, key)
+            Cursor(subscription, name, NOWHERE if known is None else known.get(name), filter, word)
             for name in dict.fromkeys(names)
             if subscription.cursor_of(name) is None
         ]

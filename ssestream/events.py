@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import pyee
 
+from .callables import check_callable
 from .hub import Home, current_home, logger, new_lock
 
 
@@ -164,6 +165,7 @@ class Emitter(pyee.EventEmitter):
         self._lane.announce(self, event, args)
 
     def _add_event_handler(self, event: str, k: Any, v: Any) -> None:
+        check_callable(f"the handler of {event!r}", k)
         self._make_table()
         super()._add_event_handler(event, k, v)
 

@@ -30,9 +30,11 @@ from typing import Any, NamedTuple, Protocol
 
 from .brokers.broker import Position, Slice
 from .buffer import Direct
+from .callables import is_coroutine
 from .errors import StreamError
 from .hub import logger, new_lock
 from .positions import check_fits, format_id
+from .proxies import behind
 from .stream import SseStream
 from .wire import Decoder, with_id
 
@@ -260,7 +262,6 @@ class Cursor:
         "delivered",
         "feed",
         "gaps",
-        "key",
         "name",
         "reading",
         "replayed",
@@ -270,6 +271,7 @@ class Cursor:
         "subscription",
         "told",
         "wanted",
+        "word",
     )
 
     feed: Feed
@@ -280,7 +282,7 @@ class Cursor:
         name: str,
         position: Position | None,
         wanted: Filter | None,
-        key: Hashable | None,
+        word: bytes | None,
     ) -> None:
         self.subscription = subscription
         self.stream = subscription.stream
@@ -299,7 +301,8 @@ class Cursor:
         self.began: Position | None = None
         #: Where the log ended when it was last told of a gap: a snapshot has all that.
         self.told = NOWHERE
-        self.key = key
+        #: The word that takes its access away; None where it was given no key.
+        self.word = word
         #: Its filter.
         self.wanted = wanted
         #: A reader has it, or is about to.
@@ -346,6 +349,8 @@ class Cursor:
             if not item.is_word:
                 try:
                     wanted = contextvars.Context().run(self.wanted, item.message())
+                    if is_coroutine(wanted):
+                        raise TypeError("a filter says yes or no, and this one a coroutine")
                 except Exception:
                     # It may be there to keep secrets.
                     logger.exception("the filter %r failed", self.wanted)
@@ -386,7 +391,7 @@ class Cursor:
         return item.frame == CLOSE or self.is_cut(item)
 
     def is_cut(self, item: Item) -> bool:
-        return item.frame.startswith(CUT) and item.frame == cut_word(self.key)
+        return item.frame == self.word
 
 
 class Keeper(Protocol):
@@ -560,5 +565,25 @@ class Subscription:
         return with_id(frame, format_id(positions).encode())
 
 
-def cut_word(key: Hashable | None) -> bytes:
-    return CUT + repr(key).encode("utf-8", "backslashreplace")
+def cut_word(key: Hashable | None) -> bytes | None:
+    """What takes the access of *key* away; None where that is None, or a proxy for it.
+
+    Raises ``ValueError`` for a key that cannot be known again: a proxy outside of its
+    request, one whose ``repr()`` fails or is that of another object each time.
+    """
+    try:
+        key = behind(key)
+        text = repr(key)
+    except Exception as error:
+        raise ValueError(f"key must have a repr(), and has none here: {error!r}") from error
+    if _is_told_by_place(key):
+        raise ValueError(
+            f"key must have a repr() of its own, and that of {text} is where it lies in memory"
+        )
+    return None if key is None else CUT + text.encode("utf-8", "backslashreplace")
+
+
+def _is_told_by_place(key: object) -> bool:
+    if isinstance(key, tuple):
+        return any(map(_is_told_by_place, key))
+    return type(key).__repr__ is object.__repr__

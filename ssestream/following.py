@@ -273,7 +273,7 @@ class Following:
         for cursor in all_cursors:
             subscription = cursor.subscription
             told = any(cursor.is_cut(item) and cursor.is_told(item) for item in cuts)
-            if not subscription.over and (told or (missed and cursor.key is not None)):
+            if not subscription.over and (told or (missed and cursor.word is not None)):
                 subscription.end()
             if subscription.over:
                 subscription.finish()

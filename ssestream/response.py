@@ -28,13 +28,14 @@ from werkzeug.utils import get_content_type
 from werkzeug.wsgi import ClosingIterator
 
 from .body import Body
+from .callables import check_callable
 from .compression import accepts_gzip
 from .connection import Connection
 from .errors import HeadersSent
 from .events import lane_of
 from .hub import logger
 from .outgoing import HIGH_WATER_MARK, OutgoingMessage
-from .settings import app_settings
+from .settings import app_settings, client_of
 from .stream import HEADERS
 
 # RFC 9110, section 5.6.2.
@@ -222,7 +223,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         settings, client = None, None
         if self._is_stream():
             settings = self._settings or app_settings()
-            client = settings.client_key(environ) if settings.client_key else None
+            client = client_of(environ, settings)
             if settings.compress:
                 self._compress(environ)
         body, status, headers = self.get_wsgi_response(environ)
@@ -308,6 +309,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         # Werkzeug's own list for each would be empty for nearly all.
         if self._on_close is _NONE:
             self._on_close = []
+        check_callable("func", func)
         return super().call_on_close(func)
 
     def server_done(self) -> None:

@@ -15,7 +15,9 @@ from typing import Any, Literal, TypedDict
 
 import flask
 
+from .callables import check_callable, is_coroutine
 from .hub import logger
+from .proxies import behind
 
 Overflow = Literal["close", "drop-oldest", "error"]
 Retry = int | tuple[int, int]
@@ -116,8 +118,8 @@ class Settings:
         _retry("retry_after", self.retry_after)
         if not isinstance(self.compress, bool):
             raise TypeError(f"compress is a bool, not {type(self.compress).__name__}")
-        if self.client_key is not None and not callable(self.client_key):
-            raise TypeError("client_key is a function of a WSGI environ, or None")
+        if self.client_key is not None:
+            check_callable("client_key", self.client_key, "a function of a WSGI environ, or None")
 
 
 class Options(TypedDict, total=False):
@@ -212,6 +214,28 @@ def stream_settings(options: Options) -> Settings:
         return _of_streams.setdefault(settings, settings)
     except TypeError:  # an app's client_key has no hash
         return settings
+
+
+def client_of(environ: dict[str, Any], settings: Settings) -> Hashable | None:
+    """What the client of a WSGI *environ* is known by; None where that is unknown.
+
+    Raises ``TypeError`` where ``client_key`` gave what cannot be counted by.
+    """
+    if settings.client_key is None:
+        return None
+    client: Hashable | None = behind(settings.client_key(environ))
+    if is_coroutine(client) or not _has_hash(client):
+        kind = type(client).__name__
+        raise TypeError(f"client_key must return what has a hash, or None, and returned a {kind}")
+    return client
+
+
+def _has_hash(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def draw(retry: Retry) -> int:

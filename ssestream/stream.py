@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .backlog import Backlog, Callback
 from .body import Body
 from .buffer import FrameBuffer
+from .callables import check_callable
 from .connection import Connection
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .events import Emitter, Lane, lane_of
@@ -52,7 +53,7 @@ from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe
 from .request import environ_of, last_event_id
-from .settings import Options, stream_settings
+from .settings import Options, client_of, stream_settings
 from .statistics import books
 from .wire import Message, encode
 
@@ -125,8 +126,7 @@ class SseStream(Emitter):
         if environ is not None:
             self._connection = Connection.of(environ)
             self.last_event_id = last_event_id(environ)
-            key = self._settings.client_key
-            self._client = None if key is None else key(environ)
+            self._client = client_of(environ, self._settings)
         self._json = app_json()
         # It keeps this one, also in another's lane.
         self._state_lock = self._lane.lock
@@ -199,14 +199,15 @@ class SseStream(Emitter):
         ``drain``. False as well, and no error, after the client has left.
 
         Raises `MessageError` for a message that cannot be sent, with nothing
-        queued, and `WriteAfterEnd` after `end`. Node's ``writable.write``.
+        queued, ``TypeError`` for a *callback* that is an ``async def``, and
+        `WriteAfterEnd` after `end`. Node's ``writable.write``.
         """
         if callable(encoding):
             encoding, callback = None, encoding
         if encoding is not None and str(encoding).lower() not in ("utf-8", "utf8"):
             raise ValueError(f"encoding: an event stream is always UTF-8, not {encoding!r}")
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be callable, not {type(callback).__name__}")
+        if callback is not None:
+            check_callable("callback", callback)
         frame = encode(message, app_dumps(self._json))
         return (callback is None and self._pass(frame)) or self._put(frame, callback)
 

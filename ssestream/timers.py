@@ -10,11 +10,11 @@ runs in a greenlet there, or in a plain thread on threaded servers, outside
 every request and app context. It may be cleared from anywhere.
 """
 
-import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from .callables import check_callable
 from .events import run_logged
 from .hub import current_home
 
@@ -119,10 +119,7 @@ def clear_timeout(timer: Timer | None) -> None:
 def _timer(
     callback: Callable[..., object], delay_ms: float, args: tuple[Any, ...], repeat: bool
 ) -> Timer:
-    if not callable(callback):
-        raise TypeError(f"callback must be callable, not {type(callback).__name__}")
-    if inspect.iscoroutinefunction(callback):
-        raise TypeError("callback must be a plain function: nobody would await this one")
+    check_callable("callback", callback)
     if not isinstance(delay_ms, (int, float)) or isinstance(delay_ms, bool):
         raise TypeError(f"delay_ms is a number of milliseconds, not {type(delay_ms).__name__}")
     # isfinite() itself would fail for an int beyond all floats.

@@ -1,8 +1,10 @@
 """What every public name says to wrong arguments: which error, and in which words."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from flask import Flask
@@ -11,10 +13,12 @@ from werkzeug.test import EnvironBuilder
 import ssestream
 from ssestream import (
     BufferFull,
+    Channels,
     ClientDisconnected,
     HeadersSent,
     MessageError,
     ServerResponse,
+    Settings,
     SseStream,
     StreamDestroyed,
     StreamError,
@@ -47,6 +51,50 @@ async def wait_for_it() -> None:
 
 def nothing(*args: object) -> None:
     pass
+
+
+async def many() -> AsyncIterator[int]:
+    yield 1
+
+
+class Awaited:
+    async def __call__(self, *args: object) -> bool:
+        return False
+
+    async def method(self, *args: object) -> bool:
+        return False
+
+    later = functools.partialmethod(method, 1)
+
+
+#: All of them do nothing when they are called.
+USELESS: dict[str, Any] = {
+    "function": wait_for_it,
+    "generator": many,
+    "plain generator": lambda *args: (yield),
+    "object": Awaited(),
+    "method": Awaited().method,
+    "bound method of an object": Awaited().__call__,
+    "partial": functools.partial(wait_for_it),
+    "partial of a partial of an object": functools.partial(functools.partial(Awaited(), 1), 2),
+    "partial method": Awaited().later,
+}
+
+TAKERS: dict[str, Callable[[Any], object]] = {
+    "subscribe": lambda f: Channels().subscribe(SseStream(), "news", filter=f),
+    "Channel.subscribe": lambda f: Channels().channel("news").subscribe(SseStream(), filter=f),
+    "SseStream.on": lambda f: SseStream().on("drain", f),
+    "SseStream.on()": lambda f: SseStream().on("drain")(f),
+    "SseStream.once": lambda f: SseStream().once("drain", f),
+    "ServerResponse.add_listener": lambda f: ServerResponse().add_listener("close", f),
+    "ServerResponse.once()": lambda f: ServerResponse().once("close")(f),
+    "call_on_close": lambda f: ServerResponse().call_on_close(f),
+    "write": lambda f: SseStream().write({"data": 1}, f),
+    "write with an encoding": lambda f: SseStream().write({"data": 1}, "utf8", f),
+    "write_message": lambda f: SseStream().write_message({"data": 1}, callback=f),
+    "set_timeout": lambda f: set_timeout(f, 1),
+    "client_key": lambda f: Settings(client_key=f),
+}
 
 
 def environ() -> dict[str, Any]:
@@ -267,6 +315,32 @@ def test_a_wrong_argument_is_refused_in_words_that_help(
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("useless", USELESS)
+@pytest.mark.parametrize("taker", TAKERS)
+def test_what_somebody_would_have_to_await_is_refused_where_it_is_given(
+    taker: str, useless: str
+) -> None:
+    with pytest.raises(TypeError, match=r"must be a plain function: nobody would (await|iterate)"):
+        TAKERS[taker](USELESS[useless])
+
+
+@pytest.mark.parametrize("plain", [Sink, Sink().write, nothing, print, Mock(), str.upper])
+def test_whatever_else_can_be_called_is_taken(plain: Any) -> None:
+    for taker in TAKERS.values():
+        taker(plain)
+
+
+@pytest.mark.parametrize("returned", [[], {}, wait_for_it], ids=["list", "dict", "coroutine"])
+def test_a_client_is_not_known_by_what_cannot_be_counted_by(returned: Any) -> None:
+    def client_key(environ: dict[str, Any]) -> Any:
+        return returned() if callable(returned) else returned
+
+    app = Flask(__name__)
+    app.config["SSESTREAM_CLIENT_KEY"] = client_key
+    with app.app_context(), pytest.raises(TypeError, match="client_key must return"):
+        SseStream(environ())
+
+
 def test_a_message_error_names_its_field() -> None:
     for message, field in [({"dada": 1}, "dada"), ({"id": 1.5}, "id"), ({}, None), ("text", None)]:
         with pytest.raises(MessageError) as caught:
@@ -292,6 +366,7 @@ def test_a_message_error_names_its_field() -> None:
         ("max_streams", 0, ValueError),
         ("max_streams_per_client", True, TypeError),
         ("client_key", "REMOTE_ADDR", TypeError),
+        ("client_key", wait_for_it, TypeError),
     ],
 )
 def test_a_bad_setting_is_named(name: str, value: object, error: type[Exception]) -> None:

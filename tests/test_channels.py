@@ -16,6 +16,7 @@ import flask
 import gevent
 import pytest
 from flask.json.provider import DefaultJSONProvider
+from werkzeug.local import LocalProxy
 
 from ssestream import Channels, MessageError, ServerResponse, SseStream
 from ssestream.brokers.broker import Position
@@ -690,6 +691,23 @@ def test_a_filter_that_fails_is_logged_and_withholds_the_message(
     assert [r.exc_info[0] for r in caplog.records if r.exc_info] == [ZeroDivisionError]
 
 
+def test_a_filter_that_hands_out_a_coroutine_withholds_the_message(
+    local: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = local()
+
+    async def nobody(message: dict[str, Any]) -> bool:
+        return False
+
+    app = Following(channels, "news", filter=lambda message: nobody(message))
+    with Client(app) as client:
+        publish(channels, "news", 3)
+        channels.subscribe(app.streams[0], "open")
+        channels.publish("open", {"data": "to all"})
+        assert data_of(client.take(1)) == ["to all"]
+    assert caplog.text.count("TypeError: a filter says yes or no") == 3
+
+
 def test_the_filter_of_one_channel_of_a_stream_is_not_that_of_another(local: Make) -> None:
     channels = local()
     app = Following(channels, "open")
@@ -970,6 +988,54 @@ def test_what_is_published_outside_of_the_app_is_written_as_in_it() -> None:
 def test_nobody_is_cut_by_no_key() -> None:
     with pytest.raises(ValueError, match="key"):
         Channels().cut("news", None)
+    with pytest.raises(ValueError, match="key"):
+        Channels().cut("news", LocalProxy(lambda: None))
+
+
+def test_a_key_is_what_a_proxy_stands_for_when_it_is_given(local: Make) -> None:
+    channels = local()
+    user: list[Any] = [7]
+    key: Any = LocalProxy(lambda: user[0])
+    with (
+        Client(Following(channels, "news", key=key)) as bare,
+        Client(Following(channels, "news", key=LocalProxy(lambda: key))) as twice,
+        Client(Following(channels, "news", key=("user", key))) as inside,
+    ):
+        user[0] = None
+        with Client(Following(channels, "news", key=key)) as keyless:
+            user.clear()  # as a proxy is when its request is over
+            channels.cut("news", 7)
+            channels.cut("news", ("user", 7))
+            for client in (bare, twice, inside):
+                assert client.all() == []
+            user.append(8)
+            with Client(Following(channels, "news", key=8)) as by_proxy:
+                channels.cut("news", key)
+                assert by_proxy.all() == []
+            channels.publish("news", {"data": "still"})
+            assert data_of(keyless.take(1)) == ["still"]
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError("the session is closed")
+
+
+@pytest.mark.parametrize("what", ["broken", "by its place", "in a tuple", "proxy"])
+def test_a_key_that_could_not_be_known_again_is_refused(local: Make, what: str) -> None:
+    channels = local()
+    stream = SseStream()
+    key: Any = {
+        "broken": Broken(),
+        "by its place": object(),
+        "in a tuple": ("user", object()),
+        "proxy": flask.g,
+    }[what]
+    with pytest.raises(ValueError, match="key must have a repr"):
+        channels.subscribe(stream, "news", key=key)
+    with pytest.raises(ValueError, match="key must have a repr"):
+        channels.cut("news", key)
+    assert channels.statistics() == {}
 
 
 @pytest.mark.parametrize("url", ["rediss+what://u:secret@h/0", "http://u:secret@h", "//u:secret@h"])
