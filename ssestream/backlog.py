@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .settings import Settings
+from .shared import shared
 
 Callback = Callable[[BaseException | None], object]
 
@@ -47,7 +48,10 @@ class Backlog:
         return len(self._entries)
 
     def append(self, frame: bytes, callback: Callback | None) -> None:
-        if not self._entries:
+        # A frame that finds nothing before it leaves at once, mostly.
+        if self._entries:
+            frame = shared(frame)
+        else:
             self._entries = deque()
         self._entries.append(frame if callback is None else (frame, callback))
         self.bytes += len(frame)

@@ -26,6 +26,7 @@ from .errors import WriteAfterEnd
 from .events import Emitter, Lane
 from .hub import current_home, logger
 from .settings import DEFAULTS, Settings, draw
+from .shared import LARGE, shared
 from .statistics import Cause, books
 from .upkeep import Upkeep
 
@@ -172,6 +173,10 @@ class OutgoingMessage(Emitter):
         ):
             self.cut("overflow")
             return False
+        if self._buffer.need_drain:
+            data = shared(data)
+        elif len(data) > LARGE:
+            data = shared.large(data)
         return self._buffer.put(data)
 
     def end(self, chunk: bytes | str | None = None) -> None:

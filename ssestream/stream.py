@@ -54,6 +54,7 @@ from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe
 from .request import environ_of, last_event_id
 from .settings import Options, client_of, stream_settings
+from .shared import LARGE, shared
 from .statistics import books
 from .wire import Message, encode
 
@@ -209,6 +210,8 @@ class SseStream(Emitter):
         if callback is not None:
             check_callable("callback", callback)
         frame = encode(message, app_dumps(self._json))
+        if len(frame) > LARGE:
+            frame = shared.large(frame)
         return (callback is None and self._pass(frame)) or self._put(frame, callback)
 
     def write_message(

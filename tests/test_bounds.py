@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from ssestream.buffer import CHUNK
 from ssestream.connection import Connection
 from ssestream.outgoing import OutgoingMessage
 from ssestream.settings import DEFAULTS, KNOWN, Options, Settings, _of_streams
+from ssestream.shared import EACH, SIZE, Shared
 from tests.servers import SERVERS, Client, Server, wait_until
 
 
@@ -228,6 +230,73 @@ def test_what_is_written_by_hand_is_bounded() -> None:
         message.write(b"data: by hand\n\n")
     assert message.closed
     assert message.writable_length == 0
+
+
+def write_by_stream(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
+    for stream in streams:
+        for message in messages:
+            stream.write({**message})
+
+
+def write_by_message(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
+    for message in messages:
+        for stream in streams:
+            stream.write({**message})
+
+
+def write_with_callbacks(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
+    for message in messages:
+        for stream in streams:
+            stream.write({**message}, callback=bool)
+
+
+def write_by_hand(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
+    for message in messages:
+        for stream in streams:
+            (pipe,) = stream._pipes
+            pipe.destination.write(f"data: {message['data']}\n\n")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "count"), [(100, 900), (1000, 900), (300_000, 3)])
+@pytest.mark.parametrize(
+    "write", [write_by_stream, write_by_message, write_with_callbacks, write_by_hand]
+)
+def test_equal_messages_that_wait_for_many_clients_are_kept_once(
+    write: Callable[..., None], size: int, count: int
+) -> None:
+    messages = [{"data": f"{number:03}".ljust(size, "x")} for number in range(count)]
+    streams = [SseStream() for _ in range(12)]
+    slow = [Slow(stream) for stream in streams]
+    tracemalloc.start()
+    try:
+        write(streams, messages)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    waiting = sum(each.message.waiting() for each in slow)
+    assert waiting > len(streams) * count * size
+    # Once, and for each client a place for each message, beside the first messages: these
+    # are not worth a look.
+    once = count * (size + EACH)
+    each = count * (64 + 24) + (2 * size if write is write_by_stream else 1000)
+    assert grown < once + len(streams) * each + 100_000
+
+
+def test_the_bytes_that_are_known_of_what_waits_are_bounded() -> None:
+    shared = Shared()
+    frames = [b"%09d" % number * 100 for number in range(6 * SIZE // 900)]
+    tracemalloc.start()
+    try:
+        for frame in frames:
+            assert shared(bytes([*frame])) == frame
+        assert shared(bytes(2 * SIZE)) == bytes(2 * SIZE)
+        assert shared.large(bytes(2 * SIZE)) == bytes(2 * SIZE)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 3 * SIZE
+    last = frames[-1]
+    assert shared(bytes([*last])) is shared(bytes([*last]))
 
 
 @pytest.mark.server

@@ -81,16 +81,16 @@ class Readers:
 
 
 @pytest.mark.parametrize(
-    ("kind", "way"),
+    ("kind", "way", "how"),
     [
-        ("SseWorker", "overflow"),
-        ("SseWorker", "stalled"),
-        ("gevent", "stalled"),
-        ("gthread", "overflow"),
+        ("SseWorker", "overflow", "write"),
+        ("SseWorker", "stalled", "push"),
+        ("gevent", "stalled", "write"),
+        ("gthread", "overflow", "push"),
     ],
 )
 def test_clients_that_never_read_cost_the_others_nothing(
-    kind: str, way: str, serve: Callable[..., Server]
+    kind: str, way: str, how: str, serve: Callable[..., Server]
 ) -> None:
     server = serve(
         kind,
@@ -107,7 +107,7 @@ def test_clients_that_never_read_cost_the_others_nothing(
     wait_until(lambda: state(server)["open"] == 2 * CLIENTS, "all streams")
     with_clients = worker.memory_info().rss
 
-    ask(server, "POST", f"/fan?count={MESSAGES}&burst={BURST}&ms={PAUSE_MS}")
+    ask(server, "POST", f"/fan?count={MESSAGES}&burst={BURST}&ms={PAUSE_MS}&how={how}")
     ports = {client.sock.getsockname()[1] for client in stalled}
     in_sendall: set[int] = set()
     most = 0
@@ -120,7 +120,7 @@ def test_clients_that_never_read_cost_the_others_nothing(
         if time.monotonic() > look_at:
             in_sendall |= ports.intersection(state(server)["in_sendall"])
             look_at = time.monotonic() + 0.2
-    print(f"{kind}, {way}: {(with_clients - began) >> 20} MB for the clients themselves,")
+    print(f"{kind}, {way}, {how}: {(with_clients - began) >> 20} MB for the clients themselves,")
     print(f"{(most - began) >> 20} MB at most")
     assert most - began < ROOM
     # They were cut out of the server's sending.

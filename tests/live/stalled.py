@@ -27,11 +27,18 @@ writers: list[threading.Thread] = []
 __all__ = ["app"]
 
 
+#: Bytes of a message of which nothing is said yet.
+EMPTY = len(encode({"id": "0000", "data": ""}))
+
+
+def message(number: int) -> dict[str, str]:
+    return {"id": f"{number:04}", "data": "x" * (SIZE - EMPTY)}
+
+
 @functools.cache
 def frames(count: int) -> list[bytes]:
     """What the writer sends, which the test makes for itself in the same way."""
-    empty = len(encode({"id": "0000", "data": ""}))
-    return [encode({"id": f"{n:04}", "data": "x" * (SIZE - empty)}) for n in range(count)]
+    return [encode(message(number)) for number in range(count)]
 
 
 @app.get("/fan")
@@ -46,15 +53,22 @@ def fan() -> ServerResponse:
 
 @app.post("/fan")
 def write() -> str:
-    """*count* messages for all, *burst* at a time, with *ms* milliseconds after each burst."""
+    """*count* messages for all, *burst* at a time, with *ms* milliseconds after each burst.
+
+    With *how* they are not serialised once for all, but once for each stream.
+    """
     count, burst = int(request.args["count"]), int(request.args["burst"])
     pause = float(request.args["ms"]) / 1000
+    how = request.args.get("how", "push")
 
     def write_all() -> None:
         for first in range(0, count, burst):
             for sse_stream in list(streams):
-                for frame in frames(count)[first : first + burst]:
-                    sse_stream.push(frame)
+                for number in range(first, min(first + burst, count)):
+                    if how == "write":
+                        sse_stream.write(message(number))
+                    else:
+                        sse_stream.push(frames(count)[number])
             time.sleep(pause)
 
     writers.append(threading.Thread(target=write_all))
