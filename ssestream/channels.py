@@ -30,6 +30,7 @@ from .feeds import (
 from .following import Following, State
 from .hub import logger, new_lock
 from .jsontext import app_dumps, app_json
+from .plain import plain_text
 from .positions import format_id, parse_id
 from .settings import current_app
 from .stream import SseStream
@@ -166,7 +167,7 @@ class Channels:
         which is the log's to give, ``TypeError`` or ``ValueError`` for a name that no
         channel can have, and `BrokerError` when it was not stored.
         """
-        check_name(channel)
+        channel = check_name(channel)
         if isinstance(message, Mapping) and message.get("id") is not None:
             raise MessageError("'id' is given by the log of the channel, and by nobody else", "id")
         dumps = app_dumps(app_json() or self._json)
@@ -246,8 +247,8 @@ class Channels:
             check_callable("filter", filter, "a function or None")
         if not isinstance(latest, int) or isinstance(latest, bool) or latest < 0:
             raise ValueError(f"latest is an int from 0 on, and not {latest!r}")
-        for name in names:
-            check_name(name)
+        names = tuple(map(check_name, names))
+        since = None if since is None else plain_text(since)
         # Now, as a proxy has its value in the request only.
         word = None if key is None else cut_word(key)
         self._check_shared()
@@ -293,7 +294,7 @@ class Channels:
         with ``subscribe(..., since=messages[-1]["id"])`` and misses nothing. Raises
         `BrokerError`, and as `publish` for a name.
         """
-        check_name(name)
+        name = check_name(name)
         if limit is not None and (not isinstance(limit, int) or limit < 0):
             raise ValueError(f"limit is an int from 0 on, or None, and not {limit!r}")
         where = self._broker.read(name, 0, 0, 0)

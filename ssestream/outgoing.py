@@ -25,6 +25,7 @@ from .diagnosis import look_at_server, never_sent
 from .errors import WriteAfterEnd
 from .events import Emitter, Lane
 from .hub import current_home, logger
+from .plain import plain_bytes, plain_text
 from .settings import DEFAULTS, Settings, draw
 from .shared import LARGE, shared
 from .statistics import Cause, books
@@ -356,8 +357,17 @@ _REASONS: dict[Cause, str] = {
 
 
 def _bytes(chunk: bytes | str) -> bytes:
-    if isinstance(chunk, str):
-        return chunk.encode()
-    if isinstance(chunk, (bytes, bytearray, memoryview)):
-        return bytes(chunk)
+    if type(chunk) is bytes:
+        return chunk
+    try:
+        if isinstance(chunk, str):
+            return plain_text(chunk).encode()
+        if isinstance(chunk, (bytes, bytearray, memoryview)):
+            return plain_bytes(chunk)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"a chunk of text must have UTF-8, and holds a lone surrogate at {error.start}"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"a chunk cannot be read: {error}") from None
     raise TypeError(f"a chunk is bytes or str, not {type(chunk).__name__}")

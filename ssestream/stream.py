@@ -52,6 +52,7 @@ from .events import Emitter, Lane, lane_of
 from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe
+from .plain import plain_bytes
 from .request import environ_of, last_event_id
 from .settings import Options, client_of, stream_settings
 from .shared import LARGE, shared
@@ -232,6 +233,8 @@ class SseStream(Emitter):
         """
         if not isinstance(frame, bytes):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")
+        if type(frame) is not bytes:
+            frame = plain_bytes(frame)
         return self._pass(frame) or self._put(frame, None)
 
     def end(self, message: Message | None = None) -> None:

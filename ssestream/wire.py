@@ -42,6 +42,10 @@ from datetime import timedelta
 from typing import Any
 
 from .errors import MessageError
+from .plain import plain_bytes, plain_int, plain_text
+
+#: Characters of a key that are looked at for what it was meant to be, and shown.
+_SHOWN = 40
 
 #: The keys of a message, in the order in which they are put on the wire.
 FIELDS = ("comment", "event", "id", "retry", "data")
@@ -155,9 +159,10 @@ def _retry(value: object, dumps: Dumps | None) -> str:
         raise MessageError(
             f"'retry' must be int milliseconds or timedelta, not {_kind(value)}", "retry"
         )
-    if value < 0:
+    milliseconds = plain_int(value)
+    if milliseconds < 0:
         raise MessageError("'retry' must not be negative", "retry")
-    return f"retry: {_digits(value, 'retry')}\n"
+    return f"retry: {_digits(milliseconds, 'retry')}\n"
 
 
 def _data(value: object, dumps: Dumps | None) -> str:
@@ -167,11 +172,13 @@ def _data(value: object, dumps: Dumps | None) -> str:
         text = _text(value, "data")
     elif isinstance(value, (bytes, bytearray, memoryview)):
         try:
-            text = bytes(value).decode()
+            text = plain_bytes(value).decode()
         except UnicodeDecodeError as error:
             raise MessageError(
                 f"'data' as bytes must be UTF-8, and is not at byte {error.start}", "data"
             ) from None
+        except ValueError as error:
+            raise MessageError(f"'data' cannot be read: {error}", "data") from None
     else:
         text = _json(value, dumps)
     if "\n" in text or "\r" in text:
@@ -197,21 +204,20 @@ def _json(value: object, dumps: Dumps | None) -> str:
         raise MessageError(
             f"'data' as JSON must be str, and the app's JSON provider gave {_kind(text)}", "data"
         )
-    return text
+    return plain_text(text)
 
 
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise MessageError(f"{field!r} must be str, not {_kind(value)}", field)
     # A subclass may print as something else (an Enum) or escape what is joined
-    # to it (Markup); what is sent is the plain text. A proxy only seems a str.
-    return str.__str__(value) if issubclass(type(value), str) else str(value)
+    # to it (Markup); what is sent is the plain text.
+    return plain_text(value)
 
 
 def _digits(value: int, field: str) -> str:
     try:
-        # A proxy only seems an int.
-        return int.__repr__(value if issubclass(type(value), int) else int(value))
+        return str(plain_int(value))
     except ValueError as error:  # Python's own bound on the digits of an int
         raise MessageError(f"{field!r} is too large: {error}", field) from None
 
@@ -220,15 +226,17 @@ def _refuse(text: str, characters: str, field: str) -> None:
     for character in characters:
         if character in text:
             name = {"\r": "a carriage return", "\n": "a line feed", "\0": "NUL"}[character]
-            raise MessageError(f"{field!r} must not hold {name}: {text[:40]!r}", field)
+            raise MessageError(f"{field!r} must not hold {name}: {text[:_SHOWN]!r}", field)
 
 
 def _unknown(key: object) -> str:
     if not isinstance(key, str):
         return f"the name of a field is str, not {_kind(key)}"
-    close = difflib.get_close_matches(key.lower(), FIELDS, n=1)
+    # Cut first, as the search takes time and memory by the square of the length.
+    shown = plain_text(key)[:_SHOWN]
+    close = difflib.get_close_matches(shown.lower(), FIELDS, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; the fields are " + ", ".join(FIELDS)
-    return f"unknown field {key[:40]!r}{hint}"
+    return f"unknown field {shown!r}{hint}"
 
 
 def _kind(value: object) -> str:

@@ -562,6 +562,31 @@ def test_a_name_that_no_channel_can_have_is_refused_everywhere(local: Make, name
     assert channels._subscriptions == {}
 
 
+class Sly(str):
+    """A name that is another text in an f-string."""
+
+    def __format__(self, spec: str = "") -> str:
+        return "news\n\ndata: forged\n\n"
+
+    def __str__(self) -> str:
+        return self
+
+
+@pytest.mark.parametrize("name", [Sly("news"), LocalProxy(lambda: Sly("news"))])
+def test_a_name_adds_nothing_to_the_ids(local: Make, name: Any) -> None:
+    channels = local()
+    stream = SseStream()
+    channels.subscribe(stream, name)
+    until(lambda: channels.statistics()["news"].lagging == 0, "it to be live")
+    ids = [channels.publish(name, {"data": "x"}), channels.channel(name).publish({"data": "y"})]
+    until(lambda: stream.writable_length == 2, "both messages")
+    stream.end()
+    got = Decoder().feed(b"".join(stream))
+    assert [each for each in got if "data" in each] == channels.history(name)
+    assert [each["id"] for each in channels.history("news")] == ids
+    assert all(each.startswith("news=") and "\n" not in each for each in ids)
+
+
 def test_wrong_arguments_are_told(local: Make) -> None:
     channels = local()
     stream: Any = SseStream()

@@ -16,6 +16,7 @@ from flask.json.provider import DefaultJSONProvider, JSONProvider
 from hypothesis import given
 from hypothesis import strategies as st
 from pyee import EventEmitter
+from werkzeug.local import LocalProxy
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
@@ -28,6 +29,7 @@ from ssestream import (
     WriteAfterEnd,
 )
 from ssestream.body import Body
+from ssestream.connection import Connection
 from ssestream.outgoing import OutgoingMessage
 from ssestream.request import MAX_LAST_EVENT_ID
 from ssestream.wire import Decoder, encode
@@ -600,3 +602,51 @@ def test_whoever_waits_for_drain_hears_it_when_the_last_client_has_left() -> Non
     message.destroy()
     until(lambda: heard == ["drain"], "the drain")
     assert not stream.writable_need_drain
+
+
+# -- what is given as bytes
+
+
+class Long(bytes):
+    """Bytes that are three to all who look at them by their own methods."""
+
+    def __bytes__(self) -> bytes:
+        return self
+
+    def __len__(self) -> int:
+        return 3
+
+    def endswith(self, *args: Any) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("kind", [Long, lambda data: LocalProxy(lambda: data)])
+def test_bytes_of_another_class_are_counted_and_sent_as_they_are(kind: Any) -> None:
+    frame = encode({"data": "x" * 1000})
+    sse_stream = SseStream()
+    message = OutgoingMessage()
+    sse_stream.pipe(message)
+    sse_stream.push(kind(frame))
+    assert message.writable_length == len(b":ok\n\n") + len(frame)
+    message.write(kind(frame))
+    message.end()
+    message.open(Connection())
+    assert b"".join(Body(message)) == b":ok\n\n" + 2 * frame
+
+
+def test_text_of_another_class_is_written_as_it_is() -> None:
+    class Other(str):
+        def encode(self, *args: Any, **kwargs: Any) -> bytes:
+            return b"something else"
+
+    message = OutgoingMessage()
+    message.write(Other("data: x\n\n"))
+    assert message._buffer.take() == b"data: x\n\n"
+
+
+def test_a_chunk_that_cannot_be_read_is_refused_as_that() -> None:
+    view = memoryview(b"x")
+    view.release()
+    for chunk, word in [(view, "released"), ("\ud800", "lone surrogate")]:
+        with pytest.raises(ValueError, match=f"^a chunk.*{word}"):
+            OutgoingMessage().write(chunk)

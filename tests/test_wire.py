@@ -1,9 +1,12 @@
 """The event stream format, in both directions."""
 
+import contextlib
 import enum
 import json
 import math
 import re
+import time
+import tracemalloc
 from collections import OrderedDict, defaultdict
 from datetime import timedelta
 from types import MappingProxyType
@@ -258,6 +261,118 @@ def test_every_kind_of_int_is_sent_as_its_number(field: str, value: Any) -> None
 @pytest.mark.parametrize("field", ["id", "retry"])
 def test_a_proxy_of_an_int_is_sent_as_its_number(field: str) -> None:
     assert encode({field: LocalProxy(lambda: 7)}) == f"{field}: 7\n\n".encode()
+
+
+class Sly(str):
+    """One whose methods say that there is nothing in it, and give something else."""
+
+    def __str__(self) -> str:
+        return self
+
+    def __format__(self, spec: str) -> str:
+        return self
+
+    def __contains__(self, other: object) -> bool:
+        return False
+
+    def __getitem__(self, key: Any) -> str:
+        return self
+
+    def encode(self, *args: Any, **kwargs: Any) -> bytes:
+        return FORGED
+
+    def lower(self) -> str:
+        return self
+
+
+class SlyBytes(bytes):
+    def __bytes__(self) -> bytes:
+        return self
+
+    def __len__(self) -> int:
+        return 0
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        return Sly("x\n\ndata: forged\n\n")
+
+
+class SlyArray(bytearray):
+    def __bytes__(self) -> bytes:
+        return SlyBytes(b"x")
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        return Sly("x\n\ndata: forged\n\n")
+
+
+class SlyInt(int):
+    def __str__(self) -> str:
+        return Sly("7\n\ndata: forged\n\n")
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    __repr__ = __str__
+
+
+class SlyTime(timedelta):
+    def __floordiv__(self, other: Any) -> Any:
+        return SlyInt(-7)
+
+
+FORGED = b"x\n\ndata: forged\n\n"
+SLY = Sly("x\n\ndata: forged\n\n")
+
+
+def released(*values: bytes) -> memoryview:
+    view = memoryview(b"x")
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["itself", "behind a proxy"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, SLY) for field in ("comment", "event", "id", "data")),
+        *(("data", each) for each in (SlyBytes(b"x"), SlyBytes(FORGED), SlyArray(b"x"))),
+        *((field, SlyInt(sign * 7)) for field in ("id", "retry", "data") for sign in (1, -1)),
+        ("retry", SlyTime(1)),
+    ],
+    ids=lambda value: value if type(value) is str else type(value).__name__,
+)
+def test_no_method_of_a_value_adds_a_message(field: str, value: Any, proxied: bool) -> None:
+    given = LocalProxy(lambda: value) if proxied else value
+    frame = b""
+    with contextlib.suppress(MessageError):
+        frame = encode({"comment": "before", field: given})
+    assert len(decode(frame)) == bool(frame)
+    assert b"\ndata: forged\n" not in frame or field == "data"
+    assert b"retry: -" not in frame
+
+
+@pytest.mark.parametrize("text", [SLY, LocalProxy(lambda: SLY)])
+def test_nor_does_what_a_json_provider_gives(text: Any) -> None:
+    (message,) = decode(encode({"data": {"a": 1}}, lambda value: text))
+    assert message == {"data": "x\n\ndata: forged\n\n"}
+
+
+def test_bytes_that_cannot_be_had_are_refused() -> None:
+    with pytest.raises(MessageError, match=r"'data' cannot be read: .*released") as caught:
+        encode({"data": released()})
+    assert caught.value.field == "data"
+
+
+def test_a_key_of_ten_megabytes_is_refused_at_once() -> None:
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError, match="unknown field 'dddd"):
+            encode({"d" * 10**7: 1})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 15 * 10**6
+    assert time.process_time() - began < 0.3
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict, MappingProxyType, MultiDict, LocalProxy])

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from ..errors import BrokerError
+from ..plain import plain_text
 
 __all__ = [
     "Broker",
@@ -125,9 +126,11 @@ class Broker(Protocol):
 
 
 def check_name(name: object) -> str:
-    """*name*, if a channel can have it. Raises ``TypeError`` and ``ValueError``."""
+    """*name* as plain text, if a channel can have it. Raises ``TypeError`` and ``ValueError``."""
     if not isinstance(name, str):
         raise TypeError(f"the name of a channel is a str, not {type(name).__name__}")
+    # It is part of ids, and so of what is sent.
+    name = plain_text(name)
     if not NAME.fullmatch(name):
         raise ValueError(
             "the name of a channel is 1 to 100 letters, digits and any of _.:/@+-,"
