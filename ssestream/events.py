@@ -16,9 +16,11 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import gevent
 import pyee
+from gevent import GreenletExit
 
-from .callables import check_callable
+from .callables import check_callable, is_coroutine
 from .hub import Home, current_home, logger, new_lock
 
 
@@ -72,6 +74,8 @@ class Lane:
         self._add((emitter, emitter._emit_here, (event, *args)))
 
     def _add(self, call: "_Call") -> None:
+        # Before anything waits here, as there may be none to be had.
+        home = self.home
         with self.lock:
             if self._pending:
                 self._pending.append(call)
@@ -79,7 +83,6 @@ class Lane:
             self._pending = [call]
             if self._busy:
                 return
-        home = self.home
         if home.cooperative:
             home.call(self.run, True)
         else:
@@ -133,14 +136,21 @@ def run_logged(
 ) -> None:
     """Call an app's *function* outside every request; what it raises is logged.
 
+    That may be no ``Exception``, as a ``gevent.Timeout`` and ``sys.exit()`` are none.
     *context* is for calls that belong together, such as those of one generator.
     """
     if context is None:
         context = contextvars.Context()
     try:
-        context.run(function, *args)
-    except Exception:
+        result = context.run(function, *args)
+    except BaseException as error:
         logger.exception("%r failed", function)
+        # The greenlet was killed, and is to end. Whoever has more to do starts another.
+        if isinstance(error, GreenletExit) and isinstance(gevent.getcurrent(), gevent.Greenlet):
+            raise
+    else:
+        if is_coroutine(result):
+            logger.error("%r returned a coroutine, and nobody awaits it", function)
 
 
 _NO_HANDLERS: dict[str, Any] = {}
@@ -202,6 +212,20 @@ class Emitter(pyee.EventEmitter):
 
     #: Whether an app's class has an ``emit`` of its own.
     _emits_itself = False
+
+    def _call_handlers(self, event: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """All of them, also when the greenlet is killed in one."""
+        with self._lock:
+            handlers = list(self._events.get(event, {}).values())
+        killed: GreenletExit | None = None
+        for handler in handlers:
+            try:
+                self._emit_run(handler, args, kwargs)
+            except GreenletExit as error:
+                killed = error
+        if killed is not None:
+            raise killed
+        return bool(handlers)
 
     def _emit_run(
         self, f: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -351,7 +351,7 @@ class Cursor:
                     wanted = contextvars.Context().run(self.wanted, item.message())
                     if is_coroutine(wanted):
                         raise TypeError("a filter says yes or no, and this one a coroutine")
-                except Exception:
+                except BaseException:  # a gevent.Timeout is no Exception
                     # It may be there to keep secrets.
                     logger.exception("the filter %r failed", self.wanted)
                     wanted = False
@@ -533,6 +533,11 @@ class Subscription:
                         given += 1
             except StreamError:  # the app has ended it
                 self.stop()
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    raise
+                # Not what would end the listener of all: an app's own push() fails for one.
+                raise RuntimeError(f"push() failed: {error!r}") from error
             finally:
                 cursor.delivered += given
                 cursor.replayed += given if replayed else 0

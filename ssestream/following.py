@@ -7,12 +7,13 @@ growing intervals, from where it was: a broker that was away costs nobody a
 subscription.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from gevent import monkey
+from gevent import GreenletExit, monkey
 
 from .brokers.broker import Broker, Position, Slice
 from .errors import BrokerError
@@ -51,7 +52,7 @@ def spawn(function: Callable[..., object]) -> None:
     if home.cooperative and gives_way:
         home.spawn(function)
     else:
-        start_thread(function, ())
+        home.insist(lambda: start_thread(function, ()), function)
 
 
 class Following:
@@ -97,7 +98,9 @@ class Following:
             pass
 
     def add(self, cursors: list[Cursor]) -> None:
-        """Let them follow from where they are."""
+        """Let them follow from where they are. Raises what `current_home` does."""
+        # Before they are anywhere: it starts a thread for the first of a process.
+        current_home()
         new = False
         with self._lock:
             for cursor in cursors:
@@ -180,11 +183,19 @@ class Following:
                 # All processes have lost the broker at once.
                 time.sleep(pause * chance.uniform(0.5, 1.0))
                 pause = min(pause * 2, LATEST)
-        except BaseException:  # killed: the next subscription starts another
-            with self._lock:
-                self._listening = False
-                self.state = "idle"
-            raise
+        except BaseException as error:
+            self._replace(self._listen, error)
+
+    def _replace(self, work: Callable[[], object], error: BaseException) -> None:
+        """The listener or a reader was stopped by *error*, and another goes on.
+
+        It was killed, or an app's filter has left a ``gevent.Timeout`` running.
+        """
+        logger.error("channels: %r was stopped, and starts again", work, exc_info=error)
+        if not sys.is_finalizing():
+            spawn(work)
+        if isinstance(error, GreenletExit):
+            raise error
 
     def _followed(self) -> list[Feed]:
         with self._lock:
@@ -207,12 +218,17 @@ class Following:
         news = self._broker.wait({feed.name: feed.position for feed in feeds if feed.position})
         with self._lock:
             failure, self._failure = self._failure, None
-        for name, piece in news.items():
+        try:
+            for name, piece in news.items():
+                with self._lock:
+                    found = self._feeds.get(name)
+                # Another of that name was made meanwhile, for whom this is no news.
+                if found is not None and found is asked.get(name):
+                    self._take(found, piece)
+        except BaseException:
             with self._lock:
-                found = self._feeds.get(name)
-            # Another of that name was made meanwhile, for whom this is no news.
-            if found is not None and found is asked.get(name):
-                self._take(found, piece)
+                self._failure = failure
+            raise
         if failure is not None:
             raise failure
 
@@ -246,6 +262,23 @@ class Following:
         # Who has read on may be beyond what comes by this way and missed nothing,
         # unless the log ends before where it was known to end.
         lost_end = here is not None and here.log == before.log and before.number < here.number
+        try:
+            self._hand_on(feed, before, piece, items, lost_end)
+        except BaseException:
+            self._let_the_rest_read(feed)
+            raise
+        finally:
+            for cursor in all_cursors:
+                subscription = cursor.subscription
+                told = any(cursor.is_cut(item) and cursor.is_told(item) for item in cuts)
+                if not subscription.over and (told or (missed and cursor.word is not None)):
+                    subscription.end()
+                if subscription.over:
+                    subscription.finish()
+
+    def _hand_on(
+        self, feed: Feed, before: Position, piece: Slice, items: list[Item], lost_end: bool
+    ) -> None:
         batches = batches_of(feed.name, before, items)
         parcels = [Parcel.of(batch) for batch in batches]
         home = current_home()
@@ -270,13 +303,16 @@ class Following:
                     turn = [cursor for cursor in turn if cursor not in rest]
             for cursor in others:
                 self._hand_to(cursor, before, piece, items, batches, lost_end)
-        for cursor in all_cursors:
-            subscription = cursor.subscription
-            told = any(cursor.is_cut(item) and cursor.is_told(item) for item in cuts)
-            if not subscription.over and (told or (missed and cursor.word is not None)):
-                subscription.end()
-            if subscription.over:
-                subscription.finish()
+
+    def _let_the_rest_read(self, feed: Feed) -> None:
+        """The handing on was interrupted: who was to come yet reads what it has not got."""
+        with self._lock:
+            missing = [cursor for cursor in feed.live if cursor.position != feed.position]
+            for cursor in missing:
+                cursor.leave_convoy()
+                feed.fall_behind(cursor)
+        for cursor in missing:
+            self.read_on(cursor)
 
     def _hand_to(
         self,
@@ -340,10 +376,8 @@ class Following:
                     cursor = self._behind.popleft()
                 self._read_for(cursor)
                 give_way()
-        except BaseException:
-            with self._lock:
-                self._readers -= 1
-            raise
+        except BaseException as error:
+            self._replace(self._read, error)
 
     def _read_for(self, cursor: Cursor) -> None:
         again = False
@@ -357,10 +391,14 @@ class Following:
             self._broker.wake()
         except Exception as error:
             self._break(cursor, error)
-        if again:
-            # Behind the others that are behind.
-            with self._lock:
-                self._behind.append(cursor)
+        except BaseException:
+            again = True
+            raise
+        finally:
+            if again:
+                # Behind the others that are behind.
+                with self._lock:
+                    self._behind.append(cursor)
 
     def _catch_up(self, cursor: Cursor) -> bool:
         """Read on for *cursor*, once. Whether it is to be done again.

@@ -17,6 +17,7 @@ Which home?
 """
 
 import atexit
+import functools
 import logging
 import os
 import queue
@@ -54,6 +55,10 @@ IDLE = 10.0
 # Seconds for which the end of the process waits for handlers that run.
 LAST_SECONDS = 1.0
 
+# What says that no thread can be started now, and seconds before it is tried again.
+NO_THREAD = (RuntimeError, MemoryError)
+AGAIN = 0.1
+
 
 class Pool:
     """Plain threads for what may block, as many as there is to do at once.
@@ -66,9 +71,12 @@ class Pool:
     def __init__(self) -> None:
         self._lock = new_lock()
         self._calls: Any = _ThreadQueue()
-        # Threads that wait and for which no call is on its way.
+        # Threads that wait and for which no call is on its way; below 0 it is the calls
+        # for which there was no thread.
         self._idle = 0
         self._unfinished = 0
+        #: In whose loop a thread that could not be started is tried again.
+        self.home: weakref.ref[Home] | None = None
         atexit.register(self.finish)
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
@@ -82,10 +90,33 @@ class Pool:
         if start:
             try:
                 start_thread(self._work, ())
-            except RuntimeError:  # it waits for one of those that there are
+            except NO_THREAD:
                 with self._lock:
+                    first = self._idle == 0
                     self._idle -= 1
                 logger.exception("no thread to be had for %r", function)
+                if first:
+                    self._try_again_later()
+
+    def _try_again_later(self) -> None:
+        # Until then a call waits for one of those that there are, which may all be stuck.
+        home = None if self.home is None else self.home()
+        if home is not None:
+            home.call_later(AGAIN, self._try_again)
+
+    def _try_again(self) -> None:
+        while True:
+            with self._lock:
+                if self._idle >= 0:
+                    return
+                self._idle += 1
+            try:
+                start_thread(self._work, ())
+            except NO_THREAD:
+                with self._lock:
+                    self._idle -= 1
+                self._try_again_later()
+                return
 
     def _work(self) -> None:
         while True:
@@ -99,7 +130,7 @@ class Pool:
                 return
             try:
                 function(*args)
-            except Exception:
+            except BaseException:  # it would leave its place among the threads for ever
                 logger.exception("%r failed", function)
             function = args = None
             with self._lock:
@@ -122,6 +153,8 @@ class Home:
         self.generation = _generation
         self._ident = hub.thread_ident
         self._pool = pool
+        if pool is not None:
+            pool.home = weakref.ref(self)
         # Not the loop's run_callback_threadsafe(): it counts what keeps the loop
         # running from whatever thread calls it, without a lock, until the count is
         # wrong and the loop ends while greenlets sleep in it.
@@ -156,6 +189,37 @@ class Home:
         self._calls.append((callback, args))
         self._knock.send()
 
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Run *callback* in the hub's loop in so many *seconds*; it must not block."""
+        self.call(self._set_timer, seconds, callback)
+
+    def _set_timer(self, seconds: float, callback: Callable[[], object]) -> None:
+        timer = self.loop.timer(seconds)
+
+        def due() -> None:
+            timer.stop()
+            timer.close()
+            callback()
+
+        timer.start(due)
+
+    def insist(self, start: Callable[[], object], what: object) -> None:
+        """Call *start*, which starts a thread for *what*, and again until there is one.
+
+        In the calling thread, and then in the hub's loop.
+        """
+        try:
+            start()
+        except NO_THREAD:
+            logger.exception("no thread to be had for %r", what)
+            self.call_later(AGAIN, functools.partial(self._start_again, start))
+
+    def _start_again(self, start: Callable[[], object]) -> None:
+        try:
+            start()
+        except NO_THREAD:  # which was said
+            self.call_later(AGAIN, functools.partial(self._start_again, start))
+
     def _call_behind(self, callback: Callable[..., object], *args: Any) -> None:
         """Run *callback* behind whatever the loop's poll finds. In the hub's thread."""
         # Somebody waits for it, and there may be nothing else for which the loop goes on.
@@ -166,12 +230,18 @@ class Home:
         """Run what was asked for. The loop calls it."""
         self._knock.ref = False
         # Those that come meanwhile knock again.
-        for _ in range(len(self._calls)):
-            callback, args = self._calls.popleft()
-            try:
-                callback(*args)
-            except Exception:
-                logger.exception("%r failed", callback)
+        left = len(self._calls)
+        try:
+            while left:
+                left -= 1
+                callback, args = self._calls.popleft()
+                try:
+                    callback(*args)
+                except Exception:
+                    logger.exception("%r failed", callback)
+        finally:
+            if left:  # interrupted by a signal
+                self._knock.send()
 
     def in_turn(self, calls: Iterable[Callable[[None], object]]) -> None:
         """Call each of *calls* with None in the hub's loop, soon, a few at a time.

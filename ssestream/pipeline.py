@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gevent
+from gevent import GreenletExit
 from gevent.event import Event
 
 from .errors import StreamDestroyed, WriteAfterEnd
@@ -135,7 +136,10 @@ class _Drawer:
             stream.end()
         except WriteAfterEnd:
             pass  # the app has ended the stream itself
-        except Exception as error:
+        except BaseException as error:
+            # Killed by `_stop`. Whatever else it is, the client must not be left waiting.
+            if isinstance(error, GreenletExit) and self._over():
+                return
             if stream.listeners("error"):
                 logger.exception("the source of a pipeline failed")
             stream.destroy(error)

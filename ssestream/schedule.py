@@ -98,23 +98,29 @@ class Schedule:
 
     def _keep(self) -> None:
         now = time.monotonic()
-        again = []
-        while self._numbers and self._numbers[0] * SLOT <= now:
-            slot = self._slots.pop(heapq.heappop(self._numbers))
-            self._entered -= len(slot)
-            for appointment in slot:
-                check = appointment.check
-                try:
-                    due = None if check is None else check(now)
-                except Exception:
-                    logger.exception("%r failed", check)
-                    continue
-                if due is not None:
-                    again.append((appointment, due))
-        # Not before: one that is due again at once would hold up the loop.
-        for appointment, due in again:
-            self._enter(appointment, due)
-        self._arm()
+        again: list[tuple[Appointment, float]] = []
+        slot: list[Appointment] = []
+        try:
+            while self._numbers and self._numbers[0] * SLOT <= now:
+                slot = self._slots.pop(heapq.heappop(self._numbers))
+                self._entered -= len(slot)
+                slot.reverse()
+                while slot:
+                    appointment = slot.pop()
+                    check = appointment.check
+                    try:
+                        due = None if check is None else check(now)
+                    except Exception:
+                        logger.exception("%r failed", check)
+                        continue
+                    if due is not None:
+                        again.append((appointment, due))
+        finally:
+            # Not before: one that is due again at once would hold up the loop. Those that
+            # are left in the slot are left by a signal, which raises wherever it comes.
+            for appointment, due in [*again, *((each, now) for each in slot)]:
+                self._enter(appointment, due)
+            self._arm()
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -42,6 +42,8 @@ nobody may ever come; what is written after an ``unpipe()`` of one's own is.
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from gevent import GreenletExit
+
 from .backlog import Backlog, Callback
 from .body import Body
 from .buffer import FrameBuffer
@@ -462,25 +464,32 @@ class SseStream(Emitter):
                     break
                 self._pumping = True
                 frame, callback = self._queue.popleft()
+            killed: GreenletExit | None = None
             try:
                 for pipe in pipes:
-                    self._give(pipe, frame)
+                    killed = self._give(pipe, frame) or killed
                 if callback is not None:
                     self._lane.soon(callback, None)
             finally:
                 self._pumping = False
+            if killed is not None:
+                self._lane.home.spawn(self._pump)
+                raise killed
         self._settle()
 
-    def _give(self, pipe: Pipe, frame: bytes) -> None:
+    def _give(self, pipe: Pipe, frame: bytes) -> GreenletExit | None:
+        """What has killed this greenlet meanwhile, if anything has."""
         try:
             pipe.send(frame)
-        except Exception as error:
+        except BaseException as error:  # a gevent.Timeout is no Exception
             # As in Node: a destination that fails is let go, the others stay.
             self._announce("error", error)
             if pipe.never_blocks:  # a response that was ended, and so is lost
                 self._left(pipe)
             else:
                 self.unpipe(pipe.destination)
+            return error if isinstance(error, GreenletExit) else None
+        return None
 
     def _settle(self) -> None:
         """Say what has come about by the queue's being empty."""
