@@ -6,18 +6,22 @@ subclass. So nothing is looked at, joined or sent before it is of the very type 
 functions here ask the type, and never the value's own class.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .proxies import behind
+
+T = TypeVar("T")
 
 
 def plain_text(value: Any) -> str:
     """The text of *value*, which is a str to ``isinstance()``."""
-    # What a proxy gives may be of a subclass again.
-    return str.__str__(value if issubclass(type(value), str) else str(value))
+    return value if type(value) is str else str.__str__(_real(value, str))
 
 
 def plain_int(value: Any) -> int:
     """The number of *value*, which is an int to ``isinstance()``."""
-    return int.__int__(value if issubclass(type(value), int) else int(value))
+    return value if type(value) is int else int.__int__(_real(value, int))
 
 
 def plain_bytes(value: Any) -> bytes:
@@ -25,8 +29,15 @@ def plain_bytes(value: Any) -> bytes:
 
     Raises ``ValueError`` where they are not to be had, as of a released memoryview.
     """
-    own = issubclass(type(value), (bytes, bytearray, memoryview))
     try:
-        return memoryview(value if own else bytes(value)).tobytes()
+        return memoryview(_real(value, bytes, bytearray, memoryview)).tobytes()
     except (TypeError, BufferError) as error:
         raise ValueError(str(error)) from None
+
+
+def _real(value: Any, kind: Callable[[Any], T], *others: type) -> T:
+    """*value* as one of these types, or of a subclass; what stands for one is made the first."""
+    kinds: Any = (kind, *others)
+    real: T = behind(value)
+    # A proxy may be of another kind, which Werkzeug does not know.
+    return real if issubclass(type(real), kinds) else kind(real)

@@ -14,7 +14,6 @@ Two things of Flask shape this file:
 """
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from wsgiref.util import is_hop_by_hop
@@ -33,13 +32,11 @@ from .compression import accepts_gzip
 from .connection import Connection
 from .errors import HeadersSent
 from .events import lane_of
+from .heads import CheckedHeaders, check_status, checked, grouped
 from .hub import logger
 from .outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .settings import app_settings, client_of
 from .stream import HEADERS
-
-# RFC 9110, section 5.6.2.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 # To its type the proxy is what it stands for, and has no such method.
 _request_context: Any = request_ctx
@@ -63,7 +60,7 @@ _NONE: Any = ()
 UNCOMPRESSED = "identity"
 
 # The headers of a stream to which nobody has added anything, for all of them.
-_STREAM = Headers([*HEADERS.items(), ("Content-Encoding", UNCOMPRESSED)])
+_STREAM = CheckedHeaders([*HEADERS.items(), ("Content-Encoding", UNCOMPRESSED)])
 
 
 def _become(response: Any, response_class: Any) -> None:
@@ -141,33 +138,31 @@ class ServerResponse(OutgoingMessage, flask.Response):
 
     @headers.setter
     def headers(self, headers: Headers) -> None:
+        if not isinstance(headers, CheckedHeaders):
+            headers = CheckedHeaders(headers)
         self._headers, self._lent = headers, False
+
+    @property
+    def status(self) -> str:
+        """The status line, such as ``"200 OK"``. It may be set to an int as well."""
+        return str(super().status)
+
+    @status.setter
+    def status(self, status: int | str) -> None:
+        # A class of the app's may have its own.
+        base: Any = super(ServerResponse, type(self))
+        base.status.fset(self, status if status is _OK else check_status(status))
 
     def header(self, name: str | Mapping[str, Any], value: Any = None) -> "ServerResponse":
         """Set a header, or several from a mapping. Express's ``res.header``.
 
         *value* is a str, an int, or a list for a header that comes several
         times. Returns the response. Raises `HeadersSent` when they have been
-        sent, ``TypeError`` for another kind of value, ``ValueError`` for one
-        with a line end in it.
+        sent, ``TypeError`` for another kind of value, ``ValueError`` for one with
+        a control character in it or one beyond Latin-1. `headers` refuses the same.
         """
         self._check_unsent(f"header({name!r}, ...)")
-        if isinstance(name, Mapping):
-            for each, its in name.items():
-                self.header(each, its)
-            return self
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"a header's name is a str, not {name!r}")
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if not all(isinstance(v, (str, int)) and not isinstance(v, bool) for v in values):
-            raise TypeError(f"header {name!r}: a value is str, int or a list of them: {value!r}")
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"not the name of a header: {name!r}")
-        texts = [str(v) for v in values]
-        # PEP 3333: what cannot be Latin-1 would fail in the server, too late.
-        if any(ord(character) > 255 for text in texts for character in text):
-            raise ValueError(f"header {name!r}: a value is Latin-1 text, and not {value!r}")
-        self.headers.setlist(name, texts)
+        self._set_all(checked(name.items() if isinstance(name, Mapping) else [(name, value)]))
         return self
 
     def write_head(
@@ -178,7 +173,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
         """Set the status and, beside those that are there, *headers*.
 
         Returns the response. Raises `HeadersSent` when they have been sent,
-        ``TypeError`` or ``ValueError`` for a status that is none. Node's
+        ``TypeError`` or ``ValueError`` for a status that is none. An enum such as
+        ``HTTPStatus`` counts as its number. Node's
         ``response.writeHead``.
         """
         self._check_unsent("write_head()")
@@ -192,21 +188,15 @@ class ServerResponse(OutgoingMessage, flask.Response):
             for name, value in HEADERS.items():
                 self._headers[name] = value
             return self
-        if not isinstance(status, (int, str)) or isinstance(status, bool):
-            raise TypeError(f"a status is an int or a str, not {type(status).__name__}")
-        code = str(status).partition(" ")[0]
-        if not (code.isascii() and code.isdigit() and 200 <= int(code) <= 599):
-            raise ValueError(f"a status is from 200 to 599, and not {status!r}")
-        if not str(status).isprintable():
-            raise ValueError(f"a status is one line of text, and not {status!r}")
-        if isinstance(status, int):
-            self.status_code = status
-        else:
-            self.status = status
-        if headers is not None:
-            for name, value in _grouped(headers).items():
-                self.header(name, value)
+        line = check_status(status)
+        all_headers = [] if headers is None else checked(grouped(headers).items())
+        self.status = line
+        self._set_all(all_headers)
         return self
+
+    def _set_all(self, headers: list[tuple[str, list[str]]]) -> None:
+        for name, texts in headers:
+            self.headers.setlist(name, texts)
 
     def flush_headers(self) -> None:
         """Send the head as soon as the view has returned, before there is a body.
@@ -344,17 +334,6 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise HeadersSent(f"{call} after the headers were sent")
 
 
-def _grouped(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """By name: of pairs, a name that comes again adds to its values."""
-    if isinstance(headers, Mapping):
-        return dict(headers)
-    grouped: dict[str, tuple[str, list[Any]]] = {}
-    for name, value in headers:
-        values = value if isinstance(value, (list, tuple)) else [value]
-        grouped.setdefault(str(name).lower(), (name, []))[1].extend(values)
-    return dict(grouped.values())
-
-
 class _Nothing(tuple[bytes, ...]):
     """The body of a response without one.
 
@@ -375,13 +354,13 @@ _heads: dict[Any, list[tuple[str, str]]] = {}
 
 
 @functools.cache
-def _beginning(response_class: Any) -> Headers:
+def _beginning(response_class: Any) -> CheckedHeaders:
     """The headers that a response of that class has before anybody gives it any."""
     mimetype = response_class.default_mimetype
     pairs = [("Content-Encoding", UNCOMPRESSED)]
     if mimetype is not None:
         pairs.insert(0, ("Content-Type", get_content_type(mimetype, "utf-8")))
-    return Headers(pairs)
+    return CheckedHeaders(pairs)
 
 
 #: What Werkzeug makes of the request that is answered.

@@ -1,0 +1,155 @@
+"""Status and headers of a response, checked when they are given.
+
+What HTTP cannot carry would fail in the server, when the view has returned, and some servers
+send it as it is. So each is refused where it is given, in words that name it: a value holds
+tabs, spaces, visible ASCII and the upper half of Latin-1 (RFC 9110, section 5.5), which is
+all that Node's ``setHeader`` takes, too.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from werkzeug.datastructures import Headers
+
+from .plain import plain_int, plain_text
+
+# RFC 9110, section 5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+_BAD_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+#: What Werkzeug encodes as a URL, so that any character may be in it.
+_URLS = frozenset(("location", "content-location"))
+
+#: Characters of what was given that an error shows.
+_SHOWN = 100
+
+
+def check_header_name(name: Any) -> str:
+    """*name* as plain text. Raises ``TypeError`` and ``ValueError``."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a header's name is a str, not {shortened(name)}")
+    text = plain_text(name)
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"not the name of a header: {shortened(text)}")
+    return text
+
+
+def check_header_value(name: str, value: Any) -> str:
+    """*value* of the header *name* as plain text. Raises ``ValueError``."""
+    if isinstance(value, str):
+        text = plain_text(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        # An enum of numbers prints as its name in some versions of Python.
+        text = _digits(value, f"header {name!r}")
+    else:
+        text = plain_text(str(value))
+    found = (_CONTROL if name.lower() in _URLS else _BAD_IN_VALUE).search(text)
+    if found is not None:
+        what = f"U+{ord(found[0]):04X} at {found.start()}"
+        if _CONTROL.match(found[0]):
+            raise ValueError(
+                f"header {name!r}: a value holds no control characters, and this one"
+                f" has {what}: {shortened(text)}"
+            )
+        # PEP 3333.
+        raise ValueError(
+            f"header {name!r}: a value is Latin-1 text, and this one has {what}: {shortened(text)}"
+        )
+    return text
+
+
+def check_status(status: Any) -> str:
+    """The status line that *status* stands for. Raises ``TypeError`` and ``ValueError``."""
+    if isinstance(status, int) and not isinstance(status, bool):
+        # Not what str() makes of it: an HTTPStatus prints as its name on Python 3.10.
+        text = code = _digits(status, "a status")
+    elif isinstance(status, str):
+        text = plain_text(status).strip(" ")
+        code = text.partition(" ")[0]
+    else:
+        raise TypeError(f"a status is an int or a str, not {type(status).__name__}")
+    if not (len(code) == 3 and code.isascii() and code.isdigit() and "200" <= code <= "599"):
+        raise ValueError(f"a status is from 200 to 599, and not {shortened(text)}")
+    if not text.isprintable() or _BAD_IN_VALUE.search(text):
+        raise ValueError(f"a status is one line of Latin-1 text, and not {shortened(text)}")
+    return text
+
+
+def _digits(value: Any, what: str) -> str:
+    try:
+        return str(plain_int(value))
+    except ValueError as error:  # Python's own bound on the digits of an int
+        raise ValueError(f"{what} is too large: {error}") from None
+
+
+def shortened(value: object) -> str:
+    """What an error shows of *value*."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def grouped(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """By name: of pairs, a name that comes again adds to its values."""
+    if isinstance(headers, Mapping):
+        return dict(headers)
+    grouped: dict[str, tuple[str, list[Any]]] = {}
+    for name, value in headers:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        grouped.setdefault(str(name).lower(), (name, []))[1].extend(values)
+    return dict(grouped.values())
+
+
+def checked(headers: Iterable[tuple[Any, Any]]) -> list[tuple[str, list[str]]]:
+    """Each name with its values as text. Raises for one that is wrong, before any is set."""
+    found = []
+    for given, value in headers:
+        name = check_header_name(given)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(v, (str, int)) and not isinstance(v, bool) for v in values):
+            raise TypeError(
+                f"header {name!r}: a value is str, int or a list of them: {shortened(value)}"
+            )
+        found.append((name, [check_header_value(name, v) for v in values]))
+    return found
+
+
+class CheckedHeaders(Headers):
+    """Those of a response that has not been sent yet.
+
+    Werkzeug's own looks for line ends in values, and for nothing else.
+    """
+
+    def add(self, key: str, value: Any, /, **kwargs: Any) -> None:
+        super().add(*self._checked(key, value, kwargs))
+
+    def set(self, key: str, value: Any, /, **kwargs: Any) -> None:
+        super().set(*self._checked(key, value, kwargs))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, str):
+            self.set(key, value)
+        elif isinstance(key, slice):
+            self._list[key] = [self._checked(*pair) for pair in value]
+        else:
+            name, its = value
+            self._list[key] = self._checked(name, its)
+
+    def copy(self) -> "CheckedHeaders":
+        # They have been checked.
+        copied = self.__class__()
+        copied._list = self._list[:]
+        return copied
+
+    def _checked(
+        self, key: Any, value: Any, parameters: dict[str, Any] | None = None
+    ) -> tuple[str, str]:
+        name = check_header_name(key)
+        if parameters:
+            # Werkzeug's way to write them.
+            plain = Headers()
+            plain.add(name, value, **parameters)
+            ((_, value),) = plain
+        return name, check_header_value(name, value)
