@@ -16,7 +16,12 @@ PACKAGE = Path(ssestream.__file__).parent
 ROOMS = (
     "errors",
     "printable",
+    "callables",
+    "proxies",
+    "plain",
+    "shared",
     "wire",
+    "heads",
     "request",
     "hub",
     "settings",
