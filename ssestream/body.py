@@ -62,6 +62,8 @@ class Body:
             drained = buffer.give_back()
             if drained or not self._left:
                 self._has_left(drained)
+        if not self._plain and self._message._at_begin:
+            self._message.begin()
         chunk = buffer.take()
         return chunk if chunk and self._plain else self._encoded(chunk)
 

@@ -69,7 +69,7 @@ class OutgoingMessage(Emitter):
     # to share its keys among all responses.
     __slots__ = (
         "_aborted",
-        "_at_open",
+        "_at_begin",
         "_buffer",
         "_cause",
         "_client",
@@ -106,7 +106,7 @@ class OutgoingMessage(Emitter):
         self._retired: Cause | None = None
         # Other tuples after every change.
         self._inlets: tuple[Inlet, ...] = ()
-        self._at_open: tuple[Callable[[], object], ...] = ()
+        self._at_begin: tuple[Callable[[], object], ...] = ()
 
     @property
     def headers_sent(self) -> bool:
@@ -246,9 +246,15 @@ class OutgoingMessage(Emitter):
             books.close(self, self._cause, self._client)
             upkeep.finish()
             self._upkeep = None
-        at_open, self._at_open = self._at_open, ()
-        for opened in at_open:
-            opened()
+
+    def begin(self) -> None:
+        """The server asks for the first of the body: the request itself is over.
+
+        Its teardown runs between this and `open`.
+        """
+        at_begin, self._at_begin = self._at_begin, ()
+        for begun in at_begin:
+            begun()
 
     def retire(self, cause: Cause) -> None:
         """Send what waits and when to come back, and end; what is written later is not sent.

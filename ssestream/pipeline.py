@@ -29,11 +29,11 @@ def pipeline(source: Iterable[Message], sse_stream: SseStream, res: D) -> D:
     """Pipe *source* through *sse_stream* into *res*; ``return pipeline(...)`` is a view.
 
     *source* is any iterable or generator of messages. It is drawn from only
-    when the response is being sent (never for HEAD), outside every request and
-    app context, and waits while the client is slow. It is closed when it is
-    exhausted, which ends the stream, and when the client leaves, even while it
-    waits. An exception in it, a `MessageError` for one of its messages too, is
-    logged and destroys the stream.
+    when the response is being sent (never for HEAD), behind the request's teardown
+    and outside every request and app context, and waits while the client is slow.
+    It is closed when it is exhausted, which ends the stream, and when the client
+    leaves, even while it waits. An exception in it, a `MessageError` for one of its
+    messages too, is logged and destroys the stream.
 
     Returns *res*. Raises ``TypeError`` for a *source* that cannot be iterated
     or is one message or text, for an *sse_stream* that is none, and as
@@ -75,7 +75,7 @@ class _Drawer:
         if isinstance(res, OutgoingMessage):
             res.on("close", self._stop)
             if not res.headers_sent:
-                res._at_open = (*res._at_open, self._start)
+                res._at_begin = (*res._at_begin, self._start)
                 return
         else:
             listen = getattr(res, "on", None)

@@ -31,6 +31,7 @@ class Source(Protocol):
     def _left(self, pipe: "Pipe") -> None: ...
     def _retired(self, pipe: "Pipe", dropping: bool) -> list[bytes]: ...
     def _waiting_bytes(self) -> int: ...
+    def _client_of_unpiped_left(self) -> None: ...
 
 
 class Pipe:
@@ -175,3 +176,38 @@ class Pipe:
             ("finish", self._let_go),
             ("error", self._let_go),
         ]
+
+
+class Unpiped:
+    """What an `SseStream.unpipe` leaves in a response: it is told when the response closes.
+
+    The stream was made with the response's request, and belongs to it.
+    """
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @classmethod
+    def of(cls, source: Source, destination: OutgoingMessage) -> None:
+        """Let *source* be told of *destination*: now, if it has closed already."""
+        inlets = destination._inlets
+        if not any(isinstance(each, cls) and each._source is source for each in inlets):
+            unpiped = cls(source)
+            destination._join((unpiped,))
+            if destination.closed:
+                destination._part(unpiped)
+                unpiped.closed()
+
+    def drained(self) -> None:
+        pass
+
+    def closed(self) -> None:
+        self._source._client_of_unpiped_left()
+
+    def retired(self, dropping: bool) -> list[bytes]:
+        return []
+
+    def waiting(self) -> int:
+        return 0

@@ -109,6 +109,7 @@ class Sender:
         if self._chunked and self._plain:
             self.buffer.direct = self
         self._body.goes_alone()
+        self.message.begin()
         if self.buffer.length:
             self._take(head)
         elif self._put_out(head):

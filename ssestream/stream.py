@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gevent import GreenletExit
 
 from .backlog import Backlog, Callback
+from .belonging import belong
 from .body import Body
 from .buffer import FrameBuffer
 from .callables import check_callable
@@ -53,7 +54,7 @@ from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError
 from .events import Emitter, Lane, lane_of
 from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
-from .piping import Destination, Pipe
+from .piping import Destination, Pipe, Unpiped
 from .plain import plain_bytes
 from .request import environ_of, last_event_id
 from .settings import Options, client_of, stream_settings
@@ -85,7 +86,8 @@ class SseStream(Emitter):
 
     *request* is a Flask or Werkzeug request or a WSGI environ; the client's
     socket is then tuned (keep-alive, no-delay, no timeout) and `last_event_id`
-    is known. None makes a stream that no client in particular owns.
+    is known. The stream ends with a request of Flask's, also where that is answered
+    without it (see ``belonging``). None makes a stream that no client in particular owns.
     *high_water_mark* is the number of messages that may wait before `write`
     says False. *options* are this stream's own `settings.Settings`, where they
     are not to be the app's: ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
@@ -151,6 +153,8 @@ class SseStream(Emitter):
         self._retiring = False
         # Why there is nobody to write to, where it is not that the client has left.
         self._gone: StreamError | None = None
+        if environ is not None:
+            belong(environ, self)
 
     # -- what Node's streams tell of themselves
 
@@ -333,8 +337,12 @@ class SseStream(Emitter):
             all_pipes = self._pipes
             leaving = [p for p in all_pipes if destination is None or p.destination is destination]
             self._lead(tuple(p for p in all_pipes if p not in leaving))
+            belongs = self._connection is not None and not self._closed
         for pipe in leaving:
             pipe.detach()
+            if belongs and isinstance(pipe.destination, OutgoingMessage):
+                # Its client's departure is still its end, unless it is piped elsewhere by then.
+                Unpiped.of(self, pipe.destination)
         self._flow()
         return self
 
@@ -534,6 +542,19 @@ class SseStream(Emitter):
             self._drop(_disconnected())
             if owed:
                 self._announce("drain")
+
+    def _leads_to(self, response: object) -> bool:
+        return any(pipe.destination is response for pipe in self._pipes)
+
+    def _request_over(self) -> None:
+        """The request that it was made with is over, and has not sent it."""
+        if not self._iterated:
+            reason = StreamDestroyed("the request of this stream is over, and has not sent it")
+            self._close(None, reason, cut=True)
+
+    def _client_of_unpiped_left(self) -> None:
+        if not self._pipes:
+            self._close(None, _disconnected(), cut=False)
 
     def _retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
         """A destination ends by itself, but not before what waits for it alone."""
