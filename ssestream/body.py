@@ -14,13 +14,16 @@ from .buffer import Bell
 from .compression import Gzip
 from .diagnosis import held_back, may_be_held_back
 from .outgoing import OutgoingMessage
+from .uncopyable import Uncopyable
 
 
-class Body:
+class Body(Uncopyable):
     """The WSGI iterable of one `OutgoingMessage`.
 
     It has no ``__len__``, from which servers would make a Content-Length.
     """
+
+    _only_one = "what is taken from it is taken from its response"
 
     __slots__ = ("_begun", "_gzip", "_left", "_message", "_plain", "_written")
 

@@ -34,6 +34,7 @@ from .plain import plain_text
 from .positions import format_id, parse_id
 from .settings import current_app
 from .stream import SseStream
+from .uncopyable import Uncopyable
 from .wire import Decoder, Message, encode, with_id
 
 #: Events of each channel that are kept by default. As many as a stream may have
@@ -44,7 +45,7 @@ HISTORY = 1000
 _PAGE, _PAGE_BYTES = 256, 1024 * 1024
 
 
-class Channels:
+class Channels(Uncopyable):
     """The channels of one broker.
 
     *url* says which: ``memory://`` is this process, ``sqlite:///relative/path`` or
@@ -60,6 +61,10 @@ class Channels:
     Making one connects to nothing. Raises ``TypeError`` or ``ValueError`` for an
     argument that is wrong.
     """
+
+    _only_one = (
+        "it has connections and subscribers of its own. Make another Channels with the same URL"
+    )
 
     def __init__(
         self,
@@ -354,8 +359,10 @@ class Channels:
             )
 
 
-class Channel:
+class Channel(Uncopyable):
     """One channel of a `Channels`; what it has is described there."""
+
+    _only_one = "it is a part of its Channels. Ask those for another: channels.channel(name)"
 
     def __init__(self, channels: Channels, name: str) -> None:
         self.name = name

@@ -22,6 +22,7 @@ from gevent import GreenletExit
 
 from .callables import check_callable, is_coroutine
 from .hub import Home, current_home, logger, new_lock
+from .uncopyable import Uncopyable
 
 
 class Follower(Protocol):
@@ -156,8 +157,10 @@ def run_logged(
 _NO_HANDLERS: dict[str, Any] = {}
 
 
-class Emitter(pyee.EventEmitter):
+class Emitter(Uncopyable, pyee.EventEmitter):
     """An event emitter with a lane: ``on``, ``once``, ``remove_listener``, ``emit``."""
+
+    _only_one = "its events come once, to the handlers that it has"
 
     # pyee's own would be a greenlet's lock in a patched process, and real threads meet
     # here. One for all emitters: it is held for a look into a table of handlers.

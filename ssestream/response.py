@@ -88,6 +88,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
     and are left out (PEP 3333). Node's ``http.ServerResponse``.
     """
 
+    _only_one = "it goes to one client while it is written to. Let no cache or task queue have it"
+
     __slots__ = ("_flush", "_headers", "_lent")
 
     # Not __setattr__, which would be run for each of forty attributes.

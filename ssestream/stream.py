@@ -101,6 +101,8 @@ class SseStream(Emitter):
     ``max_messages``; the same for an option that is not what it should be.
     """
 
+    _only_one = "it is on its way to its clients. Copy the messages instead"
+
     def __init__(
         self,
         request: Any = None,

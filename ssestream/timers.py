@@ -17,10 +17,13 @@ from typing import Any
 from .callables import check_callable
 from .events import run_logged
 from .hub import current_home
+from .uncopyable import Uncopyable
 
 
-class Timer:
+class Timer(Uncopyable):
     """What `set_interval` and `set_timeout` return, to be cleared with."""
+
+    _only_one = "it runs in this process, once. Set another timer"
 
     def __init__(
         self, callback: Callable[..., object], delay_ms: float, args: tuple[Any, ...], repeat: bool

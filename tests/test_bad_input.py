@@ -1,7 +1,9 @@
 """What every public name says to wrong arguments: which error, and in which words."""
 
+import copy
 import enum
 import functools
+import pickle
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from http import HTTPStatus
@@ -551,3 +553,48 @@ def test_a_status_of_any_class_counts_as_its_number_or_text(status: Any, line: s
             encode({"id": status, "retry": status})
             == f"id: {line[:3]}\nretry: {line[:3]}\n\n".encode()
         )
+
+
+class Own(ServerResponse):
+    pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ServerResponse,
+        Own,
+        SseStream,
+        lambda: SseStream(environ()),
+        lambda: iter(ServerResponse().response),
+        Channels,
+        lambda: Channels("memory://").channel("news"),
+        lambda: set_timeout(nothing, 0),
+    ],
+)
+@pytest.mark.parametrize(
+    "way", [copy.copy, copy.deepcopy, pickle.dumps], ids=["c", "deep", "pickle"]
+)
+def test_what_there_is_only_one_of_is_not_copied_and_says_why(make: Any, way: Any) -> None:
+    thing = make()
+    with pytest.raises(TypeError) as caught:
+        way(thing)
+    name = type(thing).__name__
+    assert f"a {name} can be neither copied nor pickled: " in str(caught.value)
+
+
+def test_the_others_are() -> None:
+    error = MessageError("why", "data")
+    for way in (copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))):
+        assert (str(way(error)), way(error).field) == ("why", "data")
+        assert way(Settings(max_age=5)) == Settings(max_age=5)
+        assert way(ssestream.statistics()).open == ssestream.statistics().open
+        assert way(ServerResponse(headers={"X-One": "1"}).headers)["X-One"] == "1"
+
+
+def test_a_class_of_ones_own_may_say_how_it_is_copied() -> None:
+    class Cached(ServerResponse):
+        def __reduce__(self) -> Any:
+            return str, ("cached",)
+
+    assert copy.copy(Cached()) == copy.deepcopy(Cached()) == "cached"

@@ -19,6 +19,7 @@ ROOMS = (
     "callables",
     "proxies",
     "plain",
+    "uncopyable",
     "shared",
     "wire",
     "heads",
