@@ -71,6 +71,15 @@ class Backlog:
         self.bytes = 0
         return entries
 
+    def take_callbacks(self) -> list[Callback | None]:
+        """The callbacks of the oldest, up to the high-water mark. Their frames wait on."""
+        count = min(self.high_water_mark, len(self._entries))
+        entries = [_pair(self._entries[index]) for index in range(count)]
+        for index, (frame, _) in enumerate(entries):
+            assert self._entries
+            self._entries[index] = frame
+        return [callback for _, callback in entries]
+
     def is_full(self) -> bool:
         """Whether a writer is to wait."""
         return len(self) >= self.high_water_mark or self.bytes >= self._max_bytes

@@ -27,6 +27,25 @@ def check_callable(name: str, function: Any, what: str = "callable") -> None:
             raise TypeError(f"{name} must be a plain function: nobody would iterate this one")
 
 
+def fitting(function: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The first of *args*, as many as *function* takes: JavaScript's functions ignore the rest."""
+    return args[: _most(function, len(args))] if args else args
+
+
+def _most(function: Any, count: int) -> int:
+    """How many of *count* arguments *function* takes by their places."""
+    try:
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):  # of a builtin function, mostly
+        return count
+    if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters):
+        # A decorator's wrapper takes what the function inside takes.
+        inside = getattr(function, "__wrapped__", None)
+        return count if inside is None else _most(inside, count)
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return min(count, sum(each.kind in by_place for each in parameters))
+
+
 def is_coroutine(result: object) -> bool:
     """Whether *result* is the coroutine of a function that looked plain.
 

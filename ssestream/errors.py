@@ -52,7 +52,7 @@ class StreamError(SseStreamError):
 
 
 class WriteAfterEnd(StreamError):
-    """``write()``, ``push()`` or ``end(message)`` after ``end()``.
+    """``write()``, ``push()`` or ``end(message)`` between ``end()`` and ``close``.
 
     Node's ``ERR_STREAM_WRITE_AFTER_END``.
     """

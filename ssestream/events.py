@@ -1,11 +1,12 @@
 """Node's events on pyee's emitter.
 
-Three things differ from a bare ``pyee.EventEmitter``:
+Four things differ from a bare ``pyee.EventEmitter``:
 
 * A handler that raises is logged, and the other handlers run. ``"error"``
   without a handler is logged too; Node would end the process.
 * A stream's own events come soon, not inside the call that caused them, one
   after another and in order, as Node's do. A handler may block, write, close.
+* A handler that takes fewer arguments than its event has is given the first of them.
 * Handlers run outside every request and app context: a handler that needs one
   pushes it (``with app.app_context():``), so that an open stream holds none.
 """
@@ -20,7 +21,7 @@ import gevent
 import pyee
 from gevent import GreenletExit
 
-from .callables import check_callable, is_coroutine
+from .callables import check_callable, fitting, is_coroutine
 from .hub import Home, current_home, logger, new_lock
 from .uncopyable import Uncopyable
 
@@ -219,11 +220,12 @@ class Emitter(Uncopyable, pyee.EventEmitter):
     def _call_handlers(self, event: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """All of them, also when the greenlet is killed in one."""
         with self._lock:
-            handlers = list(self._events.get(event, {}).values())
+            handlers = list(self._events.get(event, {}).items())
         killed: GreenletExit | None = None
-        for handler in handlers:
+        for given, handler in handlers:
             try:
-                self._emit_run(handler, args, kwargs)
+                # The handler of once() is pyee's, and calls the one that was given.
+                self._emit_run(handler, fitting(given, args), kwargs)
             except GreenletExit as error:
                 killed = error
         if killed is not None:

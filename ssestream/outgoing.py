@@ -152,16 +152,18 @@ class OutgoingMessage(Emitter):
         """Queue *chunk*; text is sent as UTF-8. Never blocks.
 
         False once `writable_high_water_mark` bytes wait (write again after
-        ``drain``), and after the client has left. A client for whom more than
+        ``drain``), and once the response is over, as its client has left, it was
+        destroyed or all was sent. A client for whom more than
         the setting ``max_bytes`` would wait is cut. Raises `WriteAfterEnd`
-        after `end`, ``TypeError`` for anything but bytes and str. Node's
+        between `end` and ``close``, ``TypeError`` for anything but bytes and str. Node's
         ``response.write``.
         """
         data = _bytes(chunk)
-        if self._ended:
-            raise WriteAfterEnd("write() after end()")
+        # As in Node: many a handler of "close" calls end(), and a late write finds nobody.
         if self._closed or self._retired:
             return False
+        if self._ended:
+            raise WriteAfterEnd("write() after end()")
         # An empty chunk would be the end of a chunked body to some servers.
         if not data:
             return not self._buffer.need_drain
@@ -183,7 +185,7 @@ class OutgoingMessage(Emitter):
     def end(self, chunk: bytes | str | None = None) -> None:
         """No more writes: what is queued is sent, then the response ends.
 
-        Raises `WriteAfterEnd` for a *chunk* after an earlier `end`. Node's
+        Raises as `write` for a *chunk*. Node's
         ``response.end``.
         """
         if chunk is not None:

@@ -25,13 +25,14 @@ state      ``write()``           the queue                       comes next
 writable   queues                flows while all are ready       ended, closed
 ended      raises                flows while all are ready       closed
 closed     False, not an error   is dropped                      (none)
-finished   raises                is empty and stays so           (none)
+finished   False, not an error   is empty and stays so           (none)
 =========  ====================  ==============================  ==============
 
 ``end()`` leads from writable to ended; then, with the queue empty, ``finish``
 is emitted, and once a destination is there, ``end`` and ``close``: finished.
-``destroy()`` and the client's departure lead to closed from anywhere; a write
-still raises if ``end()`` came before them.
+``destroy()`` and the client's departure lead to closed from anywhere. As in Node, a
+write raises only between ``end()`` and ``close``: many a handler of ``close`` calls
+``end()``, and a late write finds nobody whatever came first.
 
 A client's departure closes a stream that was made with a request, since nobody
 else can come. A stream made without one only loses that destination: it is
@@ -48,7 +49,7 @@ from .backlog import Backlog, Callback
 from .belonging import belong
 from .body import Body
 from .buffer import FrameBuffer
-from .callables import check_callable
+from .callables import check_callable, fitting
 from .connection import Connection
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .events import Emitter, Lane, lane_of
@@ -62,9 +63,14 @@ from .shared import LARGE, shared
 from .statistics import books
 from .wire import Message, encode
 
+
+class _Usual(int):
+    """A default that gives way to a bound which is set, as one that is given does not."""
+
+
 #: Messages that may wait before ``write()`` says False: Node's default for
-#: streams of objects.
-HIGH_WATER_MARK = 16
+#: streams of objects. It is ``max_messages`` where that is less.
+HIGH_WATER_MARK = _Usual(16)
 
 #: The headers of every stream. ``no-transform`` keeps compressing middleware and
 #: proxies from buffering, ``X-Accel-Buffering`` keeps nginx from it. None is
@@ -89,8 +95,8 @@ class SseStream(Emitter):
     is known. The stream ends with a request of Flask's, also where that is answered
     without it (see ``belonging``). None makes a stream that no client in particular owns.
     *high_water_mark* is the number of messages that may wait before `write`
-    says False. *options* are this stream's own `settings.Settings`, where they
-    are not to be the app's: ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
+    says False; where none is given, no more than ``max_messages``. *options* are
+    this stream's own `settings.Settings`, where they are not to be the app's: ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
     ``max_messages``, ``max_bytes``, ``overflow``, ``max_age``, ``retry`` and
     ``compress``.
 
@@ -100,6 +106,10 @@ class SseStream(Emitter):
     *high_water_mark* that is no int, ``ValueError`` for one below 1 or above
     ``max_messages``; the same for an option that is not what it should be.
     """
+
+    #: Whether the app has unpiped it, and not piped it since. Most are never unpiped, and have
+    #: no attribute for it.
+    _unpiped = False
 
     _only_one = "it is on its way to its clients. Copy the messages instead"
 
@@ -118,6 +128,8 @@ class SseStream(Emitter):
         # Only a stream with a request knows already where it belongs.
         super().__init__(None if environ is None else lane_of(environ))
         self._settings = stream_settings(options)
+        if high_water_mark is HIGH_WATER_MARK:
+            high_water_mark = min(int(high_water_mark), self._settings.max_messages)
         if high_water_mark > self._settings.max_messages:
             raise ValueError(
                 f"high_water_mark ({high_water_mark}) must not be above"
@@ -206,11 +218,12 @@ class SseStream(Emitter):
         on, or with the error because of which it never will be.
 
         False once `writable_high_water_mark` messages wait: write again after
-        ``drain``. False as well, and no error, after the client has left.
+        ``drain``. False as well, and no error, once the stream is over: its client has
+        left, it was destroyed, or it has ended and all was delivered.
 
         Raises `MessageError` for a message that cannot be sent, with nothing
         queued, ``TypeError`` for a *callback* that is an ``async def``, and
-        `WriteAfterEnd` after `end`. Node's ``writable.write``.
+        `WriteAfterEnd` between `end` and ``close``. Node's ``writable.write``.
         """
         if callable(encoding):
             encoding, callback = None, encoding
@@ -318,6 +331,8 @@ class SseStream(Emitter):
             over = self._closed
             if not over:
                 self._abandoned = self._retiring = False
+                if self._unpiped:
+                    self._unpiped = False
                 pipes = (*self._pipes, pipe)
                 self._lead(pipes)
         if over:
@@ -332,9 +347,20 @@ class SseStream(Emitter):
     def unpipe(self, destination: Destination | None = None) -> "SseStream":
         """Stop the flow to *destination*, or to all of them when None.
 
-        Nothing ends: what is written from now on waits for the next `pipe`. It
-        is no error when nothing was piped there. Node's ``readable.unpipe``.
+        Nothing ends: what is written from now on waits for the next `pipe`. Up to
+        the high-water mark it counts as handed on meanwhile, so that its callbacks are
+        called. It is no error when nothing was piped there. Node's ``readable.unpipe``.
         """
+        self._part(destination)
+        with self._state_lock:
+            idle = not self._pipes and not self._closed
+            if idle:
+                self._unpiped = True
+            taken = self._queue.take_callbacks() if idle else []
+        self._tell(taken, None)
+        return self
+
+    def _part(self, destination: Destination | None) -> None:
         with self._state_lock:
             all_pipes = self._pipes
             leaving = [p for p in all_pipes if destination is None or p.destination is destination]
@@ -346,7 +372,6 @@ class SseStream(Emitter):
                 # Its client's departure is still its end, unless it is piped elsewhere by then.
                 Unpiped.of(self, pipe.destination)
         self._flow()
-        return self
 
     def __iter__(self) -> Iterator[bytes]:
         """The stream as a WSGI iterable, for ``Response(sse_stream, ...)``.
@@ -399,9 +424,10 @@ class SseStream(Emitter):
 
     def _put(self, frame: bytes, callback: Callback | None) -> bool:
         with self._state_lock:
-            lost = self._closed or self._abandoned
-            if self._ended and not self._retiring:
+            over = self._closed or self._retiring
+            if self._ended and not over:
                 raise WriteAfterEnd("write() after end()")
+            lost = over or self._abandoned
             # The bounds are for those who go on although they were told False:
             # whoever waits for "drain" never meets them.
             told = self._need_drain
@@ -411,12 +437,16 @@ class SseStream(Emitter):
                         f"{len(self._queue)} messages of {self._queue.bytes} bytes wait already"
                     )
                 self._queue = self._queue.appendable()
-                self._queue.append(frame, callback)
+                # As in Node, where it is in the stream's other half by now.
+                taken = self._unpiped and len(self._queue) < self._queue.high_water_mark
+                self._queue.append(frame, None if taken else callback)
                 self._detour()
         if lost:
-            if callback is not None:
-                self._lane.soon(callback, self._gone or _disconnected())
+            late = WriteAfterEnd("write() after end()") if self._ended else self._gone
+            self._tell([callback], late or _disconnected())
             return False
+        if taken:
+            self._tell([callback], None)
         self._flow()
         with self._state_lock:
             full = self._queue.is_full()
@@ -439,7 +469,7 @@ class SseStream(Emitter):
                 pipe.destination.cut("overflow")
             else:
                 self._announce("error", BufferFull("a destination is too slow"))
-                self.unpipe(pipe.destination)
+                self._part(pipe.destination)
         if self._pipes:
             return
         if self._connection is not None:
@@ -478,8 +508,7 @@ class SseStream(Emitter):
             try:
                 for pipe in pipes:
                     killed = self._give(pipe, frame) or killed
-                if callback is not None:
-                    self._lane.soon(callback, None)
+                self._tell([callback], None)
             finally:
                 self._pumping = False
             if killed is not None:
@@ -617,7 +646,7 @@ class SseStream(Emitter):
     def _tell(self, callbacks: list[Callback | None], error: BaseException | None) -> None:
         for callback in callbacks:
             if callback is not None:
-                self._lane.soon(callback, error)
+                self._lane.soon(callback, *fitting(callback, (error,)))
 
 
 def _disconnected() -> ClientDisconnected:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .callables import check_callable
+from .callables import check_callable, fitting
 from .events import run_logged
 from .hub import current_home
 from .uncopyable import Uncopyable
@@ -84,6 +84,7 @@ def _nothing() -> None:
 def set_interval(callback: Callable[..., object], delay_ms: float, *args: Any) -> Timer:
     """Call ``callback(*args)`` every *delay_ms* milliseconds until cleared.
 
+    A callback that takes fewer arguments is given the first of *args*, as in JavaScript.
     Returns what `clear_interval` takes. Raises ``TypeError`` when *callback*
     is not callable or an ``async def``, or *delay_ms* no number, ``ValueError`` when that is
     negative or not finite. JavaScript's ``setInterval``.
@@ -128,4 +129,4 @@ def _timer(
     # isfinite() itself would fail for an int beyond all floats.
     if not 0 <= delay_ms <= sys.float_info.max:
         raise ValueError(f"delay_ms must be finite and not negative, and is {delay_ms}")
-    return Timer(callback, delay_ms, args, repeat)
+    return Timer(callback, delay_ms, fitting(callback, args), repeat)

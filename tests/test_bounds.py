@@ -365,7 +365,20 @@ def test_options_are_checked_by_name() -> None:
             SseStream(**options)
     with pytest.raises(ValueError, match="high_water_mark"):
         SseStream(high_water_mark=20, max_messages=10)
+    with pytest.raises(ValueError, match="high_water_mark"):
+        SseStream(high_water_mark=16, max_messages=10)
     assert set(Options.__annotations__) <= set(Settings.__dataclass_fields__)
+
+
+def test_the_usual_mark_gives_way_to_a_smaller_bound() -> None:
+    assert SseStream().writable_high_water_mark == 16
+    assert SseStream(max_messages=10).writable_high_water_mark == 10
+    app = Flask(__name__)
+    app.config["SSESTREAM_MAX_MESSAGES"] = 1
+    with app.app_context():
+        stream = SseStream(max_bytes=100)
+        assert stream.writable_high_water_mark == 1
+        assert stream.write({"data": "x"}) is False
 
 
 class Unhashable:

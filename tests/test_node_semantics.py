@@ -576,9 +576,44 @@ TABLE = [
         here=[
             "a got :ok | a pipe SseStream | stream finish | stream end | a end()"
             " | a unpipe SseStream | stream close",
-            "write 1 throws ERR_STREAM_WRITE_AFTER_END",
+            "write 1 -> false",
         ],
-        because="a write after end() is the same mistake whenever it comes",
+        because=TWO_BUFFERS,
+    ),
+    Row(
+        "what_a_close_handler_has_ended_takes_late_writes",
+        ["stream close", "write 1 -> false | callback 1: ERR_STREAM_WRITE_AFTER_END"],
+    ),
+    Row(
+        "a_response_that_a_close_handler_has_ended_takes_late_writes",
+        ["res close", "res.write -> false"],
+    ),
+    Row(
+        "handlers_that_take_no_argument",
+        [
+            "a got :ok | a pipe SseStream",
+            "a got 1 | callback 1",
+            "a unpipe SseStream | stream error boom | error handler | error handler, once"
+            " | stream close",
+        ],
+    ),
+    Row(
+        "callbacks_after_unpipe",
+        [
+            "a got :ok | a pipe SseStream",
+            "write 1 -> true | a unpipe SseStream | callback 1: no error",
+            "b got :ok | b pipe SseStream | b got 1",
+        ],
+    ),
+    Row(
+        "callbacks_of_what_waits_when_it_is_unpiped",
+        [
+            "a got :ok | a pipe SseStream",
+            "write 1 -> true | a got 1",
+            "write 2 -> true | a unpipe SseStream | callback 2: no error",
+            "write 3 -> true | callback 3: no error",
+            "b got :ok | b pipe SseStream | b got 2 | b got 3",
+        ],
     ),
     Row(
         "pipe_after_the_end",
@@ -946,6 +981,83 @@ def write_after_everything_is_over(stage: Stage) -> None:
         stage.write(sse, 1)
     except StreamError as error:
         stage.see(f"write 1 throws {code_of(error)}")
+    stage.settle()
+
+
+@play
+def what_a_close_handler_has_ended_takes_late_writes(stage: Stage) -> None:
+    sse = stage.stream()
+    sse.on("close", lambda: sse.end())
+    sse.destroy()
+    stage.settle()
+    stage.write(sse, 1, stage.heard(1))
+    stage.settle()
+
+
+@play
+def a_response_that_a_close_handler_has_ended_takes_late_writes(stage: Stage) -> None:
+    with stage.exchange() as client:
+        res = client.res
+        stage.watch(res, "res", "error")
+
+        @res.on("close")
+        def closed() -> None:
+            stage.see("res close")
+            res.end()
+
+        client.serve()
+        res.write("x")
+        stage.until(lambda: "x" in client.text)
+        client.leave()
+        stage.until(lambda: "res close" in stage.seen)
+        stage.settle()
+        stage.see(f"res.write -> {str(res.write('y')).lower()}")
+        res.end("z")
+        stage.settle()
+
+
+@play
+def handlers_that_take_no_argument(stage: Stage) -> None:
+    sse = stage.stream()
+    sse.on("error", lambda: stage.see("error handler"))
+    sse.once("error", lambda: stage.see("error handler, once"))
+    sse.pipe(Tap(stage, "a"))
+    stage.settle()
+    sse.write(data(1), lambda: stage.see("callback 1"))  # type: ignore[arg-type]
+    stage.settle()
+    sse.unpipe()
+    sse.destroy(Exception("boom"))
+    stage.settle()
+
+
+@play
+def callbacks_after_unpipe(stage: Stage) -> None:
+    sse = stage.stream()
+    a = Tap(stage, "a")
+    sse.pipe(a)
+    stage.settle()
+    sse.unpipe(a)
+    stage.write(sse, 1, stage.heard(1))
+    stage.settle()
+    sse.pipe(Tap(stage, "b"))
+    stage.settle()
+
+
+@play
+def callbacks_of_what_waits_when_it_is_unpiped(stage: Stage) -> None:
+    sse = stage.stream()
+    a = Tap(stage, "a")
+    sse.pipe(a)
+    stage.settle()
+    a.full = True
+    stage.write(sse, 1)
+    stage.settle()
+    stage.write(sse, 2, stage.heard(2))
+    sse.unpipe(a)
+    stage.settle()
+    stage.write(sse, 3, stage.heard(3))
+    stage.settle()
+    sse.pipe(Tap(stage, "b"))
     stage.settle()
 
 

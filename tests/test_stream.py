@@ -1,5 +1,6 @@
 """SseStream's rules: order, drain, ends, and what a request tells it."""
 
+import functools
 import sys
 import threading
 import uuid
@@ -27,8 +28,10 @@ from ssestream import (
     SseStream,
     StreamDestroyed,
     WriteAfterEnd,
+    set_timeout,
 )
 from ssestream.body import Body
+from ssestream.callables import fitting
 from ssestream.connection import Connection
 from ssestream.outgoing import OutgoingMessage
 from ssestream.request import MAX_LAST_EVENT_ID
@@ -232,8 +235,95 @@ def test_nothing_may_be_written_after_the_end(late: Callable[[SseStream], object
         late(sse_stream)
     sse_stream.end()  # again, and no error
     assert sent(sse_stream) == b"data: last\n\n"
-    with pytest.raises(WriteAfterEnd):
-        late(sse_stream)
+    # It is over, and a late write is normal.
+    assert late(sse_stream) in (False, None)
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("over", ["destroyed", "left", "delivered"])
+def test_one_that_is_over_ends_no_loop_of_its_writers(over: str) -> None:
+    """As those of many Express programs, whose handlers of "close" call end()."""
+    res = ServerResponse()
+    sse_stream = SseStream(environ())
+    sse_stream.pipe(res)
+    res.on("close", lambda: res.end())
+    res.on("close", lambda: sse_stream.end())
+    body = res(environ(), lambda *args: None)
+    if over == "destroyed":
+        res.destroy()
+    elif over == "left":
+        res._client_left()
+    else:
+        sse_stream.end()
+        assert b"".join(body) == b":ok\n\n"
+    until(lambda: res.writable_ended and sse_stream.writable_ended, "the handlers")
+    told: list[Any] = []
+    assert sse_stream.write({"data": "late"}, told.append) is False
+    assert sse_stream.push(b"data: late\n\n") is False
+    assert res.write("late") is False
+    sse_stream.end({"data": "late"})
+    res.end("late")
+    until(lambda: told, "the callback")
+    assert isinstance(told[0], WriteAfterEnd)
+
+
+def test_callbacks_of_more_than_the_mark_wait_though_it_is_unpiped() -> None:
+    sse_stream = SseStream(high_water_mark=3)
+    told: list[Any] = []
+    sse_stream.unpipe()
+    for number in range(5):
+        sse_stream.write(
+            {"data": number}, lambda error, number=number: told.append((number, error))
+        )  # type: ignore[misc]
+    until(lambda: told == [(0, None), (1, None), (2, None)], "those below the mark")
+    sse_stream.pipe(sink := Sink())
+    until(lambda: told[3:] == [(3, None), (4, None)], "the others")
+    assert [message["data"] for message in sink.messages()] == list("01234")
+
+
+class Method:
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def none(self) -> None:
+        self.got.append(())
+
+    def one(self, first: object) -> None:
+        self.got.append((first,))
+
+    def all(self, *args: object) -> None:
+        self.got.append(args)
+
+    def named(self, *, name: object = None) -> None:
+        self.got.append(())
+
+    @classmethod
+    def wrapped(cls, function: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(function)
+        def wrapper(*args: object) -> object:
+            return function(*args)
+
+        return wrapper
+
+
+def test_a_function_is_called_with_as_many_arguments_as_it_takes() -> None:
+    this = Method()
+    taking: list[tuple[Callable[..., object], tuple[object, ...]]] = [
+        (this.none, ()),
+        (this.one, (1,)),
+        (this.all, (1, 2)),
+        (this.named, ()),
+        (Method.wrapped(this.none), ()),
+        (Method.wrapped(this.one), (1,)),
+        (functools.partial(this.one, 0), ()),
+        (functools.partial(this.all, 0), (1, 2)),
+        ([].append, (1,)),
+        (print, (1, 2)),
+    ]
+    for function, args in taking:
+        assert fitting(function, (1, 2)) == args, function
+    set_timeout(this.one, 1, "first", "second")
+    until(lambda: this.got == [("first",)], "the timer")
 
 
 def test_a_bad_message_queues_nothing_and_end_with_one_ends_nothing() -> None:

@@ -274,6 +274,75 @@ const scenarios = {
     await settle()
   },
 
+  async what_a_close_handler_has_ended_takes_late_writes() {
+    const sse = newStream()
+    sse.on('close', () => sse.end())
+    sse.destroy()
+    await settle()
+    write(sse, 1, heard(1))
+    await settle()
+  },
+
+  async a_response_that_a_close_handler_has_ended_takes_late_writes() {
+    await exchange(async (req, res, client) => {
+      watch(res, 'res', ['error'])
+      res.on('close', () => {
+        see('res close')
+        res.end()
+      })
+      res.write('x')
+      await until(() => client.text.includes('x'))
+      client.leave()
+      await until(() => seen.includes('res close'))
+      await settle()
+      see(`res.write -> ${res.write('y')}`)
+      res.end('z')
+      await settle()
+    })
+  },
+
+  async handlers_that_take_no_argument() {
+    const sse = newStream()
+    sse.on('error', () => see('error handler'))
+    sse.once('error', () => see('error handler, once'))
+    sse.pipe(new Tap('a'))
+    await settle()
+    sse.write(data(1), () => see('callback 1'))
+    await settle()
+    sse.unpipe()
+    sse.destroy(new Error('boom'))
+    await settle()
+  },
+
+  async callbacks_after_unpipe() {
+    const sse = newStream()
+    const a = new Tap('a')
+    sse.pipe(a)
+    await settle()
+    sse.unpipe(a)
+    write(sse, 1, heard(1))
+    await settle()
+    sse.pipe(new Tap('b'))
+    await settle()
+  },
+
+  async callbacks_of_what_waits_when_it_is_unpiped() {
+    const sse = newStream()
+    const a = new Tap('a')
+    sse.pipe(a)
+    await settle()
+    a.full = true
+    write(sse, 1)
+    await settle()
+    write(sse, 2, heard(2))
+    sse.unpipe(a)
+    await settle()
+    write(sse, 3, heard(3))
+    await settle()
+    sse.pipe(new Tap('b'))
+    await settle()
+  },
+
   async several_destinations_go_at_the_pace_of_the_slowest() {
     const sse = newStream()
     const fast = new Tap('fast')
