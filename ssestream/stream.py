@@ -96,7 +96,8 @@ class SseStream(Emitter):
     without it (see ``belonging``). None makes a stream that no client in particular owns.
     *high_water_mark* is the number of messages that may wait before `write`
     says False; where none is given, no more than ``max_messages``. *options* are
-    this stream's own `settings.Settings`, where they are not to be the app's: ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
+    this stream's own `settings.Settings`, where they are not to be the app's:
+    ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
     ``max_messages``, ``max_bytes``, ``overflow``, ``max_age``, ``retry`` and
     ``compress``.
 
