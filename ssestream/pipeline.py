@@ -1,9 +1,9 @@
 """An iterable of messages, drawn through a stream as fast as the client takes it.
 
 The source runs in a greenlet of its own on the hub of the request, or, on
-threaded servers, in a thread of its own that has a hub for it. Either way the
-greenlet is killed when the client leaves, which ends any wait that gevent
-knows of, at once: ``gevent.sleep``, a gevent queue, and in a monkey-patched
+threaded servers, in a thread of its own that has a hub for it (see ``threadloop``).
+Either way the greenlet is killed when the client leaves, which ends any wait that
+gevent knows of, at once: ``gevent.sleep``, a gevent queue, and in a monkey-patched
 process everything. Plain blocking calls in a plain thread cannot be broken by
 anybody; there the source is closed as soon as the call has returned.
 """
@@ -22,6 +22,7 @@ from .hub import Home, current_home, home_of, logger, new_lock, start_thread
 from .outgoing import OutgoingMessage
 from .piping import Destination
 from .stream import D, SseStream
+from .threadloop import run_in_hub
 from .wire import Message
 
 
@@ -88,21 +89,17 @@ class _Drawer:
         if home.cooperative:
             home.spawn(self._enter)
         else:
-            start_thread(self._enter_thread, ())
+            home.insist(lambda: start_thread(run_in_hub, (self._enter_thread, home)), self._source)
 
     def _enter_thread(self) -> None:
-        hub = gevent.get_hub()
-        # Its loop must wait for other threads' calls, which do not count.
-        alive = hub.loop.async_()
-        alive.start(self._go_on)
-        gevent.spawn(self._enter).join()
-        alive.stop()
-        alive.close()
-        # Its greenlet must come to its end, or it would hold for ever what it ran
-        # last: nothing can be collected from a thread that is no more.
-        hub.join()
-        home_of(hub).close()
-        hub.destroy(destroy_loop=True)
+        greenlet = gevent.spawn(self._enter)
+        while not greenlet.dead:
+            try:
+                greenlet.join()
+            except BaseException:
+                # As sys.exit() in a greenlet that the source has started.
+                logger.exception("the thread of a pipeline was interrupted, and goes on")
+        home_of(gevent.get_hub()).close()
 
     def _enter(self) -> None:
         with self._lock:

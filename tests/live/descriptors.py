@@ -1,0 +1,75 @@
+"""Streams of each kind, in a process that may have few descriptors (``DESCRIPTORS``)."""
+
+import os
+import resource
+from collections.abc import Iterator
+
+import gevent
+from flask import Flask, request
+
+from ssestream import Channels, ServerResponse, SseStream, pipeline, set_interval
+
+if "DESCRIPTORS" in os.environ:
+    most = int(os.environ["DESCRIPTORS"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+app = Flask(__name__)
+channels = Channels("memory://")
+hoard: list[int] = []
+
+
+@app.get("/plain")
+def plain() -> ServerResponse:
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    sse_stream.write({"data": "first"})
+    return res
+
+
+@app.get("/subscribed")
+def subscribed() -> ServerResponse:
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    channels.subscribe(sse_stream, "news")
+    sse_stream.write({"data": "first"})
+    return res
+
+
+@app.get("/timed")
+def timed() -> ServerResponse:
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    set_interval(lambda: sse_stream.write({"data": "first"}), 10)
+    return res
+
+
+@app.get("/pipeline")
+def drawn() -> ServerResponse:
+    def source() -> Iterator[dict[str, str]]:
+        while True:
+            gevent.sleep(0.01)
+            yield {"data": "first"}
+
+    return pipeline(source(), SseStream(request), ServerResponse())
+
+
+@app.post("/take")
+def take() -> str:
+    """All that are left, but for some."""
+    try:
+        while True:
+            hoard.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        for _ in range(int(request.args["but"])):
+            os.close(hoard.pop())
+    return str(len(hoard))
+
+
+@app.post("/give")
+def give() -> str:
+    while hoard:
+        os.close(hoard.pop())
+    return "given back"
