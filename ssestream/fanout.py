@@ -22,7 +22,7 @@ from .brokers.broker import Position
 from .buffer import Direct
 from .connection import SocketType
 from .feeds import Batch, Cursor, Feed
-from .hub import Home, new_lock
+from .hub import Home, logger, new_lock
 from .sender import FLAGS, chunk_of
 
 #: Streams that are handed something before others have their turn.
@@ -103,7 +103,7 @@ class Convoy:
             self.bytes += len(parcel.frames)
         # Without the lock: a stream that is over takes those of its own.
         for sender, sent in missed:
-            sender.keep(framed, sent, len(parcel.frames), parcel.messages)
+            _keep(sender, framed, sent, len(parcel.frames), parcel.messages)
 
     def _send_to_all(self, framed: bytes) -> list[int]:
         """How much each member's socket took, and -1 for one that is broken. Under the lock."""
@@ -119,7 +119,7 @@ class Convoy:
                 counts.extend(map(_send, rest, itertools.repeat(framed), itertools.repeat(FLAGS)))
             except BlockingIOError:
                 counts.append(0)
-            except OSError:
+            except Exception:  # that one is broken, and the others are sent theirs
                 counts.append(-1)
         return counts
 
@@ -193,13 +193,13 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
                 sent = sender.sock.send(framed, FLAGS)
             except BlockingIOError:
                 sent = 0
-            except OSError:
+            except Exception:
                 sent = -1
             cursor._position = after
             cursor.delivered += messages
             buffer.written_at = now
             if sent != length:
-                sender.keep(framed, sent, len(frames), messages)
+                _keep(sender, framed, sent, len(frames), messages)
                 continue
             buffer.messages_left += messages
             buffer.bytes_left += len(frames)
@@ -220,6 +220,17 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
         cursor.delivered += messages
     home.in_turn(wakes)
     return others
+
+
+def _keep(sender: Direct, framed: bytes, sent: int, length: int, messages: int) -> None:
+    """`Direct.keep` for one of many: its failure is its own.
+
+    If the others were not kept for, their next chunk would follow the middle of this one.
+    """
+    try:
+        sender.keep(framed, sent, length, messages)
+    except Exception:
+        logger.exception("a stream was broken off, and more than that failed")
 
 
 def _with_room(feed: Feed, position: Position, home: Home, now: float) -> Convoy:

@@ -197,11 +197,14 @@ class Sender:
 
         Of a socket that is broken, it took -1.
         """
-        if sent < 0:
-            self._lose()
-        else:
-            self.buffer.take_unput(length, messages)
-            self._keep_rest(memoryview(framed)[sent:])
+        try:
+            if sent < 0:
+                self._lose()
+            else:
+                self.buffer.take_unput(length, messages)
+                self._keep_rest(memoryview(framed)[sent:])
+        except Exception:
+            self._fail()
 
     def _keep_rest(self, rest: memoryview) -> None:
         self._rest = rest
@@ -263,15 +266,17 @@ class Sender:
         self._rest = None
         if self._deadline is not None:
             self._deadline.cancel()
-        self._leave()
-        self.buffer.direct = self.buffer.guard = None
         message = self.message
-        if message._connection is not None:
-            message._connection.release(cut=message._aborted)
-        if not message._aborted:
-            self._read_behind()
-        self.sock.close()
-        self.home.spawn(self._let_go)
+        try:
+            self._leave()
+            self.buffer.direct = self.buffer.guard = None
+            if message._connection is not None:
+                message._connection.release(cut=message._aborted)
+            if not message._aborted:
+                self._read_behind()
+        finally:
+            self.sock.close()
+            self.home.spawn(self._let_go)
 
     def _read_behind(self) -> None:
         try:

@@ -286,6 +286,39 @@ def test_one_that_follows_channels_of_two_brokers_gets_whole_chunks() -> None:
         client.close()
 
 
+@as_a_greenlet
+@pytest.mark.parametrize("when", ["together", "apart"])
+def test_one_for_which_nothing_can_be_kept_breaks_off_and_no_other(
+    when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or the next chunk of the others would follow the middle of this one."""
+    channels = begun()
+    clients = [Direct(channels, "news") for _ in range(4)]
+    text = "x" * 8000
+    sent = 0
+    if when == "together":
+        channels.publish("news", {"data": f"0 {text}"})
+        sent = 1
+        for client in clients:
+            client.take(1)
+        assert len({id(client.convoy) for client in clients}) == 1
+    bad, *others = clients
+    connection = bad.response._connection
+    # The kernel will not say when there is room.
+    connection._watch._epoll.unregister(connection._fd)
+    for number in range(sent, 200):
+        channels.publish("news", {"data": f"{number} {text}"})
+        gevent.sleep(0)
+    until(lambda: bad.over, "its end")
+    assert "its stream failed" in caplog.text
+    for client in others:
+        assert client.take(200) == [f"{number} {text}" for number in range(200)]
+    until(lambda: channels.statistics()["news"].subscribers == 3, "the others to stay")
+    check_places(channels)
+    for client in clients:
+        client.close()
+
+
 class Interrupted:
     """A socket during whose first send something else happens, in another thread."""
 
