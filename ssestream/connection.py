@@ -24,12 +24,13 @@ import sys
 import termios
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gevent import monkey
 
 from .events import lane_of
 from .hub import Home, logger, new_lock
+from .peer import unread
 
 
 def _plain(module: str, name: str) -> Any:
@@ -100,6 +101,17 @@ def _giving_up(seconds: float) -> tuple[_Option, ...]:
         TCP_KEEPINTVL=max(1, round(seconds / 6)),
         TCP_KEEPCNT=3,
     )
+
+
+class Standing(NamedTuple):
+    """How far a peer has got with what it is sent."""
+
+    #: Bytes that this kernel has and the peer has not acknowledged; None where unknown.
+    unsent: int | None
+    #: A number that grows with every byte that the peer has got; None where unknown.
+    acknowledged: int | None
+    #: Seconds since the peer last acknowledged anything, if only that it has no room.
+    silent: float
 
 
 class Owner(Protocol):
@@ -282,10 +294,20 @@ class Connection:
         sent, again = struct.unpack_from("QQ", info, 200)
         return int(not_sent + sent - again)
 
-    def acknowledged(self) -> int | None:
-        """A number that grows with every byte that the peer has got; None where unknown."""
+    def standing(self) -> Standing:
+        """What the kernel knows of how the peer takes what it is sent."""
         info = self._info()
-        return None if info is None else int(struct.unpack_from("Q", info, 120)[0])
+        if info is None:
+            return Standing(self._unsent(), None, 0.0)
+        # See struct tcp_info of linux/tcp.h.
+        (silent,) = struct.unpack_from("I", info, 56)
+        (acknowledged,) = struct.unpack_from("Q", info, 120)
+        return Standing(self._unsent(), acknowledged, silent / 1000)
+
+    def unread(self) -> int | None:
+        """Bytes that the peer's kernel has and the peer has not read; None where unknown."""
+        with self._lock:
+            return None if self._sock is None else unread(self._sock)
 
     def _info(self) -> bytes | None:
         with self._lock:
@@ -298,8 +320,7 @@ class Connection:
         # It is shorter before Linux 4.19.
         return info if len(info) == _INFO_SIZE else None
 
-    def unsent(self) -> int | None:
-        """Bytes that the kernel has and the peer has not acknowledged; None where unknown."""
+    def _unsent(self) -> int | None:
         with self._lock:
             fd = _fileno(self._sock)
             if fd < 0:

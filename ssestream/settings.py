@@ -45,7 +45,9 @@ class Settings:
     #: Seconds in which a client must take something of what waits for it, or it
     #: counts as stalled and is cut; None is never. nginx and Apache give 60 by
     #: default, but for one file; a stream's client that takes nothing for this
-    #: long has lost touch.
+    #: long has lost touch. A client on another host may have received so much that it
+    #: is still reading: it is given the time that this takes at 4 KiB a second, but no
+    #: more than four times this setting in all.
     send_timeout: float | None = 15.0
 
     #: Seconds for which a client whose network has vanished may leave what was

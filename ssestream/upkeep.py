@@ -5,7 +5,7 @@ import time
 from typing import Protocol
 
 from .buffer import FrameBuffer
-from .connection import Connection
+from .connection import Connection, Standing
 from .hub import Home
 from .schedule import Appointment, schedule_of
 from .settings import Settings, chance
@@ -21,14 +21,29 @@ BEAT = b":\n"
 #: their age.
 EARLIEST = 0.8
 
-#: Looks at a client within its send timeout: a system lets a slow reader's
-#: window open in steps, a hundred kilobytes and some seconds apart, and who is
-#: between two of them has not stalled.
+#: Looks at a client within its send timeout.
 LOOKS = 8
 
 #: One that has taken all, as most have at any time, is looked at this many times
 #: less often.
 RARELY = 2
+
+#: Bytes a second that a client must read at least, where it cannot be seen how much it
+#: reads. A kernel that is full lets its client read for long before it asks for more: on
+#: loopback a hundred kilobytes.
+SLOWEST = 4096
+
+#: Bytes that the kernels of most clients keep for them.
+KEPT = 256 * 1024
+
+#: A client that may still have so much to read is given this many times its send timeout
+#: at most.
+PATIENCE = 4
+
+#: A client whose kernel has not answered for this part of the time is not reading. A
+#: kernel that has no room is asked for it after 0.2 s, 0.4 s, 0.8 s and so on, and
+#: answers.
+UNANSWERED = 0.6
 
 _NEVER = float("inf")
 
@@ -54,14 +69,14 @@ class Upkeep:
         "_began",
         "_buffer",
         "_connection",
-        "_idle_at",
         "_kernel_may",
         "_old_at",
         "_over",
+        "_read",
         "_seen",
         "_settings",
         "_stream",
-        "_taking_at",
+        "_took_at",
     )
 
     def __init__(
@@ -77,12 +92,15 @@ class Upkeep:
         self._old_at = _NEVER
         if settings.max_age is not None:
             self._old_at = time.monotonic() + settings.max_age * chance.uniform(EARLIEST, 1.0)
-        # When the client last took something, as far as looks tell, and what they
-        # saw then.
-        self._taking_at = 0.0
-        # When last nothing waited anywhere for the client.
-        self._idle_at = 0.0
-        self._seen: tuple[float | None, ...] | None = None
+        # When the client last took something, as far as looks tell, or had nothing to take.
+        self._took_at = 0.0
+        # What looks see while something waits for the client: what changes when it takes
+        # any of that, and how much it has to read where that is known. None while nothing
+        # waits.
+        self._seen: tuple[object, int | None] | None = None
+        # Of the bytes that the client's kernel has taken: what the client has surely read,
+        # if it reads as much as the slowest must.
+        self._read = 0
         self._appointment: Appointment | None = None
         self._over = False
 
@@ -150,31 +168,72 @@ class Upkeep:
         again = now + every
         # At random, or those that a busy moment has brought together stay so.
         rarely = now + every * RARELY * chance.uniform(EARLIEST, 1.0)
-        if self._buffer.written_at < self._idle_at:
+        if self._seen is None and self._buffer.written_at < self._took_at:
             return rarely
         # What the kernel has is not with the client yet.
-        unsent, in_hand = self._connection.unsent(), self._buffer.taken_at
-        if not unsent and not in_hand:
+        standing, in_hand = self._connection.standing(), self._buffer.taken_at
+        if not standing.unsent and not in_hand:
             self._seen = None
             self._let_kernel_give_up(True)
             if self._buffer.length:
                 return again
-            self._idle_at = now
+            self._has_taken(standing, now)
+            self._took_at = now
             return rarely
-        acknowledged = self._connection.acknowledged()
-        seen = (in_hand, unsent) if acknowledged is None else (acknowledged,)
-        if seen != self._seen:
+        unsent, acknowledged, silent = standing
+        change = (in_hand, unsent) if acknowledged is None else acknowledged
+        seen, self._seen = self._seen, (change, None)
+        if seen is None:
+            self._has_taken(standing, now)
             # What is seen now may have been so since the last look.
-            last = every
-            if self._seen is None:
-                last *= RARELY
-            else:
-                self._let_kernel_give_up(False)
-            self._taking_at, self._seen = now - last, seen
+            self._took_at = now - every * RARELY
+        elif seen[0] != change or self._reads(seen):
+            self._let_kernel_give_up(False)
+            self._has_taken(standing, now)
+            self._took_at = now - every
+        elif settings.send_timeout is not None:
+            self._let_kernel_give_up(silent > UNANSWERED * (now - self._took_at))
         if settings.send_timeout is None:
             return again
-        stalled_at = self._taking_at + settings.send_timeout
+        stalled_at = self._took_at + settings.send_timeout
+        if now >= stalled_at:
+            stalled_at += self._grace(standing, now)
         return None if now >= stalled_at else min(again, stalled_at)
+
+    def _reads(self, seen: tuple[object, int | None]) -> bool:
+        """Whether the client reads, while its kernel acknowledges nothing more."""
+        change, before = seen
+        unread = self._connection.unread()
+        self._seen = (change, unread)
+        return unread is not None and before is not None and unread != before
+
+    def _has_taken(self, standing: Standing, now: float) -> None:
+        """The client has taken something, or all."""
+        taken = self._taken(standing)
+        # Of so little it need not be known.
+        if taken - self._read > SLOWEST:
+            since = max(self._took_at, self._began)
+            read = self._read + round(SLOWEST * (now - since))
+            most = KEPT + SLOWEST * (PATIENCE - 1) * (self._settings.send_timeout or 0.0)
+            self._read = min(taken, max(read, taken - round(most)))
+
+    def _taken(self, standing: Standing) -> int:
+        """Bytes that the client's kernel has got."""
+        if standing.acknowledged is not None:
+            return standing.acknowledged
+        _, handed_over = self._buffer.sent()
+        return max(0, handed_over - (standing.unsent or 0))
+
+    def _grace(self, standing: Standing, now: float) -> float:
+        """Seconds beyond the send timeout in which the client may be reading what it has."""
+        if standing.unsent is None or standing.silent > UNANSWERED * (now - self._took_at):
+            return 0.0
+        held = self._taken(standing) - self._read
+        if self._seen is not None and self._seen[1] is not None:
+            # It does not read this. What it has read it may have to hand on, as a proxy has.
+            held -= self._seen[1]
+        timeout = self._settings.send_timeout or 0.0
+        return min(max(held, 0) / SLOWEST, (PATIENCE - 1) * timeout)
 
     def _let_kernel_give_up(self, it_may: bool) -> None:
         user_timeout = self._settings.tcp_user_timeout
