@@ -21,6 +21,7 @@ ROOMS = (
     "plain",
     "uncopyable",
     "shared",
+    "peer",
     "wire",
     "heads",
     "request",
