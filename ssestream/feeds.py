@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 
 from .brokers.broker import Position, Slice
 from .buffer import Direct
-from .callables import is_coroutine
+from .callables import check_callable, is_coroutine
 from .errors import StreamError
 from .hub import logger, new_lock
 from .positions import check_fits, format_id
@@ -419,6 +419,8 @@ class Subscription:
         self._keeper = keeper
         # Whether an app has no ``push()`` of its own that is to see all.
         self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
+        if not self._pushes:
+            check_callable("push() of a stream", stream.push)
         self._lock = new_lock()
 
     @property

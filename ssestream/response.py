@@ -13,6 +13,7 @@ Two things of Flask shape this file:
   another takes its place. Its ``close`` comes at the end of the request then.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -213,14 +214,14 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if self.headers_sent:
             raise HeadersSent("a ServerResponse answers one request, and this one has")
         settings, client = None, None
-        if self._is_stream():
-            settings = self._settings or app_settings()
-            client = client_of(environ, settings)
-            if settings.compress:
-                self._compress(environ)
-        body, status, headers = self.get_wsgi_response(environ)
-        connection = Connection.of(environ)
         try:
+            if self._is_stream():
+                settings = self._settings or app_settings()
+                client = client_of(environ, settings)
+                if settings.compress:
+                    self._compress(environ)
+            body, status, headers = self.get_wsgi_response(environ)
+            connection = Connection.of(environ)
             write = start_response(status, headers)
             bodyless = self._bodyless(environ)
             if bodyless:
@@ -305,11 +306,22 @@ class ServerResponse(OutgoingMessage, flask.Response):
         return super().call_on_close(func)
 
     def server_done(self) -> None:
-        super().server_done()
         # Werkzeug's call_on_close.
         functions, self._on_close = self._on_close, _NONE
-        for function in functions:
-            function()
+        if not functions:
+            try:
+                super().server_done()
+            finally:
+                self._close_body()
+            return
+        # Each is called, whatever another one raises.
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close_body)
+            for function in reversed(functions):
+                stack.callback(function)
+            super().server_done()
+
+    def _close_body(self) -> None:
         if isinstance(self.response, Body):
             # It refers to this. Freed at once are those who wait for no garbage collector.
             self.response = ()

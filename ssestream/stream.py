@@ -303,6 +303,8 @@ class SseStream(Emitter):
                 "a destination needs write(), as a ServerResponse has,"
                 f" and {type(destination).__name__} has none"
             )
+        if getattr(destination.write, "__func__", None) is not OutgoingMessage.write:
+            check_callable("write() of a destination", destination.write)
         if self.destroyed:
             why = "" if self._gone is None else f": {self._gone}"
             raise StreamDestroyed(f"this stream is over and cannot be piped{why}")

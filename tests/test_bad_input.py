@@ -7,6 +7,7 @@ import pickle
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -87,6 +88,15 @@ USELESS: dict[str, Any] = {
     "partial method": Awaited().later,
 }
 
+
+class Through(SseStream):
+    """One whose `push` is what it is given."""
+
+    def __init__(self, push: Any) -> None:
+        super().__init__()
+        self.push = push  # type: ignore[method-assign]
+
+
 TAKERS: dict[str, Callable[[Any], object]] = {
     "subscribe": lambda f: Channels().subscribe(SseStream(), "news", filter=f),
     "Channel.subscribe": lambda f: Channels().channel("news").subscribe(SseStream(), filter=f),
@@ -101,6 +111,8 @@ TAKERS: dict[str, Callable[[Any], object]] = {
     "write_message": lambda f: SseStream().write_message({"data": 1}, callback=f),
     "set_timeout": lambda f: set_timeout(f, 1),
     "client_key": lambda f: Settings(client_key=f),
+    "pipe": lambda f: SseStream().pipe(SimpleNamespace(write=f)),
+    "push": lambda f: Channels().subscribe(Through(f), "news"),
 }
 
 
@@ -333,8 +345,9 @@ def test_what_somebody_would_have_to_await_is_refused_where_it_is_given(
 
 @pytest.mark.parametrize("plain", [Sink, Sink().write, nothing, print, Mock(), str.upper])
 def test_whatever_else_can_be_called_is_taken(plain: Any) -> None:
-    for taker in TAKERS.values():
-        taker(plain)
+    for name, taker in TAKERS.items():
+        if name != "pipe":  # which calls it at once
+            taker(plain)
 
 
 @pytest.mark.parametrize("returned", [[], {}, wait_for_it], ids=["list", "dict", "coroutine"])

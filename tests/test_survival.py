@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent import GreenletExit
+from werkzeug.test import EnvironBuilder
 
 from ssestream import (
     Channels,
@@ -227,6 +228,41 @@ def test_a_push_that_fails_ends_its_own_stream_alone(
         assert data_of(other.take(2)) == ["0", "1"]
         until(lambda: len(errors) == 2, "their errors")
         assert all(raised.__name__ in repr(error.__cause__) for error in errors)
+
+
+def test_each_function_is_called_on_close(raised: type[BaseException]) -> None:
+    seen: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        res = ServerResponse()
+        res.on("close", lambda: seen.append("event"))
+        res.call_on_close(failing(raised))
+        res.call_on_close(lambda: seen.append("function"))
+        res.end("all")
+        return res(environ, start_response)
+
+    body = app(EnvironBuilder().get_environ(), lambda status, headers: None)
+    assert b"".join(body) == b"all"
+    res = body.message
+    with pytest.raises(raised):
+        body.close()
+    assert sorted(seen) == ["event", "function"]
+    assert res.response == ()
+
+
+def test_a_response_whose_head_cannot_be_made_is_over(raised: type[BaseException]) -> None:
+    """Also where no request of Flask's is there to be torn down."""
+
+    class Own(ServerResponse):
+        def get_wsgi_headers(self, environ: Any) -> Any:
+            raise raised
+
+    res, closed = Own(), []
+    res.on("close", lambda: closed.append(True))
+    SseStream().pipe(res)
+    with pytest.raises(raised):
+        res(EnvironBuilder().get_environ(), lambda status, headers: None)
+    until(lambda: closed, "its close")
 
 
 # -- the listener and the readers
