@@ -126,6 +126,87 @@ def test_a_source_needs_none_to_wait() -> None:
     assert not done.stderr
 
 
+FIRST = """
+import os, resource, time
+from ssestream import ServerResponse, SseStream, set_timeout
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+hoard = []
+
+def take(but):
+    try:
+        while True:
+            hoard.append(os.dup(0))
+    except OSError:
+        for _ in range(but):
+            os.close(hoard.pop())
+
+def give():
+    while hoard:
+        os.close(hoard.pop())
+
+fired = []
+for but in range(3):
+    take(but)
+    for make in (ServerResponse, lambda: set_timeout(fired.append, 1, "too early")):
+        try:
+            make()
+            print("no error")
+        except OSError as error:
+            print("none are left for the loop" in str(error))
+    give()
+set_timeout(fired.append, 1, 1)
+deadline = time.monotonic() + 10
+while not fired and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(fired)
+"""
+
+
+def test_a_loop_that_cannot_be_had_is_an_error_and_not_the_end_of_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.split() == ["True"] * 6 + ["[1]"], done.stdout + done.stderr
+    assert not done.stderr
+
+
+WATCHED = """
+import os, resource
+from flask import Flask, request
+from ssestream import ServerResponse, SseStream, set_timeout, statistics
+from tests.visit import Visit
+
+app, hoard = Flask("x"), []
+
+@app.get("/<take>")
+def view(take):
+    try:
+        while take == "all":
+            hoard.append(os.dup(0))
+    except OSError:
+        pass
+    res = ServerResponse()
+    SseStream(request).pipe(res)
+    return res
+
+set_timeout(print, 1)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+for take in ("all", "none"):
+    visit = Visit(app, "/" + take)
+    visit.read_until(b"\\r\\n\\r\\n")
+    print(visit.head.split(" ")[1], statistics().open)
+    while hoard:
+        os.close(hoard.pop())
+"""
+
+
+def test_a_departure_that_cannot_be_watched_for_is_an_error_and_the_next_one_is() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.split() == ["500", "0", "200", "1"], done.stdout + done.stderr
+
+
 EVENTLET = """
 import warnings
 warnings.simplefilter("ignore")
