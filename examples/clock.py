@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 import gevent
-from flask import Flask, request, send_file
+from flask import Flask, abort, request, send_file
 
 from ssestream import ServerResponse, SseStream, clear_interval, pipeline, set_interval
 
@@ -28,6 +28,20 @@ GREETINGS = ["Grüße", "Привет", "Olá", "안녕하세요", "こんにち
 
 #: The streams of /clock that are open, for /end.
 clocks: set[SseStream] = set()
+
+
+@app.before_request
+def refuse_other_sites():
+    """Let no page of another site send forms here, in the name of who looks at it.
+
+    A browser says of each request which site it comes from; one of long ago, or without
+    TLS, at least which origin. What is no browser says neither, and is welcome.
+    """
+    site, origin = (request.headers.get(name) for name in ("Sec-Fetch-Site", "Origin"))
+    if site is None and origin is not None:
+        site = "same-origin" if origin.partition("://")[2] == request.host else "cross-site"
+    if request.method == "POST" and site not in (None, "same-origin", "none"):
+        abort(403)
 
 
 @app.get("/")
