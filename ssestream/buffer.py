@@ -22,6 +22,11 @@ from .hub import Doorbell, Home, new_lock
 CHUNK = 64 * 1024
 
 
+#: Where what was written last has stopped: between two events, behind a line of one, or in
+#: the middle of a line. Whatever is sent beside the app's own has its place by that.
+BETWEEN, IN_EVENT, IN_LINE = range(3)
+
+
 class Bell(Protocol):
     """What tells the reader that there is more."""
 
@@ -82,10 +87,10 @@ class FrameBuffer:
         "_given",
         "_lock",
         "_messages",
-        "_mid_line",
         "_taken",
         "_taken_messages",
         "_waiting",
+        "_within",
         "_written_at",
         "asleep",
         "bytes_left",
@@ -117,8 +122,7 @@ class FrameBuffer:
         self._taken_messages = 0
         #: Messages and bytes that have left, without those of a convoy that it is in.
         self.messages_left = self.bytes_left = 0
-        # Whether the last frame has left a line without its end.
-        self._mid_line = False
+        self._within = BETWEEN
         self._ended = False
         self._closed = False
         # That of a reader who sleeps in `take`, kept for the next time.
@@ -156,15 +160,12 @@ class FrameBuffer:
         """Bytes that the kernel has not got yet."""
         return self._waiting + self._taken
 
-    def put(self, frame: bytes, message: bool = True) -> bool:
-        """Queue *frame*. False once ``high_water_mark`` bytes wait, or when closed.
-
-        Not a *message* is what is sent beside the app's own.
-        """
+    def put(self, frame: bytes) -> bool:
+        """Queue *frame*. False once ``high_water_mark`` bytes wait, or when closed."""
         with self._lock:
             if self._closed or self._ended:
                 return False
-            self._append(frame, 1 if message else 0)
+            self._append(frame, 1)
             flowing = self._waiting + self._taken < self.high_water_mark
             if not flowing:
                 self.need_drain = True
@@ -172,6 +173,25 @@ class FrameBuffer:
         if bell is not None:
             bell.ring()
         return flowing
+
+    def put_opening(self, frame: bytes) -> None:
+        """Queue *frame*, which is no message, before the reader takes the first.
+
+        It goes before what is there where that has begun an event and not ended it.
+        """
+        with self._lock:
+            if self._closed or self._ended:
+                return
+            if self._within == BETWEEN:
+                self._append(frame, 0)
+            elif self._frames and not (self._taken or self.bytes_left):
+                self._frames.insert(0, frame)
+                self._waiting += len(frame)
+            if self._waiting + self._taken >= self.high_water_mark:
+                self.need_drain = True
+            bell, self.asleep = self.asleep, None
+        if bell is not None:
+            bell.ring()
 
     def put_straight(self, frame: bytes, messages: int) -> bool:
         """Queue *frame*, which is so many *messages*; False, and it was not, if it has to wait.
@@ -203,7 +223,7 @@ class FrameBuffer:
                 self._given = frame
                 self._taken = length = len(frame)
                 self._taken_messages = messages
-                self._mid_line = False
+                self._within = BETWEEN
                 self._written_at = self.taken_at = now
                 if length >= self.high_water_mark:
                     self.need_drain = True
@@ -216,7 +236,7 @@ class FrameBuffer:
         that takes nothing is not silent for want of more.
         """
         with self._lock:
-            if self._closed or self._ended or self._mid_line or self.length:
+            if self._closed or self._ended or self._within == IN_LINE or self.length:
                 return False
             self._append(frame, 0)
             bell, self.asleep = self.asleep, None
@@ -225,13 +245,19 @@ class FrameBuffer:
         return True
 
     def put_last(self, frame: bytes) -> None:
-        """Queue *frame*, which is no message, and nothing after it.
+        """Queue *frame*, which is no message and ends in a blank line, and nothing after it.
 
-        An event that was begun by hand is ended before it.
+        The blank line would end an event that was begun by hand as well, and a browser
+        would take the half of it for the whole. Without one, browsers read *frame* and
+        drop the event (WHATWG HTML, section 9.2.6).
         """
         with self._lock:
+            if self._within != BETWEEN:
+                frame = frame.removesuffix(b"\n")
+            if self._within == IN_LINE:
+                frame = b"\n" + frame
             if not (self._closed or self._ended):
-                self._append(b"\n\n" + frame if self._mid_line else frame, 0)
+                self._append(frame, 0)
         self.end()
 
     def discount(self) -> None:
@@ -252,6 +278,7 @@ class FrameBuffer:
         with self._lock:
             self._frames = ()
             self._waiting = self._messages = 0
+            self._within = BETWEEN
 
     def give_back(self) -> bool:
         """The chunk taken last is with the kernel. Whether it drained the buffer."""
@@ -323,7 +350,7 @@ class FrameBuffer:
         else:
             self._frames = [frame]
         self._waiting += len(frame)
-        self._mid_line = not frame.endswith(b"\n")
+        self._within = BETWEEN if frame.endswith(b"\n\n") else _place(frame, self._within)
         self._written_at = time.monotonic()
 
     def _piece(self) -> bytes:
@@ -357,3 +384,13 @@ class FrameBuffer:
             bell, self.asleep = self.asleep or (self.guard if closed else None), None
         if bell is not None:
             bell.ring()
+
+
+def _place(frame: bytes, before: int) -> int:
+    """Where *frame* stops, which was written at the place *before*."""
+    # A lone CR may be the half of a line's end, and two of them are hardly that.
+    if frame.endswith((b"\n\n", b"\n\r\n", b"\r\r")):
+        return BETWEEN
+    if frame in (b"\n", b"\r\n") and before != IN_LINE:
+        return BETWEEN
+    return IN_EVENT if frame.endswith(b"\n") else IN_LINE

@@ -241,7 +241,7 @@ class OutgoingMessage(Emitter):
             if not books.open(self, settings.max_streams, client, settings.max_streams_per_client):
                 self.retire("shutdown" if books.draining else "refused")
             elif settings.retry is not None:
-                self._buffer.put(b"retry: %d\n\n" % draw(settings.retry), message=False)
+                self._buffer.put_opening(b"retry: %d\n\n" % draw(settings.retry))
         upkeep = self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
         upkeep.begin(self._lane.home)
         if self._closed:  # just now, before there was all this to end

@@ -86,7 +86,7 @@ class Pipe:
         """Write what opens every stream."""
         if self.buffer is not None:
             # It is no message of the app's.
-            self.buffer.put(OK, message=False)
+            self.buffer.put_opening(OK)
         elif isinstance(self.destination, OutgoingMessage):
             self._ready = self.destination.greet(OK)
         else:
