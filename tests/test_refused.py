@@ -1,6 +1,7 @@
 """What a view has begun is gone with its request, whatever the view answers."""
 
 import http.client
+import importlib.metadata
 import itertools
 import json
 import time
@@ -31,6 +32,8 @@ BEGINS = [
     "pipeline",
     "subscribe pipeline timer",
 ]
+
+FLASK = tuple(int(number) for number in importlib.metadata.version("flask").split(".")[:3])
 
 SENT = ["pipe", "iterated", "passed", "wrapped", "context", "forwarded", "drawn"]
 
@@ -85,6 +88,8 @@ def test_a_source_begins_when_the_request_was_torn_down(monkeypatch: pytest.Monk
         with Visit(app, "/torn-down") as visit:
             visit.read_to_end()
             assert visit.body == b":ok\n\ndata: 1\n\n"
+        if FLASK < (3, 1, 2):  # in which a generator's context is that of its view alone
+            continue
         with Visit(app, "/with-context?name=ann") as visit:
             visit.read_to_end()
             assert visit.body == b":ok\n\n" + b"data: ann\n\n" * 3
