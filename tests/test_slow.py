@@ -2,11 +2,19 @@
 
 import contextlib
 import itertools
+import json
+import os
+import re
+import shutil
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +26,7 @@ from ssestream.outgoing import OutgoingMessage
 from ssestream.peer import unread
 from ssestream.settings import Settings
 from ssestream.upkeep import PATIENCE
+from tests.servers import NO_CONTROL_SOCKET, ROOT, Client, Server, free_port, wait_until
 from tests.visit import until
 
 #: The default, on a clock that the tests move.
@@ -247,3 +256,177 @@ def test_what_is_no_connection_has_no_other_end() -> None:
             served.close()
             assert unread(served) is None
             assert unread(client) is None
+
+
+# -- with real servers
+
+
+#: Of these a full buffer of this system, read at this rate, takes some seconds.
+SHORT, RATE = 1.5, 20_000
+
+#: nginx that keeps as little as it can for a slow client.
+NGINX = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port} sndbuf=4k;
+        location / {{
+            proxy_pass http://127.0.0.1:{upstream};
+            proxy_http_version 1.1;
+            proxy_buffering off;
+            proxy_buffer_size 4k;
+        }}
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def behind_nginx(nginx: str, tmp_path: Path) -> Iterator[Callable[[int], int]]:
+    """Start nginx before a server on that port; the port of nginx."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(upstream: int) -> int:
+        port = free_port()
+        conf = tmp_path / "nginx.conf"
+        conf.write_text(NGINX.format(folder=tmp_path, port=port, upstream=upstream))
+        command = [nginx, "-p", str(tmp_path), "-c", str(conf), "-e", str(tmp_path / "error.log")]
+        started.append(subprocess.Popen(command, start_new_session=True))
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(listens, "nginx")
+        return port
+
+    yield start
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def read_slowly(clients: list[Client], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for client in clients:
+            assert client.sock.recv(round(RATE * TURN)), "cut, although it reads"
+        time.sleep(TURN)
+
+
+@pytest.mark.server
+def test_real_servers_keep_those_who_read_slowly_and_cut_those_who_do_not(
+    serve: Callable[..., Server], behind_nginx: Callable[[int], int]
+) -> None:
+    env = {"SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": SHORT})}
+    servers = [
+        serve(kind, "tests.live.app:app", env=env) for kind in ("SseWorker", "gevent", "gthread")
+    ]
+    clients, stalled = [], []
+    for server in servers:
+        clients.append(Client(server.port).get("/flood?key=slow"))
+        stalled.append(Client(server.port).get("/flood?key=stalled"))
+    proxied = behind_nginx(servers[0].port)
+    clients.append(Client(proxied, receive_buffer=4096).get("/flood?key=proxied"))
+    # In less time the window of none would have opened again.
+    read_slowly(clients, 6 * SHORT)
+    for server in servers:
+        assert [each["key"] for each in server.events(event="close")] == ["stalled"]
+        (opened,) = server.events(event="open", key="stalled")
+        (closed,) = server.events(event="close", key="stalled")
+        assert SHORT / 2 < closed["at"] - opened["at"] < PATIENCE * SHORT
+    for client in clients + stalled:
+        client.fin()
+
+
+#: A network of its own, a cable to another, and a client there. The cable carries a
+#: megabit a second, in segments of 1448 bytes as the internet does.
+_NETWORKS = """
+set -eu
+ip link set lo up
+ip link add here type veth peer name there
+unshare --net sleep 600 & elsewhere=$!
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+until ip link set there netns $elsewhere 2>/dev/null && ! ip link show there >/dev/null 2>&1
+do sleep 0.01; done
+ip address add 10.77.0.1/24 dev here
+ip link set here gso_max_segs 1 up
+tc qdisc add dev here root tbf rate 1mbit burst 8kb latency 400ms
+inside() { nsenter --net=/proc/$elsewhere/ns/net "$@"; }
+inside ip address add 10.77.0.2/24 dev there
+inside ip link set there up
+"$1" -m gunicorn -k gevent -b 10.77.0.1:8000 ${3-} tests.live.app:app &
+inside "$1" -c '
+import socket, sys, time
+def connect(key):
+    while True:
+        try:
+            sock = socket.create_connection(("10.77.0.1", 8000))
+            break
+        except OSError:
+            time.sleep(0.05)
+    sock.sendall(b"GET /flood?key=%b HTTP/1.1\\r\\nHost: there\\r\\n\\r\\n" % key)
+    return sock
+slow, stalled = connect(b"slow"), connect(b"stalled")
+rate = float(sys.argv[1])
+while slow.recv(round(rate / 10)):
+    time.sleep(0.1)
+print("cut", flush=True)
+' "$2" &
+read -r _
+"""
+
+
+@pytest.mark.server
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such networks")
+def test_so_it_is_over_a_line_with_a_narrow_band(tmp_path: Path) -> None:
+    tools = all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip", "tc"))
+    make = ["unshare", "--net", "--map-root-user", "bash", "-c"]
+    try_it = (
+        "ip link add here type veth peer name there"
+        " && tc qdisc add dev here root tbf rate 1mbit burst 8kb latency 400ms"
+    )
+    if not tools or subprocess.run([*make, try_it], capture_output=True).returncode:
+        pytest.skip("left out, as no network of its own is permitted here; the others try the same")
+    timeout = 3.0
+    log = (tmp_path / "log").open("wb+")
+    process = subprocess.Popen(
+        [*make, _NETWORKS, "bash", sys.executable, "5000", *NO_CONTROL_SOCKET],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": timeout}),
+        },
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+    def events(**match: Any) -> list[dict[str, Any]]:
+        text = os.pread(log.fileno(), 1 << 20, 0).decode()
+        found = [json.loads(e) for e in re.findall(r"@event (.*)\n", text)]
+        return [e for e in found if match.items() <= e.items()]
+
+    try:
+        wait_until(lambda: len(events(event="open")) == 2, "both")
+        wait_until(lambda: events(event="close", key="stalled"), "the end of one")
+        (opened,) = events(event="open", key="stalled")
+        (closed,) = events(event="close", key="stalled")
+        assert closed["at"] - opened["at"] < (PATIENCE + 2) * timeout
+        left = opened["at"] + 6 * timeout - time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, left))
+        assert not events(event="close", key="slow")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+        assert process.stdin is not None
+        process.stdin.close()
