@@ -21,7 +21,6 @@ import functools
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 import weakref
@@ -33,6 +32,8 @@ import gevent
 import greenlet
 from gevent import monkey
 from gevent.hub import Hub, Waiter
+
+from .preconditions import check_descriptors, refuse_eventlet
 
 logger = logging.getLogger("ssestream")
 
@@ -59,9 +60,6 @@ LAST_SECONDS = 1.0
 # What says that no thread can be started now, and seconds before it is tried again.
 NO_THREAD = (RuntimeError, MemoryError)
 AGAIN = 0.1
-
-# Of a loop: an epoll, what wakes it from other threads, and the epoll of what it watches.
-DESCRIPTORS = 3
 
 
 class Pool:
@@ -371,28 +369,12 @@ def current_home() -> Home:
     """The home of what the caller is about to make."""
     hub = _hub_of_greenlet()
     if hub is None:
-        _refuse_eventlet()
+        refuse_eventlet()
     # The main thread of a patched process waits in its hub. A real thread
     # beside it has none that runs, and must not be given one.
     if hub is None and monkey.is_module_patched("threading") and _in_main_thread():
         hub = gevent.get_hub()
     return _service() if hub is None else home_of(hub)
-
-
-def _refuse_eventlet() -> None:
-    """Raise ``RuntimeError`` where eventlet runs what would wait here.
-
-    What waits in its greenlets must be what it knows of, and its threads are greenlets:
-    the first stream would stop the whole server, without a word.
-    """
-    patcher = sys.modules.get("eventlet.patcher")
-    if patcher is None:
-        return
-    if getattr(patcher, "already_patched", None) or greenlet.getcurrent().parent is not None:
-        raise RuntimeError(
-            "eventlet runs this process, and ssestream does not work with it: use gevent"
-            " (gunicorn -k gevent) or a server with threads, and no eventlet.monkey_patch()"
-        )
 
 
 def give_way() -> None:
@@ -468,7 +450,7 @@ def _service() -> Home:
 
 def _serve(started: Any) -> None:
     try:
-        _check_descriptors()
+        check_descriptors()
         hub = gevent.get_hub()
         # A loop without a watcher would end.
         hub.loop.async_().start(_nothing)
@@ -481,20 +463,6 @@ def _serve(started: Any) -> None:
         return
     started.put(home)
     hub.join()
-
-
-def _check_descriptors() -> None:
-    """Raise ``OSError`` where there are too few for a loop: libev would end the process."""
-    taken: list[int] = []
-    try:
-        while len(taken) < DESCRIPTORS:
-            taken.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:
-        what = f"{error.strerror}: none are left for the loop that all streams share"
-        raise OSError(error.errno, what) from None
-    finally:
-        for descriptor in taken:
-            os.close(descriptor)
 
 
 def _nothing() -> None:

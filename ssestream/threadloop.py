@@ -108,6 +108,9 @@ class ThreadLoop:
             self.run_callback(each.fire)
         return bool(waiting)
 
+    def reinit(self) -> None:
+        """In a child of this process, which has no other thread and no loop to share."""
+
     def now(self) -> float:
         return time.monotonic()
 
