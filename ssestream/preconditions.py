@@ -30,7 +30,7 @@ def check_descriptors() -> None:
     taken: list[int] = []
     try:
         while len(taken) < DESCRIPTORS:
-            taken.append(os.open(os.devnull, os.O_RDONLY))
+            taken += os.pipe()
     except OSError as error:
         what = f"{error.strerror}: none are left for the loop that all streams share"
         raise OSError(error.errno, what) from None
