@@ -168,13 +168,17 @@ class SseWorker(GeventWorker):
             body: Iterable[bytes] = self._app(environ, start_response)
             return body
         began = datetime.now() if self._keeps_requests else None
-        flush: list[object] = []
+        flush: list[OutgoingMessage] = []
         environ[FLUSH_LATER] = flush
         body = self._app(environ, start_response)
+        # A middleware may call the app, or start_response(), with the first chunk (PEP 3333).
+        environ.pop(FLUSH_LATER, None)
+        if response.status is None:
+            return body
         if type(body) is Body and response.response_length is None and not response.upgrade:
             return _Handover(body, response, environ, began)
         if flush:
-            _flush(response, body)
+            _flush(response, body, *flush)
         return body
 
     def is_already_handled(self, respiter: Any) -> bool:
@@ -322,13 +326,20 @@ class _Heads:
 _heads = _Heads()
 
 
-def _flush(response: Any, body: Any) -> None:
-    """Send the head; where that fails *body* is over."""
+def _flush(response: Any, body: Any, *messages: OutgoingMessage) -> None:
+    """Send the head; where that fails *body* is over, and so are *messages* inside it.
+
+    The generator of a middleware that has not begun hands no ``close()`` on.
+    """
     try:
         response.write(b"")
     except BaseException:
-        if hasattr(body, "close"):
-            body.close()
+        try:
+            if hasattr(body, "close"):
+                body.close()
+        finally:
+            for message in messages:
+                message.server_done()
         raise
 
 

@@ -15,7 +15,8 @@ Two things of Flask shape this file:
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
@@ -229,12 +230,15 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 self._connection = connection
             else:
                 self.open(connection, settings, client)
-            if self._flush and callable(write) and not bodyless:
+            # What waits takes the head along.
+            if self._flush and not bodyless and not self._buffer.length:
                 later = environ.get(FLUSH_LATER)
-                if later is None:
+                if later is not None:
+                    later.append(self)
+                elif _is_of_server(write):
                     write(b"")
                 else:
-                    later.append(True)
+                    body = _HeadFirst(body)
             made = environ.get(_MADE_KEY)
             if made is not None and len(made) == 1 and made[0][1] is self:
                 del environ[_MADE_KEY]
@@ -346,6 +350,31 @@ class ServerResponse(OutgoingMessage, flask.Response):
     def _check_unsent(self, call: str) -> None:
         if self.headers_sent:
             raise HeadersSent(f"{call} after the headers were sent")
+
+
+#: Servers whose ``write()`` sends the head. Some of them do not for an empty chunk of the body.
+_SERVERS = ("gunicorn.", "gevent.", "werkzeug.serving", "wsgiref.", "waitress.")
+
+
+def _is_of_server(write: Any) -> bool:
+    """Whether a server has made *write*, and no middleware.
+
+    A middleware that captures a response takes a call of ``write()`` to say that the app
+    uses it for all of its body (PEP 3333), and waits for the end of a stream without one:
+    WebOb's and Pyramid's do.
+    """
+    return callable(write) and str(getattr(write, "__module__", "")).startswith(_SERVERS)
+
+
+class _HeadFirst:
+    """A body with an empty chunk before it, with which most servers send the head."""
+
+    def __init__(self, body: Any) -> None:
+        self._chunks = itertools.chain((b"",), body)
+        self.close = body.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._chunks
 
 
 class _Nothing(tuple[bytes, ...]):

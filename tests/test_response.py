@@ -519,6 +519,44 @@ def test_a_response_needs_no_request(closes: Closes) -> None:
     closes.once()
 
 
+def webob_s(app: Any, environ: Any) -> Any:
+    """What WebOb and Pyramid take of a WSGI app: status, headers, and an iterable."""
+    captured: list[Any] = []
+    written: list[bytes] = []
+
+    def start_response(status: str, headers: list[Any], exc_info: Any = None) -> Any:
+        captured[:] = [status, headers]
+        return written.append
+
+    body = app(environ, start_response)
+    # Of an app that uses write() all of it must be had first, and a stream has no end.
+    assert not written
+    assert captured[0] == "200 OK"
+    return body
+
+
+def test_a_middleware_that_captures_gets_the_stream_as_an_iterable(app: Flask) -> None:
+    made: list[ServerResponse] = []
+
+    @app.get("/<how>")
+    def view(how: str) -> Response:
+        made.append(res := ServerResponse(headers={"Content-Type": "text/event-stream"}))
+        if how == "piped":
+            SseStream(flask.request).pipe(res)
+        res.flush_headers()
+        return res
+
+    for how, first in [("piped", b":ok\n\n"), ("flushed", b"")]:
+        body = webob_s(app, app.test_request_context(f"/{how}").request.environ)
+        chunks = iter(body)
+        # With an empty one most servers send the head.
+        assert next(chunks) == first
+        made[-1].write("data: x\n\n")
+        assert next(chunks) == b"data: x\n\n"
+        body.close()
+        assert made[-1].closed
+
+
 def test_another_body_may_be_set(app: Flask, closes: Closes) -> None:
     """It is Flask's response after all."""
 

@@ -106,6 +106,19 @@ def test_what_is_not_the_workers_to_send_goes_the_servers_way(worker: Start) -> 
         assert b"\r\nConnection: keep-alive\r\n" in client.received
 
 
+@pytest.mark.parametrize("app", ["capturing", "deferring"])
+def test_so_does_one_whose_head_a_middleware_gives(worker: Start, app: str) -> None:
+    server = worker(app=app)
+    for number, headers in enumerate([(), ("Connection: close",)]):
+        client = Client(server.port).get(f"/ticking?key={number}&ms=5", *headers)
+        received = client.read_until(b"data: tick\n\n")
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (b"X-Captured: 1" in received) == (app == "capturing")
+        client.fin()
+        server.wait_for(event="close", key=str(number))
+    assert "Traceback" not in server.log()
+
+
 def test_so_does_a_response_with_a_length_of_its_own(worker: Start) -> None:
     server = worker()
     client = Client(server.port)

@@ -21,7 +21,7 @@ from ssestream.wire import encode
 from tests.live import tell
 from tests.live.app import app, open_stream, streams
 
-__all__ = ["app", "wrapped"]
+__all__ = ["app", "capturing", "deferring", "wrapped"]
 
 #: Its broadcasts are handed straight to the sockets.
 channels = Channels(history=100_000)
@@ -62,6 +62,41 @@ def wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             yield chunk.replace(b"tick", b"TICK")
     finally:
         body.close()
+
+
+def capturing(environ: dict[str, Any], start_response: Any) -> Any:
+    """The app in a middleware that captures what it answers, as WebOb's do (PEP 3333)."""
+    captured: list[Any] = []
+    written: list[bytes] = []
+
+    def own_start_response(status: str, headers: list[Any], exc_info: Any = None) -> Any:
+        captured[:] = [status, headers]
+        return written.append
+
+    body = app(environ, own_start_response)
+    if written or not captured:
+        body = [*written, *body]
+    start_response(captured[0], [*captured[1], ("X-Captured", "1")])
+    return body
+
+
+def deferring(environ: dict[str, Any], start_response: Any) -> Any:
+    """The app in a middleware that calls start_response() with the first chunk."""
+    asked: list[Any] = []
+
+    def own_start_response(*args: Any) -> Any:
+        asked[:] = args
+        return None
+
+    def chunks() -> Iterable[bytes]:
+        for chunk in body:
+            if asked:
+                start_response(*asked)
+                asked.clear()
+            yield chunk
+
+    body = app(environ, own_start_response)
+    return chunks()
 
 
 @app.get("/measured")
