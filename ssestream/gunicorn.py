@@ -15,6 +15,7 @@ its greenlet, its environ and its parser. What is left of a stream is the stream
 """
 
 import gc
+import mmap
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -44,6 +45,12 @@ LOOK_MS = 50
 
 #: Seconds between two signs of life to gunicorn's arbiter.
 NOTIFY = 1.0
+
+#: Bytes that must be left of what the process may use for connections to be taken.
+KEEP_FREE = 4 * 1024 * 1024
+
+#: Connections of which one looks whether so much is left. What these use is far less.
+ASK_EVERY = 16
 
 #: What `Sender` calls in the end.
 OnEnd = Callable[[Sender], object]
@@ -121,6 +128,7 @@ class SseWorker(GeventWorker):
         _freeze()
 
     def run(self) -> None:
+        self._memory = _Memory(self.log)
         servers = [self._serve(listener) for listener in self.sockets]
         notify_at = 0.0
         while self.alive:
@@ -151,6 +159,9 @@ class SseWorker(GeventWorker):
         options = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
 
         def handle(client: Any, address: Any) -> None:
+            if not self._memory.is_left(len(pool) - 1):
+                client.close()
+                return
             gevent.getcurrent().ssestream_pool = pool
             self.handle(listener, client, address)
 
@@ -243,6 +254,49 @@ class SseWorker(GeventWorker):
     ) -> None:
         if _LATER_KEY not in environ and self._post_request is not None:
             self._post_request(worker, req, environ, response)
+
+
+class _Memory:
+    """Whether there is memory for more connections.
+
+    A process that uses all that its limit (``RLIMIT_AS``) permits is aborted: where
+    greenlet or libev get no memory, they end the process. Streams here are so small that
+    nothing else fails before. So some memory is kept free for both.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._count = 0
+        # Connections that fit beside what must be left, once that is known.
+        self._fit: int | None = None
+
+    def is_left(self, connections: int) -> bool:
+        """Whether there is any for one more, beside so many *connections*."""
+        self._count += 1
+        if self._fit is None and self._count % ASK_EVERY:
+            return True
+        if _is_free():
+            if self._fit is not None:
+                self._log.warning("There is memory for more connections again")
+            self._fit = None
+            return True
+        if self._fit is None:
+            self._fit = connections * 9 // 10
+            self._log.warning(
+                "No memory for more than %d connections: any more are closed at once", self._fit
+            )
+        # What those had who have left is in this process still, for as many others.
+        return connections <= self._fit
+
+
+def _is_free() -> bool:
+    """Whether the system would give as much as must be left."""
+    try:
+        # Nothing of it is used.
+        mmap.mmap(-1, KEEP_FREE).close()
+    except (OSError, MemoryError):
+        return False
+    return True
 
 
 class _Places(Pool):

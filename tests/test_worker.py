@@ -5,9 +5,11 @@ import json
 import os
 import random
 import re
+import resource
 import select
 import signal
 import ssl
+import sys
 import time
 import zlib
 from collections import defaultdict
@@ -20,6 +22,7 @@ import pytest
 from gunicorn.config import make_settings
 from h2.connection import H2Connection
 
+from ssestream.gunicorn import KEEP_FREE
 from ssestream.wire import Decoder
 from tests.live.worker import COUNT, WRITERS, text
 from tests.servers import Client, Server, body_of, wait_until
@@ -583,3 +586,39 @@ def test_so_have_the_handlers_of_a_stream(worker: Start, tmp_path: Path) -> None
     assert "Traceback" not in server.log()
     for client in clients:
         client.fin()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets another process's limits")
+def test_without_memory_for_more_it_refuses_more_and_lives(serve: Callable[..., Server]) -> None:
+    server = serve("SseWorker", "tests.live.app:app")
+    # What is loaded with the first request is no stream's.
+    clients = [Client(server.port).get("/quiet?key=0")]
+    clients[0].read_until(b":ok\n\n")
+    worker = psutil.Process(server.worker_pid())
+    limit = worker.memory_info().vms + KEEP_FREE + (3 << 20)
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (limit, limit))
+
+    def opens(key: object) -> bool:
+        client = Client(server.port)
+        try:
+            client.get(f"/quiet?key={key}").read_until(b":ok\n\n")
+        except (AssertionError, OSError):
+            client.fin()
+            return False
+        clients.append(client)
+        return True
+
+    while opens(len(clients)):
+        assert len(clients) < 3000
+    assert [opens("more") for _ in range(20)] == [False] * 20
+    # Those that are open go on.
+    assert worker.is_running()
+    server_has = server.events(event="open")
+    assert len(server_has) == len(clients)
+    assert not server.events(event="close")
+    for client in clients:
+        client.fin()
+    wait_until(lambda: len(server.events(event="close")) == len(clients), "their departure")
+    wait_until(lambda: opens("again"), "there to be memory again")
+    assert server.worker_pid() == worker.pid
+    assert server.log().count("No memory for more than") == 1
