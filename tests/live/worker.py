@@ -83,10 +83,11 @@ def capturing(environ: dict[str, Any], start_response: Any) -> Any:
 def deferring(environ: dict[str, Any], start_response: Any) -> Any:
     """The app in a middleware that calls start_response() with the first chunk."""
     asked: list[Any] = []
+    written: list[bytes] = []
 
     def own_start_response(*args: Any) -> Any:
         asked[:] = args
-        return None
+        return written.append
 
     def chunks() -> Iterable[bytes]:
         for chunk in body:
