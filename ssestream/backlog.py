@@ -15,10 +15,12 @@ class Backlog:
 
     __slots__ = (
         "_entries",
+        "_granted",
         "_is_shared",
         "_max_bytes",
         "_max_messages",
         "bytes",
+        "full_at",
         "high_water_mark",
     )
 
@@ -29,6 +31,10 @@ class Backlog:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._is_shared = False
+        #: When a writer was last told to wait; 0.0 is never.
+        self.full_at = 0.0
+        # As many messages as were granted beyond their bound, until nothing waits.
+        self._granted = 0
         # A bare frame where there is no callback: a pair takes 56 bytes more. And no
         # deque while nothing waits, as with most streams and at most times.
         self._entries: deque[bytes | tuple[bytes, Callback]] | tuple[()] = ()
@@ -62,13 +68,14 @@ class Backlog:
         self.bytes -= len(entry[0])
         if not self._entries:
             self._entries = ()
+            self._granted = 0
         return entry
 
     def clear(self) -> list[tuple[bytes, Callback | None]]:
         """Everything, which waits here no more."""
         entries = [_pair(entry) for entry in self._entries]
         self._entries = ()
-        self.bytes = 0
+        self.bytes = self._granted = 0
         return entries
 
     def take_callbacks(self) -> list[Callback | None]:
@@ -93,9 +100,18 @@ class Backlog:
 
         One message alone may be of any size.
         """
-        count = len(self) + len(more)
+        return len(self) + len(more) > max(self._max_messages, self._granted) or self.is_heavy(
+            *more
+        )
+
+    def is_heavy(self, *more: bytes) -> bool:
+        """The same, of their bytes alone."""
         size = self.bytes + sum(map(len, more))
-        return count > self._max_messages or (count > 1 and size > self._max_bytes)
+        return size > self._max_bytes and len(self) + len(more) > 1
+
+    def grant(self, count: int) -> None:
+        """Let *count* messages wait, until none does."""
+        self._granted = max(self._granted, count)
 
     def trim(self) -> list[Callback | None]:
         """Drop the oldest until no more waits than may: the callbacks of the dropped."""

@@ -22,6 +22,9 @@ from .hub import Doorbell, Home, new_lock
 CHUNK = 64 * 1024
 
 
+#: Seconds after which a chunk that has not left says that its client is slow.
+STUCK = 1.0
+
 #: Where what was written last has stopped: between two events, behind a line of one, or in
 #: the middle of a line. Whatever is sent beside the app's own has its place by that.
 BETWEEN, IN_EVENT, IN_LINE = range(3)
@@ -154,6 +157,15 @@ class FrameBuffer:
         if convoy is None:
             return self.messages_left, self.bytes_left
         return self.messages_left + convoy.messages, self.bytes_left + convoy.bytes
+
+    def is_stuck(self, since: float) -> bool:
+        """Whether the reader has in hand what its client does not take.
+
+        It had it in hand at the time *since*, or has had it for `STUCK` seconds. A reader
+        that has nothing in hand had no time to come for what waits.
+        """
+        taken_at = self.taken_at
+        return taken_at != 0.0 and (taken_at < since or time.monotonic() - taken_at >= STUCK)
 
     @property
     def length(self) -> int:

@@ -2,10 +2,12 @@
 
 import itertools
 
+import flask
 from gevent import monkey
 
 from .connection import Connection
 from .hub import Home, logger
+from .printable import escape
 
 #: What waits in an app's code, and stops every stream if gevent does not know of it.
 _WAITING = ("socket", "ssl", "time", "threading", "subprocess")
@@ -61,12 +63,29 @@ def held_back(connection: Connection) -> None:
     )
 
 
-def never_sent() -> None:
-    """More was written to a response than may wait, and its server has not got it yet."""
-    _warn(
-        "an unsent response: more was written to it than may wait. Nothing is sent before"
-        " the view has returned: write from a timer, a pipeline or another thread"
-    )
+def burst(name: str | None) -> None:
+    """More was written at once than may wait, and its client had no time to take any of it.
+
+    *name* is that of its connection; None while its server has not got the response.
+    """
+    if name is None:
+        _warn(
+            "%s: more was written to an unsent response than may wait (max_bytes). Nothing is"
+            " sent before the view has returned: use pipeline(), which waits for the client, or"
+            " write from a timer or another thread",
+            _view(),
+        )
+    else:
+        _warn(
+            "%s: more was written at once than may wait (max_bytes), before its client could"
+            " take it: use pipeline(), which waits for the client, or write on after 'drain'",
+            name,
+        )
+
+
+def _view() -> str:
+    """The path of the view that runs now, for the log."""
+    return repr(escape(flask.request.path)) if flask.has_request_context() else "a view"
 
 
 def _warn(text: str, *args: object) -> None:

@@ -41,6 +41,8 @@ logger = logging.getLogger("ssestream")
 # real threads, is not helped by switching greenlets.
 new_lock: Callable[[], Any] = monkey.get_original("_thread", "RLock")
 start_thread: Callable[..., int] = monkey.get_original("_thread", "start_new_thread")
+#: Lets every other thread run, and none of its own greenlets.
+sleep: Callable[[float], object] = monkey.get_original("time", "sleep")
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from .buffer import FrameBuffer
 from .connection import Connection
-from .diagnosis import look_at_server, never_sent
+from .diagnosis import burst, look_at_server
 from .errors import WriteAfterEnd
 from .events import Emitter, Lane
 from .hub import current_home, logger
@@ -283,8 +283,9 @@ class OutgoingMessage(Emitter):
         """End it at once, without what waits."""
         if not self._closed:
             logger.info("%s: cut, as %s", self._name(), _REASONS[cause])
-            if self._connection is None and cause == "overflow":
-                never_sent()
+            # Not that of a client that has stalled for long.
+            if cause == "overflow" and not self._buffer.is_stuck(0.0):
+                burst(None if self._connection is None else self._connection.name)
         self._close(cause, cut=True)
 
     def waiting(self) -> int:

@@ -82,6 +82,13 @@ class Pipe:
         if self.destination.write(frame) is not False or not self._emits:
             self._ready = True
 
+    def is_slow(self, since: float) -> bool:
+        """Whether its destination holds up the stream, although it was given time to take.
+
+        *since* is when the stream last told its writer to wait.
+        """
+        return not self.ready and (self.buffer is None or self.buffer.is_stuck(since))
+
     def greet(self) -> None:
         """Write what opens every stream."""
         if self.buffer is not None:

@@ -57,7 +57,8 @@ class Settings:
     #: something was sent; without one, the kernel's own probes do.
     tcp_user_timeout: float | None = 30.0
 
-    #: Messages that may wait in a stream whose client is slow. As many as
+    #: Messages that may wait in a stream whose client is slow, and not those that are
+    #: written at once, before it had time to take any. As many as
     #: Redis users commonly keep in a capped stream; minutes of a busy channel.
     max_messages: int = 1000
 

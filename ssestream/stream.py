@@ -40,6 +40,7 @@ idle until it is piped again, and what is written meanwhile is not kept, as
 nobody may ever come; what is written after an ``unpipe()`` of one's own is.
 """
 
+import time
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,8 +52,10 @@ from .body import Body
 from .buffer import FrameBuffer
 from .callables import check_callable, fitting
 from .connection import Connection
+from .diagnosis import burst
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .events import Emitter, Lane, lane_of
+from .hub import sleep
 from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe, Unpiped
@@ -80,6 +83,10 @@ HEADERS = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
+
+#: Seconds that the reader of a response in another thread may have in hand what it has taken.
+#: Several times as long as Python lets a thread run.
+TIME_TO_READ = 0.05
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -426,6 +433,8 @@ class SseStream(Emitter):
         return buffer is not None and buffer.put_straight(frame, messages)
 
     def _put(self, frame: bytes, callback: Callback | None) -> bool:
+        if self._need_drain and self._queue.is_over(frame):
+            self._let_read()
         with self._state_lock:
             over = self._closed or self._retiring
             if self._ended and not over:
@@ -435,7 +444,7 @@ class SseStream(Emitter):
             # whoever waits for "drain" never meets them.
             told = self._need_drain
             if not lost:
-                if told and self._settings.overflow == "error" and self._queue.is_over(frame):
+                if told and self._settings.overflow == "error" and self._is_over(frame):
                     raise BufferFull(
                         f"{len(self._queue)} messages of {self._queue.bytes} bytes wait already"
                     )
@@ -453,12 +462,50 @@ class SseStream(Emitter):
         self._flow()
         with self._state_lock:
             full = self._queue.is_full()
-            if full:
+            if full and not self._need_drain:
                 self._need_drain = True
-            too_many = told and self._queue.is_over()
+                self._queue.full_at = time.monotonic()
+            too_many = told and self._is_over()
         if too_many and self._settings.overflow != "error":
             self._overflow()
         return not full
+
+    def _is_over(self, *more: bytes) -> bool:
+        """Whether more waits than may. Under the lock.
+
+        The bound in bytes is for all. That in messages is for clients that had time to take
+        some of them: what a view writes before it returns, and what is written in one turn
+        of the loop, has found nobody who could read.
+        """
+        queue = self._queue
+        if not queue.is_over(*more):
+            return False
+        pipes = self._pipes
+        if pipes:
+            slow = any(pipe.is_slow(queue.full_at) for pipe in pipes)
+        else:
+            # One of a request is about to be piped, one of no request may never be.
+            slow = self._connection is None
+        if slow or queue.is_heavy(*more):
+            return True
+        queue.grant(len(queue) + len(more))
+        return False
+
+    def _let_read(self) -> None:
+        """Give readers in other threads the time for what they have just taken.
+
+        Else a writer that does not let go of the interpreter would have their clients cut.
+        """
+        since = self._queue.full_at
+        for pipe in self._pipes:
+            response, buffer = pipe.destination, pipe.buffer
+            if not isinstance(response, OutgoingMessage) or buffer is None:
+                continue
+            # In the reader's own thread there is nothing to be had by waiting.
+            if not response._lane.home.here():
+                until = buffer.taken_at + TIME_TO_READ
+                while buffer.is_stuck(since) and time.monotonic() < until:
+                    sleep(0.001)
 
     def _overflow(self) -> None:
         """More waits than may: what the policy says."""
@@ -466,8 +513,9 @@ class SseStream(Emitter):
             self._drop_oldest()
             return
         # Only they are cut who hold up the others; they come back and resume.
-        slow = [pipe for pipe in self._pipes if not pipe.ready]
-        for pipe in slow:
+        full = [pipe for pipe in self._pipes if not pipe.ready]
+        slow = [pipe for pipe in full if pipe.is_slow(self._queue.full_at)]
+        for pipe in slow or full:
             if isinstance(pipe.destination, OutgoingMessage):
                 pipe.destination.cut("overflow")
             else:
@@ -476,6 +524,8 @@ class SseStream(Emitter):
         if self._pipes:
             return
         if self._connection is not None:
+            if not full and not self._closed:  # nobody has piped it yet
+                burst(None)
             self._close(None, BufferFull("more waited than may"), cut=False)
         else:
             # There is nobody to cut, and somebody may come yet.

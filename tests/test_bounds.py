@@ -19,12 +19,13 @@ from ssestream import (
     statistics,
 )
 from ssestream.body import Body
-from ssestream.buffer import CHUNK
+from ssestream.buffer import CHUNK, STUCK
 from ssestream.connection import Connection
 from ssestream.outgoing import OutgoingMessage
 from ssestream.settings import DEFAULTS, KNOWN, Options, Settings, _of_streams
 from ssestream.shared import EACH, SIZE, Shared
-from tests.servers import SERVERS, Client, Server, wait_until
+from ssestream.wire import Decoder
+from tests.servers import SERVERS, Client, Server, body_of, wait_until
 
 
 class Slow:
@@ -105,25 +106,148 @@ def test_so_it_does_after_all_its_clients_were_cut() -> None:
 
 
 def test_why_one_is_over_is_told_to_who_pipes_it() -> None:
-    stream = SseStream(EnvironBuilder().get_environ(), high_water_mark=4, max_messages=10)
-    write_on(stream, 20)
+    stream = SseStream(EnvironBuilder().get_environ(), high_water_mark=4, max_bytes=400)
+    write_on(stream, 40)
     assert stream.destroyed
     with pytest.raises(StreamDestroyed, match="more waited than may"):
         stream.pipe(OutgoingMessage())
 
 
+@pytest.mark.parametrize("piped", [True, False])
 def test_a_view_that_writes_on_and_never_returns_is_told_why_nothing_is_sent(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    piped: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ssestream.diagnosis._said", set())
     app = Flask(__name__)
-    with app.test_request_context():
-        stream = SseStream(request, high_water_mark=4, max_messages=10)
-        stream.pipe(ServerResponse(high_water_mark=10))
-        write_on(stream, 20)
-    assert stream.destroyed
+    with app.test_request_context("/replay"):
+        stream = SseStream(request, high_water_mark=4, max_bytes=400)
+        if piped:
+            stream.pipe(ServerResponse(high_water_mark=10))
+        write_on(stream, 40)
+        assert stream.destroyed
     (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
-    assert "before the view has returned" in warning
+    assert warning.startswith("'/replay': more was written to an unsent response than may wait")
+    assert "before the view has returned: use pipeline()" in warning
+
+
+@pytest.mark.parametrize("overflow", ["close", "drop-oldest", "error"])
+@pytest.mark.parametrize("when", ["before it is piped", "before it is sent", "in one turn"])
+def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: Any) -> None:
+    """Nobody had the time to take any of it, and so nobody is slow."""
+    environ = EnvironBuilder().get_environ()
+    stream = SseStream(environ, high_water_mark=4, max_messages=10, overflow=overflow)
+    message = OutgoingMessage(high_water_mark=100)
+    if when != "before it is piped":
+        stream.pipe(message)
+    if when == "in one turn":
+        message.open(Connection(), stream._settings)
+        asked = Bell()
+        body = Body(message)
+        assert body.take_now(asked) == b":ok\n\n"
+        body.left()
+        assert body.take_now(asked) == b""  # it sleeps
+    write_on(stream, 1000)
+    if when == "before it is piped":
+        stream.pipe(message)
+    if when != "in one turn":
+        message.open(Connection(), stream._settings)
+    stream.end()
+    received = b"".join(Body(message))
+    assert received.count(b"\ndata: more\n") == 1000
+
+
+class Bell:
+    home = None
+
+    def ring(self) -> None:
+        pass
+
+    wake: Any = ring
+
+
+def test_a_client_that_takes_what_was_written_at_once_is_not_slow_meanwhile() -> None:
+    stream = SseStream(high_water_mark=4, max_messages=10)
+    message = OutgoingMessage(high_water_mark=100)
+    stream.pipe(message)
+    message.open(Connection(), stream._settings)
+    write_on(stream, 100)
+    body = Body(message)
+    taken = next(body)
+    for _ in range(20):  # it takes some, and more is written
+        taken += next(body)
+        write_on(stream, 3)
+    assert not message.closed
+    # What it has in hand does not leave.
+    message._buffer.taken_at -= STUCK
+    write_on(stream, 200)
+    assert message.closed
+    assert message._cause == "overflow"
+
+
+def test_what_was_granted_is_granted_until_nothing_waits() -> None:
+    stream, slow = stalled(max_messages=10)
+    message = slow.message
+    slow.read_all()
+    for last in (False, True):
+        write_on(stream, 50)  # the reader had no time to come for any of it
+        granted = stream.writable_length
+        assert granted > 40
+        for _ in range(5):
+            slow.received.append(next(slow.body))
+        message._buffer.taken_at -= STUCK
+        assert stream.writable_length < granted
+        write_on(stream, granted - stream.writable_length)
+        assert not message.closed
+        if last:
+            write_on(stream, 1)
+            assert message.closed
+        else:
+            slow.read_all()
+            assert stream.writable_length == 0
+    stream, slow = stalled(max_messages=10)
+    slow.read_all()
+    write_on(stream, 50)
+    slow.read_all()
+    while stream.writable_length < 5:
+        stream.write({"data": "x"})
+    slow.received.append(next(slow.body))
+    slow.message._buffer.taken_at -= STUCK
+    write_on(stream, 10)
+    assert slow.message.closed
+
+
+@pytest.mark.parametrize("kind", ["stream", "by hand"])
+def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
+    kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for held, told in [(0.0, 1), (STUCK, 0)]:
+        caplog.clear()
+        monkeypatch.setattr("ssestream.diagnosis._said", set())
+        stream = SseStream(max_bytes=50_000)
+        message = OutgoingMessage()
+        stream.pipe(message)
+        message.open(Connection(client="10.0.0.1", path="/replay"), stream._settings)
+        next(Body(message))
+        message._buffer.taken_at -= held
+        while not message.closed:
+            if kind == "stream":
+                stream.write({"data": "x" * 1000})
+            else:
+                message.write("data: x\n\n")
+        warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        assert len(warnings) == told
+        assert all("'/replay'" in each and "use pipeline()" in each for each in warnings)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "flask"])
+def test_a_replay_arrives_on_real_servers(kind: str, serve: Callable[..., Server]) -> None:
+    server = serve(kind, "tests.live.bursts:app")
+    for how in ("view", "unpiped", "by-hand", "timer", "thread", "drain"):
+        client = Client(server.port).get(f"/{how}", "Connection: close")
+        got = Decoder().feed(body_of(client.read_to_end()))
+        assert [each["id"] for each in got if "data" in each] == list(map(str, range(5000))), how
+    assert "more was written" not in server.log()
 
 
 def test_another_kind_of_response_is_bounded_once_it_is_sent() -> None:
