@@ -7,10 +7,10 @@ way.
 """
 
 import errno
-import time
 from collections.abc import Iterator
 
 from .buffer import Bell
+from .clock import clock
 from .compression import Gzip
 from .diagnosis import held_back, may_be_held_back
 from .outgoing import OutgoingMessage
@@ -103,7 +103,7 @@ class Body(Uncopyable):
         if self._gzip is not None and not message.closed:
             gzip, self._gzip = self._gzip, None
             # Its client may stall here, too.
-            message._buffer.written_at = message._buffer.taken_at = time.monotonic()
+            message._buffer.written_at = message._buffer.taken_at = clock.now()
             return gzip.end()
         message._close(message._retired or "ended", finished=True)
         if message._aborted and not message._reachable:

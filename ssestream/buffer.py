@@ -10,10 +10,10 @@ asleep" always agree. Whoever reads says which bell is to be rung when there is
 more, and it is rung once for that.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .clock import clock
 from .hub import Doorbell, Home, new_lock
 
 #: Bytes of one chunk at most. What the server has in hand when its client stalls
@@ -339,7 +339,7 @@ class FrameBuffer:
                     chunk = self._piece()
                 self._taken = length = len(chunk)
                 self._waiting -= length
-                self.taken_at = time.monotonic()
+                self.taken_at = clock.now()
                 return chunk
             if self._ended or self._closed:
                 return None
@@ -351,7 +351,7 @@ class FrameBuffer:
         with self._lock:
             self.asleep = None
             self._taken, self._taken_messages = length, messages
-            self.taken_at = self._written_at = time.monotonic()
+            self.taken_at = self._written_at = clock.now()
             if self._waiting + length >= self.high_water_mark:
                 self.need_drain = True
 
@@ -363,7 +363,7 @@ class FrameBuffer:
             self._frames = [frame]
         self._waiting += len(frame)
         self._within = BETWEEN if frame.endswith(b"\n\n") else _place(frame, self._within)
-        self._written_at = time.monotonic()
+        self._written_at = clock.now()
 
     def _piece(self) -> bytes:
         """The first `CHUNK` bytes of more."""

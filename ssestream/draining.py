@@ -1,7 +1,6 @@
 """The end of a worker: every stream is ended before it."""
 
-import time
-
+from .clock import clock
 from .hub import current_home, logger
 from .schedule import schedule_of
 from .statistics import books
@@ -37,4 +36,4 @@ def drain(timeout: float = TIMEOUT) -> None:
         for stream in books.streams():
             stream.cut("shutdown")
 
-    schedule_of(current_home()).add(time.monotonic() + timeout, cut_the_rest)
+    schedule_of(current_home()).add(clock.now() + timeout, cut_the_rest)

@@ -14,12 +14,12 @@ that it can:
 """
 
 import itertools
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .brokers.broker import Position
 from .buffer import Direct
+from .clock import clock
 from .connection import SocketType
 from .feeds import Batch, Cursor, Feed
 from .hub import Home, logger, new_lock
@@ -92,7 +92,7 @@ class Convoy:
                     if sent != length
                 ]
             self.position = parcel.after
-            self.written_at = time.monotonic()
+            self.written_at = clock.now()
             for sender, _ in missed:
                 # It counts what it keeps by itself.
                 cursor = self.members.get(sender)
@@ -175,7 +175,7 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
     """
     before, after, frames, messages, framed = parcel
     length = len(framed)
-    now = time.monotonic()
+    now = clock.now()
     others: list[Cursor] = []
     wakes: list[Callable[[None], object]] = []
     convoy: Convoy | None = None

@@ -23,7 +23,6 @@ what its stream gets. They are never held together.
 
 import contextvars
 import dataclasses
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Hashable
 from typing import Any, NamedTuple, Protocol
@@ -31,6 +30,7 @@ from typing import Any, NamedTuple, Protocol
 from .brokers.broker import Position, Slice
 from .buffer import Direct
 from .callables import check_callable, is_coroutine
+from .clock import clock
 from .errors import StreamError
 from .hub import logger, new_lock
 from .positions import check_fits, format_id
@@ -102,7 +102,7 @@ class Item:
         self.position = Position(log, number)
         self.is_word = frame.startswith(CONTROL)
         self.is_small = len(frame) <= SMALL
-        self.came_at = time.monotonic()
+        self.came_at = clock.now()
         self._single: bytes | None = None
         self._message: dict[str, str | int] | None = None
 
@@ -228,7 +228,7 @@ class Feed:
         if mine is None or position.log != mine.log or position.number > mine.number:
             return None
         if self._history_age is not None:
-            oldest = time.monotonic() - self._history_age
+            oldest = clock.now() - self._history_age
             while self.recent and self.recent[0].came_at <= oldest:
                 self._recent_bytes -= len(self.recent.popleft().frame)
         first = self.recent[0].number if self.recent else mine.number + 1

@@ -32,6 +32,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.sync import SyncWorker
 
 from .body import Body
+from .clock import clock
 from .draining import drain
 from .outgoing import OutgoingMessage
 from .response import FLUSH_LATER, HEADS
@@ -132,16 +133,16 @@ class SseWorker(GeventWorker):
         servers = [self._serve(listener) for listener in self.sockets]
         notify_at = 0.0
         while self.alive:
-            if time.monotonic() >= notify_at:
-                notify_at = time.monotonic() + NOTIFY
+            if clock.now() >= notify_at:
+                notify_at = clock.now() + NOTIFY
                 self.notify()
             gevent.sleep(LOOK_MS / 1000)
         for server in servers:
             server.close()
         drain()
-        deadline = time.monotonic() + self.cfg.graceful_timeout
+        deadline = clock.now() + self.cfg.graceful_timeout
         while any(len(server.pool) for server in servers):
-            if time.monotonic() > deadline:
+            if clock.now() > deadline:
                 self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
                 for server in servers:
                     # Streams whose handlers still run cannot be killed as greenlets are.

@@ -33,6 +33,7 @@ import greenlet
 from gevent import monkey
 from gevent.hub import Hub, Waiter
 
+from .clock import clock
 from .preconditions import check_descriptors, refuse_eventlet
 
 logger = logging.getLogger("ssestream")
@@ -143,8 +144,8 @@ class Pool:
 
     def finish(self) -> None:
         """At the process's end: let what has been begun come to its end, but not for long."""
-        deadline = time.monotonic() + LAST_SECONDS
-        while self._unfinished and time.monotonic() < deadline:
+        deadline = clock.now() + LAST_SECONDS
+        while self._unfinished and clock.now() < deadline:
             time.sleep(0.005)
 
 

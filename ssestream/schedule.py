@@ -12,11 +12,11 @@ hundred thousand streams, and a few hundred slots.
 
 import heapq
 import math
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+from .clock import clock
 from .hub import Home, logger
 
 #: Seconds of a slot: nothing here is so urgent, and what is due in one does not hold
@@ -27,7 +27,7 @@ SLOT = 0.02
 #: bytes each; sweeping costs one pass.
 SWEEP = 1000
 
-#: Called with the time (of ``time.monotonic()``) when it is due; returns the
+#: Called with the time (of ``clock.now()``) when it is due; returns the
 #: time when it is due next, or None for never. Runs in the hub's loop.
 Check = Callable[[float], float | None]
 
@@ -97,7 +97,7 @@ class Schedule:
         self.cancelled = 0
 
     def _keep(self) -> None:
-        now = time.monotonic()
+        now = clock.now()
         again: list[tuple[Appointment, float]] = []
         slot: list[Appointment] = []
         try:
@@ -129,7 +129,7 @@ class Schedule:
             self._timer = None
         home = self._home()
         if self._numbers and home is not None:
-            seconds = max(0.0, self._numbers[0] * SLOT - time.monotonic())
+            seconds = max(0.0, self._numbers[0] * SLOT - clock.now())
             self._timer = home.loop.timer(seconds)
             self._timer.ref = False
             self._timer.start(self._keep)

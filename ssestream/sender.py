@@ -19,12 +19,12 @@ stream off, and no socket stays behind.
 
 import functools
 import socket
-import time
 from collections.abc import Callable
 from typing import Any
 
 from .body import Body
 from .buffer import CHUNK
+from .clock import clock
 from .hub import Home, logger
 from .outgoing import OutgoingMessage
 from .schedule import Appointment, schedule_of
@@ -237,7 +237,7 @@ class Sender:
             # The message is closed: nobody else looks after its client any more.
             settings = self.message._settings
             seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS
-            now = time.monotonic()
+            now = clock.now()
             give_up = functools.partial(self._give_up, now + seconds)
             self._deadline = schedule_of(self.home).add(now + LOOK, give_up)
             connection = self.message._connection

@@ -13,7 +13,6 @@ import heapq
 import itertools
 import queue
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from gevent import monkey
 from gevent.hub import Hub, set_hub
 
+from .clock import clock
 from .hub import Home
 
 _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
@@ -112,7 +112,7 @@ class ThreadLoop:
         """In a child of this process, which has no other thread and no loop to share."""
 
     def now(self) -> float:
-        return time.monotonic()
+        return clock.now()
 
     def update_now(self) -> None:
         pass
@@ -143,7 +143,7 @@ class ThreadLoop:
             self.error_handler.handle_error(callback, *sys.exc_info())
 
     def _call_due(self) -> None:
-        now = time.monotonic()
+        now = clock.now()
         due = []
         while self._timers and self._timers[0][0] <= now:
             due.append(heapq.heappop(self._timers))
@@ -155,7 +155,7 @@ class ThreadLoop:
         timers = self._timers
         while timers and timers[0][2].starts != timers[0][3]:  # stopped meanwhile
             heapq.heappop(timers)
-        seconds = max(0.0, timers[0][0] - time.monotonic()) if timers else None
+        seconds = max(0.0, timers[0][0] - clock.now()) if timers else None
         try:
             self._bell.get(timeout=seconds)
             while True:
@@ -164,7 +164,7 @@ class ThreadLoop:
             pass
 
     def arm(self, timer: "Timer", seconds: float) -> None:
-        due = time.monotonic() + seconds
+        due = clock.now() + seconds
         heapq.heappush(self._timers, (due, next(self._numbers), timer, timer.starts))
 
     def is_active(self, watcher: "Watcher", active: bool) -> None:

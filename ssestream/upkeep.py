@@ -1,10 +1,10 @@
 """What an open stream needs now and then: a beat, or an end if it is stalled or old."""
 
 import functools
-import time
 from typing import Protocol
 
 from .buffer import FrameBuffer
+from .clock import clock
 from .connection import Connection, Standing
 from .hub import Home
 from .schedule import Appointment, schedule_of
@@ -91,7 +91,7 @@ class Upkeep:
         self._began = 0.0
         self._old_at = _NEVER
         if settings.max_age is not None:
-            self._old_at = time.monotonic() + settings.max_age * chance.uniform(EARLIEST, 1.0)
+            self._old_at = clock.now() + settings.max_age * chance.uniform(EARLIEST, 1.0)
         # When the client last took something, as far as looks tell, or had nothing to take.
         self._took_at = 0.0
         # What looks see while something waits for the client: what changes when it takes
@@ -106,7 +106,7 @@ class Upkeep:
 
     def begin(self, home: Home) -> None:
         """Look after the stream until `finish`."""
-        now = self._began = time.monotonic()
+        now = self._began = clock.now()
         settings = self._settings
         heartbeat = settings.heartbeat
         every = _look_every(settings.send_timeout, settings.tcp_user_timeout)

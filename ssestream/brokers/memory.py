@@ -8,11 +8,11 @@ child's are others too.
 
 import os
 import secrets
-import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
 
+from ..clock import clock
 from ..hub import Doorbell, new_lock
 from .broker import WAITED, WAITED_BYTES, Entry, Position, Slice
 
@@ -57,7 +57,7 @@ class MemoryBroker:
             if log is None:
                 log = self._logs[channel] = _Log()
             log.last += 1
-            log.entries.append((time.monotonic(), Entry(log.last, frame)))
+            log.entries.append((clock.now(), Entry(log.last, frame)))
             self._trim(log)
             if channel in self._positions:
                 self._doubtful.add(channel)
@@ -120,7 +120,7 @@ class MemoryBroker:
         while len(log.entries) > self._history:
             log.entries.popleft()
         if self._history_age is not None:
-            oldest = time.monotonic() - self._history_age
+            oldest = clock.now() - self._history_age
             while log.entries and log.entries[0][0] <= oldest:
                 log.entries.popleft()
 

@@ -13,8 +13,8 @@ import contextlib
 import inspect
 import math
 import os
+import queue
 import select
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
@@ -29,6 +29,7 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from ..clock import clock
 from ..hub import new_lock
 from .broker import WAITED, WAITED_BYTES, BrokerError, Busy, Entry, Position, Slice
 from .redis_url import Target, parse
@@ -282,12 +283,12 @@ class RedisBroker:
         def ask(again: int) -> Slice:
             return self._news({channel: Position("*", after)}, limit, max_bytes)[channel]
 
-        patience = 0 if time.monotonic() < self._away else TRYING
+        patience = 0 if clock.now() < self._away else TRYING
         try:
             piece = self._try(ask, patience)
         except BrokerError as error:
             if patience and _may_pass(error.__cause__):
-                self._away = time.monotonic() + AWAY
+                self._away = clock.now() + AWAY
             raise
         self._away = 0.0
         return piece
@@ -303,14 +304,14 @@ class RedisBroker:
                 if listener is None or listener.pool is not pool:
                     listener = self._listen(pool)
                 found = {}
-                if time.monotonic() > listener.checked + CHECK:
+                if clock.now() > listener.checked + CHECK:
                     found = self._news(positions, WAITED, WAITED_BYTES)
                     # What no ``XREAD`` tells of is told again until it is heeded.
                     if all(
                         piece.entries and piece.log == positions[name].log
                         for name, piece in found.items()
                     ):
-                        listener.checked = time.monotonic()
+                        listener.checked = clock.now()
                 if not found:
                     names = listener.wait(positions, bell)
                     some = {name: positions[name] for name in names}
@@ -347,13 +348,13 @@ class RedisBroker:
         For *patience* seconds it waits for a free connection, and is tried again where
         the failure may pass.
         """
-        deadline, again = time.monotonic() + patience, 0
+        deadline, again = clock.now() + patience, 0
         while True:
             try:
                 with self._errors(), self._pool().turn(deadline):
                     return ask(again)
             except BrokerError as error:
-                if not _may_pass(error.__cause__) or time.monotonic() > deadline:
+                if not _may_pass(error.__cause__) or clock.now() > deadline:
                     raise
             again = 1
             time.sleep(PAUSE)
@@ -426,9 +427,7 @@ class _Pool:
         self._connections = connections
         # Greenlets wait in gevent's, also where threads are not patched; threads in theirs.
         patched = monkey.is_module_patched("socket")
-        self._free: Any = (
-            gevent.lock.Semaphore(connections) if patched else threading.Semaphore(connections)
-        )
+        self._free: Any = gevent.lock.Semaphore(connections) if patched else _Turns(connections)
         self.cluster = isinstance(client, redis.RedisCluster)
         self.append = client.register_script(_APPEND)
         self.read = client.register_script(_READ)
@@ -436,7 +435,7 @@ class _Pool:
     @contextlib.contextmanager
     def turn(self, deadline: float) -> Iterator[None]:
         """A free connection. Raises `_NoTurn` where there is none until *deadline*."""
-        if not self._free.acquire(timeout=max(deadline - time.monotonic(), PAUSE)):
+        if not self._free.acquire(timeout=max(deadline - clock.now(), PAUSE)):
             raise _NoTurn(
                 f"all {self._connections} connections of this process stay in use"
                 " (?max_connections=... in the URL allows more)"
@@ -452,6 +451,25 @@ class _Pool:
         else:
             # What is in use is closed when it is given back, to nobody.
             self.client.connection_pool.disconnect(inuse_connections=False)
+
+
+class _Turns:
+    """A semaphore of threads, whose timeout is on no clock that a test may stop."""
+
+    def __init__(self, number: int) -> None:
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(number):
+            self._free.put(None)
+
+    def acquire(self, timeout: float) -> bool:
+        try:
+            self._free.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        return True
+
+    def release(self) -> None:
+        self._free.put(None)
 
 
 class _Bell:
@@ -516,8 +534,8 @@ class _Listener:
                 "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *keys, *behind
             )
             self._asked = dict(positions)
-            self._until = time.monotonic() + BLOCK + ANSWER
-        rung, answered = bell.wait(self._until - time.monotonic(), self._connection._sock)
+            self._until = clock.now() + BLOCK + ANSWER
+        rung, answered = bell.wait(self._until - clock.now(), self._connection._sock)
         if answered:
             self._asked = None
             answer = self._connection.read_response()

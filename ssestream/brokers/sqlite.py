@@ -34,6 +34,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from ..clock import clock
 from ..hub import new_lock
 from ..settings import chance
 from .broker import WAITED, WAITED_BYTES, BrokerError, Entry, Position, Slice
@@ -170,13 +171,13 @@ class SqliteBroker:
 
     def _do(self, begin: str, what: Callable[[sqlite3.Connection], _T]) -> _T:
         """The result of *what*, which is done as a whole or not at all."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = clock.now() + PATIENCE
         while True:
             try:
                 with self._lock:
                     return self._transact(begin, what)
             except sqlite3.Error as error:
-                if str(error) not in BUSY or time.monotonic() > deadline:
+                if str(error) not in BUSY or clock.now() > deadline:
                     raise BrokerError(self._explain(error)) from error
             time.sleep(chance.uniform(0, PAUSE))
 
