@@ -165,7 +165,7 @@ class FrameBuffer:
         that has nothing in hand had no time to come for what waits.
         """
         taken_at = self.taken_at
-        return taken_at != 0.0 and (taken_at < since or time.monotonic() - taken_at >= STUCK)
+        return taken_at != 0.0 and (taken_at < since or clock.now() - taken_at >= STUCK)
 
     @property
     def length(self) -> int:
