@@ -14,6 +14,7 @@ PACKAGE = Path(ssestream.__file__).parent
 
 #: The rooms, in an order in which each imports only from those before it.
 ROOMS = (
+    "clock",
     "errors",
     "printable",
     "callables",
