@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -12,10 +13,12 @@ from typing import Any, NoReturn
 
 from .brokers import open_broker
 from .brokers.broker import Broker, Position, Slice, check_name
-from .channels import HISTORY, Channels
+from .brokers.configuration import HISTORY
+from .channels import Channels
 from .errors import BrokerError
 from .feeds import CONTROL
 from .positions import format_id, parse_id
+from .printable import escape, escape_json
 from .wire import Decoder, with_id
 
 #: What the shell is told: as other tools have it, and 128 + 2 for Ctrl-C.
@@ -39,6 +42,7 @@ as soon as it comes. The id of each that was stored is printed.
 
 _TAIL = """\
 Each message is printed as one line of JSON, with its id, which --since takes.
+Characters that could steer a terminal are printed as JSON's escapes.
 It goes on until Ctrl-C, or --count, or until the broker fails.
 
   python -m ssestream tail --url redis://localhost --last 10 news
@@ -48,7 +52,7 @@ It goes on until Ctrl-C, or --count, or until the broker fails.
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """In one line, as every error is told here."""
-        self.exit(WRONG, f"{self.prog}: {message} (--help tells more)\n")
+        self.exit(WRONG, f"{self.prog}: {escape(message)} (--help tells more)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(code: int, error: Exception) -> int:
-    print(f"python -m ssestream: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"python -m ssestream: {escape(' '.join(str(error).split()))}", file=sys.stderr)
     return code
 
 
@@ -147,6 +151,11 @@ def _positive(text: str) -> int:
 
 def _publish(url: str, options: argparse.Namespace) -> None:
     channels = Channels(url, history=options.history, history_age=options.history_age)
+    with contextlib.closing(channels):
+        _publish_all(channels, options)
+
+
+def _publish_all(channels: Channels, options: argparse.Namespace) -> None:
     if options.message not in (None, "-"):
         print(channels.publish(options.channel, _message(options.message)))
         return
@@ -169,13 +178,17 @@ def _message(text: str | bytes) -> Any:
 
 def _tail(url: str, options: argparse.Namespace) -> None:
     # How much is kept is for those to say who write.
-    broker = open_broker(url, sys.maxsize, None)
+    with contextlib.closing(open_broker(url, sys.maxsize, None)) as broker:
+        _print_all(broker, options)
+
+
+def _print_all(broker: Broker, options: argparse.Namespace) -> None:
     left = options.count
     for position, frame in _follow(broker, options.channel, options.since, options.last):
         event_id = format_id({options.channel: position})
         for message in Decoder().feed(with_id(frame, event_id.encode())):
             # UTF-8, whatever the terminal is thought to be: as on the wire.
-            line = json.dumps(message, ensure_ascii=False) + "\n"
+            line = escape_json(json.dumps(message, ensure_ascii=False)) + "\n"
             sys.stdout.buffer.write(line.encode())
             sys.stdout.buffer.flush()
             if left is not None:

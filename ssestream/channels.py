@@ -5,6 +5,7 @@ events, so that the browser's own ``Last-Event-ID`` says where it stands, to any
 worker on any host.
 """
 
+import gc
 import os
 import weakref
 from collections.abc import Hashable, Mapping
@@ -15,6 +16,9 @@ from flask.json.provider import JSONProvider
 
 from .brokers import open_broker
 from .brokers.broker import Broker, Position, check_name
+from .brokers.configuration import Configuration, check
+from .brokers.configuration import configuration as make_configuration
+from .brokers.memory import MemoryBroker
 from .callables import check_callable
 from .errors import MessageError
 from .feeds import (
@@ -37,9 +41,8 @@ from .stream import SseStream
 from .uncopyable import Uncopyable
 from .wire import Decoder, Message, encode, with_id
 
-#: Events of each channel that are kept by default. As many as a stream may have
-#: waiting, minutes of a busy channel.
-HISTORY = 1000
+#: Seconds for which `Channels.close` waits for the listener.
+CLOSING = 1.0
 
 #: Entries of a log that `Channels.history` asks for at once, and their bytes.
 _PAGE, _PAGE_BYTES = 256, 1024 * 1024
@@ -53,7 +56,8 @@ class Channels(Uncopyable):
     ``rediss://``, ``unix://``, as redis-py has them) every host. None is taken from
     ``SSESTREAM_URL`` in the configuration of the app that it is first used in, else
     ``memory://``. *url* may be a
-    Flask app as well, as Flask's extensions have it; see `init_app`.
+    Flask app as well, as Flask's extensions have it; see `init_app`. Apps of one
+    configuration share a broker, and an app of another has its own, in its context.
 
     *history* is the number of events that each channel keeps, *history_age* their
     age in seconds at most; None is any age.
@@ -75,11 +79,17 @@ class Channels(Uncopyable):
     ) -> None:
         self._url = url if isinstance(url, str) else None
         self._history, self._history_age = history, history_age
-        _check(None if isinstance(url, flask.Flask) else url, history, history_age)
-        self._configuration: tuple[str, int, float | None] | None = None
+        check(None if isinstance(url, flask.Flask) else url, history, history_age)
+        self._configuration: Configuration | None = None
         self._broker_made: Broker | None = None
         # Of the app, for who publishes outside of its context.
         self._json: JSONProvider | None = None
+        # The configuration of each app, and the channels of those that differ from this one's.
+        self._apps: weakref.WeakKeyDictionary[flask.Flask, Configuration]
+        self._apps = weakref.WeakKeyDictionary()
+        self._others: dict[Configuration, Channels] = {}
+        # Whether an app has said that it uses these.
+        self._is_told = False
         self._begin()
         _all.add(self)
         if isinstance(url, flask.Flask):
@@ -102,9 +112,14 @@ class Channels(Uncopyable):
         ``SSESTREAM_URL``, ``SSESTREAM_HISTORY``, ``SSESTREAM_HISTORY_AGE``. The
         extension is ``app.extensions["ssestream"]`` then. What is published outside of
         the app's context is written as JSON by its provider.
+
+        Of several apps those with the same configuration share a broker, in which
+        ``memory://`` is one memory. Those with another have their own: what is done in an
+        app's context is done with that app's broker. Outside of all contexts it is a
+        ``RuntimeError`` then, as it could be any.
         """
         self._take_from(app)
-        self._json = app.json
+        self._is_told = True
         app.extensions["ssestream"] = self
 
     def _take_from(self, app: flask.Flask) -> None:
@@ -114,16 +129,62 @@ class Channels(Uncopyable):
             for name, value in given.items()
         }
         try:
-            self._configure(**taken)
+            configuration = make_configuration(**taken)
+            with self._lock:
+                shared = [each for each in self._apps if each is not app]
+                if configuration != self._configuration and any(
+                    self._apps[each] == self._configuration for each in shared
+                ):
+                    self._part_off(app, configuration)
+                else:
+                    self._configure(*configuration)
+                    self._json = app.json
+                self._apps[app] = configuration
+                known = {*self._apps.values()}
+                left = [each for each in self._others if each not in known]
+                gone = [self._others.pop(each) for each in left]
         except (TypeError, ValueError) as error:
             # It begins with the argument, which the app knows by its longer name.
             name, _, rest = str(error).partition(" ")
             raise type(error)(f"SSESTREAM_{name.upper()} {rest}") from None
+        for each in gone:
+            each.close()
+
+    def _part_off(self, app: flask.Flask, configuration: Configuration) -> None:
+        """Let *app*, whose configuration is another than this one's, have its own broker."""
+        other = self._others.get(configuration)
+        if other is None:
+            url, history, history_age = configuration
+            other = Channels(url, history=history, history_age=history_age)
+            self._others[configuration] = other
+        other._json = app.json
+
+    def _here(self) -> "Channels":
+        """These channels, with the broker that is meant where the caller is."""
+        app = current_app()
+        if app is not None and self._url is None and not self._is_told and app not in self._apps:
+            self._take_from(app)
+        if not self._others:
+            return self
+        configuration = None if app is None else self._apps.get(app)
+        if configuration is None:
+            # An app may be gone, and wait for the collector.
+            if len({*self._apps.values()}) > 1:
+                gc.collect()
+            known = {*self._apps.values()}
+            if len(known) != 1:
+                nobody = "no app is current" if app is None else "the current app is none of them"
+                raise RuntimeError(
+                    "these channels belong to several apps with different brokers"
+                    " (SSESTREAM_URL, SSESTREAM_HISTORY, SSESTREAM_HISTORY_AGE), and here"
+                    f" {nobody}: use them in 'with app.app_context():', of an app for which"
+                    " init_app() was called"
+                )
+            (configuration,) = known
+        return self._others.get(configuration, self)
 
     def _configure(self, url: Any, history: Any, history_age: Any) -> None:
-        _check(url, history, history_age)
-        history = HISTORY if history is None else history
-        configuration = (url or "memory://", history, history_age)
+        configuration = make_configuration(url, history, history_age)
         with self._lock:
             # Several apps, or one that is made several times, share it.
             if self._configuration == configuration:
@@ -160,7 +221,7 @@ class Channels(Uncopyable):
     @property
     def state(self) -> State:
         """Of the listener: ``"idle"``, ``"listening"``, or ``"down"`` while the broker is."""
-        return self._following.state
+        return self._here()._following.state
 
     # -- writing
 
@@ -173,6 +234,9 @@ class Channels(Uncopyable):
         channel can have, and `BrokerError` when it was not stored.
         """
         channel = check_name(channel)
+        here = self._here()
+        if here is not self:
+            return here.publish(channel, message)
         if isinstance(message, Mapping) and message.get("id") is not None:
             raise MessageError("'id' is given by the log of the channel, and by nobody else", "id")
         dumps = app_dumps(app_json() or self._json)
@@ -185,7 +249,7 @@ class Channels(Uncopyable):
 
         Its history stays, and who subscribes afterwards follows it as ever.
         """
-        self._append(check_name(name), CLOSE)
+        self._here()._append(check_name(name), CLOSE)
 
     def cut(self, name: str, key: Hashable) -> None:
         """End the streams that follow *name* now and were subscribed with *key*.
@@ -199,7 +263,7 @@ class Channels(Uncopyable):
         word = None if key is None else cut_word(key)
         if word is None:
             raise ValueError("key must be one that a stream was subscribed with, and not None")
-        self._append(check_name(name), word)
+        self._here()._append(check_name(name), word)
 
     def _append(self, name: str, frame: bytes) -> str:
         self._check_shared()
@@ -256,6 +320,11 @@ class Channels(Uncopyable):
         since = None if since is None else plain_text(since)
         # Now, as a proxy has its value in the request only.
         word = None if key is None else cut_word(key)
+        here = self._here()
+        if here is not self:
+            options: dict[str, Any] = {"since": since, "latest": latest}
+            here.subscribe(sse_stream, *names, filter=filter, key=key, **options)
+            return
         self._check_shared()
         if sse_stream.destroyed or sse_stream.writable_ended:
             return
@@ -287,6 +356,8 @@ class Channels(Uncopyable):
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
         """Let *sse_stream* follow *names* no more, or nothing where none is given."""
+        for other in list(self._others.values()):
+            other.unsubscribe(sse_stream, *names)
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
         if subscription is not None:
@@ -300,6 +371,9 @@ class Channels(Uncopyable):
         `BrokerError`, and as `publish` for a name.
         """
         name = check_name(name)
+        here = self._here()
+        if here is not self:
+            return here.history(name, limit)
         if limit is not None and (not isinstance(limit, int) or limit < 0):
             raise ValueError(f"limit is an int from 0 on, or None, and not {limit!r}")
         where = self._broker.read(name, 0, 0, 0)
@@ -331,7 +405,45 @@ class Channels(Uncopyable):
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         """Of each channel that has subscribers in this process."""
-        return self._following.statistics()
+        return self._here()._following.statistics()
+
+    # -- the end
+
+    def close(self) -> None:
+        """End every stream that follows these channels in this process, and the listener.
+
+        A stream gets what waits in it, and its browser comes back, as after
+        `close_channel`; other processes are not concerned. Then the connections to the
+        broker are closed. What ``memory://`` keeps stays. Whatever is asked of these
+        channels afterwards opens them again.
+
+        For the end of a program or of a test. Nothing need call it: what is open is
+        closed when the `Channels` is dropped, or when the process ends.
+        """
+        for other in list(self._others.values()):
+            other.close()
+        with self._lock:
+            subscriptions = list(self._subscriptions.values())
+            broker, following = self._broker_made, self._following_made
+        for subscription in subscriptions:
+            subscription.end()
+            subscription.finish()
+        if following is not None:
+            following.wait_until_idle(CLOSING)
+        if broker is not None:
+            broker.close()
+
+    def clear(self) -> None:
+        """Forget every event of every channel: a test finds ``memory://`` as if it were new.
+
+        A stream that still follows a channel is told of a gap. Raises ``RuntimeError``
+        where others could miss what is forgotten, with ``sqlite:///`` and ``redis://``.
+        """
+        here = self._here()
+        broker = here._broker
+        if not isinstance(broker, MemoryBroker):
+            raise RuntimeError("clear() is for memory://, which no other process can read")
+        broker.clear()
 
     # -- what streams tell
 
@@ -409,16 +521,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _check(url: Any, history: Any, age: Any) -> None:
-    if url is not None and (not isinstance(url, str) or not url):
-        raise TypeError(f"url is the URL of a broker, and not {url!r}")
-    if history is not None and (not isinstance(history, int) or isinstance(history, bool)):
-        raise TypeError(f"history is an int of events, not {type(history).__name__}")
-    if history is not None and history < 1:
-        raise ValueError(f"history must be at least 1, and is {history}")
-    if age is not None and (not isinstance(age, (int, float)) or isinstance(age, bool)):
-        raise TypeError(f"history_age is a number of seconds or None, not {type(age).__name__}")
-    if age is not None and not 0 < age < float("inf"):
-        raise ValueError(f"history_age must be positive and finite, and is {age}")

@@ -76,6 +76,12 @@ class Following:
         """Whether nobody follows anything."""
         return not self._feeds
 
+    def wait_until_idle(self, seconds: float) -> None:
+        """Wait, for *seconds* at most, until the listener and the readers have ended."""
+        deadline = time.monotonic() + seconds
+        while (self._listening or self._readers) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
     # -- who reads what
 
     def place(self, cursors: list[Cursor], latest: int) -> None:

@@ -478,6 +478,22 @@ def test_a_greenlet_that_waits_lets_others_go_on(url: str, actor: Callable[..., 
     assert told["ticks"] > 5
 
 
+def test_without_descriptors_it_says_so_and_goes_on_when_there_are_some(
+    url: str, actor: Callable[..., Actor]
+) -> None:
+    starved, afterwards, open_already = actor(url, "starved", "news").tells()
+    done = dict.fromkeys(("append", "read", "wait", "wake"), "done")
+    assert afterwards["afterwards"] == done
+    assert open_already["open"] == done
+    said = starved["starved"]
+    assert said.pop("wake") == "done"
+    if url == "memory://":
+        assert set(said.values()) == {"done"}
+    else:
+        assert all("no file descriptor left" in words for words in said.values()), said
+        assert not any("allowed" in words for words in said.values())
+
+
 # -- other processes
 
 

@@ -20,6 +20,7 @@ from werkzeug.local import LocalProxy
 
 from ssestream import Channels, MessageError, ServerResponse, SseStream
 from ssestream.brokers.broker import Position
+from ssestream.brokers.redis import RedisBroker
 from ssestream.feeds import ChannelStatistics
 from ssestream.positions import format_id, parse_id
 from ssestream.wire import Decoder
@@ -1076,6 +1077,196 @@ def test_an_app_that_is_made_twice_keeps_its_channels() -> None:
         channels.init_app(flask.Flask(__name__))
         publish(channels, "news", 1)
     assert len(channels.history("news")) == 2
+
+
+def two_apps(tmp_path: Path, *, history: int | None = None) -> tuple[Any, ...]:
+    """Channels, and two apps whose brokers differ, or only what they keep."""
+    channels, apps = Channels(), []
+    for number in (1, 2):
+        app = flask.Flask(f"app{number}")
+        app.config["SSESTREAM_URL"] = f"sqlite:///{tmp_path}/{1 if history else number}.db"
+        if history and number == 2:
+            app.config["SSESTREAM_HISTORY"] = history
+        channels.init_app(app)
+        apps.append(app)
+    return channels, *apps
+
+
+def test_two_apps_have_each_their_own_broker(tmp_path: Path) -> None:
+    channels, one, two = two_apps(tmp_path)
+    for app in (one, two, one):
+        with app.app_context():
+            channels.publish("news", {"data": app.name})
+            channels.channel("sports").publish({"data": app.name})
+    for app, count in ((one, 2), (two, 1)):
+        with app.app_context():
+            for name in ("news", "sports"):
+                assert [each["data"] for each in channels.history(name)] == [app.name] * count
+        other = Channels(app.config["SSESTREAM_URL"])
+        assert len(other.history("news")) == count
+        other.close()
+    channels.close()
+
+
+def test_the_streams_of_two_apps_follow_each_their_own_broker(tmp_path: Path) -> None:
+    channels, one, two = two_apps(tmp_path)
+    streams, chunks = {}, {}
+    for app in (one, two):
+        with app.app_context():
+            chunks[app] = []
+            streams[app] = piped(chunks[app])
+            channels.subscribe(streams[app], "news", key="k")
+            until(lambda: channels.state == "listening", "the listener")
+            assert channels.statistics()["news"].subscribers == 1
+    for app in (one, two):
+        with app.app_context():
+            channels.publish("news", {"data": app.name})
+    for app in (one, two):
+        until(lambda app=app: b"data" in b"".join(chunks[app]), "the event")  # type: ignore[misc]
+        assert b"".join(chunks[app]).count(b"data: ") == 1
+        assert app.name.encode() in b"".join(chunks[app])
+    with two.app_context():
+        channels.cut("news", "k")
+    until(lambda: streams[two].destroyed or streams[two].writable_ended, "the cut")
+    assert not streams[one].writable_ended
+    # Wherever it is called, as a handler has no context.
+    channels.unsubscribe(streams[one])
+    with one.app_context():
+        assert channels.statistics() == {}
+    channels.close()
+
+
+def piped(chunks: list[bytes]) -> SseStream:
+    stream = SseStream()
+    stream.pipe(type("Page", (), {"write": staticmethod(chunks.append)})())
+    return stream
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda channels: channels.publish("news", {"data": 1}),
+        lambda channels: channels.history("news"),
+        lambda channels: channels.subscribe(SseStream(), "news"),
+        lambda channels: channels.cut("news", "k"),
+        lambda channels: channels.close_channel("news"),
+        lambda channels: channels.state,
+        lambda channels: channels.statistics(),
+    ],
+)
+def test_outside_of_two_apps_with_two_brokers_nothing_is_guessed(
+    tmp_path: Path, call: Callable[[Channels], object]
+) -> None:
+    channels, _one, _two = two_apps(tmp_path)
+    with pytest.raises(RuntimeError, match=r"app_context\(\)"):
+        call(channels)
+    with flask.Flask("another").app_context(), pytest.raises(RuntimeError, match="none of them"):
+        call(channels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_apps_that_keep_differently_are_two_as_well(tmp_path: Path) -> None:
+    channels, one, two = two_apps(tmp_path, history=3)
+    for app in (one, two):
+        with app.app_context():
+            publish(channels, app.name, 10)
+            assert len(channels.history(app.name)) == (10 if app is one else 3)
+    channels.close()
+
+
+def test_an_app_that_is_gone_is_none(tmp_path: Path) -> None:
+    """As in tests, each of which makes an app with a database of its own."""
+    channels = Channels()
+    for number in range(3):
+        app = flask.Flask(__name__)
+        app.config["SSESTREAM_URL"] = f"sqlite:///{tmp_path}/{number}.db"
+        channels.init_app(app)
+        channels.publish("news", {"data": number})
+        assert [each["data"] for each in channels.history("news")] == [str(number)]
+        with app.app_context():
+            assert len(channels.history("news")) == 1
+        del app
+    channels.close()
+
+
+def test_apps_that_say_nothing_of_these_channels_have_each_their_own_too(tmp_path: Path) -> None:
+    channels, apps = Channels(), [flask.Flask(f"app{number}") for number in (1, 2)]
+    for number, app in enumerate(apps):
+        app.config["SSESTREAM_URL"] = f"sqlite:///{tmp_path}/{number}.db"
+        with app.app_context():
+            channels.publish("news", {"data": app.name})
+            assert [each["data"] for each in channels.history("news")] == [app.name]
+    channels.close()
+
+
+def test_the_json_of_each_of_two_apps_is_its_own(tmp_path: Path) -> None:
+    channels, one, two = two_apps(tmp_path)
+    for app in (one, two):
+        app.json.default = lambda value, app=app: app.name  # type: ignore[attr-defined]
+    for app in (one, two):
+        with app.app_context():
+            channels.publish("news", {"data": [...]})
+            (message,) = channels.history("news")
+            assert message["data"] == f'["{app.name}"]'
+    channels.close()
+
+
+# -- the end
+
+
+def test_close_ends_the_streams_the_listener_and_the_connections(make: Make) -> None:
+    channels, other = make(), make()
+    publish(channels, "news", 2)
+    with (
+        Client(Following(channels, "news", latest=2)) as client,
+        Client(Following(channels, "news", "sports")),
+    ):
+        client.take(2)
+        until(lambda: channels.state == "listening", "the listener")
+        channels.close()
+        assert channels.state == "idle"
+        assert not channels._following._listening
+        assert data_of(client.all()) == ["0", "1"]
+    nothing_remains(channels)
+    db = getattr(channels._broker, "_db", None)
+    assert db is None
+    if isinstance(channels._broker, RedisBroker):
+        clients = channels._broker._open()
+        try:
+            names = [each["cmd"] for each in clients.client_list()]
+        finally:
+            clients.close()
+        assert "xread" not in names
+    # It opens again, for whoever asks.
+    assert len(channels.history("news")) == 2
+    with Client(Following(channels, "news", latest=1)) as client:
+        publish(channels, "news", 2, 3)
+        assert data_of(client.take(2)) == ["1", "2"]
+    other.close()
+    other.close()
+
+
+def test_close_of_unused_channels_does_nothing() -> None:
+    Channels().close()
+    Channels("redis://127.0.0.1:1/0").close()
+
+
+def test_clear_empties_the_memory(local: Make) -> None:
+    channels = local()
+    app = Following(channels, "news", on_gap=lambda name: f"all of {name}")
+    with Client(app) as client:
+        publish(channels, "news", 2)
+        client.take(2)
+        channels.clear()
+        assert channels.history("news") == []
+        publish(channels, "news", 2, 3)
+        assert data_of(client.take(4))[2:] == ["all of news", "2"]
+    assert app.gaps == ["news"]
+
+
+def test_clear_is_for_memory_alone(sqlite_url: str) -> None:
+    with pytest.raises(RuntimeError, match="memory://"):
+        Channels(sqlite_url).clear()
 
 
 def test_channels_with_subscribers_are_not_configured_anew(local: Make) -> None:

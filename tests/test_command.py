@@ -219,6 +219,34 @@ def test_a_tail_prints_what_comes_one_json_line_each(
     assert again.end() == (0, "")
 
 
+def test_a_tail_prints_nothing_that_steers_a_terminal(
+    url: str, channels: Channels, tail: Callable[..., Tail]
+) -> None:
+    hostile = "a\x1b[2J\x07\x7f\x9b1m\u202e\u2066\u2028\ufeff\U000e0041 é\u200d\U0001f600"
+    channels.publish("news", {"data": hostile})
+    tailing = tail("--url", url, "--last", "1", "--count", "1", "news")
+    out, _ = tailing.process.communicate(timeout=20)
+    line = out.decode()
+    assert json.loads(line)["data"] == hostile
+    shown = line.rstrip("\n").replace("\u200d", "")
+    assert shown.isprintable()
+    assert "é" in shown
+    assert "\U0001f600" in shown
+
+
+def test_what_the_command_says_is_in_one_line_that_steers_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for hostile in ("sqlite:////none/\x1b[2J/x.db", "what\x1b[2J://x", "sqlite:////n\x9b\n/e.db"):
+        for command in ("publish", "tail"):
+            code = 1 if hostile.startswith("sqlite") else 2
+            message = ["{}"] if command == "publish" else []
+            if message:
+                message = ['{"data": 1}']
+            err = errors_of(capsys, code, command, "--url", hostile, "news", *message)
+            assert err.rstrip("\n").isprintable()
+
+
 def test_a_tail_begins_now_where_nothing_else_is_said(
     url: str, channels: Channels, tail: Callable[..., Tail]
 ) -> None:

@@ -46,6 +46,7 @@ ROOMS = (
     "belonging",
     "stream",
     "brokers.broker",
+    "brokers.configuration",
     "brokers.memory",
     "brokers.sqlite",
     "brokers.redis_url",

@@ -1,5 +1,6 @@
 """What is SQLite's own: one file, many processes, and all that can go wrong with it."""
 
+import gc
 import json
 import os
 import signal
@@ -622,3 +623,45 @@ def test_a_child_does_not_use_what_its_parent_has_open(path: str) -> None:
     status, kept = run(FORK, path)
     assert status == 0
     assert kept == ["before", "child", "parent", "child again"]
+
+
+# -- what nobody closes
+
+
+def test_a_connection_is_closed_when_its_broker_is_dropped(path: str) -> None:
+    """And not by the collector, of which Python 3.13 warns."""
+    dropped = SqliteBroker(path, 10, None)
+    dropped.append("news", b"one")
+    db = dropped._db
+    assert db is not None
+    del dropped
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        db.execute("SELECT 1")
+
+
+LEAVING = """
+import sys
+from ssestream import Channels, SseStream
+channels = Channels(sys.argv[1])
+channels.publish("news", {"data": "x"})
+stream = SseStream()
+channels.subscribe(stream, "news")
+"""
+
+
+def test_a_process_that_ends_leaves_nothing_to_the_collector(path: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "always", "-c", LEAVING, f"sqlite:///{path}"],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+
+
+def test_what_is_told_of_the_file_is_in_one_line(tmp_path: Path) -> None:
+    broker = SqliteBroker(f"{tmp_path}/a\nb\x1b[2J/events.db", 10, None)
+    with pytest.raises(BrokerError) as caught:
+        broker.append("news", b"one")
+    assert str(caught.value).isprintable()

@@ -100,6 +100,15 @@ class MemoryBroker:
     def close(self) -> None:
         pass
 
+    def clear(self) -> None:
+        """Forget all logs. What is appended next begins others."""
+        with self._lock:
+            self._logs.clear()
+            self._doubtful.update(self._positions)
+            bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.ring()
+
     def _more(self) -> dict[str, Slice]:
         found = {}
         for name in self._doubtful:

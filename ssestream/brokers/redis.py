@@ -262,6 +262,8 @@ class RedisBroker:
         # Held for a few instructions only.
         self._lock = new_lock()
         self._bell: _Bell | None = None
+        # By a `wake` before there was a bell.
+        self._woken = False
         # Whoever waits has it to itself; here it is between two waits.
         self._listener: _Listener | _Poller | None = None
         self._closed = 0
@@ -294,7 +296,8 @@ class RedisBroker:
         return piece
 
     def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
-        bell = self._my_bell()
+        with self._errors():
+            bell = self._my_bell()
         with self._lock:
             listener, self._listener = self._listener, None
             closed = self._closed
@@ -328,7 +331,13 @@ class RedisBroker:
         return found
 
     def wake(self) -> None:
-        self._my_bell().ring()
+        with self._lock:
+            bell = self._bell
+            if bell is None or bell.process != os.getpid():
+                # Nobody waits. To make one here could fail for want of descriptors.
+                self._woken = True
+                return
+        bell.ring()
 
     def close(self) -> None:
         with self._lock:
@@ -378,6 +387,9 @@ class RedisBroker:
         with self._lock:
             if self._bell is None or self._bell.process != os.getpid():
                 self._bell = _Bell()
+            if self._woken:
+                self._woken = False
+                self._bell.ring()
             return self._bell
 
     def _news(
@@ -475,6 +487,8 @@ class _Turns:
 class _Bell:
     """Rung from any thread, and waited for together with a socket."""
 
+    _read = _write = -1
+
     def __init__(self) -> None:
         self.process = os.getpid()
         self._read, self._write = os.pipe()
@@ -482,8 +496,9 @@ class _Bell:
         os.set_blocking(self._write, False)
 
     def __del__(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
+        if self._read >= 0:
+            os.close(self._read)
+            os.close(self._write)
 
     def ring(self) -> None:
         # Where it is full it rings.
@@ -516,8 +531,12 @@ class _Listener:
         self._client = client
         self._asked: dict[str, Position] | None = None
         self._until = 0.0
-        self._connection = client.connection_pool.get_connection()
-        self._id = self._introduce()
+        try:
+            self._connection = client.connection_pool.get_connection()
+            self._id = self._introduce()
+        except BaseException:
+            client.close()
+            raise
 
     def wait(self, positions: Mapping[str, Position], bell: _Bell) -> list[str]:
         """The channels in which there is something; none after a while, or a ring."""

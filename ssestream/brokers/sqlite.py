@@ -36,8 +36,9 @@ from typing import Any, TypeVar
 
 from ..clock import clock
 from ..hub import new_lock
+from ..printable import escape
 from ..settings import chance
-from .broker import WAITED, WAITED_BYTES, BrokerError, Entry, Position, Slice
+from .broker import WAITED, WAITED_BYTES, BrokerError, Entry, Position, Slice, shortage
 
 #: Seconds for which a call tries to get at a file that others are busy with.
 PATIENCE = 5.0
@@ -74,15 +75,19 @@ TABLES = (
 #: Of inotify: the times of a file changed, or it was removed (IN_ATTRIB).
 TOUCHED = 0x4
 
+#: Descriptors that a connection needs: the file, its log, their index, a directory.
+DESCRIPTORS = 4
+
 #: What SQLite says where it would wait.
 BUSY = ("database is locked", "locking protocol")
 
 #: What else it says, and what helps.
 ALLOW = "this process must be allowed to write it, what SQLite keeps beside it, and their directory"
+UNOPENED = "unable to open database file"
 CURES = {
     "database or disk is full": "make room on its disk",
     "attempt to write a readonly database": ALLOW,
-    "unable to open database file": ALLOW,
+    UNOPENED: ALLOW,
     "database is locked": f"others have kept it so for {PATIENCE:g} s",
     "file is not a database": "move it away",
     "database disk image is malformed": "move it away, and what SQLite keeps beside it",
@@ -106,13 +111,17 @@ class SqliteBroker:
         self._path = os.path.abspath(path)
         self._history = history
         self._history_age = history_age
+        self._held = _Held()
         self._begin()
         _brokers.add(self)
+        # When the broker is dropped, or at the end of the process: Python 3.13 warns of a
+        # connection that only its collector closes.
+        weakref.finalize(self, _Held.close, self._held)
 
     def _begin(self) -> None:
         # Held for one transaction, and never while anybody waits.
-        self._lock = new_lock()
-        self._db: sqlite3.Connection | None = None
+        self._lock = self._held.lock = new_lock()
+        self._held.db = None
         self._file: tuple[int, ...] | None = None
         self._bell: _Bell | None = None
         self._woken = False
@@ -147,13 +156,14 @@ class SqliteBroker:
             # Before it is asked, so that nothing comes unnoticed in between.
             watching = bell is not None and bell.watch(self._path)
             found = self._do("BEGIN", self._news)
-            if found or self._woken:
-                self._woken = False
+            if self._take_wake() or found:
                 return found
             if bell is not None and watching:
                 bell.sleep(LOOK)
             else:
                 time.sleep(LOOK_OFTEN)
+            if self._take_wake():  # maybe by `close`: nothing is to be opened again for this
+                return {}
 
     def wake(self) -> None:
         self._woken = True
@@ -167,7 +177,15 @@ class SqliteBroker:
         self.wake()
         self._bell = None  # whoever waits by it keeps it until then
 
+    def _take_wake(self) -> bool:
+        woken, self._woken = self._woken, False
+        return woken
+
     # -- transactions
+
+    @property
+    def _db(self) -> sqlite3.Connection | None:
+        return self._held.db
 
     def _do(self, begin: str, what: Callable[[sqlite3.Connection], _T]) -> _T:
         """The result of *what*, which is done as a whole or not at all."""
@@ -176,6 +194,8 @@ class SqliteBroker:
             try:
                 with self._lock:
                     return self._transact(begin, what)
+            except MemoryError as error:
+                raise BrokerError(f"the channels in {escape(self._path)}: no memory") from error
             except sqlite3.Error as error:
                 if str(error) not in BUSY or clock.now() > deadline:
                     raise BrokerError(self._explain(error)) from error
@@ -196,8 +216,9 @@ class SqliteBroker:
 
     def _connection(self) -> sqlite3.Connection:
         """To the file that has the name now; it may have been moved away."""
-        if self._db is not None and self._file is not None and self._file == self._find():
-            return self._db
+        db = self._db
+        if db is not None and self._file is not None and self._file == self._find():
+            return db
         self._forget()
         # No time to wait: see `_do`.
         db = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
@@ -208,7 +229,7 @@ class SqliteBroker:
             raise
         # SQLite opens to read what it may not write; next time it may.
         self._file = self._find() if os.access(self._path, os.W_OK) else None
-        self._db = db
+        self._held.db = db
         return db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
@@ -242,14 +263,15 @@ class SqliteBroker:
             return None
 
     def _forget(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()  # which takes back what was begun
+        self._held.forget()
 
     def _explain(self, error: Exception) -> str:
         words, folder = str(error), os.path.dirname(self._path)
+        # Not by opening the file: who closes a descriptor of it drops SQLite's locks.
+        lack = shortage(DESCRIPTORS) if words in (UNOPENED, "disk I/O error") else ""
         cure = CURES.get(words) if os.path.isdir(folder) else f"there is no directory {folder}"
-        return f"the channels in {self._path}: {words}" + (f" ({cure})" if cure else "")
+        text = lack or (f" ({cure})" if cure else "")
+        return escape(f"the channels in {self._path}: {words}{text}")
 
     # -- what is done in them
 
@@ -350,6 +372,27 @@ class SqliteBroker:
                 del self._positions[name]  # ask again, wherever it is next time
             del self._doubtful[name]
         return found
+
+
+class _Held:
+    """The open connection of a broker, and what closes it once the broker is gone."""
+
+    def __init__(self) -> None:
+        self.lock = new_lock()
+        self.db: sqlite3.Connection | None = None
+
+    def forget(self) -> None:
+        db, self.db = self.db, None
+        if db is not None:
+            db.close()  # which takes back what was begun
+
+    def close(self) -> None:
+        # At the end of the process a thread may be using it, though not for long.
+        if self.lock.acquire(timeout=1.0):
+            try:
+                self.forget()
+            finally:
+                self.lock.release()
 
 
 class _Bell:

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from ssestream.brokers import open_broker
-from ssestream.brokers.broker import Broker, Position
+from ssestream.brokers.broker import Broker, BrokerError, Position
 from tests.live import tell
 
 
@@ -108,6 +109,51 @@ def greenlets(broker: Broker, channel: str) -> None:
     gevent.get_hub().threadpool.apply(broker.append, (channel, b"x"))
     waiter.join()
     tell(ticks=before, found=[frame.decode() for _, frame in waiter.value[channel].entries])
+
+
+def starved(broker: Broker, channel: str) -> None:
+    """Do everything while no descriptor is to be had, and again when there are some."""
+    broker.append(channel, b"one")
+    position = Position("", 0)
+    calls: dict[str, Callable[[], object]] = {
+        "append": lambda: broker.append(channel, b"more"),
+        "read": lambda: broker.read(channel, 0, 10, 1000).entries,
+        "wait": lambda: broker.wait({channel: position}),
+        "wake": broker.wake,
+    }
+
+    def all_of_them() -> dict[str, str]:
+        said = {}
+        for name, call in calls.items():
+            try:
+                call()
+                said[name] = "done"
+            except BrokerError as error:
+                said[name] = str(error)
+        return said
+
+    broker.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+    held = []
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        said = all_of_them()
+    for fd in held:
+        os.close(fd)
+    tell(starved=said)
+    tell(afterwards=all_of_them())
+    held.clear()
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        # With what is open already nothing more is needed.
+        said = all_of_them()
+    for fd in held:
+        os.close(fd)
+    tell(open=said)
 
 
 def massacre(broker: Broker, channel: str, seed: str, kills: str, at_once: str) -> None:
