@@ -168,6 +168,14 @@ class Connection:
         return self._sock is not None
 
     @property
+    def abandoned(self) -> bool:
+        """Whether its server has closed the socket, and has not said so.
+
+        The kernel forgets what it was to tell of a descriptor that is closed.
+        """
+        return self._sock is not None and _fileno(self._sock) < 0
+
+    @property
     def name(self) -> str:
         """For the log: who asked for what. No query, which may hold secrets.
 

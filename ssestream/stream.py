@@ -40,7 +40,6 @@ idle until it is piped again, and what is written meanwhile is not kept, as
 nobody may ever come; what is written after an ``unpipe()`` of one's own is.
 """
 
-import time
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,6 +50,7 @@ from .belonging import belong
 from .body import Body
 from .buffer import FrameBuffer
 from .callables import check_callable, fitting
+from .clock import clock
 from .connection import Connection
 from .diagnosis import burst
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
@@ -464,7 +464,7 @@ class SseStream(Emitter):
             full = self._queue.is_full()
             if full and not self._need_drain:
                 self._need_drain = True
-                self._queue.full_at = time.monotonic()
+                self._queue.full_at = clock.now()
             too_many = told and self._is_over()
         if too_many and self._settings.overflow != "error":
             self._overflow()
@@ -504,7 +504,7 @@ class SseStream(Emitter):
             # In the reader's own thread there is nothing to be had by waiting.
             if not response._lane.home.here():
                 until = buffer.taken_at + TIME_TO_READ
-                while buffer.is_stuck(since) and time.monotonic() < until:
+                while buffer.is_stuck(since) and clock.now() < until:
                     sleep(0.001)
 
     def _overflow(self) -> None:

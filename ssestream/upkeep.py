@@ -129,6 +129,10 @@ class Upkeep:
         """Do whatever is due. When to look again, or None for never."""
         if self._over:
             return None
+        # As where a middleware has dropped the body, and did not close it.
+        if self._connection.abandoned:
+            self._stream.cut("client")
+            return None
         # A beat first, as it is looked after like anything else that is written.
         beat_at = self._beat_at(now)
         client_at = self._client_at(now)

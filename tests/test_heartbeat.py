@@ -1,6 +1,7 @@
 """The heartbeat: a comment on streams that are silent."""
 
 import gc
+import socket
 import time
 import weakref
 from collections import Counter
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response, request
+from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream, statistics
 from ssestream.body import Body
@@ -349,6 +351,22 @@ def test_a_stream_with_nothing_but_an_age_ends_when_it_is_old() -> None:
         until(lambda: kept[0][0].destroyed, "its end", 5)
         visit.read_to_end()
     assert visit.body.startswith(b":ok\n\nretry: ")
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("options", [{"send_timeout": None}, {"heartbeat": None}])
+def test_a_stream_ends_whose_server_has_closed_its_socket_and_not_its_body(
+    options: dict[str, Any],
+) -> None:
+    """As where a middleware fails that hands no close() on."""
+    client, theirs = socket.socketpair()
+    environ = {**EnvironBuilder().get_environ(), "gunicorn.socket": theirs}
+    app, kept = app_of(**{"heartbeat": SHORT, "send_timeout": 10 * SHORT, **options})
+    body = app(environ, lambda *args: None)
+    theirs.close()
+    until(lambda: kept[0][0].destroyed, "its end", 5)
+    assert next(iter(body), None) is None
+    client.close()
 
 
 @on_threads_and_greenlets
