@@ -250,7 +250,10 @@ class FrameBuffer:
         with self._lock:
             if self._closed or self._ended or self._within == IN_LINE or self.length:
                 return False
+            within = self._within
             self._append(frame, 0)
+            # A comment neither begins an event nor ends one.
+            self._within = within
             bell, self.asleep = self.asleep, None
         if bell is not None:
             bell.ring()

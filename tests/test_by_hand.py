@@ -101,14 +101,19 @@ def test_half_an_event_is_not_ended_by_the_last_retry(cause: Any, first: str, se
     assert decoder.feed(b"\n")[0]["retry"] in range(1000, 5001)
 
 
-def test_between_two_events_the_last_retry_is_a_block_of_its_own() -> None:
+@pytest.mark.parametrize("beats", [False, True])
+def test_between_two_events_the_last_retry_is_a_block_of_its_own(beats: bool) -> None:
     message = OutgoingMessage()
     message.open(Connection(), QUIET)
-    message.write(first := "data: whole\n\n")
+    message.write("data: whole\n\n")
+    received = message._buffer.take() or b""
+    message._buffer.give_back()
+    assert not beats or message._buffer.put_into_silence(BEAT)
     message.retire("shutdown")
-    received = b"".join(Body(message)).decode()
-    assert received.startswith(f"retry: 3000\n\n{first}retry: ")
-    assert received.endswith("\n\n")
+    received += b"".join(Body(message))
+    beat = BEAT if beats else b""
+    assert received.startswith(b"retry: 3000\n\ndata: whole\n\n" + beat + b"retry: ")
+    assert received.endswith(b"\n\n")
 
 
 def test_one_that_is_refused_is_told_nothing_of_its_half() -> None:
