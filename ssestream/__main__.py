@@ -12,11 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from .brokers import open_broker
-from .brokers.broker import Broker, Position, Slice, check_name
-from .brokers.configuration import HISTORY
+from .brokers.broker import CONTROL, Broker, Position, Slice, check_name
 from .channels import Channels
 from .errors import BrokerError
-from .feeds import CONTROL
 from .positions import format_id, parse_id
 from .printable import escape, escape_json
 from .wire import Decoder, with_id
@@ -38,6 +36,13 @@ Without MESSAGE, or with -, each line of the standard input is one, and is publi
 as soon as it comes. The id of each that was stored is printed.
 
   python -m ssestream publish --url sqlite:///chat.db news '{"data": {"title": "..."}}'
+"""
+
+_KEEP = """\
+How much a channel keeps belongs to its log. Publishing can only widen that; this says it
+anew, also to less, which is forgotten then. An app whose own history is larger widens it again.
+
+  python -m ssestream keep --url redis://localhost --history 100 news
 """
 
 _TAIL = """\
@@ -71,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_name(options.channel)
         if options.command == "publish":
             _publish(url, options)
+        elif options.command == "keep":
+            channels = Channels(url)
+            channels.keep(options.channel, history=options.history, history_age=options.history_age)
         else:
             _tail(url, options)
         sys.stdout.flush()
@@ -105,15 +113,19 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--history",
         type=_positive,
-        default=HISTORY,
         metavar="N",
-        help="events that the channel keeps, as the app has it (default: %(default)s)",
+        help="events that the channel keeps at least (default: as it does, 1000 if it is new)",
     )
     publish.add_argument(
         "--history-age",
         type=float,
         metavar="SECONDS",
-        help="their age at most, as the app has it (default: any)",
+        help="the age that they reach at least (default: as the channel has it, any if it is new)",
+    )
+    keep = _command(commands, "keep", "say how much a channel keeps", _KEEP)
+    keep.add_argument("--history", type=_positive, metavar="N", help="events (default: as now)")
+    keep.add_argument(
+        "--history-age", type=float, metavar="SECONDS", help="their age (default: any)"
     )
     tail = _command(commands, "tail", "print what is published to a channel", _TAIL)
     start = tail.add_mutually_exclusive_group()
@@ -177,8 +189,7 @@ def _message(text: str | bytes) -> Any:
 
 
 def _tail(url: str, options: argparse.Namespace) -> None:
-    # How much is kept is for those to say who write.
-    with contextlib.closing(open_broker(url, sys.maxsize, None)) as broker:
+    with contextlib.closing(open_broker(url)) as broker:
         _print_all(broker, options)
 
 
@@ -202,24 +213,23 @@ def _follow(
 ) -> Iterator[tuple[Position, bytes]]:
     """Every frame of the channel *name* after *since*, or but its *last* ones; for ever."""
     here = broker.read(name, 0, 0, 0)
-    at = Position(here.log, max(here.first - 1, here.last - last))
+    at = here.end if not last else Position(here.log, max(here.first - 1, here.last - last))
     if since is not None:
         found = (parse_id(since) or {}).get(name)
         if found is None:
             raise ValueError(f"--since is the id of a message of {name!r}, and not {since!r}")
         at = found
-        if at.log == here.log and at.number > here.last:
+        if at.log == here.log and broker.read(name, at.number, 0, 0).misses(at):
             # Of a log that was put back to an earlier state.
             at = _after_gap(name, here)
     while True:
         piece = broker.wait({name: at}).get(name)
         if piece is None:
             continue
-        another = at.log != piece.log and at != ("", 0)
-        if another or piece.first > at.number + 1:
+        if piece.misses(at):
             at = _after_gap(name, piece)
-        for number, frame in piece.entries:
-            at = Position(piece.log, number)
+        for number, frame, check in piece.entries:
+            at = Position(piece.log, number, check)
             if not frame.startswith(CONTROL):
                 yield at, frame
 
@@ -229,7 +239,7 @@ def _after_gap(name: str, piece: Slice) -> Position:
         f"python -m ssestream: a gap: what came before this is not kept in {name!r} any more",
         file=sys.stderr,
     )
-    return Position(piece.log, piece.first - 1)
+    return piece.beginning
 
 
 if __name__ == "__main__":

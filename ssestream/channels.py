@@ -15,15 +15,14 @@ import flask
 from flask.json.provider import JSONProvider
 
 from .brokers import open_broker
-from .brokers.broker import Broker, Position, check_name
+from .brokers.broker import CONTROL, Bounds, Broker, Position, check_name
 from .brokers.configuration import Configuration, check
 from .brokers.configuration import configuration as make_configuration
 from .brokers.memory import MemoryBroker
 from .callables import check_callable
-from .errors import MessageError
+from .errors import MessageError, StreamError
 from .feeds import (
     CLOSE,
-    CONTROL,
     NOWHERE,
     ChannelStatistics,
     Cursor,
@@ -59,8 +58,11 @@ class Channels(Uncopyable):
     Flask app as well, as Flask's extensions have it; see `init_app`. Apps of one
     configuration share a broker, and an app of another has its own, in its context.
 
-    *history* is the number of events that each channel keeps, *history_age* their
-    age in seconds at most; None is any age.
+    *history* is the number of events that each channel keeps, *history_age* their age in
+    seconds at most. They belong to the channel's log: the first event of a channel sets
+    them, and None is 1000 events of any age then. For a log that is there they can only
+    widen what it keeps, and None leaves it as it is; less is said once at WARNING, and
+    `keep` changes it.
 
     Making one connects to nothing. Raises ``TypeError`` or ``ValueError`` for an
     argument that is wrong.
@@ -214,8 +216,7 @@ class Channels(Uncopyable):
         with self._lock:
             if self._following_made is None:
                 broker = self._broker
-                assert self._configuration is not None
-                self._following_made = Following(broker, *self._configuration[1:])
+                self._following_made = Following(broker)
             return self._following_made
 
     @property
@@ -268,6 +269,22 @@ class Channels(Uncopyable):
     def _append(self, name: str, frame: bytes) -> str:
         self._check_shared()
         return format_id({name: self._broker.append(name, frame)})
+
+    def keep(
+        self, channel: str, *, history: int | None = None, history_age: float | None = None
+    ) -> None:
+        """Let the log of *channel* keep this much from now on, and no more.
+
+        *history* is a number of events, None as many as it keeps now; *history_age* is
+        their age in seconds at most, None is any age. What is more than that is kept no
+        longer. It does nothing for a channel in which nothing was published yet.
+
+        A `Channels` with a larger *history* or *history_age* of its own widens the log
+        again when it publishes. Raises ``TypeError`` or ``ValueError`` for an argument that
+        is wrong, and `BrokerError`.
+        """
+        check(None, history, history_age)
+        self._here()._broker.keep(check_name(channel), Bounds(history, history_age))
 
     # -- reading
 
@@ -328,9 +345,12 @@ class Channels(Uncopyable):
         self._check_shared()
         if sse_stream.destroyed or sse_stream.writable_ended:
             return
-        text = since if since is not None else sse_stream.last_event_id
-        known: dict[str, Position] | None = {} if text is None else parse_id(text)
+        text, is_none = since or sse_stream.last_event_id, not sse_stream._has_bad_id
+        known = None if text is None else parse_id(text)
+        if text is None and is_none:
+            known = {}
         subscription = self._subscription(sse_stream)
+        subscription.check_fits(names)
         cursors = [
             Cursor(subscription, name, NOWHERE if known is None else known.get(name), filter, word)
             for name in dict.fromkeys(names)
@@ -339,7 +359,9 @@ class Channels(Uncopyable):
         following = self._following
         following.place(cursors, latest)
         # All of them before the first event, whose id has a position in each.
-        following.add(subscription.add(cursors))
+        new = subscription.add(cursors)
+        subscription.tell_place(None if since else sse_stream.last_event_id)
+        following.add(new)
         if subscription.over or sse_stream.destroyed:  # since we are at it
             self._gone(subscription)
             self._following.remove(cursors)
@@ -347,6 +369,11 @@ class Channels(Uncopyable):
     def _subscription(self, sse_stream: SseStream) -> Subscription:
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
+            if not sse_stream._belongs_to(self):
+                raise StreamError(
+                    "this stream follows the channels of another Channels already, and a browser"
+                    " keeps one id: let one stream follow those of one"
+                )
             if subscription is not None and not subscription.over:
                 return subscription
             subscription = Subscription(sse_stream, self)
@@ -362,6 +389,8 @@ class Channels(Uncopyable):
             subscription = self._subscriptions.get(id(sse_stream))
         if subscription is not None:
             self._following.remove(subscription.take_out(names))
+            if not subscription.cursors:
+                sse_stream._channels = None
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
         """The last *limit* messages that *name* has kept, or all of them, oldest first.
@@ -391,10 +420,10 @@ class Channels(Uncopyable):
             piece = self._broker.read(name, after, min(_PAGE, end - after), _PAGE_BYTES)
             if not piece.entries:
                 break
-            for number, frame in piece.entries:
+            for number, frame, token in piece.entries:
                 # It may have been trimmed meanwhile, and begin after the end.
                 if number <= end and not frame.startswith(CONTROL):
-                    event_id = format_id({name: Position(piece.log, number)})
+                    event_id = format_id({name: Position(piece.log, number, token)})
                     messages += Decoder().feed(with_id(frame, event_id.encode()))
             after = piece.entries[-1].number
         return messages
@@ -453,12 +482,16 @@ class Channels(Uncopyable):
         for cursor in subscription.cursors:
             self._following.drained(cursor)
 
+    def _passed(self, subscription: Subscription, cursor: Cursor, silently: int) -> None:
+        self._following.passed(subscription, cursor, silently)
+
     def _gone(self, subscription: Subscription) -> None:
         subscription.stop()
         self._following.remove(subscription.let_go())
         with self._lock:
             if self._subscriptions.get(id(subscription.stream)) is subscription:
                 del self._subscriptions[id(subscription.stream)]
+                subscription.stream._channels = None
 
     def _check_shared(self) -> None:
         if self._warned or self._broker.shared or not flask.has_request_context():

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable
 from typing import Any, NamedTuple, Protocol
 
-from .brokers.broker import Position, Slice
+from .brokers.broker import CONTROL, Bounds, Entry, Position, Slice
 from .buffer import Direct
 from .callables import check_callable, is_coroutine
 from .clock import clock
@@ -36,7 +36,7 @@ from .hub import logger, new_lock
 from .positions import check_fits, format_id
 from .proxies import behind
 from .stream import SseStream
-from .wire import Decoder, with_id
+from .wire import Decoder, id_block, with_id
 
 #: Entries that a feed keeps, and their bytes: what a client misses that comes back
 #: after a reload, on a busy channel.
@@ -49,8 +49,7 @@ READ, READ_BYTES = 128, 256 * 1024
 #: says that it is to drain are far from what may wait at all.
 SMALL = 16 * 1024
 
-#: What no message begins with: a word to those who read the channel.
-CONTROL = b"\0"
+#: Control frames, which tell the readers of a channel something.
 CLOSE = CONTROL + b"close"
 CUT = CONTROL + b"cut "
 
@@ -96,10 +95,10 @@ class Item:
         "position",
     )
 
-    def __init__(self, log: str, number: int, frame: bytes) -> None:
-        self.number = number
-        self.frame = frame
-        self.position = Position(log, number)
+    def __init__(self, log: str, entry: Entry) -> None:
+        self.number, self.frame, check = entry
+        self.position = Position(log, self.number, check)
+        frame = self.frame
         self.is_word = frame.startswith(CONTROL)
         self.is_small = len(frame) <= SMALL
         self.came_at = clock.now()
@@ -120,7 +119,7 @@ class Item:
 
 
 def items_of(piece: Slice) -> list[Item]:
-    return [Item(piece.log, number, frame) for number, frame in piece.entries]
+    return [Item(piece.log, entry) for entry in piece.entries]
 
 
 class Batch(NamedTuple):
@@ -158,10 +157,10 @@ def batches_of(name: str, before: Position, items: list[Item]) -> list[Batch]:
 class Feed:
     """What this process knows of one channel that has subscribers here.
 
-    It keeps no more than its log may: *history* entries, of *history_age* seconds.
+    It keeps no more than its log does.
     """
 
-    def __init__(self, name: str, history: int, history_age: float | None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         #: Where the listener has got to; None until the broker has said where
         #: the log stands.
@@ -172,11 +171,12 @@ class Feed:
         #: at one by one.
         self.convoys: list[Any] = []
         self.apart: set[Cursor] = set()
-        #: The last entries up to *position*, without a hole.
+        #: How much its log keeps.
+        self.bounds = Bounds()
+        #: The last entries up to *position*, without a hole, and what they follow.
         self.recent: deque[Item] = deque()
         self._recent_bytes = 0
-        self._keeps = min(RECENT, history)
-        self._history_age = history_age
+        self._base: Position | None = None
         #: Of cursors that are no more.
         self.delivered = self.replayed = self.gaps = self.published = 0
 
@@ -208,18 +208,23 @@ class Feed:
 
     def advance(self, piece: Slice, items: list[Item]) -> Position:
         """The listener has got *items*. Returns the position that they follow."""
-        last = items[-1].position if items else Position(piece.log, piece.last)
-        before = Position(piece.log, (items[0].number if items else last.number + 1) - 1)
-        if self.position != before:
+        last = items[-1].position if items else piece.end
+        number = items[0].number - 1 if items else last.number
+        here = self.position
+        if here is not None and here[:2] == (piece.log, number) and not piece.misses(here):
+            before = here  # the very object that most cursors have
+        else:
+            before = Position(piece.log, number)
+        if before is not here or self._base is None:
             self.recent.clear()
-            self._recent_bytes = 0
-        else:  # the very object that most cursors have
-            before = self.position
-        self.position = last
+            self._recent_bytes, self._base = 0, before
+        self.position, self.bounds = last, piece.bounds
         self.recent.extend(items)
         self._recent_bytes += sum(len(item.frame) for item in items)
-        while len(self.recent) > self._keeps or self._recent_bytes > RECENT_BYTES:
-            self._recent_bytes -= len(self.recent.popleft().frame)
+        history = piece.bounds.history
+        keeps = RECENT if history is None else min(RECENT, history)
+        while len(self.recent) > keeps or self._recent_bytes > RECENT_BYTES:
+            self._forget_oldest()
         return before
 
     def after(self, position: Position) -> list[Item] | None:
@@ -227,14 +232,25 @@ class Feed:
         mine = self.position
         if mine is None or position.log != mine.log or position.number > mine.number:
             return None
-        if self._history_age is not None:
-            oldest = clock.now() - self._history_age
+        if self.bounds.age is not None:
+            oldest = clock.now() - self.bounds.age
             while self.recent and self.recent[0].came_at <= oldest:
-                self._recent_bytes -= len(self.recent.popleft().frame)
-        first = self.recent[0].number if self.recent else mine.number + 1
-        if position.number + 1 < first:
+                self._forget_oldest()
+        base = self._base if self.recent else mine
+        assert base is not None
+        passed = position.number - base.number
+        if passed < 0:
             return None
-        return [self.recent[n] for n in range(position.number + 1 - first, len(self.recent))]
+        known = base if passed == 0 else self.recent[passed - 1].position
+        # Its log may have had another entry under that number.
+        if known.check and position.check and known.check != position.check:
+            return None
+        return [self.recent[n] for n in range(passed, len(self.recent))]
+
+    def _forget_oldest(self) -> None:
+        item = self.recent.popleft()
+        self._recent_bytes -= len(item.frame)
+        self._base = item.position
 
 
 class Convoy(Protocol):
@@ -366,17 +382,24 @@ class Cursor:
             return 0
         return max(0, at.number + 1 - items[0].number)
 
-    def is_next(self, before: Position, last: int) -> bool:
-        """Whether there is nothing between it and what comes after *before*.
+    def is_next(self, before: Position, items: list[Item], last: int) -> bool:
+        """Whether nothing is missing between it and *items*, which follow *before*.
 
-        Not if it is beyond the *last* of its log, which has lost its end then.
+        Not if it is beyond the *last* of its log, which has lost its end then, or behind
+        an entry that is none of them.
         """
         at = self.position
         if at is None:
             return False
         if at.log == "" and before.number == 0:  # the log has just begun
             return True
-        return at.log == before.log and before.number <= at.number <= last
+        passed = at.number - before.number
+        if at.log != before.log or passed < 0 or at.number > last:
+            return False
+        known = items[passed - 1].position if 0 < passed <= len(items) else before
+        if known.number != at.number:
+            return True
+        return not (known.check and at.check) or known.check == at.check
 
     def is_beyond(self, piece: Slice) -> bool:
         """Whether its log has lost its end, as that of a machine that crashed may."""
@@ -402,6 +425,9 @@ class Keeper(Protocol):
 
     def _gone(self, subscription: "Subscription") -> None:
         """It follows nothing any more."""
+
+    def _passed(self, subscription: "Subscription", cursor: Cursor, silently: int) -> None:
+        """It has passed entries of which its client does not know, as they were not sent."""
 
 
 class Subscription:
@@ -436,6 +462,12 @@ class Subscription:
             if cursor.name == name:
                 return cursor
         return None
+
+    def check_fits(self, names: Collection[str]) -> None:
+        """Raises ``ValueError`` where *names* are too many beside those that there are."""
+        together = {cursor.name for cursor in self.cursors}.union(names)
+        if len(together) > 1:
+            check_fits(together)
 
     def add(self, cursors: list[Cursor]) -> list[Cursor]:
         """Those of them whose channel is new here. Raises ``ValueError`` where it is too many."""
@@ -485,6 +517,18 @@ class Subscription:
         self.stop()
         self.stream._lane.soon(self.stream.end)
 
+    def tell_place(self, known: str | None = None) -> None:
+        """Let the client know where it stands, if it does not: *known* is the id it has.
+
+        Before any event that was given after this, and behind any before.
+        """
+        with self._lock:
+            if self.over or not self.cursors or not self.has_begun:
+                return
+            place = self._id()
+            if self.stream._settings.id_blocks and place != known:
+                self.stream._say(id_block(place))
+
     def give_at_once(self, cursor: Cursor, batch: Batch) -> bool:
         """Hand on the whole *batch*; False, and nothing of it was, where `give` is to see to it."""
         with self._lock:
@@ -518,21 +562,25 @@ class Subscription:
             cursors = self.cursors
             if cursor not in cursors:
                 return False
-            alone, stream, given = len(cursors) == 1, self.stream, 0
+            alone, stream = len(cursors) == 1, self.stream
+            more, given, silent = True, 0, 0
             try:
                 for item in items[cursor.passed(items) :]:
                     keeps_up = item.is_small and not stream.writable_need_drain
                     if self.over or not (keeps_up or self._fits(item.frame)):
-                        return False
+                        more = False
+                        break
                     cursor.position = item.position
                     if item.is_word:
+                        silent += 1
                         if cursor.is_told(item):
                             self.end()
-                    elif item.number not in unwanted:
-                        stream.push(
-                            item.single(cursor.name) if alone else self._with_id(item.frame)
-                        )
+                    elif item.number in unwanted:
+                        silent += 1
+                    else:
+                        self._push(item.single(cursor.name) if alone else self._with_id(item.frame))
                         given += 1
+                        silent = 0
             except StreamError:  # the app has ended it
                 self.stop()
             except BaseException as error:
@@ -543,7 +591,17 @@ class Subscription:
             finally:
                 cursor.delivered += given
                 cursor.replayed += given if replayed else 0
-            return not self.over
+            more = more and not self.over
+        # Without the lock, which the keeper takes when it is to tell the client.
+        if silent or (given and cursor.wanted is not None):
+            self._keeper._passed(self, cursor, silent)
+        return more
+
+    def _push(self, frame: bytes) -> None:
+        if self._pushes:
+            self.stream._hand_on(frame)
+        else:
+            self.stream.push(frame)
 
     def _follow(self, cursors: tuple[Cursor, ...]) -> None:
         self.cursors = cursors
@@ -568,8 +626,10 @@ class Subscription:
         return not waiting or waiting + len(frame) <= stream._settings.max_bytes // 2
 
     def _with_id(self, frame: bytes) -> bytes:
-        positions = {each.name: each.position or NOWHERE for each in self.cursors}
-        return with_id(frame, format_id(positions).encode())
+        return with_id(frame, self._id().encode())
+
+    def _id(self) -> str:
+        return format_id({each.name: each.position or NOWHERE for each in self.cursors})
 
 
 def cut_word(key: Hashable | None) -> bytes | None:

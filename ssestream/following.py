@@ -33,10 +33,16 @@ from .feeds import (
     items_of,
 )
 from .hub import current_home, give_way, logger, new_lock, start_thread
+from .schedule import schedule_of
 from .settings import chance
 
 #: Seconds before the broker is tried again, at first and at most.
 SOONEST, LATEST = 0.1, 2.0
+
+#: Seconds after which a client is told where it stands that was sent nothing of what came,
+#: as its filter withheld that. A log may forget in this time what it was sent last, if its
+#: `Bounds.age` is as short.
+TELL = 5.0
 
 #: Readers at a time. They mostly wait for the broker, which more of them would
 #: only keep from serving the listener.
@@ -58,10 +64,8 @@ def spawn(function: Callable[..., object]) -> None:
 class Following:
     """The feeds of one `Channels` in one process."""
 
-    def __init__(self, broker: Broker, history: int, history_age: float | None) -> None:
+    def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._history = history
-        self._history_age = history_age
         self._lock = new_lock()
         self._feeds: dict[str, Feed] = {}
         self.state: State = "idle"
@@ -70,6 +74,11 @@ class Following:
         self._failure: BrokerError | None = None
         self._readers = 0
         self._behind: deque[Cursor] = deque()
+        # How many of the latest entries it is to be given, of each that has no place yet.
+        self._latest: dict[Cursor, int] = {}
+        # Those whose clients do not know how many entries they have passed.
+        self._untold: dict[Subscription, int] = {}
+        self._telling = False
 
     @property
     def idle(self) -> bool:
@@ -86,22 +95,35 @@ class Following:
 
     def place(self, cursors: list[Cursor], latest: int) -> None:
         """See where each begins. One that knows no place begins before the *latest* entries."""
+        if latest:
+            with self._lock:
+                self._latest.update((each, latest) for each in cursors if each.position is None)
         # The listener finds out when it is back; nobody else need wait for that.
         if self.state == "down":
             return
         try:
             for cursor in cursors:
-                piece = self._broker.read(cursor.name, 0, 0, 0)
-                cursor.began = Position(piece.log, piece.last)
-                if cursor.position is None:
-                    before = max(piece.first - 1, piece.last - latest)
-                    at_end = before == piece.last
-                    cursor.position = cursor.began if at_end else Position(piece.log, before)
-                elif _is_gap(cursor.position, piece):
+                at = cursor.position
+                piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
+                cursor.began = piece.end
+                if at is None:
+                    self._start(cursor, piece)
+                elif piece.misses(at):
                     # What the client has made up is in no id of ours.
                     cursor.position = NOWHERE
+                elif at.number == piece.last and at.log == piece.log:
+                    cursor.position = piece.end
         except BrokerError:  # which the listener will meet, too
             pass
+
+    def _start(self, cursor: Cursor, piece: Slice) -> None:
+        """Let it begin before the latest entries that it is to be given, or at the end."""
+        with self._lock:
+            latest = self._latest.pop(cursor, 0)
+            if cursor.position is None:
+                before = max(piece.first - 1, piece.last - latest)
+                at_end = before == piece.last
+                cursor.position = piece.end if at_end else Position(piece.log, before)
 
     def add(self, cursors: list[Cursor]) -> None:
         """Let them follow from where they are. Raises what `current_home` does."""
@@ -113,7 +135,7 @@ class Following:
                 feed = self._feeds.get(cursor.name)
                 if feed is None:
                     new = True
-                    feed = Feed(cursor.name, self._history, self._history_age)
+                    feed = Feed(cursor.name)
                     self._feeds[cursor.name] = feed
                 if feed.position is None:
                     feed.position = cursor.began
@@ -138,6 +160,8 @@ class Following:
     def remove(self, cursors: list[Cursor]) -> None:
         with self._lock:
             for cursor in cursors:
+                self._latest.pop(cursor, None)
+                self._untold.pop(cursor.subscription, None)
                 feed = self._feeds.get(cursor.name)
                 if feed is None or cursor not in feed.cursors:
                     continue
@@ -216,8 +240,7 @@ class Following:
             self._broker.read(feeds[0].name, 0, 0, 0)
         for feed in feeds:
             if feed.position is None:
-                piece = self._broker.read(feed.name, 0, 0, 0)
-                self._found(feed, Position(piece.log, piece.last))
+                self._found(feed, self._broker.read(feed.name, 0, 0, 0).end)
         if self.state != "listening":
             self._up()
         asked = {feed.name: feed for feed in feeds}
@@ -262,12 +285,12 @@ class Following:
             here = feed.position
             before = feed.advance(piece, items)
             # And what was lost may have been such a word: who comes back is asked anew.
-            missed = here is not None and here.number < before.number and here.log == before.log
+            missed = here is not None and here.log == piece.log and piece.misses(here)
             # To look at each of them only for that would cost a broadcast dearly.
             all_cursors = list(feed.cursors) if cuts or missed else []
-        # Who has read on may be beyond what comes by this way and missed nothing,
-        # unless the log ends before where it was known to end.
-        lost_end = here is not None and here.log == before.log and before.number < here.number
+        # A cursor that has read on may be beyond what comes by this way and have missed
+        # nothing, unless its log has another past.
+        lost_end = here is not None and piece.has_other_past(here)
         try:
             self._hand_on(feed, before, piece, items, lost_end)
         except BaseException:
@@ -335,7 +358,11 @@ class Following:
             if batches and all(subscription.give_at_once(cursor, batch) for batch in batches):
                 return
             # It sees for itself what it was given of them.
-            if cursor.is_next(before, piece.last) and subscription.give(cursor, items):
+            if (
+                not lost_end
+                and cursor.is_next(before, items, piece.last)
+                and subscription.give(cursor, items)
+            ):
                 return
         except Exception as error:
             self._break(cursor, error)
@@ -350,6 +377,55 @@ class Following:
         logger.exception("channels: %r could not be handed on", cursor.name)
         cursor.subscription.finish()
         cursor.subscription.stream.destroy(error)
+
+    # -- what clients do not know
+
+    def passed(self, subscription: Subscription, cursor: Cursor, silently: int) -> None:
+        """Its stream has passed entries that were not sent, or was sent one and knows of all.
+
+        Its client's id would be a gap once the log has those no more.
+        """
+        with self._lock:
+            if not silently:
+                self._untold.pop(subscription, None)
+                return
+            count = self._untold.get(subscription, 0) + silently
+            self._untold[subscription] = count
+            history = cursor.feed.bounds.history
+            at_once = (
+                history is not None
+                and count >= max(1, history // 2)
+                and not subscription.stream.writable_need_drain
+            )
+            if at_once:
+                del self._untold[subscription]
+            start = not at_once and not self._telling
+            self._telling = self._telling or start
+        if at_once:
+            subscription.tell_place()
+        elif start:
+            self._tell_later()
+
+    def _tell_later(self) -> None:
+        home = current_home()
+        schedule_of(home).add(clock.now() + TELL, lambda now: home.spawn(self._tell))
+
+    def _tell(self) -> None:
+        with self._lock:
+            untold, self._untold = self._untold, {}
+        for number, subscription in enumerate(untold, 1):
+            if subscription.stream.writable_need_drain:
+                # A client that reads nothing is told later, if it reads again.
+                with self._lock:
+                    self._untold.setdefault(subscription, 1)
+            else:
+                subscription.tell_place()
+            if number % TURN == 0:
+                give_way()
+        with self._lock:
+            self._telling = again = bool(self._untold)
+        if again:
+            self._tell_later()
 
     # -- the readers
 
@@ -424,19 +500,21 @@ class Following:
         if not items:
             after = 0 if at is None else at.number
             piece = self._broker.read(cursor.name, after, READ, READ_BYTES)
-            end = Position(piece.log, piece.last)
             if at is None:
-                cursor.position = end
-                self._found(cursor.feed, end)
+                self._start(cursor, piece)
+                subscription.tell_place()
                 return True
-            if _is_gap(at, piece):
+            if piece.misses(at):
+                if piece.has_other_past(at):
+                    # What was said to others before it came is not known any more.
+                    cursor.began = None
                 return self._tell_of_gap(cursor, piece)
             items = items_of(piece)
             if not items:
                 # At its end: live, unless the listener has got something meanwhile.
-                cursor.position = end
-                self._found(cursor.feed, end)
-                return not self._goes_live(cursor, here or end)
+                cursor.position = piece.end
+                self._found(cursor.feed, piece.end)
+                return not self._goes_live(cursor, here or piece.end)
         if subscription.give(cursor, items, replayed=True):
             return True
         with self._lock:
@@ -453,10 +531,9 @@ class Following:
         """
         cursors = [each for each in subscription.cursors if each.position is None]
         pieces = [self._broker.read(cursor.name, 0, 0, 0) for cursor in cursors]
-        with self._lock:
-            for cursor, piece in zip(cursors, pieces, strict=True):
-                if cursor.position is None:
-                    cursor.position = Position(piece.log, piece.last)
+        for cursor, piece in zip(cursors, pieces, strict=True):
+            self._start(cursor, piece)
+        subscription.tell_place()
 
     def _goes_live(self, cursor: Cursor, seen: Position | None = None) -> bool:
         """Whether it does, or is over.
@@ -485,18 +562,24 @@ class Following:
 
         Whether to read on at once, as what is lost was told of already.
         """
-        oldest = Position(piece.log, piece.first - 1)
-        log, number = cursor.told
-        if log == piece.log and piece.first <= number + 1:
+        oldest = piece.beginning
+        told = cursor.told
+        if (
+            told.log == piece.log
+            and piece.first <= told.number + 1
+            and not piece.has_other_past(told)
+        ):
             cursor.position = oldest
             return True
         cursor.gaps += 1
-        cursor.told = Position(piece.log, piece.last)
+        cursor.told = piece.end
         stream = cursor.subscription.stream
 
         def go_on() -> None:
             # Not before: a client that leaves without the snapshot is told again.
             cursor.position = oldest
+            # The id that the client has would be a gap again, if nothing else followed.
+            cursor.subscription.tell_place()
             with self._lock:
                 cursor.reading = False
             self.read_on(cursor)
@@ -505,10 +588,3 @@ class Following:
         lane.soon(stream.emit, "gap", cursor.name)
         lane.soon(go_on)
         return False
-
-
-def _is_gap(at: Position, piece: Slice) -> bool:
-    """Whether the log does not have what comes after *at*."""
-    if at.log != piece.log and at != ("", 0):
-        return True
-    return at.number > piece.last or piece.first > at.number + 1

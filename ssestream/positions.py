@@ -1,17 +1,20 @@
 """Event ids of channels: where a client stands in each of those that it reads.
 
-``news=4c1b9a20.17,sports=4c1b9a20.3``: for each channel the identity of its log
-and the number of the last event. A browser sends it back as ``Last-Event-ID``,
-whichever of the channels its last event was of.
+``news=4c1b9a20.17.5d0e3a,sports=4c1b9a20.3.9f01c2``: for each channel the identity of
+its log, the number of the last event, and the check of that event. A browser sends the
+id back as ``Last-Event-ID``, whichever of the channels its last event was of.
+
+An id needs no quoting in a query, where a ``+`` is read as a space: no name has a
+space, so a space is a ``+``.
 """
 
 from collections.abc import Collection, Mapping
 
-from .brokers.broker import NAME, Position, parse_position
+from .brokers.broker import CHECK_LENGTH, NAME, Position, parse_position
 from .request import MAX_LAST_EVENT_ID
 
 #: Characters that one channel may take beside its name.
-_LONGEST = len("=") + 32 + len(".") + 18 + len(",")
+_LONGEST = len("=") + 32 + len(".") + 18 + len(".") + CHECK_LENGTH + len(",")
 
 
 def format_id(positions: Mapping[str, Position]) -> str:
@@ -24,7 +27,7 @@ def parse_id(text: str) -> dict[str, Position] | None:
         return None
     positions = {}
     for part in text.split(","):
-        name, _, rest = part.partition("=")
+        name, _, rest = part.replace(" ", "+").partition("=")
         position = parse_position(rest)
         if position is None or name in positions or not NAME.fullmatch(name):
             return None

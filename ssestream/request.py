@@ -22,27 +22,32 @@ def environ_of(request: Any) -> dict[str, Any]:
     return environ
 
 
-def last_event_id(environ: dict[str, Any]) -> str | None:
+def last_event_id(environ: dict[str, Any]) -> tuple[str | None, bool]:
     """From the ``Last-Event-ID`` header, else from the ``lastEventId`` query parameter.
 
-    None where there is none that a browser could have been sent.
+    Of several parameters the last that is not empty: a polyfill appends its own, which is
+    newer, to the URL that the page gave it.
+
+    And whether there is one: then None is one that no browser can have been sent.
     """
     header = environ.get("HTTP_LAST_EVENT_ID")
-    if header is None:
+    if not header:
         # Polyfills cannot set the header and use this parameter.
         query = environ.get("QUERY_STRING", "").encode("latin-1", "replace")
         if b"lastEventId" not in query:
-            return None
+            return None, False
         text = query.decode("utf-8", "surrogateescape")
         values = parse_qs(text, errors="surrogateescape").get("lastEventId")
-        text = values[0] if values else ""
+        if not values:
+            return None, False
+        text = values[-1]
     else:
         # WSGI hands bytes over as Latin-1; browsers send the id as UTF-8.
         text = header.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
     # A browser can only have an id that was sent to it, and none such has
     # control characters, undecodable bytes or this length.
-    valid = 0 < len(text) <= MAX_LAST_EVENT_ID and not any(
+    valid = len(text) <= MAX_LAST_EVENT_ID and not any(
         character < " " or "\x7f" <= character < "\xa0" or "\ud800" <= character <= "\udfff"
         for character in text
     )
-    return text if valid else None
+    return text if valid else None, True

@@ -90,6 +90,13 @@ class Settings:
     #: send: sizes tell of contents (the attack is known as BREACH).
     compress: bool = False
 
+    #: Whether a stream that follows channels tells its client now and then where it
+    #: stands, in a block that has only an ``id`` (WHATWG section 9.2.6: a browser keeps
+    #: the id and fires no event). Without it a client that has got no event yet has no id,
+    #: and what is published while it is away is lost to it. False is for clients that
+    #: take such a block for an empty message.
+    id_blocks: bool = True
+
     #: Streams that may be open in this process; None is no bound. More are
     #: answered 200 with *retry_after* and ended: after a 5xx an EventSource
     #: would give up for ever.
@@ -119,8 +126,10 @@ class Settings:
         if self.retry is not None:
             _retry("retry", self.retry)
         _retry("retry_after", self.retry_after)
-        if not isinstance(self.compress, bool):
-            raise TypeError(f"compress is a bool, not {type(self.compress).__name__}")
+        for name in ("compress", "id_blocks"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} is a bool, not {type(value).__name__}")
         if self.client_key is not None:
             check_callable("client_key", self.client_key, "a function of a WSGI environ, or None")
 
@@ -137,6 +146,7 @@ class Options(TypedDict, total=False):
     max_age: float | None
     retry: Retry | None
     compress: bool
+    id_blocks: bool
 
 
 _STREAM_OPTIONS = frozenset(Options.__annotations__)

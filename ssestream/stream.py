@@ -53,18 +53,26 @@ from .callables import check_callable, fitting
 from .clock import clock
 from .connection import Connection
 from .diagnosis import burst
-from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
+from .errors import (
+    BufferFull,
+    ClientDisconnected,
+    MessageError,
+    StreamDestroyed,
+    StreamError,
+    WriteAfterEnd,
+)
 from .events import Emitter, Lane, lane_of
 from .hub import sleep
 from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe, Unpiped
 from .plain import plain_bytes
+from .positions import parse_id
 from .request import environ_of, last_event_id
 from .settings import Options, client_of, stream_settings
 from .shared import LARGE, shared
 from .statistics import books
-from .wire import Message, encode
+from .wire import Message, encode, id_of
 
 
 class _Usual(int):
@@ -120,6 +128,13 @@ class SseStream(Emitter):
     _unpiped = False
 
     _only_one = "it is on its way to its clients. Copy the messages instead"
+    # Whether the client gave an id that it cannot have been sent. (Of a class, as it is of
+    # hardly any stream.)
+    _has_bad_id = False
+
+    # The `Channels` that it follows: a browser keeps one id, so that all which a stream
+    # follows must have one.
+    _channels: object = None
 
     def __init__(
         self,
@@ -153,7 +168,9 @@ class SseStream(Emitter):
         self.last_event_id: str | None = None
         if environ is not None:
             self._connection = Connection.of(environ)
-            self.last_event_id = last_event_id(environ)
+            self.last_event_id, has_id = last_event_id(environ)
+            if has_id and self.last_event_id is None:
+                self._has_bad_id = True
             self._client = client_of(environ, self._settings)
         self._json = app_json()
         # It keeps this one, also in another's lane.
@@ -240,6 +257,8 @@ class SseStream(Emitter):
         if callback is not None:
             check_callable("callback", callback)
         frame = encode(message, app_dumps(self._json))
+        if self._channels is not None:
+            self._check_id(frame)
         if len(frame) > LARGE:
             frame = shared.large(frame)
         return (callback is None and self._pass(frame)) or self._put(frame, callback)
@@ -264,6 +283,8 @@ class SseStream(Emitter):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")
         if type(frame) is not bytes:
             frame = plain_bytes(frame)
+        if self._channels is not None:
+            self._check_id(frame)
         return self._pass(frame) or self._put(frame, None)
 
     def end(self, message: Message | None = None) -> None:
@@ -431,6 +452,36 @@ class SseStream(Emitter):
         """Hand *frame*, which is so many *messages*, on past the queue, if nothing is before it."""
         buffer = self._straight
         return buffer is not None and buffer.put_straight(frame, messages)
+
+    def _hand_on(self, frame: bytes) -> None:
+        """Queue *frame*, an event of the channels that it follows."""
+        if not self._pass(frame):
+            self._put(frame, None)
+
+    def _say(self, block: bytes) -> None:
+        """Queue *block*, which is no message."""
+        try:
+            if not self._pass(block, 0):
+                self._put(block, None)
+        except StreamError:  # the app has ended it
+            pass
+
+    def _belongs_to(self, channels: object) -> bool:
+        """Let it follow *channels*; False where it follows those of others."""
+        with self._state_lock:
+            if self._channels is None:
+                self._channels = channels
+            return self._channels is channels
+
+    def _check_id(self, frame: bytes) -> None:
+        """Raises `MessageError` for an id of the app's in a stream that has ids of channels."""
+        found = id_of(frame)
+        if found is not None and parse_id(found) is None:
+            raise MessageError(
+                f"'id' {found[:40]!r} beside channels: a browser keeps one id, by which it"
+                " comes back to the channels that this stream follows",
+                "id",
+            )
 
     def _put(self, frame: bytes, callback: Callback | None) -> bool:
         if self._need_drain and self._queue.is_over(frame):

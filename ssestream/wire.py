@@ -59,6 +59,9 @@ Dumps = Callable[[Any], str]
 
 # "end-of-line = ( cr lf / cr / lf )", and nothing else: str.splitlines() would
 # also split at U+0085, U+2028, VT, FF and others, which are plain text here.
+# "A field name, optionally followed by a colon and a field value."
+_ID = re.compile(rb"(?:\A|(?<=[\r\n]))id(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
+
 _LINE_END = re.compile("\r\n|\n|\r")
 
 #: JSON without spaces, with text as it is, and without NaN: ``ValueError`` for it.
@@ -120,6 +123,27 @@ def with_id(frame: bytes, id: bytes) -> bytes:
     while frame.startswith((b":", b"event:"), at):
         at = frame.index(b"\n", at) + 1
     return frame[:at] + b"id: " + id + b"\n" + frame[at:]
+
+
+def id_block(id: str) -> bytes:
+    """A block with nothing but an id, which a browser keeps without firing an event.
+
+    "If the data buffer is an empty string, set the data buffer and the event type buffer
+    to the empty string and return", but the last event ID is set before that (WHATWG
+    section 9.2.6).
+    """
+    return f"id: {id}\n\n".encode()
+
+
+def is_id_block(frame: bytes) -> bool:
+    """Whether *frame* is what `id_block` makes."""
+    return frame.startswith(b"id: ") and frame.find(b"\n") == len(frame) - 2
+
+
+def id_of(frame: bytes) -> str | None:
+    """The id that *frame* gives a browser; None where there is no ``id`` in it."""
+    ids = _ID.findall(frame)
+    return ids[-1].decode("utf-8", "replace") if ids else None
 
 
 def _comment(value: object, dumps: Dumps | None) -> str:

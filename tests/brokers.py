@@ -92,7 +92,7 @@ def news(broker: Broker, positions: Mapping[str, Position]) -> dict[str, Slice]:
 
 
 def frames(piece: Slice) -> list[bytes]:
-    return [frame for _, frame in piece.entries]
+    return [entry.frame for entry in piece.entries]
 
 
 def everything(broker: Broker, channel: str) -> Slice:

@@ -7,6 +7,7 @@ import flask
 
 from ssestream import Channels, ServerResponse, SseStream
 from ssestream.wire import Decoder
+from tests.servers import PATIENCE
 from tests.visit import Visit
 
 
@@ -69,6 +70,8 @@ class Client(Visit):
         self.messages: list[dict[str, Any]] = []
         self._decoder = Decoder()
         self._decoded = 0
+        # The ids that it was sent, with messages or without.
+        self._ids: list[str] = []
         self.read_until(b":ok\n\n")
 
     def take(self, count: int) -> list[dict[str, Any]]:
@@ -88,13 +91,29 @@ class Client(Visit):
         body = self.body
         new = self._decoder.feed(body[self._decoded :])
         self._decoded = len(body)
-        self.messages += [message for message in new if message != {"comment": "ok"}]
+        for message in new:
+            self._ids += [message["id"]] if "id" in message else []
+            # A block with only an id is no message: a browser fires no event for it.
+            if message.keys() != {"id"} and message != {"comment": "ok"}:
+                self.messages.append(message)
         return self.messages
 
     @property
     def last_id(self) -> str:
         """As a browser has it."""
-        return [m["id"] for m in self.messages if "id" in m][-1]
+        return self._ids[-1]
+
+    def has_id(self) -> bool:
+        """Whether it has an id once it has read what there is, without waiting."""
+        self.sock.setblocking(False)
+        try:
+            self.received += self.sock.recv(65536)
+        except BlockingIOError:
+            pass
+        finally:
+            self.sock.settimeout(PATIENCE)
+        self._decode()
+        return bool(self._ids)
 
 
 def data_of(messages: list[dict[str, Any]]) -> list[Any]:

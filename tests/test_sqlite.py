@@ -351,7 +351,8 @@ def test_a_killed_process_loses_nothing_and_holds_up_nobody(
     returned = [tuple(line.split()) for each in told for line in each["returned"]]
     assert len(returned) > 100
     kept = {
-        number: frame.rstrip(b".").split() for number, frame in everything(reader, "news").entries
+        number: frame.rstrip(b".").split()
+        for number, frame, _ in everything(reader, "news").entries
     }
     assert list(kept) == list(range(1, len(kept) + 1))
     for number, mark, at in returned:
@@ -609,7 +610,7 @@ if os.fork():
     broker.close()
     os.write(of_parent, b"x")
     say(os.wait()[1])
-    say([frame.decode() for _, frame in broker.read("news", 0, 9, 1 << 20).entries])
+    say([entry.frame.decode() for entry in broker.read("news", 0, 9, 1 << 20).entries])
 else:
     broker.append("news", b"child")
     os.write(of_child, b"x")

@@ -5,8 +5,12 @@ from .broker import Broker
 from .memory import MemoryBroker
 
 
-def open_broker(url: str, history: int, history_age: float | None) -> Broker:
-    """The broker that *url* names. Connects to nothing. Raises ``ValueError``."""
+def open_broker(url: str, history: int | None = None, history_age: float | None = None) -> Broker:
+    """The broker that *url* names. Connects to nothing. Raises ``ValueError``.
+
+    *history* and *history_age* are what it asks of the logs that it appends to (see
+    `broker.Bounds`).
+    """
     # Not by urlsplit(), the errors of which may hold a password.
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme == "memory":

@@ -2,23 +2,19 @@
 
 from typing import Any, NamedTuple
 
-#: Events of each channel that are kept by default. As many as a stream may have
-#: waiting, minutes of a busy channel.
-HISTORY = 1000
-
 
 class Configuration(NamedTuple):
     """Apps for which all of this is the same share a broker."""
 
     url: str
-    history: int
+    history: int | None
     history_age: float | None
 
 
 def configuration(url: Any, history: Any, history_age: Any) -> Configuration:
     """Raises ``TypeError`` or ``ValueError``, beginning with the name of the argument."""
     check(url, history, history_age)
-    return Configuration(url or "memory://", HISTORY if history is None else history, history_age)
+    return Configuration(url or "memory://", history, history_age)
 
 
 def check(url: Any, history: Any, age: Any) -> None:

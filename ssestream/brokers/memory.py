@@ -2,8 +2,9 @@
 
 Nothing can be published from another process, and nothing is kept over a
 restart: a client that comes back then finds another log, and is told of the gap.
-A process that forks has logs that go on differently in parent and child, so the
-child's are others too.
+So all logs of a process have one identity, also those in which nothing was published
+yet. A process that forks has logs that go on differently in parent and child, so the
+child's have another.
 """
 
 import os
@@ -11,35 +12,58 @@ import secrets
 import weakref
 from collections import deque
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ..clock import clock
 from ..hub import Doorbell, new_lock
-from .broker import WAITED, WAITED_BYTES, Entry, Position, Slice
+from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, Position, Slice
+
+
+class _Kept(NamedTuple):
+    entry: Entry
+    at: float
+    #: Counts the messages of its log. A control frame has the count of the next message, so
+    #: that it is kept as long as that.
+    message: int
 
 
 class _Log:
-    def __init__(self) -> None:
-        self.identity = secrets.token_hex(4)
+    def __init__(self, bounds: Bounds) -> None:
         self.last = 0
-        self.entries: deque[tuple[float, Entry]] = deque()
+        self.bounds = bounds
+        #: How many of its entries were messages.
+        self.messages = 0
+        self.kept: deque[_Kept] = deque()
 
     @property
     def first(self) -> int:
-        return self.entries[0][1].number if self.entries else self.last + 1
+        return self.kept[0].entry.number if self.kept else self.last + 1
+
+    def append(self, frame: bytes) -> None:
+        self.last += 1
+        self.kept.append(_Kept(Entry(self.last, frame), clock.now(), self.messages + 1))
+        self.messages += not frame.startswith(CONTROL)
+
+    def trim(self) -> None:
+        history, age = self.bounds
+        history = self.messages if history is None else history
+        oldest = None if age is None else clock.now() - age
+        while self.kept and (
+            self.kept[0].message <= self.messages - history
+            or len(self.kept) > history + CONTROLS
+            or (oldest is not None and self.kept[0].at <= oldest)
+        ):
+            self.kept.popleft()
 
 
 class MemoryBroker:
-    """See `broker.Broker`. It never fails.
-
-    *history* is the number of entries that a log keeps, *history_age* their
-    age in seconds at most, or None.
-    """
+    """See `broker.Broker`. It never fails."""
 
     shared = False
 
-    def __init__(self, history: int, history_age: float | None) -> None:
-        self._history = history
-        self._history_age = history_age
+    def __init__(self, history: int | None = None, history_age: float | None = None) -> None:
+        self._asked = Bounds(history, history_age)
+        self._identity = secrets.token_hex(4)
         self._logs: dict[str, _Log] = {}
         # Never held while anybody waits.
         self._lock = new_lock()
@@ -55,13 +79,12 @@ class MemoryBroker:
         with self._lock:
             log = self._logs.get(channel)
             if log is None:
-                log = self._logs[channel] = _Log()
-            log.last += 1
-            log.entries.append((clock.now(), Entry(log.last, frame)))
-            self._trim(log)
+                log = self._logs[channel] = _Log(self._asked.of_new_log())
+            log.append(frame)
+            log.trim()
             if channel in self._positions:
                 self._doubtful.add(channel)
-            position = Position(log.identity, log.last)
+            position = Position(self._identity, log.last)
             bell, self._bell = self._bell, None
         if bell is not None:
             bell.ring()
@@ -69,11 +92,17 @@ class MemoryBroker:
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         with self._lock:
+            return self._slice(channel, after, limit, max_bytes)
+
+    def keep(self, channel: str, bounds: Bounds) -> Bounds:
+        with self._lock:
             log = self._logs.get(channel)
             if log is None:
-                return Slice("", 1, 0, [])
-            self._trim(log)
-            return _slice(log, after, limit, max_bytes)
+                return Bounds()
+            history = log.bounds.history if bounds.history is None else bounds.history
+            log.bounds = Bounds(history, bounds.age)
+            log.trim()
+            return log.bounds
 
     def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
         bell = Doorbell()
@@ -104,6 +133,7 @@ class MemoryBroker:
         """Forget all logs. What is appended next begins others."""
         with self._lock:
             self._logs.clear()
+            self._identity = secrets.token_hex(4)
             self._doubtful.update(self._positions)
             bell, self._bell = self._bell, None
         if bell is not None:
@@ -113,37 +143,28 @@ class MemoryBroker:
         found = {}
         for name in self._doubtful:
             log, at = self._logs.get(name), self._positions[name]
-            if log is None:
-                if at.log:
-                    found[name] = Slice("", 1, 0, [])
-            elif at.log != log.identity or at.number < log.last:
-                self._trim(log)
-                after = at.number if at.log in ("", log.identity) else 0
-                found[name] = _slice(log, after, WAITED, WAITED_BYTES)
+            if at.log != self._identity or at.number != (0 if log is None else log.last):
+                after = at.number if at.log in ("", self._identity) else 0
+                found[name] = self._slice(name, after, WAITED, WAITED_BYTES)
         self._doubtful.clear()
         for name in found:  # ask again, wherever it is next time
             del self._positions[name]
         return found
 
-    def _trim(self, log: _Log) -> None:
-        while len(log.entries) > self._history:
-            log.entries.popleft()
-        if self._history_age is not None:
-            oldest = clock.now() - self._history_age
-            while log.entries and log.entries[0][0] <= oldest:
-                log.entries.popleft()
-
-
-def _slice(log: _Log, after: int, limit: int, max_bytes: int) -> Slice:
-    first = log.first
-    entries: list[Entry] = []
-    # By their numbers: indexing walks a deque, but from its nearer end.
-    for index in range(max(after + 1 - first, 0), len(log.entries)):
-        if len(entries) >= limit or max_bytes <= 0:
-            break
-        entries.append(log.entries[index][1])
-        max_bytes -= len(entries[-1].frame)
-    return Slice(log.identity, first, log.last, entries)
+    def _slice(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        log = self._logs.get(channel)
+        if log is None:
+            return Slice(self._identity, 1, 0, [])
+        log.trim()
+        first, kept = log.first, log.kept
+        entries: list[Entry] = []
+        # By their numbers: indexing walks a deque, but from its nearer end.
+        for index in range(max(after + 1 - first, 0), len(kept)):
+            if len(entries) >= limit or max_bytes <= 0:
+                break
+            entries.append(kept[index].entry)
+            max_bytes -= len(entries[-1].frame)
+        return Slice(self._identity, first, log.last, entries, bounds=log.bounds)
 
 
 _brokers: weakref.WeakSet[MemoryBroker] = weakref.WeakSet()
@@ -153,8 +174,7 @@ def _after_fork_in_child() -> None:
     for broker in _brokers:
         broker._lock = new_lock()
         broker._bell = None
-        for log in broker._logs.values():
-            log.identity = secrets.token_hex(4)
+        broker._identity = secrets.token_hex(4)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,7 +3,8 @@
 One Redis stream for each channel, ``ssestream:{news}``. The id of an entry is
 its position: ``1763800000000000-17`` is the 17th of the log that began in that
 microsecond. Redis keeps the last id of a stream whatever is trimmed, so numbers
-have no hole; a stream that was deleted or flushed begins another log.
+have no hole; a stream that was deleted or flushed begins another log. How much a log
+keeps stands beside it, in the hash ``ssestream:{news}:bounds``.
 
 Lua scripts append and read, so that each is one step. Only for the wait does a
 connection block, in ``XREAD``, which says no more than where there is something.
@@ -31,7 +32,20 @@ from redis.sentinel import Sentinel
 
 from ..clock import clock
 from ..hub import new_lock
-from .broker import WAITED, WAITED_BYTES, BrokerError, Busy, Entry, Position, Slice
+from .broker import (
+    CHECK_LENGTH,
+    CONTROL,
+    CONTROLS,
+    HISTORY,
+    WAITED,
+    WAITED_BYTES,
+    Bounds,
+    BrokerError,
+    Busy,
+    Entry,
+    Position,
+    Slice,
+)
 from .redis_url import Target, parse
 
 Client = redis.Redis | redis.RedisCluster
@@ -110,9 +124,23 @@ local function log_of(key)
   return log, tonumber(last), info
 end
 
--- An entry is {id, {'f', frame, 't', microseconds, 'k', token}}.
+-- An entry is {id, {'f', frame, 't', microseconds, 'k', token, 'm', message}}. *message* counts
+-- the messages of the log; a control frame has the count of the next message, so that it is
+-- kept as long as that. Entries of earlier versions have none: all of them count.
 local function number(entry) return tonumber(string.match(entry[1], '-(%d+)')) end
 local function id(log, n) return string.format('%s-%.0f', log, n) end
+local function message(entry) return tonumber(entry[2][8]) or number(entry) end
+local function messages_up_to(entry)
+  local control = entry[2][8] and string.byte(entry[2][2]) == 0
+  return control and message(entry) - 1 or message(entry)
+end
+
+-- Of all that Redis has of a stream, how many are control frames.
+local function controls_in(info)
+  local first, last = info['first-entry'], info['last-entry']
+  if not first then return 0 end
+  return info['length'] - (messages_up_to(last) - message(first) + 1)
+end
 
 local function microseconds()
   local now = redis.call('TIME')
@@ -126,11 +154,15 @@ end
 _APPEND = (
     _LOG
     + """
-local key, mark = KEYS[1], KEYS[2]
-local frame, token, again, history, age = unpack(ARGV)
+local key, mark, bounds = KEYS[1], KEYS[2], KEYS[3]
+local frame, token, again, control = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local asked_history, asked_age, usual, controls = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+
+local history, age = unpack(redis.call('HMGET', bounds, 'history', 'age'))
+local function answer(added) return {added, history, age} end
 
 local done = redis.call('GET', mark)
-if done then return done end
+if done then return answer(done) end
 
 local log, last, info = log_of(key)
 if again == '1' then
@@ -138,15 +170,31 @@ if again == '1' then
     local newest = redis.call('XREVRANGE', key, id(log, n), id(log, math.max(n - 99, 1)))
     if #newest == 0 then break end
     for _, entry in ipairs(newest) do
-      if entry[2][6] == token then return entry[1] end
+      if entry[2][6] == token then return answer(entry[1]) end
     end
   end
 end
 
+-- A log's bounds are its own: whoever asks for more widens them.
+local function is_wider(asked, own)
+  return asked ~= '' and own ~= '' and tonumber(asked) > tonumber(own)
+end
+if not history or log == '' then
+  history, age = asked_history ~= '' and asked_history or usual, asked_age
+  redis.call('HSET', bounds, 'history', history, 'age', age)
+elseif is_wider(asked_history, history) or is_wider(asked_age, age) then
+  if is_wider(asked_history, history) then history = asked_history end
+  if is_wider(asked_age, age) then age = asked_age end
+  redis.call('HSET', bounds, 'history', history, 'age', age)
+end
+
 local now = microseconds()
 if log == '' then log = string.format('%.0f', now) end
-local added = redis.call('XADD', key, 'MAXLEN', '~', history, id(log, last + 1),
-  'f', frame, 't', string.format('%.0f', now), 'k', token)
+local before = info['last-entry'] and messages_up_to(info['last-entry']) or 0
+local most = history + math.min(controls_in(info) + control, controls)
+local added = redis.call('XADD', key, 'MAXLEN', '~', string.format('%.0f', most), id(log, last + 1),
+  'f', frame, 't', string.format('%.0f', now), 'k', token,
+  'm', string.format('%.0f', before + 1))
 if again == '1' then redis.call('SET', mark, added, 'EX', 300) end
 
 -- The oldest goes when it is too old, and with it some of those that are, too.
@@ -160,41 +208,66 @@ if age ~= '' and info['first-entry'] then
     redis.call('XTRIM', key, 'MAXLEN', redis.call('XLEN', key) - old)
   end
 end
-return added
+return answer(added)
 """
 )
 
-# For each key the log and the number that the caller knows; '*' is any log.
-# Tells of those that stand elsewhere.
+# For each key the log, the number and the check that the caller knows; '*' is any log.
+# Tells of those that stand elsewhere, with the check that the caller's number has here.
 _READ = (
     _LOG
     + """
-local limit, bytes, history, age = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local limit, bytes, digits = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
-local function first_of(key, log, last, info)
+local function check_of(entry)
+  if not entry then return '' end
+  local token = entry[2][6]
+  return string.sub(string.gsub(token, '.', function(c)
+    return string.format('%02x', string.byte(c))
+  end), 1, digits)
+end
+
+local function at(key, log, n)
+  if n < 1 then return nil end
+  return redis.call('XRANGE', key, id(log, n), id(log, n))[1]
+end
+
+local function first_of(key, log, last, info, history, age)
   if not info['first-entry'] then return last + 1 end
-  local first = math.max(number(info['first-entry']), last - history + 1)
-  if age == '' then return first end
-  local oldest = microseconds() - age
-  local function is_old(n)
-    local entry = redis.call('XRANGE', key, id(log, n), id(log, n))[1]
-    return not entry or tonumber(entry[2][4]) <= oldest
+  local first = number(info['first-entry'])
+  local lost, oldest = -1, -1
+  if history and controls_in(info) == 0 then first = math.max(first, last - history + 1)
+  elseif history then lost = messages_up_to(info['last-entry']) - history end
+  if age and age ~= '' then oldest = microseconds() - age end
+  if lost < 0 and oldest < 0 then return first end
+  local function is_lost(n)
+    local entry = at(key, log, n)
+    return not entry or message(entry) <= lost or tonumber(entry[2][4]) <= oldest
   end
   local high, middle = last + 1, first
   while first < high do
-    if is_old(middle) then first = middle + 1 else high = middle end
+    if is_lost(middle) then first = middle + 1 else high = middle end
     middle = math.floor((first + high) / 2)
   end
   return first
 end
 
 local found = {}
-for i, key in ipairs(KEYS) do
-  local known, after = ARGV[3 + 2 * i], tonumber(ARGV[4 + 2 * i])
+for i = 1, #KEYS / 2 do
+  local key, bounds = KEYS[2 * i - 1], KEYS[2 * i]
+  local known, after, check = ARGV[1 + 3 * i], tonumber(ARGV[2 + 3 * i]), ARGV[3 + 3 * i]
   local log, last, info = log_of(key)
-  if log ~= known or last ~= after then
-    if known ~= '*' and known ~= log then after = 0 end
-    local first, entries = first_of(key, log, last, info), {}
+  local last_check = check_of(info['last-entry'])
+  local other = check ~= '' and last_check ~= '' and check ~= last_check
+  if log ~= known or last ~= after or other then
+    local history, age = unpack(redis.call('HMGET', bounds, 'history', 'age'))
+    local here = ''
+    if log ~= '' and (known == '*' or known == log) then here = check_of(at(key, log, after)) end
+    if known ~= '*' and (known ~= log or after > last
+        or (check ~= '' and here ~= '' and check ~= here)) then
+      after = 0
+    end
+    local first, entries = first_of(key, log, last, info, history, age), {}
     local n, left = math.max(after + 1, first), limit
     while n <= last and left > 0 and bytes > 0 do
       local some = redis.call('XRANGE', key, id(log, n), id(log, last), 'COUNT', math.min(left, 8))
@@ -203,14 +276,32 @@ for i, key in ipairs(KEYS) do
         if bytes <= 0 then break end
         entries[#entries + 1] = entry[1]
         entries[#entries + 1] = entry[2][2]
+        entries[#entries + 1] = check_of(entry)
         bytes, left, n = bytes - #entry[2][2], left - 1, number(entry) + 1
       end
     end
-    found[#found + 1] = {i, log, first, last, entries}
+    found[#found + 1] = {i, log, first, last, entries, here, last_check, history or '', age or ''}
     if limit > 0 and bytes <= 0 then break end
   end
 end
 return found
+"""
+)
+
+# Sets what a log keeps, if there is one; says what it keeps.
+_KEEP = (
+    _LOG
+    + """
+local key, bounds = KEYS[1], KEYS[2]
+local asked, age, usual = unpack(ARGV)
+local log, last, info = log_of(key)
+if log == '' then return {'', ''} end
+local history = redis.call('HGET', bounds, 'history')
+history = asked ~= '' and asked or history or usual
+redis.call('HSET', bounds, 'history', history, 'age', age)
+local most = history + math.max(controls_in(info), 0)
+redis.call('XTRIM', key, 'MAXLEN', '~', string.format('%.0f', most))
+return {history, age}
 """
 )
 
@@ -235,8 +326,7 @@ class RedisBroker:
         and an event may be that late. Tested with three masters, one of which is
         killed and comes back; not with replicas, while slots move, or with TLS.
 
-    *history* is the number of entries that a log keeps, *history_age* their
-    age in seconds at most, or None. Redis holds some more than these.
+    Redis holds some more of a log than the log keeps.
 
     Redis may forget what it has acknowledged: a machine fails, unless it is told
     ``appendfsync always``; a master is lost before its replica had all.
@@ -251,10 +341,13 @@ class RedisBroker:
 
     shared = True
 
-    def __init__(self, url: str, history: int, history_age: float | None) -> None:
+    def __init__(
+        self, url: str, history: int | None = None, history_age: float | None = None
+    ) -> None:
         self._target = parse(url)
         self._open = _opener(self._target)
-        self._bounds = [history, "" if history_age is None else int(history_age * 1e6)]
+        self._asked = Bounds(history, history_age)
+        self._warned = False
         # One pool for the process; in a patched one for each thread, as gevent's
         # sockets are of use in their own only.
         self._common: Any = SimpleNamespace()
@@ -272,14 +365,18 @@ class RedisBroker:
 
     def append(self, channel: str, frame: bytes) -> Position:
         token = os.urandom(8)
-        keys = [_key(channel), f"{_key(channel)}:{token.hex()}"]
+        keys = [_key(channel), f"{_key(channel)}:{token.hex()}", _bounds_key(channel)]
+        rest = [int(frame.startswith(CONTROL)), *_written(self._asked), HISTORY, CONTROLS]
 
-        def add(again: int) -> bytes:
-            added: bytes = self._pool().append(keys, [frame, token, again, *self._bounds])
+        def add(again: int) -> list[bytes]:
+            added: list[bytes] = self._pool().append(keys, [frame, token, again, *rest])
             return added
 
-        log, number = self._try(add, TRYING).decode().split("-")
-        return Position(log, int(number))
+        added, *kept = self._try(add, TRYING)
+        if not self._warned:
+            self._warned = _bounds(*kept).warn_of(self._asked, channel)
+        log, number = added.decode().split("-")
+        return Position(log, int(number), token.hex()[:CHECK_LENGTH])
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         def ask(again: int) -> Slice:
@@ -294,6 +391,15 @@ class RedisBroker:
             raise
         self._away = 0.0
         return piece
+
+    def keep(self, channel: str, bounds: Bounds) -> Bounds:
+        keys = [_key(channel), _bounds_key(channel)]
+
+        def say(again: int) -> list[bytes]:
+            kept: list[bytes] = self._pool().keep(keys, [*_written(bounds), HISTORY])
+            return kept
+
+        return _bounds(*self._try(say, TRYING))
 
     def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
         with self._errors():
@@ -311,7 +417,7 @@ class RedisBroker:
                     found = self._news(positions, WAITED, WAITED_BYTES)
                     # What no ``XREAD`` tells of is told again until it is heeded.
                     if all(
-                        piece.entries and piece.log == positions[name].log
+                        piece.entries and not piece.misses(positions[name])
                         for name, piece in found.items()
                     ):
                         listener.checked = clock.now()
@@ -401,15 +507,24 @@ class RedisBroker:
         step = 1 if pool.cluster else AT_ONCE
         for start in range(0, len(names), step):
             some = names[start : start + step]
-            args = [limit, max_bytes, *self._bounds]
+            keys = [key for name in some for key in (_key(name), _bounds_key(name))]
+            args: list[Any] = [limit, max_bytes, CHECK_LENGTH]
             for name in some:
                 args += positions[name]
-            for index, log, first, last, flat in pool.read([_key(name) for name in some], args):
+            for index, log, first, last, flat, check, last_check, *kept in pool.read(keys, args):
                 entries = [
-                    Entry(int(entry.partition(b"-")[2]), frame)
-                    for entry, frame in zip(flat[::2], flat[1::2], strict=True)
+                    Entry(int(entry.partition(b"-")[2]), frame, own.decode())
+                    for entry, frame, own in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
                 ]
-                found[some[index - 1]] = Slice(log.decode(), first, last, entries)
+                found[some[index - 1]] = Slice(
+                    log.decode(),
+                    first,
+                    last,
+                    entries,
+                    check.decode(),
+                    last_check.decode(),
+                    _bounds(*kept),
+                )
         return found
 
     @contextlib.contextmanager
@@ -443,6 +558,7 @@ class _Pool:
         self.cluster = isinstance(client, redis.RedisCluster)
         self.append = client.register_script(_APPEND)
         self.read = client.register_script(_READ)
+        self.keep = client.register_script(_KEEP)
 
     @contextlib.contextmanager
     def turn(self, deadline: float) -> Iterator[None]:
@@ -607,6 +723,20 @@ class _Poller:
 def _key(channel: str) -> str:
     # The braces are what a cluster hashes by.
     return f"ssestream:{{{channel}}}"
+
+
+def _bounds_key(channel: str) -> str:
+    return f"{_key(channel)}:bounds"
+
+
+def _written(bounds: Bounds) -> list[int | str]:
+    """*bounds* as the scripts have them: ``""`` for None, and an age in microseconds."""
+    history, age = bounds
+    return ["" if history is None else history, "" if age is None else int(age * 1e6)]
+
+
+def _bounds(history: bytes | None, age: bytes | None) -> Bounds:
+    return Bounds(int(history) if history else None, int(age) / 1e6 if age else None)
 
 
 def _name(key: bytes) -> str:

@@ -11,8 +11,12 @@ is no inotify they look several times in 50 ms, and everywhere they look once in
 while, lest the one who appended was killed before it touched the file.
 
 What `wait` asks is what changed since it last asked: each append takes the next
-number of a counter that all channels share. Entries have it as their key, so
-that the oldest of all channels lie together, where each append removes a few.
+number of a counter that all channels share. A backup that is put back into the file
+sets that counter back, so `wait` looks first whether the entry of its number is still
+the same one.
+
+Each append removes a few entries that its log keeps no longer, and a few that are too
+old for their logs, also where nobody appends any more.
 
 SQLite's calls do not give way to other greenlets. So there are only short
 transactions, and none that waits for a lock: that is tried again, with pauses
@@ -22,7 +26,6 @@ The file must be on a disk of this host, as write-ahead logs share memory.
 """
 
 import ctypes
-import itertools
 import json
 import os
 import secrets
@@ -38,7 +41,19 @@ from ..clock import clock
 from ..hub import new_lock
 from ..printable import escape
 from ..settings import chance
-from .broker import WAITED, WAITED_BYTES, BrokerError, Entry, Position, Slice, shortage
+from .broker import (
+    CHECK_LENGTH,
+    CONTROL,
+    CONTROLS,
+    WAITED,
+    WAITED_BYTES,
+    Bounds,
+    BrokerError,
+    Entry,
+    Position,
+    Slice,
+    shortage,
+)
 
 #: Seconds for which a call tries to get at a file that others are busy with.
 PATIENCE = 5.0
@@ -58,17 +73,44 @@ TRIMMED = 16
 #: Channels that one `wait` reads at most, so that others have their turn.
 CHANNELS = 256
 
-#: Marks a file as one of ours, and of this form: "SSE" and 1.
-FORM = 0x53534501
+#: Marks a file as one of ours, and of this form: "SSE" and 2.
+FORM = 0x53534502
 
 TABLES = (
-    # The *change* of a channel is that of its last entry, kept or not.
+    # Of the last entry, kept or not: its *change*, its check (*token*), and its time (*at*).
+    # *messages* is how many of all entries were messages. A *history* of NULL is nothing said,
+    # as of files of the first form; an *age* of NULL is any.
     """CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-    log TEXT NOT NULL, last INTEGER NOT NULL, change INTEGER NOT NULL)""",
+    log TEXT NOT NULL, last INTEGER NOT NULL, change INTEGER NOT NULL,
+    token TEXT NOT NULL DEFAULT '', messages INTEGER NOT NULL DEFAULT 0, at REAL NOT NULL DEFAULT 0,
+    history INTEGER, age REAL)""",
     "CREATE INDEX changes ON channels (change)",
+    # *message* counts the messages of a log; a control frame has the count of the next
+    # message, so that it is kept as long as that. *expires* is the time at which the entry is
+    # too old for its log; like *at* it never falls within a log, whatever the clock does.
     """CREATE TABLE events (change INTEGER PRIMARY KEY, channel INTEGER NOT NULL,
-    number INTEGER NOT NULL, at REAL NOT NULL, frame BLOB NOT NULL)""",
+    number INTEGER NOT NULL, at REAL NOT NULL, frame BLOB NOT NULL,
+    token TEXT NOT NULL DEFAULT '', message INTEGER NOT NULL DEFAULT 0, expires REAL)""",
     "CREATE UNIQUE INDEX numbers ON events (channel, number)",
+    "CREATE INDEX expiry ON events (expires) WHERE expires IS NOT NULL",
+    f"PRAGMA application_id = {FORM}",
+)
+
+#: The form before this one, and what makes this one of it.
+FORM_1 = 0x53534501
+
+FROM_FORM_1 = (
+    "ALTER TABLE channels ADD COLUMN token TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE channels ADD COLUMN messages INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE channels ADD COLUMN at REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE channels ADD COLUMN history INTEGER",
+    "ALTER TABLE channels ADD COLUMN age REAL",
+    "ALTER TABLE events ADD COLUMN token TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE events ADD COLUMN message INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE events ADD COLUMN expires REAL",
+    "UPDATE channels SET messages = last",
+    "UPDATE events SET message = number",
+    "CREATE INDEX expiry ON events (expires) WHERE expires IS NOT NULL",
     f"PRAGMA application_id = {FORM}",
 )
 
@@ -99,18 +141,16 @@ _libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else N
 
 
 class SqliteBroker:
-    """See `broker.Broker`. Each method but `wait` takes `PATIENCE` seconds at most.
-
-    *history* is the number of entries that a log keeps, *history_age* their
-    age in seconds at most, or None.
-    """
+    """See `broker.Broker`. Each method but `wait` takes `PATIENCE` seconds at most."""
 
     shared = True
 
-    def __init__(self, path: str, history: int, history_age: float | None) -> None:
+    def __init__(
+        self, path: str, history: int | None = None, history_age: float | None = None
+    ) -> None:
         self._path = os.path.abspath(path)
-        self._history = history
-        self._history_age = history_age
+        self._asked = Bounds(history, history_age)
+        self._warned = False
         self._held = _Held()
         self._begin()
         _brokers.add(self)
@@ -125,16 +165,18 @@ class SqliteBroker:
         self._file: tuple[int, ...] | None = None
         self._bell: _Bell | None = None
         self._woken = False
-        # What the last wait knew: the newest change, and by which connection; its
-        # caller's positions; and the channels in which there may be more.
-        self._seen: tuple[sqlite3.Connection | None, int] = None, 0
+        # What the last wait knew: the newest change and its check, and by which connection;
+        # its caller's positions; and the channels in which there may be more.
+        self._seen: tuple[sqlite3.Connection | None, int, str] = None, 0, ""
         self._positions: dict[str, Position] = {}
         self._doubtful: dict[str, None] = {}
 
     # -- the contract
 
     def append(self, channel: str, frame: bytes) -> Position:
-        position = self._do("BEGIN IMMEDIATE", lambda db: self._append(db, channel, frame))
+        position, bounds = self._do("BEGIN IMMEDIATE", lambda db: self._append(db, channel, frame))
+        if not self._warned:
+            self._warned = bounds.warn_of(self._asked, channel)
         try:
             os.utime(self._path)
         except OSError:  # it is stored, and they will see it when they look
@@ -143,6 +185,9 @@ class SqliteBroker:
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         return self._do("BEGIN", lambda db: self._read(db, channel, after, limit, max_bytes))
+
+    def keep(self, channel: str, bounds: Bounds) -> Bounds:
+        return self._do("BEGIN IMMEDIATE", lambda db: self._keep(db, channel, bounds))
 
     def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
         known, self._positions = self._positions, dict(positions)
@@ -233,27 +278,32 @@ class SqliteBroker:
         return db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        new = self._is_new(db)
+        current = self._is_current(db)
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise sqlite3.OperationalError("its disk does not allow a write-ahead log")
         db.execute("PRAGMA synchronous = NORMAL")
         # What a burst made of it is given back to the disk.
         db.execute("PRAGMA journal_size_limit = 16777216")
-        if new:
+        if not current:
             db.execute("BEGIN IMMEDIATE")
-            if self._is_new(db):
-                for statement in TABLES:
+            if not self._is_current(db):
+                for statement in FROM_FORM_1 if self._form(db)[0] == FORM_1 else TABLES:
                     db.execute(statement)
             db.execute("COMMIT")
 
-    def _is_new(self, db: sqlite3.Connection) -> bool:
+    def _is_current(self, db: sqlite3.Connection) -> bool:
+        form, tables = self._form(db)
+        if form not in (FORM, FORM_1) and tables:
+            raise sqlite3.OperationalError("it is a database of something else")
+        return form == FORM
+
+    def _form(self, db: sqlite3.Connection) -> tuple[int, int]:
+        """Of the file: its mark, and how many tables it has."""
         # In one statement, as somebody may just be making it.
         form, tables = db.execute(
             "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
         ).fetchone()
-        if form != FORM and tables:
-            raise sqlite3.OperationalError("it is a database of something else")
-        return bool(form != FORM)
+        return form, tables
 
     def _find(self) -> tuple[int, ...] | None:
         # All of it: who removes it takes one after the other.
@@ -275,103 +325,181 @@ class SqliteBroker:
 
     # -- what is done in them
 
-    def _append(self, db: sqlite3.Connection, channel: str, frame: bytes) -> Position:
+    def _append(
+        self, db: sqlite3.Connection, channel: str, frame: bytes
+    ) -> tuple[Position, Bounds]:
         (change,) = db.execute("SELECT ifnull(max(change), 0) + 1 FROM channels").fetchone()
-        row = db.execute("SELECT id, log, last FROM channels WHERE name = ?", (channel,)).fetchone()
+        row = db.execute(
+            "SELECT id, log, last, messages, at, history, age FROM channels WHERE name = ?",
+            (channel,),
+        ).fetchone()
+        token, now = secrets.token_hex(CHECK_LENGTH // 2), time.time()
         if row is None:
-            log, number = secrets.token_hex(4), 1
-            key = db.execute(
-                "INSERT INTO channels (name, log, last, change) VALUES (?, ?, 1, ?)",
-                (channel, log, change),
-            ).lastrowid
+            log, last, messages, before = secrets.token_hex(4), 0, 0, Bounds()
+            bounds = self._asked.of_new_log()
+            inserted = "INSERT INTO channels (name, log, last, change) VALUES (?, ?, 0, 0)"
+            key = db.execute(inserted, (channel, log)).lastrowid
         else:
-            key, log, number = row[0], row[1], row[2] + 1
-            db.execute(
-                "UPDATE channels SET last = ?, change = ? WHERE id = ?", (number, change, key)
-            )
+            key, log, last, messages, at, *kept = row
+            now = max(now, at)
+            before = Bounds(*kept)
+            said = before.history is not None
+            bounds = before.widened(self._asked) if said else self._asked.of_new_log()
+        number, message = last + 1, messages + 1
+        messages += not frame.startswith(CONTROL)
         db.execute(
-            "INSERT INTO events VALUES (?, ?, ?, ?, ?)", (change, key, number, time.time(), frame)
+            "UPDATE channels SET last = ?, change = ?, token = ?, messages = ?, at = ?,"
+            " history = ?, age = ? WHERE id = ?",
+            (number, change, token, messages, now, *bounds, key),
         )
-        # The oldest of this channel, then of all: also of those that nobody appends to.
+        if bounds != before:
+            self._set_expiry(db, key, bounds.age)
+        expires = None if bounds.age is None else now + bounds.age
         db.execute(
-            "DELETE FROM events WHERE channel = ? AND number <= ? AND number <"
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (change, key, number, now, frame, token, message, expires),
+        )
+        self._trim(db, key, number, messages, bounds)
+        return Position(log, number, token), bounds
+
+    def _trim(
+        self, db: sqlite3.Connection, key: int | None, last: int, messages: int, bounds: Bounds
+    ) -> None:
+        """Remove a few entries: of this log, and of all that are too old."""
+        assert bounds.history is not None
+        db.execute(
+            "DELETE FROM events WHERE channel = ? AND (message <= ? OR number <= ?) AND number <"
             " (SELECT min(number) FROM events WHERE channel = ?) + ?",
-            (key, number - self._history, key, TRIMMED),
+            (key, messages - bounds.history, last - bounds.history - CONTROLS, key, TRIMMED),
         )
-        if self._history_age is not None:
-            oldest = time.time() - self._history_age
-            rows = db.execute("SELECT change, at FROM events ORDER BY change LIMIT ?", (TRIMMED,))
-            # Up to the first that stays, whatever the clock did: a log has no hole.
-            for row in list(itertools.takewhile(lambda row: row[1] <= oldest, rows))[-1:]:
-                db.execute("DELETE FROM events WHERE change <= ?", (row[0],))
-        return Position(log, number)
+        # All up to the newest of them in each log, as a log has no hole.
+        old = db.execute(
+            "SELECT channel, max(number) FROM (SELECT channel, number FROM events"
+            " WHERE expires <= ? ORDER BY expires LIMIT ?) GROUP BY channel",
+            (time.time(), TRIMMED),
+        )
+        for of, number in old.fetchall():
+            db.execute("DELETE FROM events WHERE channel = ? AND number <= ?", (of, number))
+
+    def _set_expiry(self, db: sqlite3.Connection, key: int | None, age: float | None) -> None:
+        db.execute("UPDATE events SET expires = at + ? WHERE channel = ?", (age, key))
+
+    def _keep(self, db: sqlite3.Connection, channel: str, bounds: Bounds) -> Bounds:
+        row = db.execute("SELECT id, history FROM channels WHERE name = ?", (channel,)).fetchone()
+        if row is None:
+            return Bounds()
+        key, history = row
+        if bounds.history is None:
+            bounds = Bounds(history, bounds.age).of_new_log()
+        db.execute("UPDATE channels SET history = ?, age = ? WHERE id = ?", (*bounds, key))
+        self._set_expiry(db, key, bounds.age)
+        return bounds
 
     def _read(
         self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
     ) -> Slice:
-        row = db.execute("SELECT id, log, last FROM channels WHERE name = ?", (channel,)).fetchone()
+        row = db.execute(
+            "SELECT id, log, last, token, messages, history, age FROM channels WHERE name = ?",
+            (channel,),
+        ).fetchone()
         if row is None:
             return Slice("", 1, 0, [])
-        key, log, last = row
-        first = self._first(db, key, last)
+        key, log, last, token, messages, *kept = row
+        bounds = Bounds(*kept)
+        first = self._first(db, key, last, messages, bounds)
+        check = token
+        if after != last:
+            row = db.execute(
+                "SELECT token FROM events WHERE channel = ? AND number = ?", (key, after)
+            ).fetchone()
+            check = "" if row is None else row[0]
         entries: list[Entry] = []
-        for row in db.execute(
-            "SELECT number, frame FROM events WHERE channel = ? AND number >= ?"
-            " ORDER BY number LIMIT ?",
-            (key, max(first, after + 1), limit),
-        ):
-            if max_bytes <= 0:
-                break
-            entries.append(Entry(*row))
-            max_bytes -= len(entries[-1].frame)
-        return Slice(log, first, last, entries)
+        if after < last and limit:
+            for row in db.execute(
+                "SELECT number, frame, token FROM events WHERE channel = ? AND number >= ?"
+                " ORDER BY number LIMIT ?",
+                (key, max(first, after + 1), limit),
+            ):
+                if max_bytes <= 0:
+                    break
+                entries.append(Entry(*row))
+                max_bytes -= len(entries[-1].frame)
+        return Slice(log, first, last, entries, check, token, bounds)
 
-    def _first(self, db: sqlite3.Connection, key: int, last: int) -> int:
+    def _first(
+        self, db: sqlite3.Connection, key: int, last: int, messages: int, bounds: Bounds
+    ) -> int:
         """The oldest entry that is kept, be there others that are not yet removed."""
-        row = db.execute("SELECT min(number) FROM events WHERE channel = ?", (key,)).fetchone()
-        first = max(last + 1 if row[0] is None else row[0], last + 1 - self._history)
-        if self._history_age is not None:
-            oldest, end = time.time() - self._history_age, last + 1
-            while first < end:
-                middle = (first + end) // 2
-                if db.execute(
-                    "SELECT at <= ? FROM events WHERE channel = ? AND number = ?",
-                    (oldest, key, middle),
-                ).fetchone() == (1,):
-                    first = middle + 1
-                else:
-                    end = middle
-        return int(first)
+        lost = 0 if bounds.history is None else messages - bounds.history
+        now = time.time()
+
+        def oldest_from(number: int) -> tuple[int, bool]:
+            row = db.execute(
+                "SELECT number, message <= ? OR ifnull(expires <= ?, 0) FROM events"
+                " WHERE channel = ? AND number >= ? ORDER BY number LIMIT 1",
+                (lost, now, key, number),
+            ).fetchone()
+            return (last + 1, False) if row is None else (row[0], bool(row[1]))
+
+        first, is_lost = oldest_from(0)
+        end = last + 1
+        while is_lost and first < end:
+            middle = (first + end) // 2
+            if oldest_from(middle)[1]:
+                first = middle + 1
+            else:
+                end = middle
+        return first
 
     def _news(self, db: sqlite3.Connection) -> dict[str, Slice]:
         """What there is beyond the positions; of too many channels, of some."""
-        (newest,) = db.execute("SELECT ifnull(max(change), 0) FROM channels").fetchone()
-        seen, change = self._seen
-        if seen is db:
-            changed = db.execute("SELECT name FROM channels WHERE change > ?", (change,))
-            names = [name for (name,) in changed if name in self._positions]
-        else:  # it may be another file
-            names = list(self._positions)
-        self._doubtful.update(dict.fromkeys(names))
-        self._seen = db, newest
+        self._doubtful.update(dict.fromkeys(self._changed(db)))
         if not self._doubtful:
             return {}
         ends = db.execute(
-            "SELECT name, log, last FROM channels WHERE name IN (SELECT value FROM json_each(?))",
+            "SELECT name, log, last, token FROM channels"
+            " WHERE name IN (SELECT value FROM json_each(?))",
             (json.dumps(list(self._doubtful)),),
         )
-        logs = {name: Position(log, last) for name, log, last in ends}
+        logs = {name: Position(log, last, token) for name, log, last, token in ends}
         found: dict[str, Slice] = {}
         for name in list(self._doubtful):
             at, end = self._positions[name], logs.get(name, Position("", 0))
-            if at.log != end.log or at.number < end.number:
+            if not _stands_at(at, end):
                 if len(found) == CHANNELS:
                     break
                 after = at.number if at.log in ("", end.log) else 0
-                found[name] = self._read(db, name, after, WAITED, WAITED_BYTES)
+                piece = self._read(db, name, after, WAITED, WAITED_BYTES)
+                if piece.has_other_past(at):
+                    whole = self._read(db, name, 0, WAITED, WAITED_BYTES)
+                    piece = whole._replace(check=piece.check)
+                found[name] = piece
                 del self._positions[name]  # ask again, wherever it is next time
             del self._doubtful[name]
         return found
+
+    def _changed(self, db: sqlite3.Connection) -> list[str]:
+        """The channels, of those that are waited for, which may have changed since last time."""
+        newest: tuple[int, str] = db.execute(
+            "SELECT change, token FROM channels ORDER BY change DESC LIMIT 1"
+        ).fetchone() or (0, "")
+        connection, *seen = self._seen
+        self._seen = db, *newest
+        if connection is db and tuple(seen) == newest:
+            return []
+        known = (
+            connection is db
+            and db.execute("SELECT 1 FROM events WHERE change = ? AND token = ?", seen).fetchone()
+        )
+        if not known:  # another file, or a backup that was put back, or just trimmed
+            return list(self._positions)
+        changed = db.execute("SELECT name FROM channels WHERE change > ?", seen[:1])
+        return [name for (name,) in changed if name in self._positions]
+
+
+def _stands_at(at: Position, end: Position) -> bool:
+    """Whether there is nothing behind *at* in a log that ends at *end*."""
+    return at[:2] == end[:2] and (at.check == end.check or not (at.check and end.check))
 
 
 class _Held:

@@ -154,6 +154,8 @@ class Follower:
         if message.get("comment") == "ok":
             self.open = True
         if "data" not in message:
+            if "id" in message:
+                self._place(visit, message["id"])
             return
         if message.get("event") == "gap":
             self.faults.append(f"was told of a gap in {message['data']}, {visit}")
@@ -181,6 +183,16 @@ class Follower:
             self._crowd.counts["replayed"] += 1
         if number > self._crowd.newest[channel]:
             self._crowd.newest[channel] = number
+
+    def _place(self, visit: Visit, id: str) -> None:
+        """It is told where it stands. Before the first event that is where it begins."""
+        positions = parse_id(id)
+        if positions is None or positions.keys() != set(self.channels):
+            self.faults.append(f"was told to stand at {id!r}; the visit {visit}")
+            return
+        for name, position in positions.items():
+            self.first.setdefault(name, position.number)
+        self.last_event_id = id
 
 
 #: How a visit ends, unless it is ended: after some time, after so many messages in

@@ -25,7 +25,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         answer: Any = broker.append(query["channel"], query["frame"].encode())
     else:
         piece = broker.read(query["channel"], 0, 1000, 1 << 20)
-        answer = [frame.decode() for _, frame in piece.entries]
+        answer = [entry.frame.decode() for entry in piece.entries]
     body = json.dumps(answer).encode()
     length = str(len(body))
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", length)])
@@ -63,13 +63,13 @@ def wait(broker: Broker, *channels: str) -> None:
     positions = {}
     for channel in channels:
         piece = broker.read(channel, 0, 0, 0)
-        positions[channel] = Position(piece.log, piece.last)
+        positions[channel] = piece.end
     tell(waits=True)
     while True:
         for channel, piece in broker.wait(positions).items():
-            for number, frame in piece.entries:
+            for number, frame, check in piece.entries:
                 tell(channel=channel, number=number, frame=frame.decode())
-            positions[channel] = Position(piece.log, piece.last)
+            positions[channel] = piece.end
 
 
 def fork(broker: Broker, channel: str) -> None:
@@ -82,7 +82,7 @@ def fork(broker: Broker, channel: str) -> None:
     if child:
         assert os.waitpid(child, 0)[1] == 0
         tell(who="after", position=broker.append(channel, b"after"))
-        frames = [frame.decode() for _, frame in broker.read(channel, 0, 1000, 1 << 20).entries]
+        frames = [e.frame.decode() for e in broker.read(channel, 0, 1000, 1 << 20).entries]
         tell(who="reader", frames=frames)
     else:
         os._exit(0)
@@ -108,7 +108,7 @@ def greenlets(broker: Broker, channel: str) -> None:
     before = len(ticks)
     gevent.get_hub().threadpool.apply(broker.append, (channel, b"x"))
     waiter.join()
-    tell(ticks=before, found=[frame.decode() for _, frame in waiter.value[channel].entries])
+    tell(ticks=before, found=[e.frame.decode() for e in waiter.value[channel].entries])
 
 
 def starved(broker: Broker, channel: str) -> None:
