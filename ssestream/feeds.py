@@ -549,7 +549,7 @@ class Subscription:
     def lose_place(self, cursor: Cursor) -> None:
         """The log does not know where *cursor* is; it will be told of a gap."""
         with self._lock:
-            cursor.position = NOWHERE
+            cursor.position = cursor.told = NOWHERE
 
     def give(self, cursor: Cursor, items: list[Item], replayed: bool = False) -> bool:
         """Hand on those of *items* that *cursor* has not passed.

@@ -562,13 +562,10 @@ class Following:
 
         Whether to read on at once, as what is lost was told of already.
         """
-        oldest = piece.beginning
-        told = cursor.told
-        if (
-            told.log == piece.log
-            and piece.first <= told.number + 1
-            and not piece.has_other_past(told)
-        ):
+        oldest, told, at = piece.beginning, cursor.told, cursor.position
+        assert at is not None
+        is_known = told.log == piece.log and piece.first <= told.number + 1 <= piece.last + 1
+        if is_known and not piece.has_other_past(at):
             cursor.position = oldest
             return True
         cursor.gaps += 1

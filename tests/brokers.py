@@ -95,5 +95,14 @@ def frames(piece: Slice) -> list[bytes]:
     return [entry.frame for entry in piece.entries]
 
 
+def plain(piece: Slice) -> tuple[str, int, int, list[tuple[int, bytes]]]:
+    """Without checks and bounds."""
+    return (*piece[:3], [entry[:2] for entry in piece.entries])
+
+
+def plainly(news: Mapping[str, Slice]) -> dict[str, tuple[str, int, int, list[tuple[int, bytes]]]]:
+    return {name: plain(piece) for name, piece in news.items()}
+
+
 def everything(broker: Broker, channel: str) -> Slice:
     return broker.read(channel, 0, LOTS, LOTS)

@@ -580,7 +580,8 @@ def test_a_name_adds_nothing_to_the_ids(local: Make, name: Any) -> None:
     channels.subscribe(stream, name)
     until(lambda: channels.statistics()["news"].lagging == 0, "it to be live")
     ids = [channels.publish(name, {"data": "x"}), channels.channel(name).publish({"data": "y"})]
-    until(lambda: stream.writable_length == 2, "both messages")
+    # Behind the block that tells where it stands.
+    until(lambda: stream.writable_length == 3, "both messages")
     stream.end()
     got = Decoder().feed(b"".join(stream))
     assert [each for each in got if "data" in each] == channels.history(name)
@@ -969,7 +970,7 @@ def test_channels_are_configured_by_the_app() -> None:
     assert app.extensions["ssestream"] is channels
     publish(channels, "news", 10)
     assert len(channels.history("news")) == 3
-    assert channels._broker._history_age == 60  # type: ignore[attr-defined]
+    assert channels._broker._asked.age == 60  # type: ignore[attr-defined]
 
 
 def test_init_app_takes_what_was_not_given(tmp_path: Path) -> None:
@@ -1359,7 +1360,8 @@ def test_a_child_process_begins_with_no_subscribers(local: Make, tmp_path: Path)
         finally:
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
-    until(lambda: stream.writable_length == 1, "what the child has published")
+    # Behind the block that tells where it stands.
+    until(lambda: stream.writable_length == 2, "what the child has published")
     stream.destroy()
     nothing_remains(channels)
     channels._broker.close()

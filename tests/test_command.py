@@ -300,8 +300,9 @@ def test_a_tail_tells_of_a_gap_and_goes_on_with_what_is_kept(
     channels = Channels(url, history=5)
     ids = [channels.publish("news", {"data": number}) for number in range(40)]
     elsewhere = Channels(f"sqlite:///{tmp_path}/other.db").publish("news", {"data": "other"})
-    log, _, number = ids[-1].rpartition(".")
-    for since in (ids[0], elsewhere, f"{log}.{int(number) + 9}"):
+    log, number, check = ids[-1].split(".")
+    other = f"{int(check, 16) ^ 1:06x}"
+    for since in (ids[0], elsewhere, f"{log}.{int(number) + 9}", f"{log}.{number}.{other}"):
         following = tail("--url", url, "--since", since, "--count", "5", "news")
         kept = [message["data"] for message in following.messages(5)]
         assert kept == ["35", "36", "37", "38", "39"], since

@@ -65,7 +65,7 @@ class Follower:
                 continue
             if self._channel in news:
                 piece = news[self._channel]
-                for number, frame, check in piece.entries:
+                for number, frame, _ in piece.entries:
                     self.numbers.append(number)
                     self.frames.append(frame)
                     self._position = Position(piece.log, number)
@@ -146,7 +146,7 @@ def test_positions_hold_over_a_restart(
     server.kill()
     server.start()
     second = reader.append("news", b"two")
-    assert second == (first.log, 2)
+    assert second[:2] == (first.log, 2)
     news = reader.wait({"news": first})
     assert [(name, *piece[:3], frames(piece)) for name, piece in news.items()] == [
         ("news", first.log, 1, 2, [b"two"])
@@ -199,7 +199,7 @@ def test_a_log_that_has_lost_its_end_is_found_on_the_next_connection(
         assert (*piece[:3], frames(piece)) == (first.log, 1, 1, [b"one"])
     client.delete("ssestream:{news}")
     for _ in range(2):
-        assert reader.wait({"news": last}) == {"news": Slice("", 1, 0, [])}
+        assert reader.wait({"news": last})["news"][:4] == ("", 1, 0, [])
 
 
 def test_a_forgotten_script_is_given_again(
@@ -542,11 +542,12 @@ def test_a_first_try_that_comes_after_the_second_is_not_stored(
     redis_server: RedisServer, broker: Callable[..., RedisBroker]
 ) -> None:
     publisher = broker(redis_server.url)
-    keys = ["ssestream:{news}", "ssestream:{news}:01"]
+    keys = ["ssestream:{news}", "ssestream:{news}:01", "ssestream:{news}:bounds"]
     call = publisher._pool().append
-    second = call(keys, [b"frame", b"\1", 1, 1000, ""])
-    assert call(keys, [b"frame", b"\1", 0, 1000, ""]) == second
-    assert call(keys, [b"frame", b"\1", 1, 1000, ""]) == second
+    rest = [0, 1000, "", 1000, 100]
+    second = call(keys, [b"frame", b"\1", 1, *rest])
+    assert call(keys, [b"frame", b"\1", 0, *rest]) == second
+    assert call(keys, [b"frame", b"\1", 1, *rest]) == second
     assert all_of(publisher, "news") == [b"frame"]
 
 
@@ -560,7 +561,7 @@ def test_old_entries_are_not_shown_and_then_thrown_away(
     for n in range(30):
         young.append("news", b"old %d" % n)
     wait_until(lambda: not all_of(young, "news"), "all to be old")
-    assert young.read("news", 0, 10, 1000)[1:] == (31, 30, [])
+    assert young.read("news", 0, 10, 1000)[1:4] == (31, 30, [])
     assert len(all_of(broker(redis_server.url), "news")) == 30
 
     client = redis_server.client()
@@ -827,7 +828,7 @@ def test_an_account_may_have_few_rights(
     start_redis: Start, broker: Callable[..., RedisBroker]
 ) -> None:
     rights = "+evalsha +script|load +exists +xinfo +xadd +xrange +xrevrange +xlen +xtrim"
-    rights += " +get +set +time +xread +client|id +select"
+    rights += " +get +set +hmget +hset +time +xread +client|id +select"
     server = start_redis(configuration=f"user app on >pw ~ssestream:* {rights}")
     each = broker(f"redis://app:pw@127.0.0.1:{server.port}/1", history_age=60)
     works(each)
@@ -932,6 +933,6 @@ def test_a_cluster(start_redis: Start, broker: Callable[..., RedisBroker]) -> No
     thread, result = in_thread(lambda: each.append("of/7", b"two"))
     home.start()
     thread.join(20)
-    assert result == [(at["of/7"].log, 2)]
+    assert [position[:2] for position in result] == [(at["of/7"].log, 2)]
     wait_until(lambda: follower.frames == [b"one", b"two"], "what came meanwhile")
     follower.stop()

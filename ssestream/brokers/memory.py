@@ -143,7 +143,8 @@ class MemoryBroker:
         found = {}
         for name in self._doubtful:
             log, at = self._logs.get(name), self._positions[name]
-            if at.log != self._identity or at.number != (0 if log is None else log.last):
+            elsewhere = at.log not in ("", self._identity)
+            if elsewhere or at.number != (0 if log is None else log.last):
                 after = at.number if at.log in ("", self._identity) else 0
                 found[name] = self._slice(name, after, WAITED, WAITED_BYTES)
         self._doubtful.clear()

@@ -218,6 +218,7 @@ _READ = (
     _LOG
     + """
 local limit, bytes, digits = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local asked_history, asked_age = ARGV[4], ARGV[5]
 
 local function check_of(entry)
   if not entry then return '' end
@@ -255,12 +256,13 @@ end
 local found = {}
 for i = 1, #KEYS / 2 do
   local key, bounds = KEYS[2 * i - 1], KEYS[2 * i]
-  local known, after, check = ARGV[1 + 3 * i], tonumber(ARGV[2 + 3 * i]), ARGV[3 + 3 * i]
+  local known, after, check = ARGV[3 + 3 * i], tonumber(ARGV[4 + 3 * i]), ARGV[5 + 3 * i]
   local log, last, info = log_of(key)
   local last_check = check_of(info['last-entry'])
   local other = check ~= '' and last_check ~= '' and check ~= last_check
   if log ~= known or last ~= after or other then
     local history, age = unpack(redis.call('HMGET', bounds, 'history', 'age'))
+    if not history then history, age = tonumber(asked_history), asked_age end
     local here = ''
     if log ~= '' and (known == '*' or known == log) then here = check_of(at(key, log, after)) end
     if known ~= '*' and (known ~= log or after > last
@@ -508,7 +510,7 @@ class RedisBroker:
         for start in range(0, len(names), step):
             some = names[start : start + step]
             keys = [key for name in some for key in (_key(name), _bounds_key(name))]
-            args: list[Any] = [limit, max_bytes, CHECK_LENGTH]
+            args: list[Any] = [limit, max_bytes, CHECK_LENGTH, *_written(self._asked)]
             for name in some:
                 args += positions[name]
             for index, log, first, last, flat, check, last_check, *kept in pool.read(keys, args):

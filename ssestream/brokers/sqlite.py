@@ -405,7 +405,7 @@ class SqliteBroker:
         if row is None:
             return Slice("", 1, 0, [])
         key, log, last, token, messages, *kept = row
-        bounds = Bounds(*kept)
+        bounds = self._asked if kept[0] is None else Bounds(*kept)
         first = self._first(db, key, last, messages, bounds)
         check = token
         if after != last:

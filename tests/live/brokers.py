@@ -67,7 +67,7 @@ def wait(broker: Broker, *channels: str) -> None:
     tell(waits=True)
     while True:
         for channel, piece in broker.wait(positions).items():
-            for number, frame, check in piece.entries:
+            for number, frame, _ in piece.entries:
                 tell(channel=channel, number=number, frame=frame.decode())
             positions[channel] = piece.end
 
