@@ -474,7 +474,11 @@ class Channels(Uncopyable):
             raise RuntimeError("clear() is for memory://, which no other process can read")
         broker.clear()
 
-    # -- what streams tell
+    # -- what streams ask and tell
+
+    def _knows(self, event_id: str) -> bool:
+        """Whether *event_id* can be one of a channel."""
+        return parse_id(event_id) is not None
 
     def _drained(self, subscription: Subscription) -> None:
         # Before it is looked who is behind: a reader that is about to stop sees it.

@@ -16,6 +16,7 @@ from typing import Literal
 from gevent import GreenletExit, monkey
 
 from .brokers.broker import Broker, Position, Slice
+from .clock import clock
 from .errors import BrokerError
 from .fanout import TURN, Parcel, hand_round, send_to_convoys
 from .feeds import (

@@ -67,7 +67,6 @@ from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
 from .piping import Destination, Pipe, Unpiped
 from .plain import plain_bytes
-from .positions import parse_id
 from .request import environ_of, last_event_id
 from .settings import Options, client_of, stream_settings
 from .shared import LARGE, shared
@@ -134,7 +133,7 @@ class SseStream(Emitter):
 
     # The `Channels` that it follows: a browser keeps one id, so that all which a stream
     # follows must have one.
-    _channels: object = None
+    _channels: Any = None
 
     def __init__(
         self,
@@ -476,7 +475,8 @@ class SseStream(Emitter):
     def _check_id(self, frame: bytes) -> None:
         """Raises `MessageError` for an id of the app's in a stream that has ids of channels."""
         found = id_of(frame)
-        if found is not None and parse_id(found) is None:
+        channels = self._channels
+        if found is not None and channels is not None and not channels._knows(found):
             raise MessageError(
                 f"'id' {found[:40]!r} beside channels: a browser keeps one id, by which it"
                 " comes back to the channels that this stream follows",

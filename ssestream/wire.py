@@ -37,7 +37,7 @@ import codecs
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -138,6 +138,11 @@ def id_block(id: str) -> bytes:
 def is_id_block(frame: bytes) -> bool:
     """Whether *frame* is what `id_block` makes."""
     return frame.startswith(b"id: ") and frame.find(b"\n") == len(frame) - 2
+
+
+def first_id_block(frames: Iterable[bytes | memoryview]) -> bytes:
+    """The first of *frames* that is what `id_block` makes, or no bytes."""
+    return next((bytes(frame) for frame in frames if is_id_block(bytes(frame[:8192]))), b"")
 
 
 def id_of(frame: bytes) -> str | None:
