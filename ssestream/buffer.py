@@ -288,12 +288,14 @@ class FrameBuffer:
         """Drop what waits; the reader has nothing more to take."""
         self._wake(closed=True)
 
-    def clear(self) -> None:
-        """Drop what waits, and go on."""
+    def clear(self) -> list[bytes | memoryview]:
+        """Drop what waits, and go on. What was dropped."""
         with self._lock:
+            dropped = list(self._frames)
             self._frames = ()
             self._waiting = self._messages = 0
             self._within = BETWEEN
+        return dropped
 
     def give_back(self) -> bool:
         """The chunk taken last is with the kernel. Whether it drained the buffer."""

@@ -30,6 +30,7 @@ from .settings import DEFAULTS, Settings, draw
 from .shared import LARGE, shared
 from .statistics import Cause, books
 from .upkeep import Upkeep
+from .wire import first_id_block
 
 #: Bytes that may wait before ``write()`` says False: Node's default for streams
 #: of bytes up to version 20 (it is 64 KiB since 22), and the usual size of one
@@ -269,13 +270,15 @@ class OutgoingMessage(Emitter):
             self._retired = cause
         frames = [frame for inlet in self._inlets for frame in inlet.retired(cause == "refused")]
         if not self._ended:
+            place = b""
             if cause == "refused":
-                self._buffer.clear()
+                # But where it stands is: it comes back, and would miss what came meanwhile.
+                place = first_id_block([*self._buffer.clear(), *frames])
             else:
                 for frame in frames:
                     self._buffer.put(frame)
             settings = self._settings or DEFAULTS
-            self._buffer.put_last(b"retry: %d\n\n" % draw(settings.retry_after))
+            self._buffer.put_last(place + b"retry: %d\n\n" % draw(settings.retry_after))
         self._buffer.end()
         logger.info("%s: ended, as %s", self._name(), _REASONS[cause])
 
