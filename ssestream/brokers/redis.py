@@ -302,7 +302,7 @@ local history = redis.call('HGET', bounds, 'history')
 history = asked ~= '' and asked or history or usual
 redis.call('HSET', bounds, 'history', history, 'age', age)
 local most = history + math.max(controls_in(info), 0)
-redis.call('XTRIM', key, 'MAXLEN', '~', string.format('%.0f', most))
+redis.call('XTRIM', key, 'MAXLEN', string.format('%.0f', most))
 return {history, age}
 """
 )

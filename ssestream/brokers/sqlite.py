@@ -385,12 +385,18 @@ class SqliteBroker:
         db.execute("UPDATE events SET expires = at + ? WHERE channel = ?", (age, key))
 
     def _keep(self, db: sqlite3.Connection, channel: str, bounds: Bounds) -> Bounds:
-        row = db.execute("SELECT id, history FROM channels WHERE name = ?", (channel,)).fetchone()
+        row = db.execute(
+            "SELECT id, history, messages FROM channels WHERE name = ?", (channel,)
+        ).fetchone()
         if row is None:
             return Bounds()
-        key, history = row
-        if bounds.history is None:
-            bounds = Bounds(history, bounds.age).of_new_log()
+        key, history, messages = row
+        bounds = Bounds(bounds.history or history, bounds.age).of_new_log()
+        assert bounds.history is not None
+        db.execute(
+            "DELETE FROM events WHERE channel = ? AND message <= ?",
+            (key, messages - bounds.history),
+        )
         db.execute("UPDATE channels SET history = ?, age = ? WHERE id = ?", (*bounds, key))
         self._set_expiry(db, key, bounds.age)
         return bounds

@@ -99,11 +99,17 @@ class Follower:
             gevent.sleep(min(self._retry / 1000, LONGEST_PAUSE))
 
     def _visit(self, visit: Visit) -> str:
-        # One without an id would come back to another "now".
-        stays = self._crowd.settling or not self.last_event_id
+        stays = self._crowd.settling
         way = "stays" if stays else self._dice.choice(WAYS)
+        if not (stays or self.first):
+            # One that does not know its place yet would come back to another "now". It leaves
+            # as soon as it knows, before its first event, or stays.
+            stays = self._dice.random() < 0.3
+            way = "stays" if stays else "looks in"
         seconds = None if stays else self._dice.expovariate(1 / 4)
         messages = self._dice.randint(1, 300) if way == "counts" else None
+        if way == "looks in":
+            messages, seconds = 0, None
         sock: Any = gevent.socket.socket()
         try:
             if way == "crawls":
@@ -137,7 +143,7 @@ class Follower:
                 while data := answer.read1(size):
                     for message in decoder.feed(data):
                         self._take(visit, message)
-                        if visit.messages == most:
+                        if visit.messages == most and self.first:
                             # What has come behind it is not read, as if it had not come.
                             self._crowd.counts["left"] += 1
                             return "left in the midst"
