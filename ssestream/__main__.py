@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from .brokers import open_broker
-from .brokers.broker import CONTROL, Broker, Position, Slice, check_name
+from .brokers.broker import CONTROL, Broker, ChannelError, Position, Slice, check_name
 from .channels import Channels
 from .errors import BrokerError
 from .positions import format_id, parse_id
@@ -226,6 +226,8 @@ def _follow(
         piece = broker.wait({name: at}).get(name)
         if piece is None:
             continue
+        if isinstance(piece, ChannelError):
+            raise piece
         if piece.misses(at):
             at = _after_gap(name, piece)
         for number, frame, check in piece.entries:

@@ -436,6 +436,15 @@ class Channels(Uncopyable):
         """Of each channel that has subscribers in this process."""
         return self._here()._following.statistics()
 
+    def ping(self) -> None:
+        """Return where the broker can be used now, and raise `BrokerError` where not.
+
+        For a health check: it is tried once, in 2 s with Redis and 5 s with a file that
+        others keep locked. `BrokerError.lasting` tells a wrong password or a missing directory
+        from an outage.
+        """
+        self._here()._broker.ping()
+
     # -- the end
 
     def close(self) -> None:

@@ -44,7 +44,14 @@ class BrokerError(SseStreamError):
     An event that `Channels.publish` raises this for was not stored, as far as
     can be known: a connection that breaks while the answer is on its way leaves
     that open.
+
+    *lasting* says that trying again does not help before somebody has mended something:
+    a password, a right, a directory.
     """
+
+    def __init__(self, reason: str = "", *, lasting: bool = False) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
 
 
 class StreamError(SseStreamError):

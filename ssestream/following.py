@@ -7,6 +7,7 @@ growing intervals, from where it was: a broker that was away costs nobody a
 subscription.
 """
 
+import logging
 import sys
 import time
 from collections import deque
@@ -15,7 +16,8 @@ from typing import Literal
 
 from gevent import GreenletExit, monkey
 
-from .brokers.broker import Broker, Position, Slice
+from .ailing import Ailing
+from .brokers.broker import Broker, Busy, ChannelError, Position, Slice
 from .clock import clock
 from .errors import BrokerError
 from .fanout import TURN, Parcel, hand_round, send_to_convoys
@@ -45,6 +47,9 @@ SOONEST, LATEST = 0.1, 2.0
 #: `Bounds.age` is as short.
 TELL = 5.0
 
+#: Seconds after which what has come back is back for good.
+STEADY = 10.0
+
 #: Readers at a time. They mostly wait for the broker, which more of them would
 #: only keep from serving the listener.
 READERS = 4
@@ -73,6 +78,11 @@ class Following:
         self._listening = False
         # Of a reader; the listener has not dealt with it yet.
         self._failure: BrokerError | None = None
+        self._ailing = Ailing(broker, spawn, self._places, self._resume)
+        # What was told of the broker last, and when it was found to be back.
+        self._told: str | None = None
+        self._back_at = -STEADY
+        self._is_unsteady = self._is_awaiting = False
         self._readers = 0
         self._behind: deque[Cursor] = deque()
         # How many of the latest entries it is to be given, of each that has no place yet.
@@ -104,18 +114,24 @@ class Following:
             return
         try:
             for cursor in cursors:
-                at = cursor.position
-                piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
-                cursor.began = piece.end
-                if at is None:
-                    self._start(cursor, piece)
-                elif piece.misses(at):
-                    # What the client has made up is in no id of ours.
-                    cursor.position = NOWHERE
-                elif at.number == piece.last and at.log == piece.log:
-                    cursor.position = piece.end
+                try:
+                    self._place(cursor)
+                except ChannelError as error:
+                    self._ailing.add(error, listener=False)
         except BrokerError:  # which the listener will meet, too
             pass
+
+    def _place(self, cursor: Cursor) -> None:
+        at = cursor.position
+        piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
+        cursor.began = piece.end
+        if at is None:
+            self._start(cursor, piece)
+        elif piece.misses(at):
+            # What the client has made up is in no id of ours.
+            cursor.position = NOWHERE
+        elif at.number == piece.last and at.log == piece.log:
+            cursor.position = piece.end
 
     def _start(self, cursor: Cursor, piece: Slice) -> None:
         """Let it begin before the latest entries that it is to be given, or at the end."""
@@ -157,6 +173,8 @@ class Following:
             spawn(self._listen)
         elif new:
             self._broker.wake()
+        if new:
+            self._ailing.go_on()
 
     def remove(self, cursors: list[Cursor]) -> None:
         with self._lock:
@@ -203,12 +221,11 @@ class Following:
             while feeds := self._followed():
                 try:
                     self._hear(feeds)
-                    pause = SOONEST
+                    if not self._is_unsteady:
+                        pause = SOONEST
                     continue
                 except BrokerError as error:
-                    if self.state != "down":
-                        logger.warning("channels: %s; their streams stay open meanwhile", error)
-                    self.state = "down"
+                    self._down(error)
                 except Exception:
                     logger.exception("channels: the listener failed, and goes on")
                 # All processes have lost the broker at once.
@@ -238,14 +255,26 @@ class Following:
     def _hear(self, feeds: list[Feed]) -> None:
         """Wait for news of *feeds* once, and hand it on. Raises `BrokerError`."""
         if self.state == "down":
-            self._broker.read(feeds[0].name, 0, 0, 0)
+            self._probe(feeds)
         for feed in feeds:
-            if feed.position is None:
-                self._found(feed, self._broker.read(feed.name, 0, 0, 0).end)
-        if self.state != "listening":
+            if feed.position is None and feed.name not in self._ailing:
+                try:
+                    end = self._broker.read(feed.name, 0, 0, 0).end
+                except ChannelError as error:
+                    self._ailing.add(error, listener=True)
+                else:
+                    self._found(feed, end)
+        was_down = self.state == "down"
+        if was_down:
+            # For one round only: to read may work, and to wait may not.
+            self._broker.wake()
+        elif self.state != "listening":
             self._up()
-        asked = {feed.name: feed for feed in feeds}
-        news = self._broker.wait({feed.name: feed.position for feed in feeds if feed.position})
+        asked = {feed.name: feed for feed in feeds if feed.name not in self._ailing}
+        places = ((name, feed.position) for name, feed in asked.items())
+        news = self._broker.wait({name: position for name, position in places if position})
+        if was_down:
+            self._up()
         with self._lock:
             failure, self._failure = self._failure, None
         try:
@@ -254,7 +283,10 @@ class Following:
                     found = self._feeds.get(name)
                 # Another of that name was made meanwhile, for whom this is no news.
                 if found is not None and found is asked.get(name):
-                    self._take(found, piece)
+                    if isinstance(piece, ChannelError):
+                        self._ailing.add(piece, listener=True)
+                    else:
+                        self._take(found, piece)
         except BaseException:
             with self._lock:
                 self._failure = failure
@@ -262,15 +294,83 @@ class Following:
         if failure is not None:
             raise failure
 
+    def _probe(self, feeds: list[Feed]) -> None:
+        """Read an entry. Raises `BrokerError` where that does not work, of any channel."""
+        for feed in feeds:
+            if feed.name not in self._ailing:
+                after = 0 if feed.position is None else max(feed.position.number - 1, 0)
+                try:
+                    self._broker.read(feed.name, after, 1, 1)
+                    return
+                except ChannelError as error:
+                    self._ailing.add(error, listener=True)
+        self._broker.ping()
+
+    def _down(self, error: BrokerError) -> None:
+        if self.state == "down":
+            return
+        was_unsteady, words = self._is_unsteady, str(error)
+        self._is_unsteady = clock.now() < self._back_at + STEADY
+        # What works and fails in turn is told of until it has failed a second time.
+        if not (was_unsteady and self._is_unsteady and words == self._told):
+            lasts = " this lasts until somebody mends it, and" if error.lasting else ""
+            level = logging.ERROR if error.lasting else logging.WARNING
+            logger.log(level, "channels: %s;%s their streams stay open meanwhile", words, lasts)
+        self._told = words
+        self.state = "down"
+
     def _up(self) -> None:
         if self.state == "down":
-            logger.warning("channels: the broker is back")
+            self._back_at = clock.now()
+            if not self._is_unsteady:
+                logger.warning("channels: the broker is back")
+            elif not self._is_awaiting:
+                self._is_awaiting = True
+                spawn(self._await_steadiness)
         with self._lock:
             self.state = "listening"
             feeds = self._feeds.values()
             waiting = [cursor for feed in feeds for cursor in feed.cursors - feed.live]
         for cursor in waiting:
             self.read_on(cursor)
+
+    def _await_steadiness(self) -> None:
+        """Say that the broker is back once it is for good."""
+        try:
+            while self._is_unsteady and self.state != "idle":
+                left = self._back_at + STEADY - clock.now()
+                if left <= 0 and self.state == "listening":
+                    logger.warning("channels: the broker is back")
+                    break
+                time.sleep(max(left, STEADY / 4))
+        finally:
+            self._is_unsteady = self._is_awaiting = False
+
+    # -- channels that fail alone
+
+    def _places(self, name: str) -> list[int] | None:
+        """See `Ailing`."""
+        with self._lock:
+            feed = self._feeds.get(name)
+            if feed is None:
+                return None
+            here = feed.position or Position("", 0)
+            behind = [at.number for each in feed.cursors - feed.live if (at := each.position)]
+            return [here.number, min(behind)] if behind else [here.number]
+
+    def _resume(self, name: str) -> None:
+        """The listener can go on with it, or all can."""
+        with self._lock:
+            feed = self._feeds.get(name)
+            cursors = list(feed.cursors - feed.live) if feed else []
+        for cursor in cursors:
+            # A stream of several channels waits until all their places are known.
+            for each in cursor.subscription.cursors:
+                with self._lock:
+                    behind = each not in each.feed.live
+                if behind:
+                    self.read_on(each)
+        self._broker.wake()
 
     def _found(self, feed: Feed, end: Position) -> None:
         with self._lock:
@@ -466,6 +566,12 @@ class Following:
         again = False
         try:
             again = self._catch_up(cursor)
+        except Busy:  # it has waited already
+            again = True
+        except ChannelError as error:
+            with self._lock:
+                cursor.reading = False
+            self._ailing.add(error, listener=False)
         except BrokerError as error:
             # The listener says so, and lets all read on when it is back.
             with self._lock:

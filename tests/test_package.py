@@ -55,6 +55,7 @@ ROOMS = (
     "positions",
     "feeds",
     "fanout",
+    "ailing",
     "following",
     "channels",
     "response",

@@ -40,6 +40,7 @@ __all__ = [
     "Broker",
     "BrokerError",
     "Busy",
+    "ChannelError",
     "Entry",
     "Position",
     "Slice",
@@ -203,8 +204,24 @@ class Busy(BrokerError):
     """This process asks for more at once than its broker takes. The broker is not down."""
 
 
+class ChannelError(BrokerError):
+    """The log of one *channel* cannot be had. The broker is not down, and has the others."""
+
+    def __init__(self, channel: str, reason: str) -> None:
+        super().__init__(reason, lasting=True)
+        self.channel = channel
+
+
+#: What `Broker.wait` gives.
+News = dict[str, Slice | ChannelError]
+
+
 class Broker(Protocol):
     """One log for each channel. Every method may be called from any thread.
+
+    Where only one channel's log fails, the error is a `ChannelError`, and `wait` gives that
+    in the place of the channel's slice. It gives it again at once to a caller that asks for
+    the channel again.
 
     Making one connects to nothing. Each method raises `BrokerError`, within
     the time that the broker states, when it could not be done; names are
@@ -234,7 +251,10 @@ class Broker(Protocol):
         nothing was ever published has no log, and keeps nothing of this.
         """
 
-    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+    def ping(self) -> None:
+        """Raises `BrokerError` where the broker cannot be used now. It is tried once."""
+
+    def wait(self, positions: Mapping[str, Position]) -> News:
         """Wait until there is more in a channel than its position says, or for `wake`.
 
         One caller at a time, which may be a greenlet. Gives what `read` would

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from ..clock import clock
 from ..hub import Doorbell, new_lock
-from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, Position, Slice
+from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, News, Position, Slice
 
 
 class _Kept(NamedTuple):
@@ -104,7 +104,10 @@ class MemoryBroker:
             log.trim()
             return log.bounds
 
-    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+    def ping(self) -> None:
+        pass
+
+    def wait(self, positions: Mapping[str, Position]) -> News:
         bell = Doorbell()
         with self._lock:
             known, self._positions = self._positions, dict(positions)
@@ -139,8 +142,8 @@ class MemoryBroker:
         if bell is not None:
             bell.ring()
 
-    def _more(self) -> dict[str, Slice]:
-        found = {}
+    def _more(self) -> News:
+        found: News = {}
         for name in self._doubtful:
             log, at = self._logs.get(name), self._positions[name]
             elsewhere = at.log not in ("", self._identity)

@@ -15,6 +15,7 @@ import inspect
 import math
 import os
 import queue
+import re
 import select
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,9 @@ from .broker import (
     Bounds,
     BrokerError,
     Busy,
+    ChannelError,
     Entry,
+    News,
     Position,
     Slice,
 )
@@ -374,7 +377,7 @@ class RedisBroker:
             added: list[bytes] = self._pool().append(keys, [frame, token, again, *rest])
             return added
 
-        added, *kept = self._try(add, TRYING)
+        added, *kept = self._try(add, TRYING, channel)
         if not self._warned:
             self._warned = _bounds(*kept).warn_of(self._asked, channel)
         log, number = added.decode().split("-")
@@ -386,7 +389,7 @@ class RedisBroker:
 
         patience = 0 if clock.now() < self._away else TRYING
         try:
-            piece = self._try(ask, patience)
+            piece = self._try(ask, patience, channel)
         except BrokerError as error:
             if patience and _may_pass(error.__cause__):
                 self._away = clock.now() + AWAY
@@ -401,9 +404,14 @@ class RedisBroker:
             kept: list[bytes] = self._pool().keep(keys, [*_written(bounds), HISTORY])
             return kept
 
-        return _bounds(*self._try(say, TRYING))
+        return _bounds(*self._try(say, TRYING, channel))
 
-    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+    def ping(self) -> None:
+        # An account may have few rights, and an answer is an answer.
+        with self._errors(), contextlib.suppress(exceptions.NoPermissionError):
+            self._pool().client.ping()
+
+    def wait(self, positions: Mapping[str, Position]) -> News:
         with self._errors():
             bell = self._my_bell()
         with self._lock:
@@ -414,19 +422,28 @@ class RedisBroker:
                 pool = self._pool()
                 if listener is None or listener.pool is not pool:
                     listener = self._listen(pool)
-                found = {}
+                found: News = {}
                 if clock.now() > listener.checked + CHECK:
-                    found = self._news(positions, WAITED, WAITED_BYTES)
+                    found = self._news_of_each(positions)
                     # What no ``XREAD`` tells of is told again until it is heeded.
                     if all(
                         piece.entries and not piece.misses(positions[name])
                         for name, piece in found.items()
+                        if isinstance(piece, Slice)
                     ):
                         listener.checked = clock.now()
                 if not found:
-                    names = listener.wait(positions, bell)
-                    some = {name: positions[name] for name in names}
-                    found = self._news(some, WAITED, WAITED_BYTES)
+                    try:
+                        names = listener.wait(positions, bell)
+                    except exceptions.ResponseError as error:
+                        # Redis does not say of which key it is.
+                        if not _is_of_channel(error):
+                            raise
+                        found = self._news_of_each(positions)
+                        if not any(isinstance(each, ChannelError) for each in found.values()):
+                            raise
+                    else:
+                        found = self._news_of_each({name: positions[name] for name in names})
         except BaseException:
             if listener is not None:
                 listener.close()
@@ -459,7 +476,7 @@ class RedisBroker:
             pool.close()
         self.wake()
 
-    def _try(self, ask: Callable[[int], _T], patience: float) -> _T:
+    def _try(self, ask: Callable[[int], _T], patience: float, channel: str) -> _T:
         """The result of *ask*, which is given 0, or 1 where it may have been done before.
 
         For *patience* seconds it waits for a free connection, and is tried again where
@@ -468,7 +485,7 @@ class RedisBroker:
         deadline, again = clock.now() + patience, 0
         while True:
             try:
-                with self._errors(), self._pool().turn(deadline):
+                with self._errors(channel), self._pool().turn(deadline):
                     return ask(again)
             except BrokerError as error:
                 if not _may_pass(error.__cause__) or clock.now() > deadline:
@@ -483,7 +500,14 @@ class RedisBroker:
         holder = self._holder()
         pool: _Pool | None = getattr(holder, "pool", None)
         if pool is None or pool.process != os.getpid():
-            pool = holder.pool = _Pool(self._open(), self._target.connections)
+            # A cluster's connects, so the lock is not held meanwhile.
+            made = _Pool(self._open(), self._target.connections)
+            with self._lock:
+                pool = getattr(holder, "pool", None)
+                if pool is None or pool.process != os.getpid():
+                    pool = holder.pool = made
+            if pool is not made:  # several came first, and share one
+                made.close()
         return pool
 
     def _listen(self, pool: "_Pool") -> "_Listener | _Poller":
@@ -529,14 +553,32 @@ class RedisBroker:
                 )
         return found
 
+    def _news_of_each(self, positions: Mapping[str, Position]) -> News:
+        """The same for `wait`, with the error of a channel in its place."""
+        try:
+            return dict(self._news(positions, WAITED, WAITED_BYTES))
+        except exceptions.ResponseError as error:
+            if not _is_of_channel(error):
+                raise
+            if len(positions) == 1:
+                return {name: ChannelError(name, self._target.explain(error)) for name in positions}
+        pairs = list(positions.items())
+        middle = len(pairs) // 2
+        found = self._news_of_each(dict(pairs[:middle]))
+        return found | self._news_of_each(dict(pairs[middle:]))
+
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, channel: str | None = None) -> Iterator[None]:
+        """Give what redis-py raises as a `BrokerError`, which may be of *channel* alone."""
         try:
             yield
         except _NoTurn as error:
             raise Busy(f"{self._target.where}: {error}") from None
         except ERRORS as error:
-            raise BrokerError(self._target.explain(error)) from error
+            text = self._target.explain(error)
+            if channel is not None and _is_of_channel(error):
+                raise ChannelError(channel, text) from error
+            raise BrokerError(text, lasting=_is_lasting(error)) from error
 
 
 class _NoTurn(Exception):
@@ -649,6 +691,9 @@ class _Listener:
         self._client = client
         self._asked: dict[str, Position] | None = None
         self._until = 0.0
+        # Whether this connection may ask at all, and be told to stop.
+        self._has_asked = False
+        self._may_unblock = True
         try:
             self._connection = client.connection_pool.get_connection()
             self._id = self._introduce()
@@ -666,6 +711,13 @@ class _Listener:
                 return []
             keys = [_key(name) for name in positions]
             behind = [_id(position) for position in positions.values()]
+            if not self._has_asked:
+                # Without waiting, so that a refusal is known before a bell ends the wait.
+                self._connection.send_command("XREAD", "COUNT", 1, "STREAMS", *keys, *behind)
+                answer = self._connection.read_response()
+                self._has_asked = True
+                if answer:
+                    return [_name(key) for key in dict(answer)]
             block = int(BLOCK * 1000)
             self._connection.send_command(
                 "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *keys, *behind
@@ -693,12 +745,21 @@ class _Listener:
         self._asked = None
         # Not everybody may do this; and it may come before the question does.
         with contextlib.suppress(exceptions.ResponseError):
-            if self._connection.can_read() or self.pool.client.client_unblock(self._id):
+            if self._connection.can_read() or self._unblock():
                 self._connection.read_response()
                 return
         self._connection.disconnect()
         self._connection.connect()
         self._id = self._introduce()
+
+    def _unblock(self) -> bool:
+        if self._may_unblock:
+            try:
+                return bool(self.pool.client.client_unblock(self._id))
+            except exceptions.NoPermissionError:
+                # Redis notes each refusal.
+                self._may_unblock = False
+        return False
 
 
 class _Poller:
@@ -712,7 +773,10 @@ class _Poller:
         pipeline = self.pool.client.pipeline()
         for name, position in positions.items():
             pipeline.xrange(_key(name), min=_id(position, 1), count=1)
-        answers = pipeline.execute()
+        answers = pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and not _is_of_channel(answer):
+                raise answer
         news = [name for name, some in zip(positions, answers, strict=True) if some]
         if not news:
             bell.wait(POLL)
@@ -748,6 +812,30 @@ def _name(key: bytes) -> str:
 def _id(position: Position, further: int = 0) -> str:
     # The logs of other brokers have other names.
     return f"{position.log}-{position.number + further}" if position.log.isdecimal() else "0-0"
+
+
+# What a server says of one key: it has another type, is none of ours, or not for this account.
+_OF_CHANNEL = re.compile(
+    r"WRONGTYPE|user_script:\d+:|(?i:no permissions to access)"
+    r"|can't access at least one of the keys|permissions to access one of the keys"
+)
+_OF_ALL = re.compile(r"can't run this command|permissions to run|READONLY|OOM|MISCONF|NOREPLICAS")
+
+
+def _is_of_channel(error: object) -> bool:
+    if not isinstance(error, exceptions.ResponseError):
+        return False
+    words = str(error)
+    return bool(_OF_CHANNEL.search(words)) and not _OF_ALL.search(words)
+
+
+def _is_lasting(error: BaseException) -> bool:
+    """Whether a password is wrong, or the server is none that can do this."""
+    if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
+        return True
+    # Of the server's words those are known that pass, and a right may be given at any time.
+    known = (*PASSING, exceptions.OutOfMemoryError, exceptions.NoPermissionError)
+    return type(error) is exceptions.ResponseError and not isinstance(error, known)
 
 
 def _may_pass(cause: object) -> bool:

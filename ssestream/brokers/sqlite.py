@@ -49,7 +49,9 @@ from .broker import (
     WAITED_BYTES,
     Bounds,
     BrokerError,
+    ChannelError,
     Entry,
+    News,
     Position,
     Slice,
     shortage,
@@ -125,6 +127,8 @@ BUSY = ("database is locked", "locking protocol")
 
 #: What else it says, and what helps.
 ALLOW = "this process must be allowed to write it, what SQLite keeps beside it, and their directory"
+IO_ERROR = "disk I/O error"
+MALFORMED = "database disk image is malformed"
 UNOPENED = "unable to open database file"
 CURES = {
     "database or disk is full": "make room on its disk",
@@ -132,8 +136,11 @@ CURES = {
     UNOPENED: ALLOW,
     "database is locked": f"others have kept it so for {PATIENCE:g} s",
     "file is not a database": "move it away",
-    "database disk image is malformed": "move it away, and what SQLite keeps beside it",
+    MALFORMED: "move it away, and what SQLite keeps beside it",
 }
+
+#: What passes when a disk has room again, or works again.
+PASSING = ("database or disk is full", IO_ERROR)
 
 _T = TypeVar("_T")
 
@@ -174,7 +181,12 @@ class SqliteBroker:
     # -- the contract
 
     def append(self, channel: str, frame: bytes) -> Position:
-        position, bounds = self._do("BEGIN IMMEDIATE", lambda db: self._append(db, channel, frame))
+        try:
+            position, bounds = self._do(
+                "BEGIN IMMEDIATE", lambda db: self._append(db, channel, frame)
+            )
+        except (TypeError, ValueError) as error:
+            raise ChannelError(channel, self._say(f"{channel!r} is damaged: {error}")) from error
         if not self._warned:
             self._warned = bounds.warn_of(self._asked, channel)
         try:
@@ -184,12 +196,19 @@ class SqliteBroker:
         return position
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
-        return self._do("BEGIN", lambda db: self._read(db, channel, after, limit, max_bytes))
+        piece = self._do("BEGIN", lambda db: self._read_whole(db, channel, after, limit, max_bytes))
+        if isinstance(piece, ChannelError):
+            raise piece
+        return piece
 
     def keep(self, channel: str, bounds: Bounds) -> Bounds:
         return self._do("BEGIN IMMEDIATE", lambda db: self._keep(db, channel, bounds))
 
-    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+    def ping(self) -> None:
+        # Who may not write is told so here, and nothing is written.
+        self._do("BEGIN IMMEDIATE", lambda db: db.execute("SELECT 1 FROM channels LIMIT 1"))
+
+    def wait(self, positions: Mapping[str, Position]) -> News:
         known, self._positions = self._positions, dict(positions)
         moved = [name for name, at in positions.items() if known.get(name) != at]
         kept = (name for name in self._doubtful if name in positions)
@@ -240,10 +259,10 @@ class SqliteBroker:
                 with self._lock:
                     return self._transact(begin, what)
             except MemoryError as error:
-                raise BrokerError(f"the channels in {escape(self._path)}: no memory") from error
+                raise BrokerError(self._say("no memory")) from error
             except sqlite3.Error as error:
                 if str(error) not in BUSY or clock.now() > deadline:
-                    raise BrokerError(self._explain(error)) from error
+                    raise self._explain(error) from error
             time.sleep(chance.uniform(0, PAUSE))
 
     def _transact(self, begin: str, what: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -315,13 +334,17 @@ class SqliteBroker:
     def _forget(self) -> None:
         self._held.forget()
 
-    def _explain(self, error: Exception) -> str:
+    def _explain(self, error: Exception) -> BrokerError:
         words, folder = str(error), os.path.dirname(self._path)
         # Not by opening the file: who closes a descriptor of it drops SQLite's locks.
-        lack = shortage(DESCRIPTORS) if words in (UNOPENED, "disk I/O error") else ""
+        if words in (UNOPENED, IO_ERROR) and (lack := shortage(DESCRIPTORS)):
+            return BrokerError(self._say(words + lack))
         cure = CURES.get(words) if os.path.isdir(folder) else f"there is no directory {folder}"
-        text = lack or (f" ({cure})" if cure else "")
-        return escape(f"the channels in {self._path}: {words}{text}")
+        text = self._say(words + (f" ({cure})" if cure else ""))
+        return BrokerError(text, lasting=words not in (*BUSY, *PASSING))
+
+    def _say(self, words: str) -> str:
+        return escape(f"the channels in {self._path}: {words}")
 
     # -- what is done in them
 
@@ -432,6 +455,27 @@ class SqliteBroker:
                 max_bytes -= len(entries[-1].frame)
         return Slice(log, first, last, entries, check, token, bounds)
 
+    def _read_whole(
+        self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
+    ) -> Slice | ChannelError:
+        """What `_read` gives, or why nobody can read this channel, where others' can be read."""
+        try:
+            piece = self._read(db, channel, after, limit, max_bytes)
+            numbers = [piece.first, piece.last, *(entry.number for entry in piece.entries)]
+            if not isinstance(piece.log, str) or not all(type(each) is int for each in numbers):
+                raise TypeError("a log has no name, or a number is none")
+            for number, frame, *_ in piece.entries:
+                if not isinstance(frame, bytes):
+                    raise TypeError(f"entry {number} is {type(frame).__name__}")
+            return piece
+        except (TypeError, ValueError) as error:
+            return ChannelError(channel, self._say(f"{channel!r} is damaged: {error}"))
+        except sqlite3.DatabaseError as error:
+            # A page of this channel's. Where it is another the next statement says so.
+            if str(error) != MALFORMED:
+                raise
+            return ChannelError(channel, self._say(f"{channel!r}: {error}"))
+
     def _first(
         self, db: sqlite3.Connection, key: int, last: int, messages: int, bounds: Bounds
     ) -> int:
@@ -457,7 +501,7 @@ class SqliteBroker:
                 end = middle
         return first
 
-    def _news(self, db: sqlite3.Connection) -> dict[str, Slice]:
+    def _news(self, db: sqlite3.Connection) -> News:
         """What there is beyond the positions; of too many channels, of some."""
         self._doubtful.update(dict.fromkeys(self._changed(db)))
         if not self._doubtful:
@@ -468,17 +512,19 @@ class SqliteBroker:
             (json.dumps(list(self._doubtful)),),
         )
         logs = {name: Position(log, last, token) for name, log, last, token in ends}
-        found: dict[str, Slice] = {}
+        found: News = {}
         for name in list(self._doubtful):
             at, end = self._positions[name], logs.get(name, Position("", 0))
             if not _stands_at(at, end):
                 if len(found) == CHANNELS:
                     break
                 after = at.number if at.log in ("", end.log) else 0
-                piece = self._read(db, name, after, WAITED, WAITED_BYTES)
-                if piece.has_other_past(at):
-                    whole = self._read(db, name, 0, WAITED, WAITED_BYTES)
-                    piece = whole._replace(check=piece.check)
+                piece = self._read_whole(db, name, after, WAITED, WAITED_BYTES)
+                if isinstance(piece, Slice) and piece.has_other_past(at):
+                    whole = self._read_whole(db, name, 0, WAITED, WAITED_BYTES)
+                    if isinstance(whole, Slice):
+                        whole = whole._replace(check=piece.check)
+                    piece = whole
                 found[name] = piece
                 del self._positions[name]  # ask again, wherever it is next time
             del self._doubtful[name]

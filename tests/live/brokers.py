@@ -104,7 +104,7 @@ def greenlets(broker: Broker, channel: str) -> None:
     gevent.spawn(tick)
     waiter = gevent.spawn(lambda: next(iter(iter(lambda: broker.wait({channel: nothing}), {}))))
     nothing = Position("", 0)
-    gevent.sleep(0.05)
+    gevent.sleep(0.2)
     before = len(ticks)
     gevent.get_hub().threadpool.apply(broker.append, (channel, b"x"))
     waiter.join()

@@ -1,0 +1,359 @@
+"""One channel's error is that channel's, and what a broker refuses is told once."""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from ssestream import BrokerError, Channels, SseStream, ailing, following
+from ssestream.brokers import redis as redis_broker
+from ssestream.brokers.broker import ChannelError, Position
+from tests.following import Client, Following, data_of, numbers
+from tests.redis_server import RedisServer
+from tests.visit import until
+
+Start = Callable[..., RedisServer]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (following, ailing):
+        monkeypatch.setattr(module, "SOONEST", 0.01)
+        monkeypatch.setattr(module, "LATEST", 0.08)
+    monkeypatch.setattr(redis_broker, "BLOCK", 0.3)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], Channels]]:
+    made: list[Channels] = []
+
+    def make(url: str) -> Channels:
+        made.append(Channels(url))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def publish(channels: Channels, name: str, *span: int) -> list[str]:
+    return [channels.publish(name, {"data": number}) for number in range(*span)]
+
+
+# -- ways in which the log of the channel "bad" cannot be read, and what mends it
+
+
+def another_type(server: RedisServer, channels: Channels) -> Callable[[], object]:
+    client = server.client()
+    client.delete("ssestream:{bad}")
+    client.set("ssestream:{bad}", "x")
+    return lambda: client.delete("ssestream:{bad}")
+
+
+def entries_of_others(server: RedisServer, channels: Channels) -> Callable[[], object]:
+    client = server.client()
+    client.delete("ssestream:{bad}")
+    client.xadd("ssestream:{bad}", {"mine": "x"}, id=f"{10**16}-3")
+    return lambda: client.delete("ssestream:{bad}")
+
+
+def a_key_that_is_not_allowed(server: RedisServer, channels: Channels) -> Callable[[], object]:
+    def let(*patterns: str) -> None:
+        server.client(username="admin", password="pw").acl_setuser(
+            "default", enabled=True, nopass=True, commands=["+@all"], keys=patterns, reset=True
+        )
+
+    admin: dict[str, Any] = {"enabled": True, "passwords": ["+pw"], "commands": ["+@all"]}
+    server.client().acl_setuser("admin", keys=["*"], reset=True, **admin)
+    # It takes hold of connections that there are.
+    let("ssestream:{good}*", "ssestream:{fine}*")
+    return lambda: let("*")
+
+
+REDIS = (another_type, entries_of_others, a_key_that_is_not_allowed)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("breaks", REDIS)
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_one_key_that_cannot_be_read_holds_up_no_other_channel(
+    redis_server: RedisServer,
+    opened: Callable[[str], Channels],
+    caplog: pytest.LogCaptureFixture,
+    breaks: Callable[[RedisServer, Channels], Callable[[], object]],
+    when: str,
+) -> None:
+    channels, elsewhere = opened(redis_server.url), opened(redis_server.url)
+    mend = breaks(redis_server, channels) if when == "before" else None
+    app = Following(channels)
+    with (
+        Client(app, "/?names=good") as good,
+        Client(app, "/?names=bad") as bad,
+        Client(app, "/?names=fine,bad") as both,
+    ):
+        if mend is None:
+            until(lambda: all_live(channels), "all to be live")
+            mend = breaks(redis_server, channels)
+        until(lambda: told(caplog), "it to be told")
+        for n in range(20):
+            publish(elsewhere, "good", n, n + 1)
+            assert data_of(good.take(n + 1))[-1] == str(n)
+        assert channels.state == "listening"
+        # Who comes now is not told of again, and is not held up.
+        with Client(app, "/?names=bad"), Client(app, "/?names=good") as third:
+            until(lambda: not channels.statistics()["good"].lagging, "it to be live")
+            publish(elsewhere, "good", 20, 21)
+            assert data_of(third.take(1)) == ["20"]
+        with pytest.raises(BrokerError, match=r"bad|WRONGTYPE|script|key") as caught:
+            channels.history("bad")
+        assert isinstance(caught.value, ChannelError)
+        assert len(told(caplog)) == 1, told(caplog)
+        assert "'bad'" in told(caplog)[0]
+        mend()
+        until(lambda: len(told(caplog)) == 2, "it to be told that all is well")
+        until(lambda: all_live(channels), "all to be live")
+        publish(elsewhere, "bad", 1)
+        publish(elsewhere, "fine", 1, 2)
+        assert data_of(bad.take(1))[-1:] == ["0"]
+        assert sorted(data_of(both.take(2))) == ["0", "1"]
+    assert "again" in told(caplog)[1]
+    assert len(told(caplog)) == 2, told(caplog)
+
+
+def all_live(channels: Channels) -> bool:
+    return not any(each.lagging for each in channels.statistics().values())
+
+
+@pytest.mark.server
+def test_of_a_thousand_channels_two_may_fail(
+    redis_server: RedisServer, opened: Callable[[str], Channels]
+) -> None:
+    broker = opened(redis_server.url)._broker
+    names = [f"of/{n}" for n in range(1000)]
+    ends = {name: Position("", 0) for name in names}
+    client = redis_server.client()
+    for name in ("of/3", "of/777"):
+        client.set(f"ssestream:{{{name}}}", "x")
+    broker.append("of/500", b"one")
+    found = broker.wait(ends)
+    assert set(found) == {"of/3", "of/777", "of/500"}
+    for name in ("of/3", "of/777"):
+        error = found.pop(name)
+        assert isinstance(error, ChannelError)
+        assert error.channel == name
+        ends.pop(name)
+    # The others wait as ever.
+    broker.wake()
+    assert set(broker.wait(ends)) <= {"of/500"}
+
+
+def damage(path: Path, statement: str) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute(statement)
+    other.close()
+
+
+BAD = "(SELECT id FROM channels WHERE name = 'bad')"
+
+
+@pytest.mark.parametrize(
+    ("statement", "mending"),
+    [
+        (
+            f"UPDATE events SET frame = 7 WHERE channel = {BAD}",
+            f"DELETE FROM events WHERE channel = {BAD}",
+        ),
+        (
+            f"UPDATE events SET number = 'many' WHERE number = 2 AND channel = {BAD}",
+            f"DELETE FROM events WHERE channel = {BAD}",
+        ),
+        (
+            "UPDATE channels SET last = 'many' WHERE name = 'bad'",
+            "UPDATE channels SET last = 3 WHERE name = 'bad'",
+        ),
+        (
+            "UPDATE channels SET log = x'00' WHERE name = 'bad'",
+            "DELETE FROM channels WHERE name = 'bad'",
+        ),
+    ],
+)
+def test_a_row_that_is_damaged_holds_up_no_other_channel(
+    tmp_path: Path,
+    opened: Callable[[str], Channels],
+    caplog: pytest.LogCaptureFixture,
+    statement: str,
+    mending: str,
+) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    channels, elsewhere = opened(url), opened(url)
+    last_id = publish(elsewhere, "bad", 3)[0]
+    damage(tmp_path / "events.db", statement)
+    app = Following(channels)
+    with Client(app, "/?names=good") as good, Client(app, "/?names=bad", last_id):
+        until(lambda: told(caplog), "it to be told")
+        for n in range(20):
+            publish(elsewhere, "good", n, n + 1)
+            assert data_of(good.take(n + 1))[-1] == str(n)
+        assert channels.state == "listening"
+        with pytest.raises(ChannelError, match="bad"):
+            channels.history("bad")
+        assert len(told(caplog)) == 1, told(caplog)
+        damage(tmp_path / "events.db", mending)
+        until(lambda: len(told(caplog)) == 2, "it to be told that all is well")
+        publish(elsewhere, "good", 20, 21)
+        assert data_of(good.take(21))[-1] == "20"
+    assert len(told(caplog)) == 2, told(caplog)
+
+
+def test_an_append_to_a_damaged_channel_is_an_error_of_that_channel(
+    tmp_path: Path, opened: Callable[[str], Channels]
+) -> None:
+    channels = opened(f"sqlite:///{tmp_path}/events.db")
+    publish(channels, "bad", 1)
+    damage(tmp_path / "events.db", "UPDATE channels SET last = 'many' WHERE name = 'bad'")
+    with pytest.raises(ChannelError, match="bad"):
+        publish(channels, "bad", 1)
+    publish(channels, "good", 1)
+
+
+# -- what is refused for good
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("command", ["xread", "evalsha", "xrange", "xinfo", "client|id", "xadd"])
+def test_what_an_acl_forbids_is_told_once_and_once_when_it_is_allowed(
+    redis_server: RedisServer,
+    opened: Callable[[str], Channels],
+    caplog: pytest.LogCaptureFixture,
+    command: str,
+) -> None:
+    """Of which each use may fail alone, and the others work."""
+    channels, elsewhere = (
+        opened(redis_server.url),
+        opened(f"{redis_server.url}?username=b&password=b"),
+    )
+    client = redis_server.client()
+    client.execute_command("ACL", "SETUSER", "b", "on", ">b", "~*", "+@all")
+    client.execute_command("ACL", "SETUSER", "admin", "on", ">b", "~*", "+@all")
+    admin = redis_server.client(username="admin", password="b")
+    ids = publish(elsewhere, "news", 3)
+    with Client(Following(channels, "news")) as live:
+        publish(elsewhere, "news", 3, 4)
+        live.take(1)
+        admin.execute_command("ACL", "SETUSER", "default", f"-{command}")
+        admin.execute_command("CLIENT", "KILL", "USER", "default", "SKIPME", "yes")
+        # Enough of it for many turns, and somebody comes who is to read on.
+        with Client(Following(channels, "news"), last_id=ids[0]) as behind:
+            over, n = time.monotonic() + 0.7, 4
+            while time.monotonic() < over:
+                publish(elsewhere, "news", n, n + 1)
+                gevent.sleep(0.01)
+                n += 1
+            said = [words for words in told(caplog) if "is back" not in words]
+            assert len(said) <= 2, said
+            admin.execute_command("ACL", "SETUSER", "default", "+@all")
+            assert data_of(live.take(n - 3)) == numbers(3, n)
+            assert data_of(behind.take(n - 1)) == numbers(1, n)
+    assert len(told(caplog)) <= 4, told(caplog)
+
+
+@pytest.mark.server
+def test_a_connection_that_may_not_be_unblocked_asks_for_it_once(
+    redis_server: RedisServer, opened: Callable[[str], Channels]
+) -> None:
+    client = redis_server.client()
+    client.execute_command("ACL", "SETUSER", "b", "on", ">b", "~*", "+@all", "-client|unblock")
+    broker = opened(f"redis://b:b@127.0.0.1:{redis_server.port}/0")._broker
+    for n in range(20):
+        broker.wake()
+        broker.wait({f"channel-{m}": Position("", 0) for m in range(n + 1)})
+    log: Any = client.execute_command("ACL", "LOG")
+    assert sum(entry[b"count"] for entry in log if "unblock" in str(entry)) <= 1
+
+
+def test_what_works_and_fails_in_turn_is_told_twice(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "STEADY", 1.0)
+    channels = Channels()
+    broker: Any = channels._broker
+    read, failures = broker.read, [0]
+    is_failing = True
+
+    def fails(name: str, after: int, limit: int, max_bytes: int) -> Any:
+        # Only what a reader asks for.
+        if limit == following.READ and is_failing:
+            failures[0] += 1
+            raise BrokerError("not this")
+        return read(name, after, limit, max_bytes)
+
+    broker.read = fails
+    ids = publish(channels, "news", 500)
+    with Client(Following(channels, "news"), last_id=ids[0]) as client:
+        until(lambda: failures[0] > 20, "many turns")
+        assert 1 <= len(told(caplog)) <= 3, told(caplog)
+        is_failing = False
+        assert data_of(client.take(499)) == numbers(1, 500)
+        until(lambda: "is back" in told(caplog)[-1], "it to be told")
+        assert len(told(caplog)) <= 4, told(caplog)
+
+
+@pytest.mark.server
+def test_a_wrong_password_is_an_error_that_lasts(
+    start_redis: Start, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_redis("--requirepass", "right-password")
+    channels = opened(f"redis://:wrong-password@127.0.0.1:{server.port}/0")
+    with pytest.raises(BrokerError) as caught:
+        channels.ping()
+    assert caught.value.lasting
+    channels.subscribe(SseStream(), "news")
+    until(lambda: told(caplog), "it to be told")
+    (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert record.levelno == logging.ERROR
+    assert "until somebody mends it" in record.getMessage()
+    assert "wrong-password" not in caplog.text
+
+
+def test_a_missing_directory_is_an_error_that_lasts(
+    tmp_path: Path, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = opened(f"sqlite:///{tmp_path}/none/events.db")
+    with pytest.raises(BrokerError, match="no directory") as caught:
+        channels.ping()
+    assert caught.value.lasting
+    channels.subscribe(SseStream(), "news")
+    until(lambda: told(caplog), "it to be told")
+    assert [each.levelno for each in caplog.records] == [logging.ERROR]
+    (tmp_path / "none").mkdir()
+    until(lambda: channels.state == "listening", "it to be back")
+    channels.ping()
+
+
+@pytest.mark.server
+def test_a_broker_that_is_down_is_an_outage_that_passes(
+    redis_server: RedisServer, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = opened(redis_server.url)
+    channels.ping()
+    channels.subscribe(SseStream(), "news")
+    until(lambda: channels.state == "listening", "the listener")
+    redis_server.kill()
+    with pytest.raises(BrokerError) as caught:
+        channels.ping()
+    assert not caught.value.lasting
+    until(lambda: channels.state == "down", "it to be seen")
+    assert [each.levelno for each in caplog.records] == [logging.WARNING]
+
+
+def test_memory_can_always_be_pinged() -> None:
+    Channels().ping()
