@@ -1,5 +1,7 @@
 """A client always knows where it stands: ids before the first event, and logs with another past."""
 
+import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -270,27 +272,57 @@ def test_a_client_that_reads_nothing_is_not_flooded_with_its_places() -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
-def test_a_reload_before_the_first_event_loses_nothing(
+def test_one_that_leaves_before_its_first_event_misses_nothing_on_real_servers(
     kind: str, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
-    url = f"sqlite:///{tmp_path}/events.db"
-    config = f'{{"SSESTREAM_URL": "{url}"}}'
+    folder = tmp_path / "later"
+    url = f"sqlite:///{folder}/events.db"
+    config = json.dumps({"SSESTREAM_URL": url, "SSESTREAM_HISTORY": 20})
     server = serve(kind, "tests.live.channels:app", env={"CHANNELS_CONFIG": config})
 
-    def opened(*headers: str) -> Plain:
+    def look_in(query: str) -> str:
+        """What the client knows that leaves as soon as it has an id."""
         client = Plain(server.port)
-        client.get("/news?channels=news,sports", *headers)
-        return client
+        client.get(f"/news?channels={query}")
+        if not folder.exists():
+            client.read_until(b":ok\n\n")
+            # It is told once there is somebody to ask.
+            folder.mkdir()
+        while (block := re.search(rb"\nid: ([^\n]+)\n\n", client.received)) is None:
+            client.received += client.sock.recv(65536)
+        client.fin()
+        return block[1].decode()
 
-    client = opened()
-    client.read_until(b"\nid: news=.0,sports=.0\n\n")
-    client.fin()
-    with_channels = Channels(url)
-    with_channels.publish("news", {"data": "while it was away"})
-    client = opened("Last-Event-ID: news=.0,sports=.0")
-    client.read_until(b"data: while it was away\n\n")
-    client.fin()
-    with_channels.close()
+    def comes_back(query: str, place: str, *data: str) -> None:
+        client = Plain(server.port)
+        client.get(f"/news?channels={query}", f"Last-Event-ID: {place}")
+        client.read_until(f"data: {data[-1]}\n\n".encode())
+        client.fin()
+        assert re.findall(r"\ndata: (.*)\n", client.received.decode()) == list(data)
+
+    away = look_in("news")
+    channels = Channels(url, history=20)
+    channels.publish("news", {"data": "1"})
+    comes_back("news", away, "1")
+    two = look_in("news,empty")
+    channels.publish("empty", {"data": "2"})
+    comes_back("news,empty", two, "2")
+    latest = look_in("news,empty&latest=1")
+    comes_back("news,empty&latest=1", latest, "1", "2")
+    since = look_in(f"news&since={away}")
+    comes_back("news", since, "1")
+    # What a filter withholds is no gap, though the log has it no more.
+    one = Plain(server.port)
+    one.get("/news?channels=news&only=!")
+    one.read_until(b"\nid: ")
+    for number in range(40):
+        last = channels.publish("news", {"data": str(number)})
+        if number % 10 == 9:
+            one.read_until(f"\nid: {last}\n\n".encode())
+    one.fin()
+    channels.publish("news", {"data": "at last!"})
+    comes_back("news&only=!", last, "at last!")
+    channels.close()
 
 
 # -- a log with another past

@@ -47,7 +47,14 @@ def news() -> ServerResponse:
         tell(event="gap", client=client, name=name, pid=os.getpid())
         sse_stream.write({"event": "gap", "data": name})
 
-    channels.subscribe(sse_stream, *request.args["channels"].split(","))
+    only = request.args.get("only")
+    channels.subscribe(
+        sse_stream,
+        *request.args["channels"].split(","),
+        since=request.args.get("since"),
+        latest=request.args.get("latest", 0, type=int),
+        filter=None if only is None else lambda message: only in str(message["data"]),
+    )
     return res
 
 
