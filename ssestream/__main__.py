@@ -17,7 +17,7 @@ from .channels import Channels
 from .errors import BrokerError
 from .positions import format_id, parse_id
 from .printable import escape, escape_json
-from .wire import Decoder, with_id
+from .wire import Decoder, is_frame, with_id
 
 #: What the shell is told: as other tools have it, and 128 + 2 for Ctrl-C.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
@@ -232,8 +232,13 @@ def _follow(
             at = _after_gap(name, piece)
         for number, frame, check in piece.entries:
             at = Position(piece.log, number, check)
-            if not frame.startswith(CONTROL):
+            if is_frame(frame):
                 yield at, frame
+            elif not frame.startswith(CONTROL):
+                print(
+                    f"python -m ssestream: entry {number} of {name!r} is no message",
+                    file=sys.stderr,
+                )
 
 
 def _after_gap(name: str, piece: Slice) -> Position:

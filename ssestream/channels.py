@@ -15,7 +15,7 @@ import flask
 from flask.json.provider import JSONProvider
 
 from .brokers import open_broker
-from .brokers.broker import CONTROL, Bounds, Broker, Position, check_name
+from .brokers.broker import Bounds, Broker, Position, check_name
 from .brokers.configuration import Configuration, check
 from .brokers.configuration import configuration as make_configuration
 from .brokers.memory import MemoryBroker
@@ -38,7 +38,7 @@ from .positions import format_id, parse_id
 from .settings import current_app
 from .stream import SseStream
 from .uncopyable import Uncopyable
-from .wire import Decoder, Message, encode, with_id
+from .wire import Decoder, Message, encode, is_frame, with_id
 
 #: Seconds for which `Channels.close` waits for the listener.
 CLOSING = 1.0
@@ -422,7 +422,7 @@ class Channels(Uncopyable):
                 break
             for number, frame, token in piece.entries:
                 # It may have been trimmed meanwhile, and begin after the end.
-                if number <= end and not frame.startswith(CONTROL):
+                if number <= end and is_frame(frame):
                     event_id = format_id({name: Position(piece.log, number, token)})
                     messages += Decoder().feed(with_id(frame, event_id.encode()))
             after = piece.entries[-1].number

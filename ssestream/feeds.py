@@ -34,9 +34,10 @@ from .clock import clock
 from .errors import StreamError
 from .hub import logger, new_lock
 from .positions import check_fits, format_id
+from .printable import escape
 from .proxies import behind
 from .stream import SseStream
-from .wire import Decoder, id_block, with_id
+from .wire import Decoder, id_block, is_frame, with_id
 
 #: Entries that a feed keeps, and their bytes: what a client misses that comes back
 #: after a reload, on a busy channel.
@@ -52,6 +53,8 @@ SMALL = 16 * 1024
 #: Control frames, which tell the readers of a channel something.
 CLOSE = CONTROL + b"close"
 CUT = CONTROL + b"cut "
+#: In the place of what is no message.
+UNREADABLE = CONTROL + b"unreadable"
 
 #: Of the items that a cursor without a filter is given, it withholds these.
 NONE: Collection[int] = ()
@@ -100,6 +103,10 @@ class Item:
         self.position = Position(log, self.number, check)
         frame = self.frame
         self.is_word = frame.startswith(CONTROL)
+        if not self.is_word and not is_frame(frame):
+            _tell_of_unreadable(log, self.number)
+            # It keeps its place, and no stream gets it.
+            self.is_word, self.frame = True, UNREADABLE
         self.is_small = len(frame) <= SMALL
         self.came_at = clock.now()
         self._single: bytes | None = None
@@ -116,6 +123,21 @@ class Item:
         if self._message is None:
             (self._message,) = Decoder().feed(self.frame)
         return dict(self._message)
+
+
+# Logs of which it was told that they have such entries, not too many of them.
+_told: deque[str] = deque(maxlen=100)
+
+
+def _tell_of_unreadable(log: str, number: int) -> None:
+    if log not in _told:
+        _told.append(log)
+        logger.error(
+            "channels: entry %d of the log %s is no message, and is left out: the log was"
+            " damaged, or something else has written to it",
+            number,
+            escape(log),
+        )
 
 
 def items_of(piece: Slice) -> list[Item]:

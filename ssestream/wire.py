@@ -125,6 +125,25 @@ def with_id(frame: bytes, id: bytes) -> bytes:
     return frame[:at] + b"id: " + id + b"\n" + frame[at:]
 
 
+def is_frame(frame: bytes) -> bool:
+    """Whether *frame* can be what `encode` made of a message without an id.
+
+    A log may hold others: it was damaged, or somebody else has written to it. Such a one
+    would become part of the next event, or change a client's id.
+    """
+    if not frame.startswith(_FIELDS) or not frame.endswith(b"\n\n") or b"\r" in frame:
+        return False
+    if frame.find(b"\n\n") != len(frame) - 2 or b"\nid:" in frame:
+        return False
+    try:
+        return frame.isascii() or bool(frame.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+_FIELDS = (b"data:", b"event:", b":", b"retry:")
+
+
 def id_block(id: str) -> bytes:
     """A block with nothing but an id, which a browser keeps without firing an event.
 

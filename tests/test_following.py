@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ssestream import BrokerError, Channels, SseStream, following
 from ssestream.brokers.broker import Position, Slice
 from ssestream.brokers.memory import MemoryBroker
-from ssestream.wire import Decoder
+from ssestream.wire import Decoder, encode, is_frame
 from tests.following import Client, Following, data_of, numbers
 from tests.servers import ROOT
 from tests.visit import in_greenlet, on_threads_and_greenlets, until
@@ -374,17 +374,66 @@ def test_a_log_that_begins_anew_is_a_gap_also_for_those_who_are_there() -> None:
     assert app.gaps == ["news"]
 
 
-def test_the_listener_survives_what_it_cannot_read(caplog: pytest.LogCaptureFixture) -> None:
+NO_MESSAGES = (
+    b"",
+    b"event: no end of line",
+    b"data: no blank line\n",
+    b"data: one\n\ndata: two\n\n",
+    b"data: one\rdata: two\n\n",
+    b"event: x\nid: 7\ndata: x\n\n",
+    b"id: 7\n\n",
+    b"data: \xff\n\n",
+    b"hello\n\n",
+    b"\n\n",
+)
+
+
+@pytest.mark.parametrize("frame", NO_MESSAGES)
+def test_what_is_no_message_is_left_out_and_told_once(
+    frame: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It harms no event before or after it: for a live stream, one that comes back, a filter."""
     broker = MemoryBroker(1000, None)
     channels = over(broker)
-    app = Following(channels, "news")
-    with Client(app) as client:
-        broker.append("news", b"event: no end of line")
-        client.read_to_end()
-    with Client(app) as client:
-        publish(channels, "news", 1)
-        assert data_of(client.take(1)) == ["0"]
-    assert "'news' could not be handed on" in caplog.text
+    last_id = publish(channels, "news", 1)[0]
+    app, both = Following(channels, "news"), Following(channels, "news", "other")
+    filtered = Following(channels, "news", filter=lambda message: True)
+    with Client(app) as live, Client(both) as other, Client(filtered) as third:
+        all_live(channels)
+        publish(channels, "news", 1, 2)
+        broker.append("news", frame)
+        publish(channels, "news", 2, 3)
+        for client in (live, other, third):
+            assert client.take(2) == client.messages
+            assert data_of(client.messages) == ["1", "2"]
+        # Large ones go another way.
+        broker.append("news", frame)
+        channels.publish("news", {"data": "x" * 20_000})
+        assert len(live.take(3)[2]["data"]) == 20_000
+    with Client(app, last_id=last_id) as again, Client(both, last_id=last_id) as other:
+        for client in (again, other):
+            assert data_of(client.take(3))[:2] == ["1", "2"]
+    assert len(channels.history("news")) == 4
+    assert len(warnings(caplog)) == 1
+    assert "no message" in warnings(caplog)[0]
+    assert app.gaps == both.gaps == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"data": ""},
+        {"data": "\n\n"},
+        {"data": "a\r\nb\rc\n"},
+        {"data": "\nid: 7"},
+        {"comment": "id: 7\n\nx"},
+        {"event": "id", "data": "é\x85\u2028"},
+        {"retry": 0},
+        {"comment": "a", "event": "b", "retry": 7, "data": {"id": "\n"}},
+    ],
+)
+def test_whatever_is_a_message_is_none_of_these(message: dict[str, Any]) -> None:
+    assert is_frame(encode(message))
 
 
 # -- one who is cut while nobody could hear it
