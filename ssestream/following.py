@@ -98,8 +98,8 @@ class Following:
 
     def wait_until_idle(self, seconds: float) -> None:
         """Wait, for *seconds* at most, until the listener and the readers have ended."""
-        deadline = time.monotonic() + seconds
-        while (self._listening or self._readers) and time.monotonic() < deadline:
+        deadline = clock.now() + seconds
+        while (self._listening or self._readers) and clock.now() < deadline:
             time.sleep(0.005)
 
     # -- who reads what

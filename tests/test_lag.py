@@ -40,6 +40,10 @@ GROWTH = 64 << 20
 PATIENCE = 60.0
 
 
+#: The check of an event's id, behind what comes before it.
+CHECKS = re.compile(rb"(?m)^(id: news=\w+\.\d+)\.[0-9a-f]{6}$")
+
+
 def frame(log: str, number: int) -> bytes:
     data = f"{number} ".ljust(SIZE, ".")
     return f"id: news={log}.{number}\ndata: {data}\n\n".encode()
@@ -58,6 +62,7 @@ class Reader:
         #: Taken out of its chunks.
         self.body = bytearray()
         self._raw = bytearray()
+        self._lines = bytearray()
         self._left = 0
         while b"\r\n\r\n" not in self._raw:
             self._raw += self.sock.recv(4096)
@@ -112,14 +117,18 @@ class Reader:
                 piece = self._raw[: self._left]
                 del self._raw[: len(piece)]
                 self._left -= len(piece)
-                self.body += piece
+                self._lines += piece
             else:
                 line, mark, _ = self._raw.partition(b"\r\n")
                 if not mark:
-                    return
+                    break
                 del self._raw[: len(line) + 2]
                 # The line end behind a chunk's data is an empty line.
                 self._left = int(line, 16) if line else 0
+        # Without the checks of the ids, which nobody knows beforehand.
+        whole = self._lines.rfind(b"\n") + 1
+        self.body += CHECKS.sub(rb"\1", self._lines[:whole])
+        del self._lines[:whole]
 
 
 class House:
@@ -171,6 +180,7 @@ def house(
         "SSESTREAM_HISTORY": history,
         # What comes is compared byte by byte.
         "SSESTREAM_HEARTBEAT": None,
+        "SSESTREAM_ID_BLOCKS": False,
         # A crowded machine may leave a client without its turn for long.
         "SSESTREAM_SEND_TIMEOUT": PATIENCE,
     }
