@@ -6,7 +6,9 @@ tried again while somebody follows it, and told of once more when all is well.
 """
 
 import time
+import weakref
 from collections.abc import Callable
+from typing import Protocol
 
 from .brokers.broker import Broker, ChannelError
 from .errors import BrokerError
@@ -26,25 +28,29 @@ REMEMBERED = 1000
 TRIED, TRIED_BYTES = 128, 256 * 1024
 
 
-class Ailing:
-    """Those of one broker, in one process. *start* runs a function that waits.
+class Followed(Protocol):
+    """What follows the channels in this process."""
 
-    *places* gives the numbers behind which a channel is to be read: of the listener first,
-    then of the stream that is furthest behind. None where nobody follows it.
-    *recovered* is called once the listener can go on, and again once all can.
-    """
+    def places(self, name: str) -> list[int] | None:
+        """The numbers behind which a channel is to be read, or None where nobody follows it.
+
+        Of the listener first, then of the stream that is furthest behind.
+        """
+
+    def resume(self, name: str) -> None:
+        """The listener can go on with it, or all can."""
+
+
+class Ailing:
+    """Those of one broker, in one process. *start* runs a function that waits."""
 
     def __init__(
-        self,
-        broker: Broker,
-        start: Callable[[Callable[[], None]], object],
-        places: Callable[[str], list[int] | None],
-        recovered: Callable[[str], None],
+        self, broker: Broker, start: Callable[[Callable[[], None]], object], followed: Followed
     ) -> None:
         self._broker = broker
         self._start = start
-        self._places = places
-        self._recovered = recovered
+        # Without a cycle: what is dropped closes its connections at once.
+        self._followed_by = weakref.ref(followed)
         self._lock = new_lock()
         # Whether the listener is to leave it out.
         self._channels: dict[str, bool] = {}
@@ -82,7 +88,7 @@ class Ailing:
         """Try them again, until nobody follows any of them."""
         pause = SOONEST
         try:
-            while names := self._followed():
+            while names := self._names():
                 time.sleep(pause * chance.uniform(0.5, 1.0))
                 pause = min(pause * 2, LATEST)
                 for name in names:
@@ -92,12 +98,21 @@ class Ailing:
                 self._is_trying = False
             raise
 
-    def _followed(self) -> list[str]:
+    def _names(self) -> list[str]:
         with self._lock:
             names = [name for name in self._channels if self._places(name) is not None]
             self._is_trying = bool(names)
         chance.shuffle(names)
         return names[:AT_ONCE]
+
+    def _places(self, name: str) -> list[int] | None:
+        followed = self._followed_by()
+        return None if followed is None else followed.places(name)
+
+    def _resume(self, name: str) -> None:
+        followed = self._followed_by()
+        if followed is not None:
+            followed.resume(name)
 
     def _try(self, name: str) -> None:
         try:
@@ -106,11 +121,11 @@ class Ailing:
                 if index == 0 and name in self:
                     with self._lock:
                         self._channels[name] = False
-                    self._recovered(name)
+                    self._resume(name)
         except BrokerError:
             return
         with self._lock:
             was_there = self._channels.pop(name, None) is not None
         if was_there:
             logger.warning("channels: %r can be read again", name)
-            self._recovered(name)
+            self._resume(name)

@@ -78,7 +78,7 @@ class Following:
         self._listening = False
         # Of a reader; the listener has not dealt with it yet.
         self._failure: BrokerError | None = None
-        self._ailing = Ailing(broker, spawn, self._places, self._resume)
+        self._ailing = Ailing(broker, spawn, self)
         # What was told of the broker last, and when it was found to be back.
         self._told: str | None = None
         self._back_at = -STEADY
@@ -348,8 +348,8 @@ class Following:
 
     # -- channels that fail alone
 
-    def _places(self, name: str) -> list[int] | None:
-        """See `Ailing`."""
+    def places(self, name: str) -> list[int] | None:
+        """See `ailing.Followed`."""
         with self._lock:
             feed = self._feeds.get(name)
             if feed is None:
@@ -358,8 +358,8 @@ class Following:
             behind = [at.number for each in feed.cursors - feed.live if (at := each.position)]
             return [here.number, min(behind)] if behind else [here.number]
 
-    def _resume(self, name: str) -> None:
-        """The listener can go on with it, or all can."""
+    def resume(self, name: str) -> None:
+        """See `ailing.Followed`."""
         with self._lock:
             feed = self._feeds.get(name)
             cursors = list(feed.cursors - feed.live) if feed else []

@@ -698,6 +698,35 @@ def test_nothing_is_left_of_a_closed_one(
     wait_until(lambda: not clients_of(redis_server), "Redis to see them go")
 
 
+DROPPED = """
+import gc, sys, time
+from ssestream import Channels, SseStream
+for way in ("dropped", "left"):
+    channels = Channels(sys.argv[1])
+    channels.publish("news", {"data": "x"})
+    stream = SseStream()
+    channels.subscribe(stream, "news")
+    while channels.state != "listening":
+        time.sleep(0.01)
+    if way == "dropped":
+        stream.destroy()
+        while channels._following._listening:
+            time.sleep(0.01)
+        del channels, stream
+        gc.collect()
+"""
+
+
+def test_nothing_is_left_to_the_collector(redis_server: RedisServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "always", "-c", DROPPED, redis_server.url],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+
+
 def test_a_forked_process_has_its_own_connections(
     redis_server: RedisServer, broker: Callable[..., RedisBroker]
 ) -> None:

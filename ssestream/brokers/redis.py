@@ -18,6 +18,7 @@ import queue
 import re
 import select
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -362,8 +363,9 @@ class RedisBroker:
         self._bell: _Bell | None = None
         # By a `wake` before there was a bell.
         self._woken = False
-        # Whoever waits has it to itself; here it is between two waits.
-        self._listener: _Listener | _Poller | None = None
+        # What the broker closes when it is dropped.
+        self._held = _Held()
+        weakref.finalize(self, self._held.close)
         self._closed = 0
         # Until when reads are tried once only.
         self._away = 0.0
@@ -415,7 +417,7 @@ class RedisBroker:
         with self._errors():
             bell = self._my_bell()
         with self._lock:
-            listener, self._listener = self._listener, None
+            listener, self._held.listener = self._held.listener, None
             closed = self._closed
         try:
             with self._errors():
@@ -450,7 +452,7 @@ class RedisBroker:
             raise
         with self._lock:
             if closed == self._closed:
-                self._listener = listener
+                self._held.listener = listener
                 return found
         listener.close()
         return found
@@ -466,9 +468,10 @@ class RedisBroker:
 
     def close(self) -> None:
         with self._lock:
-            listener, self._listener = self._listener, None
+            listener, self._held.listener = self._held.listener, None
             pool = getattr(self._holder(), "pool", None)
             self._common, self._own = SimpleNamespace(), _Local()
+            self._held.pool = None
             self._closed += 1
         if listener is not None:
             listener.close()
@@ -505,7 +508,7 @@ class RedisBroker:
             with self._lock:
                 pool = getattr(holder, "pool", None)
                 if pool is None or pool.process != os.getpid():
-                    pool = holder.pool = made
+                    pool = holder.pool = self._held.pool = made
             if pool is not made:  # several came first, and share one
                 made.close()
         return pool
@@ -579,6 +582,27 @@ class RedisBroker:
             if channel is not None and _is_of_channel(error):
                 raise ChannelError(channel, text) from error
             raise BrokerError(text, lasting=_is_lasting(error)) from error
+
+
+class _Held:
+    """What is open between two calls. The collector would warn of its sockets.
+
+    Of the pools of several threads it is the last that was made.
+    """
+
+    def __init__(self) -> None:
+        #: Taken out by the caller of `RedisBroker.wait`, to be its own.
+        self.listener: _Listener | _Poller | None = None
+        self.pool: _Pool | None = None
+
+    def close(self) -> None:
+        pool = self.pool
+        # In a child they are its parent's.
+        if pool is not None and pool.process == os.getpid():
+            with contextlib.suppress(*ERRORS):
+                pool.close()
+                if self.listener is not None:
+                    self.listener.close()
 
 
 class _NoTurn(Exception):
