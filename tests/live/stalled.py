@@ -1,5 +1,6 @@
 """One writer, and a stream for each client: what it does to those who do not read."""
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -92,7 +93,9 @@ def ports_in_hand() -> Iterator[int]:
     """The same, where a `Sender` has in hand what its socket does not take."""
     for each in gc.get_objects():
         if type(each) is Sender and each._rest is not None:
-            yield each.sock.getpeername()[1]
+            # Its client may just have left.
+            with contextlib.suppress(OSError):
+                yield each.sock.getpeername()[1]
 
 
 def stacks() -> list[FrameType | None]:
