@@ -672,3 +672,35 @@ def test_what_is_told_of_the_file_is_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BrokerError) as caught:
         broker.append("news", b"one")
     assert str(caught.value).isprintable()
+
+
+THREADS_FORK = """
+import os, sys, threading
+from ssestream.brokers.sqlite import SqliteBroker
+brokers = [SqliteBroker(f"{sys.argv[1]}.{n}", 100, None) for n in range(4)]
+for broker in brokers:
+    broker.append("news", b"x")
+start = threading.Barrier(3)
+
+def fork_often():
+    start.wait()
+    for _ in range(6):
+        child = os.fork()
+        if not child:
+            os._exit(brokers[0].append("news", b"child").number == 0)
+        assert os.waitpid(child, 0)[1] == 0
+
+threads = [threading.Thread(target=fork_often) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+done = threading.Thread(target=lambda: [b.append("news", b"y") for b in brokers], daemon=True)
+done.start()
+done.join(30)
+say([done.is_alive(), brokers[0].read("news", 0, 0, 0).last])
+"""
+
+
+def test_threads_that_fork_at_once_leave_no_lock_behind(path: str) -> None:
+    assert run(THREADS_FORK, path) == [[False, 20]]

@@ -620,10 +620,15 @@ def _new_bell() -> _Bell | None:
 _brokers: weakref.WeakSet[SqliteBroker] = weakref.WeakSet()
 _forking: list[SqliteBroker] = []
 
+# Held by the thread that forks. Of several threads that fork at once each waits for its turn,
+# as a lock can be given back by the thread that took it only.
+_fork_turn = new_lock()
+
 
 # SQLite's locks are of one process, and a child would take its parent's for its
 # own. So nothing of it is open while a process forks.
 def _before_fork() -> None:
+    _fork_turn.acquire()
     _forking.extend(_brokers)
     for broker in _forking:
         broker._lock.acquire()
@@ -633,9 +638,12 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _forking:
         _forking.pop()._lock.release()
+    _fork_turn.release()
 
 
 def _after_fork_in_child() -> None:
+    global _fork_turn
+    _fork_turn = new_lock()
     while _forking:
         _forking.pop()._begin()
 
