@@ -28,6 +28,19 @@ PATIENCE = 20.0
 #: For a gunicorn that would make a socket to be spoken to by; 23 does not know of it.
 NO_CONTROL_SOCKET = ("--no-control-socket",) if "control_socket_disable" in make_settings() else ()
 
+
+def _stay_deaf(number: int, frame: Any) -> None:
+    """Do as `signal.SIG_IGN` does, in this process alone."""
+
+
+# A shell starts a background job with these two signals ignored. An ignored signal stays ignored
+# in every program that the job starts, and tests stop such programs by these signals. A function
+# as the handler is not passed on: the programs begin with the defaults.
+for _number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _stay_deaf)
+
+
 _PYWSGI = """
 from gevent import monkey; monkey.patch_all()
 import importlib, sys

@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -105,3 +107,17 @@ def test_so_does_one_that_has_served_its_requests(serve: Callable[..., Server]) 
     clients = streams(server, 10)
     wait_until(lambda: not psutil.pid_exists(pid), "the worker to be gone")
     ended_cleanly(server, clients)
+
+
+def test_a_program_that_a_background_job_starts_hears_ctrl_c() -> None:
+    # What a shell does for such a job; the imported module is the kit that starts the servers.
+    job = """
+import signal, subprocess, sys
+for number in (signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_IGN)
+import tests.servers
+subprocess.run(["grep", "SigIgn", "/proc/self/status"], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", job], cwd=ROOT, capture_output=True, check=True)
+    ignored = int(done.stdout.split()[-1], 16)
+    assert not ignored & (1 << signal.SIGINT - 1 | 1 << signal.SIGQUIT - 1)
