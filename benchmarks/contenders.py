@@ -10,10 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gunicorn.config import make_settings
+
 from .servers import BUILD, HERE, Contender
 
+# Gunicorn 23 has no such socket, and does not know of it.
+NO_CONTROL_SOCKET = ("--no-control-socket",) if "control_socket_disable" in make_settings() else ()
+
 GUNICORN = (
-    *(sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:{port}", "--no-control-socket"),
+    *(sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:{port}", *NO_CONTROL_SOCKET),
     *("--worker-connections", "20000", "--backlog", "4096", "--log-level", "warning"),
 )
 NODE = HERE / "node"
