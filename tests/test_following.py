@@ -621,7 +621,7 @@ def torture(seed: int, broker: Breakable, channels: Channels, each: int) -> None
         for name, seen in client.seen.items():
             assert seen == list(range(each)), f"seed {seed}: channel {name}"
     until(lambda: not channels._following._listening, "the last to leave")
-    assert channels._subscriptions == {}
+    until(lambda: channels._subscriptions == {}, "the subscriptions to be gone")
 
 
 @pytest.mark.parametrize("seed", range(6))
