@@ -1,12 +1,13 @@
-"""gevent in a thread of its own, without a descriptor: the loop of a pipeline's thread.
+"""The event loop of a pipeline's thread: gevent in a thread, without a file descriptor.
 
-On a threaded server each source has a thread, and may wait there in gevent's way, which
-its client's departure ends at once. gevent would give each such thread a loop of libev's,
-which takes two descriptors, and ends the process where there are none. This loop sleeps in
-a lock. It has timers, and calls from other threads; descriptors are watched for it by the
-one loop that all streams of the process share.
+On a threaded server the source of each pipeline has a thread. The source may wait there in
+gevent's way, so that its client's departure ends the wait at once. gevent would give each
+such thread a libev loop. A libev loop takes two file descriptors, and aborts the process
+when there are none left. This loop takes none: it sleeps in a lock. It has timers and calls
+from other threads. The one loop that all streams of the process share watches file
+descriptors for it.
 
-It has the methods of gevent's own loops that gevent calls in a thread, under their names.
+Its methods have the names of the methods that gevent calls on its own loops in a thread.
 """
 
 import heapq
@@ -27,23 +28,26 @@ _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 
 
 class ThreadLoop:
-    """See ``gevent.core.loop``. *shared* watches descriptors for it."""
+    """A loop with the interface of ``gevent.core.loop``.
 
-    #: Not that of the main thread.
+    *shared* is the home of the loop that watches file descriptors for this loop.
+    """
+
+    #: This is not the loop of the main thread.
     default = False
-    #: Seconds, for whoever polls.
+    #: In seconds. gevent takes it as the shortest interval for polling.
     approx_timer_resolution = 0.001
 
     def __init__(self, shared: Home) -> None:
         self.shared = shared
-        #: The hub, while it runs this.
+        #: The hub that runs this loop; gevent sets it.
         self.error_handler: Any = None
-        #: Whether it waits for other threads' calls where there is nothing else to do.
+        #: Whether `run` goes on while no watcher is active, as another thread may still call.
         self.stays = True
         self._calls: deque[_Call] = deque()
-        # Rung for each call that comes from another thread.
+        # Gets an entry for each call from another thread, which wakes the loop.
         self._bell = _ThreadQueue()
-        # When each is due, a number that no other has, the timer, and its number of starts.
+        # A heap of: the due time, a unique number, the timer, and the timer's `starts` then.
         self._timers: list[tuple[float, int, Timer, int]] = []
         self._numbers = itertools.count()
         self._active: set[Watcher] = set()
@@ -51,7 +55,7 @@ class ThreadLoop:
     # -- what gevent calls
 
     def run(self, nowait: bool = False, once: bool = False) -> None:
-        """Until there is nothing left that might happen."""
+        """Run until nothing more can happen. gevent never asks for *nowait* or *once* here."""
         while True:
             for _ in range(len(self._calls)):
                 self._make(self._calls.popleft())
@@ -88,11 +92,11 @@ class ThreadLoop:
         return Idle(self, ref)
 
     def fork(self, ref: bool = True, priority: int | None = None) -> "Watcher":
-        # The thread is not there any more in a child.
+        # It never fires: a child process does not have this thread.
         return Watcher(self, ref=False)
 
     def child(self, *args: Any, **options: Any) -> "Watcher":
-        # As any loop of gevent's says beside the main thread.
+        # gevent's own loops raise the same outside the main thread.
         raise TypeError("child watchers are only available on the default loop")
 
     def signal(self, *args: Any, **options: Any) -> "Watcher":
@@ -102,14 +106,14 @@ class ThreadLoop:
         self.error_handler.handle_error(context, kind, value, traceback)
 
     def closing_fd(self, fd: int) -> bool:
-        """Wake what waits for *fd*, which is about to be closed. Whether anything does."""
+        """Fire all watchers of *fd*, which is about to be closed. True if there were any."""
         waiting = [each for each in self._active if isinstance(each, Descriptor) and each.fd == fd]
         for each in waiting:
             self.run_callback(each.fire)
         return bool(waiting)
 
     def reinit(self) -> None:
-        """In a child of this process, which has no other thread and no loop to share."""
+        """Called after a fork. Nothing to do: a child has neither this thread nor *shared*."""
 
     def now(self) -> float:
         return clock.now()
@@ -136,7 +140,7 @@ class ThreadLoop:
         call.args = None
 
     def call(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """What it raises is the hub's to print."""
+        """Call *callback*, and let the hub print any exception."""
         try:
             callback(*args)
         except BaseException:
@@ -153,7 +157,7 @@ class ThreadLoop:
 
     def _sleep(self) -> None:
         timers = self._timers
-        while timers and timers[0][2].starts != timers[0][3]:  # stopped meanwhile
+        while timers and timers[0][2].starts != timers[0][3]:  # stopped or restarted since
             heapq.heappop(timers)
         seconds = max(0.0, timers[0][0] - clock.now()) if timers else None
         try:
@@ -175,7 +179,10 @@ class ThreadLoop:
 
 
 class _Call:
-    """What `ThreadLoop.run_callback` returns: it may be stopped, and is true until it was made."""
+    """A call that `ThreadLoop.run_callback` has queued. It can be stopped.
+
+    It is true until the call has returned or was stopped, as gevent expects.
+    """
 
     __slots__ = ("args", "callback")
 
@@ -197,15 +204,15 @@ class _Call:
 
 
 class Watcher:
-    """One that never fires. The others are of its kind."""
+    """The base class of all watchers. By itself it never fires."""
 
     def __init__(self, loop: ThreadLoop, ref: bool) -> None:
         self.loop = loop
-        #: Whether the loop goes on for it.
+        #: Whether the loop keeps running while this watcher is active.
         self.ref = ref
         self.callback: Callable[..., object] | None = None
         self.args: tuple[Any, ...] = ()
-        #: How often it was started or stopped.
+        #: How often it was started or stopped. A callback for an older start does nothing.
         self.starts = 0
         self.pending = False
 
@@ -231,7 +238,7 @@ class Watcher:
         self.stop()
 
     def fire(self) -> None:
-        """In the loop."""
+        """Call the callback. Runs in the loop's thread only."""
         if self.callback is not None:
             self.loop.call(self.callback, self.args)
 
@@ -255,7 +262,7 @@ class Timer(Watcher):
         self._repeat = repeat
 
     def again(self, callback: Callable[..., object], *args: Any, update: bool = True) -> None:
-        """Start it anew, and let the next time be after its *repeat*."""
+        """Restart the timer. It fires next after *repeat* seconds."""
         self.stop()
         self._after = self._repeat
         self.start(callback, *args)
@@ -275,7 +282,7 @@ class Timer(Watcher):
 
 
 class Async(Watcher):
-    """Fired from any thread."""
+    """A watcher that any thread may fire."""
 
     def send(self) -> None:
         self.loop.run_callback_threadsafe(self.fire)
@@ -295,19 +302,23 @@ class Idle(Watcher):
 
 
 class Descriptor(Watcher):
-    """Watched in the shared loop, once for each time that it fires here."""
+    """A watcher of a file descriptor.
+
+    The shared loop does the watching. Its own watcher fires once and is then dropped, and is
+    made again after this one has fired.
+    """
 
     def __init__(self, loop: ThreadLoop, fd: int, events: int, ref: bool) -> None:
         super().__init__(loop, ref)
         self.fd, self.events = fd, events
-        # Touched in the shared loop only.
+        # The watcher in the shared loop. Only the shared loop's thread touches it.
         self._watcher: Any = None
 
     def _begin(self) -> None:
         self.loop.shared.call(self._watch, self.starts)
 
     def _end(self) -> None:
-        # Whoever stops it may close the descriptor next, which nobody may watch by then.
+        # The caller may close the descriptor next. So return only when nothing watches it.
         if self.loop.shared.here():
             self._drop()
             return
@@ -327,7 +338,7 @@ class Descriptor(Watcher):
     def _fire_once(self, start: int) -> None:
         if self.starts == start:
             self.fire()
-        if self.starts == start:  # it goes on
+        if self.starts == start:  # the callback has not stopped it
             self._begin()
 
     def _unwatch(self, stopped: Any) -> None:
@@ -342,15 +353,19 @@ class Descriptor(Watcher):
 
 
 def run_in_hub(main: Callable[[], object], shared: Home) -> None:
-    """Run *main*, which waits in gevent's way, in the calling thread, which is its own."""
+    """Run *main* in the calling thread, under a hub of gevent's, so that *main* can wait in it.
+
+    The thread must be *main*'s own: its hub is destroyed in the end. *shared* watches file
+    descriptors for it.
+    """
     loop = ThreadLoop(shared)
     hub = Hub(loop=loop)
     set_hub(hub)
     try:
         main()
         loop.stays = False
-        # Its greenlet must come to its end, or it would hold for ever what it ran
-        # last: nothing can be collected from a thread that is no more.
+        # Let the hub's greenlet end. An unfinished greenlet of an ended thread is never
+        # collected, and would hold the objects of its last call for ever.
         hub.join()
     finally:
         hub.destroy(destroy_loop=True)

@@ -1,4 +1,4 @@
-"""What an open stream needs now and then: a beat, or an end if it is stalled or old."""
+"""The periodic care of one open stream: send heartbeats; end it when it is stalled or too old."""
 
 import functools
 from typing import Protocol
@@ -11,57 +11,57 @@ from .schedule import Appointment, schedule_of
 from .settings import Settings, chance
 from .statistics import Cause, books
 
-#: What is sent into silence: a comment without the blank line, as some clients
-#: choke on an empty event.
+#: The heartbeat: a comment line without a blank line after it, as some clients choke on an
+#: empty event.
 BEAT = b":\n"
 
-#: A beat comes after this part of the interval or later, at random, so that
-#: streams which fell silent together (a broadcast, a restart) do not beat
-#: together for ever. So do looks, and old streams end spread over the same part of
-#: their age.
+#: A heartbeat comes at a random time between this part of its interval and the whole.
+#: Otherwise streams that fell silent together (after a broadcast or a restart) would send
+#: their heartbeats together for ever. Rare looks and the maximum age are spread in the same
+#: way.
 EARLIEST = 0.8
 
-#: Looks at a client within its send timeout.
+#: How often a client is looked at within its send timeout.
 LOOKS = 8
 
-#: One that has taken all, as most have at any time, is looked at this many times
-#: less often.
+#: A client that has taken everything is looked at this many times less often. Most clients
+#: have, at any time.
 RARELY = 2
 
-#: Bytes a second that a client must read at least, where it cannot be seen how much it
-#: reads. A kernel that is full lets its client read for long before it asks for more: on
-#: loopback a hundred kilobytes.
+#: Bytes a second that a client must read at least, where its reading cannot be seen. A full
+#: receive buffer hides the reading: the client must read much, on loopback 100 KB, before
+#: its kernel asks for more.
 SLOWEST = 4096
 
-#: Bytes that the kernels of most clients keep for them.
+#: The size of most clients' receive buffers, in bytes.
 KEPT = 256 * 1024
 
-#: A client that may still have so much to read is given this many times its send timeout
-#: at most.
+#: A client that may still be reading from its receive buffer gets at most this many times
+#: its send timeout.
 PATIENCE = 4
 
-#: A client whose kernel has not answered for this part of the time is not reading. A
-#: kernel that has no room is asked for it after 0.2 s, 0.4 s, 0.8 s and so on, and
-#: answers.
+#: A client is not reading if its kernel has not answered for this part of the time. A
+#: kernel without room is asked after 0.2 s, 0.4 s, 0.8 s and so on, and answers each time.
 UNANSWERED = 0.6
 
 _NEVER = float("inf")
 
 
 class Kept(Protocol):
-    """The stream, as far as its upkeep knows it."""
+    """The methods of a stream that its upkeep calls."""
 
     def retire(self, cause: Cause) -> None:
-        """Tell the client when to come back, and end."""
+        """Tell the client when to reconnect, and end the stream."""
 
     def cut(self, cause: Cause) -> None:
-        """End at once."""
+        """End the stream at once."""
 
 
 class Upkeep:
-    """That of one stream, from when it is opened. `look` runs in its home's loop.
+    """Takes care of one stream from its opening to its end.
 
-    To the schedule it is called itself: its method would be one more object for each.
+    `look` runs in the loop of the stream's home. The schedule calls the object itself, as a
+    bound method would be one more object for each stream.
     """
 
     __slots__ = (
@@ -86,26 +86,26 @@ class Upkeep:
         self._buffer = buffer
         self._connection = connection
         self._settings = settings
-        # None until it was told.
+        # Whether TCP_USER_TIMEOUT is set on the socket; None before the first look.
         self._kernel_may: bool | None = None
         self._began = 0.0
         self._old_at = _NEVER
         if settings.max_age is not None:
             self._old_at = clock.now() + settings.max_age * chance.uniform(EARLIEST, 1.0)
-        # When the client last took something, as far as looks tell, or had nothing to take.
+        # When the client last took something or had nothing to take, as far as looks tell.
         self._took_at = 0.0
-        # What looks see while something waits for the client: what changes when it takes
-        # any of that, and how much it has to read where that is known. None while nothing
-        # waits.
+        # The last look's result while something waits for the client; None while nothing
+        # does. The first value changes whenever the client takes something. The second is
+        # the number of bytes in its receive buffer, or None where unknown.
         self._seen: tuple[object, int | None] | None = None
-        # Of the bytes that the client's kernel has taken: what the client has surely read,
-        # if it reads as much as the slowest must.
+        # How many bytes the client has read at least, if it reads SLOWEST bytes a second. It
+        # is never more than the client's kernel has taken.
         self._read = 0
         self._appointment: Appointment | None = None
         self._over = False
 
     def begin(self, home: Home) -> None:
-        """Look after the stream until `finish`."""
+        """Take care of the stream until `finish`."""
         now = self._began = clock.now()
         settings = self._settings
         heartbeat = settings.heartbeat
@@ -117,7 +117,7 @@ class Upkeep:
             due = min(due, now + every)
         if due != _NEVER:
             self._appointment = schedule_of(home).add(due, self)
-        if self._over:  # it was over before there was an appointment to cancel
+        if self._over:  # `finish` was called before there was an appointment to cancel
             self.finish()
 
     def finish(self) -> None:
@@ -126,14 +126,15 @@ class Upkeep:
             self._appointment.cancel()
 
     def look(self, now: float) -> float | None:
-        """Do whatever is due. When to look again, or None for never."""
+        """Do all that is due at time *now*. Return when to look again, or None for never."""
         if self._over:
             return None
-        # As where a middleware has dropped the body, and did not close it.
+        # The server has closed the socket without a word: perhaps a middleware has dropped
+        # the response's body without closing it.
         if self._connection.abandoned:
             self._stream.cut("client")
             return None
-        # A beat first, as it is looked after like anything else that is written.
+        # First the heartbeat: the look at the client then counts it like any other frame.
         beat_at = self._beat_at(now)
         client_at = self._client_at(now)
         if client_at is None:
@@ -148,7 +149,7 @@ class Upkeep:
     __call__ = look
 
     def _beat_at(self, now: float) -> float:
-        """Beat if it is time to. When it is time again."""
+        """Send a heartbeat if it is due. Return when the next one is due."""
         heartbeat = self._settings.heartbeat
         if heartbeat is None:
             return _NEVER
@@ -160,21 +161,22 @@ class Upkeep:
         return silent_since + heartbeat * chance.uniform(EARLIEST, 1.0)
 
     def _client_at(self, now: float) -> float | None:
-        """When to look at the client again; None if it is stalled."""
+        """Look at the client. Return when to look again, or None if the client is stalled."""
         settings = self._settings
         every = _look_every(settings.send_timeout, settings.tcp_user_timeout)
         if every is None:
             return _NEVER
         if self._kernel_may is None:
-            # Not when it began: after a restart all begin at once, and that would be
-            # four calls more for each.
+            # Not in `begin`: after a restart all streams begin at once, and this costs four
+            # system calls for each.
             self._let_kernel_give_up(True)
         again = now + every
-        # At random, or those that a busy moment has brought together stay so.
+        # At random: otherwise streams that a busy moment has brought together stay together.
         rarely = now + every * RARELY * chance.uniform(EARLIEST, 1.0)
         if self._seen is None and self._buffer.written_at < self._took_at:
             return rarely
-        # What the kernel has is not with the client yet.
+        # Not with the client yet: the chunk that the server has in hand, and the bytes that
+        # the client's kernel has not acknowledged.
         standing, in_hand = self._connection.standing(), self._buffer.taken_at
         if not standing.unsent and not in_hand:
             self._seen = None
@@ -189,7 +191,7 @@ class Upkeep:
         seen, self._seen = self._seen, (change, None)
         if seen is None:
             self._has_taken(standing, now)
-            # What is seen now may have been so since the last look.
+            # The client may have been as it is now ever since the last look.
             self._took_at = now - every * RARELY
         elif seen[0] != change or self._reads(seen):
             self._let_kernel_give_up(False)
@@ -205,16 +207,16 @@ class Upkeep:
         return None if now >= stalled_at else min(again, stalled_at)
 
     def _reads(self, seen: tuple[object, int | None]) -> bool:
-        """Whether the client reads, while its kernel acknowledges nothing more."""
+        """Whether the client has read something since, though its kernel takes nothing more."""
         change, before = seen
         unread = self._connection.unread()
         self._seen = (change, unread)
         return unread is not None and before is not None and unread != before
 
     def _has_taken(self, standing: Standing, now: float) -> None:
-        """The client has taken something, or all."""
+        """Raise `_read`, as the client has taken something."""
         taken = self._taken(standing)
-        # Of so little it need not be known.
+        # A smaller difference gives less than a second of grace: leave it.
         if taken - self._read > SLOWEST:
             since = max(self._took_at, self._began)
             read = self._read + round(SLOWEST * (now - since))
@@ -222,24 +224,26 @@ class Upkeep:
             self._read = min(taken, max(read, taken - round(most)))
 
     def _taken(self, standing: Standing) -> int:
-        """Bytes that the client's kernel has got."""
+        """How many bytes the client's kernel has got."""
         if standing.acknowledged is not None:
             return standing.acknowledged
         _, handed_over = self._buffer.sent()
         return max(0, handed_over - (standing.unsent or 0))
 
     def _grace(self, standing: Standing, now: float) -> float:
-        """Seconds beyond the send timeout in which the client may be reading what it has."""
+        """Return how many seconds beyond the send timeout the client may still be reading."""
         if standing.unsent is None or standing.silent > UNANSWERED * (now - self._took_at):
             return 0.0
         held = self._taken(standing) - self._read
         if self._seen is not None and self._seen[1] is not None:
-            # It does not read this. What it has read it may have to hand on, as a proxy has.
+            # The client has stopped reading these bytes. The others it has read, and it may
+            # still be passing them on, as a proxy does.
             held -= self._seen[1]
         timeout = self._settings.send_timeout or 0.0
         return min(max(held, 0) / SLOWEST, (PATIENCE - 1) * timeout)
 
     def _let_kernel_give_up(self, it_may: bool) -> None:
+        """Set or clear TCP_USER_TIMEOUT on the client's socket."""
         user_timeout = self._settings.tcp_user_timeout
         if user_timeout is not None and it_may != self._kernel_may:
             self._kernel_may = it_may
@@ -251,7 +255,10 @@ class Upkeep:
 
 @functools.lru_cache
 def _look_every(send: float | None, user: float | None) -> float | None:
-    """Seconds between two looks at a client, of its two timeouts; None where none are needed."""
+    """Seconds between two looks at a client, from its send and user timeouts, in seconds.
+
+    None if both timeouts are None: then nobody needs to look.
+    """
     if send is None or user is None:
         only = user if send is None else send
         return None if only is None else only / LOOKS
