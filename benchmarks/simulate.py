@@ -36,7 +36,8 @@ from typing import Any, NamedTuple
 
 from ssestream import settings
 from ssestream.settings import DEFAULTS, Retry, Settings
-from ssestream.upkeep import BEAT, EARLIEST, LOOKS, RARELY
+from ssestream.upkeep import EARLIEST, LOOKS, RARELY
+from ssestream.wire import HEARTBEAT
 
 
 class Figure(NamedTuple):
@@ -317,7 +318,7 @@ def gbit(streams: int, pace: float) -> float:
     """Sent in a second, all headers included."""
     if pace * beat_seconds() < 1:
         # A chunk of HTTP has its length before and two line ends around.
-        size, pace = len(BEAT) + 5, 1 / beat_seconds()
+        size, pace = len(HEARTBEAT) + 5, 1 / beat_seconds()
     else:
         size = int(MEASURED["message"].value)
     return streams * pace * (size + MEASURED["headers"].value) * 8 / 1e9

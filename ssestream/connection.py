@@ -46,6 +46,9 @@ def _plain(module: str, name: str) -> Any:
 _Socket: Any = _plain("socket", "socket")
 #: And that of the interpreter itself, which is smaller.
 SocketType: Any = _plain("socket", "SocketType")
+#: For ``send()``: a client that has just left must not end the process with a signal.
+SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+
 _poll: Any = _plain("select", "poll")
 _epoll: Any = _plain("select", "epoll")
 

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 from .brokers.broker import Position
 from .buffer import Direct
 from .clock import clock
-from .connection import SocketType
+from .connection import SEND_FLAGS, SocketType
 from .feeds import Batch, Cursor, Feed
 from .hub import Home, logger, new_lock
-from .sender import FLAGS, chunk_of
+from .wire import chunk_of
 
 #: Streams that are handed something before others have their turn.
 TURN = 256
@@ -116,7 +116,9 @@ class Convoy:
             try:
                 # No line of Python for each, as all of these are worth one. Of a call that
                 # raises, what came before it is in the list.
-                counts.extend(map(_send, rest, itertools.repeat(framed), itertools.repeat(FLAGS)))
+                counts.extend(
+                    map(_send, rest, itertools.repeat(framed), itertools.repeat(SEND_FLAGS))
+                )
             except BlockingIOError:
                 counts.append(0)
             except Exception:  # that one is broken, and the others are sent theirs
@@ -190,7 +192,7 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
         if sender is not None and buffer.asleep is not None and sender.home is home:
             # Not taken from who sleeps: nothing else is sent before this returns.
             try:
-                sent = sender.sock.send(framed, FLAGS)
+                sent = sender.sock.send(framed, SEND_FLAGS)
             except BlockingIOError:
                 sent = 0
             except Exception:

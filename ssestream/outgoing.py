@@ -30,7 +30,7 @@ from .settings import DEFAULTS, Settings, draw
 from .shared import LARGE, shared
 from .statistics import Cause, books
 from .upkeep import Upkeep
-from .wire import first_id_block
+from .wire import first_id_block, retry_block
 
 #: Bytes that may wait before ``write()`` says False: Node's default for streams
 #: of bytes up to version 20 (it is 64 KiB since 22), and the usual size of one
@@ -242,7 +242,7 @@ class OutgoingMessage(Emitter):
             if not books.open(self, settings.max_streams, client, settings.max_streams_per_client):
                 self.retire("shutdown" if books.draining else "refused")
             elif settings.retry is not None:
-                self._buffer.put_opening(b"retry: %d\n\n" % draw(settings.retry))
+                self._buffer.put_opening(retry_block(draw(settings.retry)))
         upkeep = self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
         upkeep.begin(self._lane.home)
         if self._closed:  # just now, before there was all this to end
@@ -278,7 +278,7 @@ class OutgoingMessage(Emitter):
                 for frame in frames:
                     self._buffer.put(frame)
             settings = self._settings or DEFAULTS
-            self._buffer.put_last(place + b"retry: %d\n\n" % draw(settings.retry_after))
+            self._buffer.put_last(place + retry_block(draw(settings.retry_after)))
         self._buffer.end()
         logger.info("%s: ended, as %s", self._name(), _REASONS[cause])
 

@@ -18,17 +18,18 @@ stream off, and no socket stays behind.
 """
 
 import functools
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from .body import Body
 from .buffer import CHUNK
 from .clock import clock
+from .connection import SEND_FLAGS
 from .hub import Home, logger
 from .outgoing import OutgoingMessage
 from .schedule import Appointment, schedule_of
 from .statistics import books
+from .wire import LAST_CHUNK, chunk_of
 
 #: Chunks of one stream that are sent before others have their turn.
 CHUNKS = 4
@@ -45,14 +46,6 @@ LOOK = 1.0
 #: kernel takes back what it has not sent yet of a connection that is closed over
 #: unread bytes (RFC 9112, section 9.6).
 BEHIND = 1024 * 1024
-
-#: A client that has just left must not end the process with a signal.
-FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
-
-
-def chunk_of(data: bytes) -> bytes:
-    """*data* as one chunk of a chunked body."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class Sender:
@@ -181,7 +174,7 @@ class Sender:
     def _put_out(self, data: bytes | memoryview) -> bool:
         """Whether all of *data* has left; if not, it will, or it is over."""
         try:
-            sent = self.sock.send(data, FLAGS)
+            sent = self.sock.send(data, SEND_FLAGS)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -231,7 +224,7 @@ class Sender:
 
     def _finish(self) -> None:
         """The body is complete, or was broken off."""
-        if self.message._aborted or not self._chunked or self._put_out(b"0\r\n\r\n"):
+        if self.message._aborted or not self._chunked or self._put_out(LAST_CHUNK):
             self._end()
         elif not self._ended:
             # The message is closed: nobody else looks after its client any more.

@@ -10,10 +10,7 @@ from .hub import Home
 from .schedule import Appointment, schedule_of
 from .settings import Settings, chance
 from .statistics import Cause, books
-
-#: The heartbeat: a comment line without a blank line after it, as some clients choke on an
-#: empty event.
-BEAT = b":\n"
+from .wire import HEARTBEAT
 
 #: A heartbeat comes at a random time between this part of its interval and the whole.
 #: Otherwise streams that fell silent together (after a broadcast or a restart) would send
@@ -155,7 +152,7 @@ class Upkeep:
             return _NEVER
         silent_since = max(self._began, self._buffer.written_at)
         if now - silent_since >= heartbeat * EARLIEST:
-            if self._buffer.put_into_silence(BEAT):
+            if self._buffer.put_into_silence(HEARTBEAT):
                 books.count("heartbeats", 1)
             silent_since = now
         return silent_since + heartbeat * chance.uniform(EARLIEST, 1.0)

@@ -54,6 +54,13 @@ FIELDS = ("comment", "event", "id", "retry", "data")
 #: bytes have come; the blank line keeps it apart from the first message.
 OK = b":ok\n\n"
 
+#: What a silent stream sends: a comment. It has no blank line, as some clients fail on an
+#: empty event.
+HEARTBEAT = b":\n"
+
+#: The end of a chunked body (RFC 9112, section 7.1).
+LAST_CHUNK = b"0\r\n\r\n"
+
 Message = Mapping[str, Any]
 Dumps = Callable[[Any], str]
 
@@ -142,6 +149,16 @@ def is_frame(frame: bytes) -> bool:
 
 
 _FIELDS = (b"data:", b"event:", b":", b"retry:")
+
+
+def retry_block(milliseconds: int) -> bytes:
+    """A block with only a ``retry``: a browser waits so long before it reconnects."""
+    return b"retry: %d\n\n" % milliseconds
+
+
+def chunk_of(data: bytes) -> bytes:
+    """*data* as one chunk of a chunked body (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def id_block(id: str) -> bytes:

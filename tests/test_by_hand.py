@@ -11,8 +11,7 @@ from ssestream.body import Body
 from ssestream.connection import Connection
 from ssestream.outgoing import OutgoingMessage
 from ssestream.settings import Settings
-from ssestream.upkeep import BEAT
-from ssestream.wire import Decoder
+from ssestream.wire import HEARTBEAT, Decoder
 
 QUIET = Settings(heartbeat=None, send_timeout=None, tcp_user_timeout=None, retry=3000)
 
@@ -76,11 +75,11 @@ def test_a_beat_is_in_no_line(first: str, second: str) -> None:
         message.write(piece)
         received += next(body)
         message._buffer.give_back()
-        if message._buffer.put_into_silence(BEAT):
+        if message._buffer.put_into_silence(HEARTBEAT):
             received += next(body)
             message._buffer.give_back()
     assert Decoder().feed(received) == [{"retry": 3000}, WHOLE]
-    assert received.endswith(BEAT)
+    assert received.endswith(HEARTBEAT)
 
 
 @in_halves
@@ -108,10 +107,10 @@ def test_between_two_events_the_last_retry_is_a_block_of_its_own(beats: bool) ->
     message.write("data: whole\n\n")
     received = message._buffer.take() or b""
     message._buffer.give_back()
-    assert not beats or message._buffer.put_into_silence(BEAT)
+    assert not beats or message._buffer.put_into_silence(HEARTBEAT)
     message.retire("shutdown")
     received += b"".join(Body(message))
-    beat = BEAT if beats else b""
+    beat = HEARTBEAT if beats else b""
     assert received.startswith(b"retry: 3000\n\ndata: whole\n\n" + beat + b"retry: ")
     assert received.endswith(b"\n\n")
 
@@ -132,8 +131,8 @@ def test_a_writer_of_carriage_returns_gets_its_beats() -> None:
     body = Body(message)
     deadline = time.monotonic() + 10
     received = b""
-    while BEAT not in received and time.monotonic() < deadline:
+    while HEARTBEAT not in received and time.monotonic() < deadline:
         received += next(body)
         gevent.sleep(0)
-    assert received == b"data: x\r\r" + BEAT
+    assert received == b"data: x\r\r" + HEARTBEAT
     message.destroy()

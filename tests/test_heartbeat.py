@@ -19,7 +19,8 @@ from ssestream.connection import Connection
 from ssestream.outgoing import HIGH_WATER_MARK, OutgoingMessage
 from ssestream.schedule import SLOT, schedule_of
 from ssestream.settings import Settings
-from ssestream.upkeep import BEAT, EARLIEST
+from ssestream.upkeep import EARLIEST
+from ssestream.wire import HEARTBEAT
 from tests.test_schedule import entered, entered_in, others_are_kept
 from tests.visit import Visit, on_threads_and_greenlets, until
 
@@ -261,7 +262,7 @@ def test_a_busy_stream_gets_no_beat(opened: Opened) -> None:
     assert busy.writable_length == 0
     busy._buffer.busy = False
     until(lambda: busy.beats, "the other's beat, now that it is silent")
-    assert busy.writable_length == len(BEAT)
+    assert busy.writable_length == len(HEARTBEAT)
 
 
 @on_threads_and_greenlets
@@ -281,7 +282,7 @@ def test_a_write_puts_the_beat_off(opened: Opened) -> None:
     assert written + LONG * EARLIEST <= due <= written + LONG
     assert (message.beats, message.writable_length) == ([], 0)
     message._upkeep.look(due)
-    assert (len(message.beats), message.writable_length) == (1, len(BEAT))
+    assert (len(message.beats), message.writable_length) == (1, len(HEARTBEAT))
 
 
 @on_threads_and_greenlets
@@ -326,7 +327,7 @@ def test_a_beat_is_counted_and_is_no_message(opened: Opened) -> None:
     before = statistics()
     message = opened(SHORT)
     body = Body(message)
-    assert [next(body), next(body), next(body)] == [BEAT, BEAT, BEAT]
+    assert [next(body), next(body), next(body)] == [HEARTBEAT, HEARTBEAT, HEARTBEAT]
     after = statistics()
     assert after.heartbeats - before.heartbeats >= 3
     assert after.messages == before.messages
