@@ -1,4 +1,4 @@
-"""Where channels are kept: one file for each kind of log, and the contract of all."""
+"""The brokers, which keep the logs of channels, and the choice of one by URL."""
 
 from ..printable import escape
 from .broker import Broker
@@ -6,12 +6,12 @@ from .memory import MemoryBroker
 
 
 def open_broker(url: str, history: int | None = None, history_age: float | None = None) -> Broker:
-    """The broker that *url* names. Connects to nothing. Raises ``ValueError``.
+    """Make the broker for *url*, without connecting to anything.
 
-    *history* and *history_age* are what it asks of the logs that it appends to (see
-    `broker.Bounds`).
+    The broker asks for *history* and *history_age* in each log to which it appends (see
+    `broker.Bounds`). Raises ``ValueError`` for a URL that no broker can use.
     """
-    # Not by urlsplit(), the errors of which may hold a password.
+    # urlsplit() is not used: its errors may contain the password.
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme == "memory":
         return MemoryBroker(history, history_age)
@@ -30,6 +30,6 @@ def open_broker(url: str, history: int | None = None, history_age: float | None 
                 f"url {scheme}://... needs redis-py: pip install ssestream[redis]"
             ) from error
         return RedisBroker(url, history, history_age)
-    # Not the whole of it, which may hold a password.
+    # The error shows only the scheme: the rest of the URL may contain a password.
     shown = f"{escape(scheme)}://..." if "://" in url else "without a scheme"
     raise ValueError(f"url {shown}: a broker is memory://, sqlite:///path or redis://host")

@@ -1,27 +1,27 @@
-"""What a broker is: an append-only log for each channel, and a way to wait for more.
+"""The contract of all brokers: an append-only log for each channel, and a wait for news.
 
-Live delivery, replay, lag and recovery are all "read after this position". A
-log numbers its entries from 1 on, without a hole. It forgets its oldest entries,
-by count and by age, and never a number: `Slice.first` says where it begins now,
-so that whoever asks for what is no longer there can tell.
+Live delivery, replay, lag and recovery are all "read after this position". A log numbers
+its entries 1, 2, 3, ... without a gap. A log removes its oldest entries, by count and by
+age, but never uses a number twice. `Slice.first` is the number of the oldest entry that is
+kept, so a reader can see that older entries are lost.
 
-Each log has an identity, made when the first entry comes. A position in one log
-means nothing in another, such as the one that a restarted process or an emptied
-database begins for the same channel.
+Each log has an identity, made with its first entry. A position in one log means nothing in
+another log. A restarted process or an emptied database begins another log for the same
+channel.
 
-A log can lose its end: a backup is put back, a server dies before its disk has all,
-a replica that lags takes over. The log then gives the same numbers again, to other
-entries. So an entry has a *check* beside its number, a few characters at random, and a
-position carries the check of its entry. Where the log has another entry under that
-number, it has another past (`Slice.misses`).
+A log can lose its newest entries: a backup is restored, a server dies before its disk has
+every entry, a lagging replica takes over. The log then gives the same numbers to other
+entries. Therefore an entry has a *check* beside its number, a few random characters, and a
+position carries the check of its entry. If the log has another entry at that number, the
+log has another past (`Slice.has_other_past`).
 
-What is kept is the frame of a message without its id, as the id depends on the
-stream. A frame that begins with NUL is a control frame: it is no message, and tells
-the readers of the log something (see ``channels``). Control frames do not count as
+An entry holds the frame of a message without its id, because the id depends on the stream.
+A frame that begins with NUL is a control frame. A control frame is not a message: it tells
+the readers of the log to do something (see ``feeds``). Control frames do not count as
 history.
 
-How much a log keeps belongs to the log (`Bounds`). The first who appends sets it.
-Others can widen it, and never narrow it by appending.
+Each log has its own `Bounds`: how much it keeps. The first append sets the bounds. A later
+append can widen them, and never narrows them.
 """
 
 import contextlib
@@ -49,31 +49,31 @@ __all__ = [
     "shortage",
 ]
 
-#: Messages that a log keeps where nobody has said another number. As many as a stream
-#: may have waiting, minutes of a busy channel.
+#: Messages that a log keeps by default: as many as may wait in a stream, and minutes of a
+#: busy channel.
 HISTORY = 1000
 
-#: Control frames that a log keeps beside its messages. A log that is given more of them
-#: loses its oldest entries, messages too: nothing may grow without bound.
+#: Control frames that a log keeps beside its messages. With more control frames, the log
+#: loses its oldest entries, even messages: no log may grow without bound.
 CONTROLS = 10_000
 
-#: What a control frame begins with, and no message.
+#: The first byte of every control frame. No message begins with it.
 CONTROL = b"\0"
 
-#: Characters of a channel's name: letters, digits and what joins them. It is part
-#: of ids, of keys in Redis, and of what operators type.
+#: The name of a channel: letters, digits and some joining characters. The name is part of
+#: event ids and of keys in Redis, and operators type it.
 NAME = re.compile(r"[A-Za-z0-9_.:/@+-]{1,100}")
 
-#: An identity on the wire, as brokers make them.
+#: The identity of a log, as it is written in event ids.
 LOG = re.compile(r"[A-Za-z0-9]{1,32}")
 
-#: Entries of one channel, and their bytes, that one `Broker.wait` gives at most.
+#: The most entries of one channel, and about the most bytes, that one `Broker.wait` returns.
 WAITED, WAITED_BYTES = 256, 1024 * 1024
 
-#: Digits of a number at most: enough for ever, and an int in every database.
+#: The number of an entry: at most 18 digits, so that it is an int in every database.
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
-#: The check of an entry, as brokers make it: `CHECK_LENGTH` hexadecimal digits.
+#: The check of an entry: `CHECK_LENGTH` hexadecimal digits.
 CHECK_LENGTH = 6
 _CHECK = re.compile(rf"[0-9a-f]{{{CHECK_LENGTH}}}")
 
@@ -81,13 +81,13 @@ _N = TypeVar("_N", int, float)
 
 
 class Position(NamedTuple):
-    """Behind the entry *number* of the log with the identity *log*.
+    """The place just after entry *number* in the log with the identity *log*.
 
-    Number 0 is before the first. The log ``""`` is that of a channel in which
-    nothing was ever published, and its only position is 0.
+    Number 0 is the place before the first entry. *log* is ``""`` for a channel in which
+    nothing was ever published; the only position in that log is 0.
 
-    *check* is that of the entry, or ``""`` where the check is not known: such a
-    position is taken on trust.
+    *check* is the check of the entry, or ``""`` if the check is not known. A position
+    without a check matches any entry with its number.
     """
 
     log: str
@@ -103,33 +103,34 @@ class Position(NamedTuple):
 class Entry(NamedTuple):
     number: int
     frame: bytes
-    #: Which entry this is, of all that may have had its number.
+    #: Random characters that tell this entry from another entry with the same number.
     check: str = ""
 
 
 class Bounds(NamedTuple):
-    """How much a log keeps, or how much somebody asks it to keep.
+    """How much a log keeps, or how much a broker asks a log to keep.
 
-    *history* is a number of messages, *age* a number of seconds. None is nothing
-    said: then a new log keeps `HISTORY` messages of any age.
+    *history* is a number of messages, *age* is in seconds. In a request, None leaves the
+    choice to the log; a new log then keeps `HISTORY` messages of any age. In the bounds of a
+    log, an *age* of None keeps entries of any age, and a *history* of None was never set.
     """
 
     history: int | None = None
     age: float | None = None
 
     def of_new_log(self) -> "Bounds":
-        """Those of a log for which this is asked first."""
+        """The bounds of a new log if these bounds are the first request."""
         return Bounds(HISTORY if self.history is None else self.history, self.age)
 
     def widened(self, asked: "Bounds") -> "Bounds":
-        """Those of a log that has these, once *asked* was asked for as well."""
-        # A log that has no age keeps its entries for ever, and nothing is wider.
+        """The bounds of a log with these bounds after a request for *asked*."""
+        # None in the log's own bounds is already the widest: entries of any age.
         return Bounds(_wider(self.history, asked.history), _wider(self.age, asked.age))
 
     def warn_of(self, asked: "Bounds", channel: str) -> bool:
-        """Say so where *channel*, whose log has these, keeps more than is *asked* for.
+        """Log a WARNING if the log of *channel*, with these bounds, keeps more than *asked*.
 
-        Whether that was so.
+        Returns whether the log keeps more.
         """
         fewer = asked.history is not None and self.history is not None
         fewer = fewer and asked.history < self.history  # type: ignore[operator]
@@ -137,8 +138,8 @@ class Bounds(NamedTuple):
         if not (fewer or younger):
             return False
         logger.warning(
-            "channels: %r keeps %s, as its log was told before, and not %s, as is set here:"
-            " Channels.keep() or 'python -m ssestream keep' changes that",
+            "channels: the log of %r keeps %s, as set earlier, and not %s, as set here."
+            " Change the log with Channels.keep() or 'python -m ssestream keep'",
             channel,
             self.in_words(),
             asked.in_words(),
@@ -155,45 +156,49 @@ def _wider(mine: _N | None, asked: _N | None) -> _N | None:
 
 
 class Slice(NamedTuple):
-    """A part of a log, and where the log stood when it was read."""
+    """Some entries of a log, and the state of the log at the time of the read."""
 
+    #: The identity of the log.
     log: str
-    #: The number of the oldest entry that is kept; *last* + 1 where none is.
+    #: The number of the oldest entry that is kept; *last* + 1 if no entry is kept.
     first: int
-    #: The number of the newest that ever was; 0 where none was.
+    #: The number of the newest entry ever appended; 0 if there was none.
     last: int
-    #: Oldest first, without a hole.
+    #: The entries that were read, oldest first, without a gap.
     entries: list[Entry]
-    #: The check of the entry behind which was read; ``""`` where that is not kept.
+    #: The check of the entry after which the read began; ``""`` if that entry is not kept.
     check: str = ""
-    #: The check of the newest entry; ``""`` where that is not known.
+    #: The check of the newest entry; ``""`` if it is not known.
     last_check: str = ""
     #: How much the log keeps.
     bounds: Bounds = Bounds()
 
     @property
     def end(self) -> Position:
-        """Behind the newest entry."""
+        """The position after the newest entry."""
         return Position(self.log, self.last, self.last_check)
 
     @property
     def beginning(self) -> Position:
-        """Before the oldest entry that is kept."""
+        """The position before the oldest entry that is kept."""
         return Position(self.log, self.first - 1)
 
     def has_other_past(self, at: Position) -> bool:
-        """Whether this log has given the numbers up to *at* to other entries, or not yet.
+        """Whether *at* cannot be a position in the past of this log.
 
-        It must have been read from *at* on.
+        The log has another entry at that number, or has not reached the number yet. The log
+        then lost its newest entries. False for a position in another log. The read must have
+        begun after *at*.
         """
         if at.log != self.log:
             return False
         return at.number > self.last or bool(at.check and self.check and at.check != self.check)
 
     def misses(self, at: Position) -> bool:
-        """Whether the log does not have what comes after *at*: a gap.
+        """Whether some entries after *at* are lost: a gap.
 
-        It must have been read from *at* on.
+        A gap has three causes: *at* is in another log, *at* is in another past of this log, or
+        the log has removed entries after *at*. The read must have begun after *at*.
         """
         if at.log != self.log and (at.log, at.number) != ("", 0):
             return True
@@ -201,82 +206,85 @@ class Slice(NamedTuple):
 
 
 class Busy(BrokerError):
-    """This process asks for more at once than its broker takes. The broker is not down."""
+    """This process has no free connection to its broker. The broker is not down."""
 
 
 class ChannelError(BrokerError):
-    """The log of one *channel* cannot be had. The broker is not down, and has the others."""
+    """The log of *channel* cannot be used. The broker is not down and serves other channels."""
 
     def __init__(self, channel: str, reason: str) -> None:
         super().__init__(reason, lasting=True)
         self.channel = channel
 
 
-#: What `Broker.wait` gives.
+#: The result of `Broker.wait`: the news of each channel that has some.
 News = dict[str, Slice | ChannelError]
 
 
 class Broker(Protocol):
     """One log for each channel. Every method may be called from any thread.
 
-    Where only one channel's log fails, the error is a `ChannelError`, and `wait` gives that
-    in the place of the channel's slice. It gives it again at once to a caller that asks for
-    the channel again.
+    A broker connects at the first call, not when it is made. A broker asks for *history* and
+    *history_age* in each log to which it appends (see `Bounds`). Callers give valid channel
+    names, and frames of any length.
 
-    Making one connects to nothing. Each method raises `BrokerError`, within
-    the time that the broker states, when it could not be done; names are
-    valid, and frames are bytes of any length. *history* and *history_age* are what it
-    asks of the logs that it appends to (see `Bounds`).
+    Each method raises `BrokerError` if it fails, within a time that each broker states. The
+    error is a `ChannelError` if only the log of one channel fails. `wait` returns such a
+    `ChannelError` in the place of the channel's slice, and does so again at once if the caller
+    asks for the channel again.
     """
 
-    #: Whether other processes read what is appended here.
+    #: Whether other processes can read the entries that this process appends.
     shared: bool
 
     def append(self, channel: str, frame: bytes) -> Position:
-        """Add *frame*. When this returns it is stored, and will be read by everybody."""
+        """Store *frame* in the log of *channel*, for all readers. Returns its position."""
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
-        """The entries whose numbers are above *after*.
+        """Read entries with numbers above *after*.
 
-        At most *limit* of them, and no more once they are *max_bytes* long
-        together, but one where there is one. With a *limit* of 0 it only says
-        where the log stands. They follow each other without a hole, also while
-        others append and trim. An *after* beyond the log's last has none.
+        The slice has at most *limit* entries. The read stops after the entry that brings the
+        frames to *max_bytes* together. With a *limit* of 0, the slice has only the state of
+        the log. The entries follow each other without a gap, even while other processes append
+        and trim. If *after* is beyond the newest entry, the slice has no entries.
         """
 
     def keep(self, channel: str, bounds: Bounds) -> Bounds:
-        """Let the log of *channel* keep just this from now on: what it keeps.
+        """Let the log of *channel* keep exactly *bounds* from now on.
 
-        None leaves the history as it is, and means any age. A channel in which
-        nothing was ever published has no log, and keeps nothing of this.
+        A *history* of None leaves the history as it is. An *age* of None means any age.
+        Returns the new bounds. Does nothing for a channel in which nothing was ever published,
+        because such a channel has no log.
         """
 
     def ping(self) -> None:
-        """Raises `BrokerError` where the broker cannot be used now. It is tried once."""
+        """Try once to use the broker. Raises `BrokerError` if that fails."""
 
     def wait(self, positions: Mapping[str, Position]) -> News:
-        """Wait until there is more in a channel than its position says, or for `wake`.
+        """Wait until a channel has news after its position, or until `wake` is called.
 
-        One caller at a time, which may be a greenlet. Gives what `read` would
-        of the channels that have more, at most `WAITED` entries of each, and of
-        those whose log is another by now or has another past (from its beginning), or
-        gone. Who asks
-        again with the same position is given the same again. After a `wake`, and
-        for no reason at all, it may give nothing.
+        Only one caller may wait at a time; the caller may be a greenlet. The result has a
+        slice of each channel with new entries, as `read` would return it, with at most `WAITED`
+        entries. If a channel has another log, another past or no log any more, its slice begins
+        at the beginning of the log. A call with the same positions returns the same news again.
+        The result may be empty after a `wake`, or at any other time.
         """
 
     def wake(self) -> None:
-        """Let `wait` return: now, or the next one if none is going on. Never blocks."""
+        """Let `wait` return now, or the next `wait` if nobody waits. Never blocks."""
 
     def close(self) -> None:
-        """Let go of all connections. What is called afterwards opens them again."""
+        """Close all connections. The next call of a method opens them again."""
 
 
 def check_name(name: object) -> str:
-    """*name* as plain text, if a channel can have it. Raises ``TypeError`` and ``ValueError``."""
+    """The name of a channel as plain text (see ``plain``).
+
+    Raises ``TypeError`` if *name* is not a str, and ``ValueError`` if no channel can have it.
+    """
     if not isinstance(name, str):
         raise TypeError(f"the name of a channel is a str, not {type(name).__name__}")
-    # It is part of ids, and so of what is sent.
+    # The name is sent as part of event ids, so a subclass of str must not change it later.
     name = plain_text(name)
     if not NAME.fullmatch(name):
         raise ValueError(
@@ -287,9 +295,10 @@ def check_name(name: object) -> str:
 
 
 def shortage(descriptors: int) -> str:
-    """Words for an error, where this process cannot open as many *descriptors*; else ``""``.
+    """Words to append to an error if this process cannot open *descriptors* more files.
 
-    Libraries report a lack of descriptors as whatever they were about to do.
+    ``""`` if it can. Libraries do not report a lack of descriptors: their error names only the
+    operation that failed.
     """
     opened: list[int] = []
     try:
@@ -308,7 +317,7 @@ def shortage(descriptors: int) -> str:
 
 
 def parse_position(text: str) -> Position | None:
-    """What ``str()`` of a position gave; None where *text* is no such thing."""
+    """The position whose ``str()`` is *text*; None if *text* is not a position."""
     log, _, rest = text.partition(".")
     number, dot, check = rest.partition(".")
     if not _NUMBER.fullmatch(number) or (dot and not _CHECK.fullmatch(check)):

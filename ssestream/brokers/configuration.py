@@ -1,10 +1,10 @@
-"""Which broker, and how much it keeps: what an app says, checked and with its defaults."""
+"""Check the arguments of `Channels` that choose a broker and its bounds, and fill in defaults."""
 
 from typing import Any, NamedTuple
 
 
 class Configuration(NamedTuple):
-    """Apps for which all of this is the same share a broker."""
+    """The checked arguments. Apps with equal configurations share one broker."""
 
     url: str
     history: int | None
@@ -12,15 +12,19 @@ class Configuration(NamedTuple):
 
 
 def configuration(url: Any, history: Any, history_age: Any) -> Configuration:
-    """Raises ``TypeError`` or ``ValueError``, beginning with the name of the argument."""
+    """The checked configuration; a missing *url* becomes ``memory://``.
+
+    Raises ``TypeError`` or ``ValueError`` for a wrong argument. The message begins with the
+    name of the argument.
+    """
     check(url, history, history_age)
     return Configuration(url or "memory://", history, history_age)
 
 
 def check(url: Any, history: Any, age: Any) -> None:
-    """The same, where nothing need be given yet."""
+    """Raise as `configuration` does for a wrong argument. None is allowed for each."""
     if url is not None and (not isinstance(url, str) or not url):
-        # It may hold a password.
+        # The error does not show the URL, which may contain a password.
         what = "an empty one" if isinstance(url, str) else type(url).__name__
         raise TypeError(f"url is the URL of a broker, and not {what}")
     if history is not None and (not isinstance(history, int) or isinstance(history, bool)):

@@ -1,10 +1,10 @@
-"""Logs in the memory of this process, which end with it.
+"""The ``memory://`` broker: logs in the memory of one process.
 
-Nothing can be published from another process, and nothing is kept over a
-restart: a client that comes back then finds another log, and is told of the gap.
-So all logs of a process have one identity, also those in which nothing was published
-yet. A process that forks has logs that go on differently in parent and child, so the
-child's have another.
+Other processes cannot publish to these logs, and the logs end with the process. A client
+that comes back after a restart finds another log, and its stream emits ``"gap"``. To make
+that sure, all logs of a process have one identity, even a log in which nothing was
+published yet. After a fork, the logs of parent and child go on differently, so the child
+gets a new identity.
 """
 
 import os
@@ -22,8 +22,8 @@ from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, News
 class _Kept(NamedTuple):
     entry: Entry
     at: float
-    #: Counts the messages of its log. A control frame has the count of the next message, so
-    #: that it is kept as long as that.
+    #: The number of this message among all messages of the log. A control frame has the
+    #: number of the next message, and is kept as long as that message.
     message: int
 
 
@@ -31,7 +31,7 @@ class _Log:
     def __init__(self, bounds: Bounds) -> None:
         self.last = 0
         self.bounds = bounds
-        #: How many of its entries were messages.
+        #: How many messages were ever appended. Control frames do not count.
         self.messages = 0
         self.kept: deque[_Kept] = deque()
 
@@ -57,7 +57,7 @@ class _Log:
 
 
 class MemoryBroker:
-    """See `broker.Broker`. It never fails."""
+    """Logs in this process (see `broker.Broker`). No method raises `BrokerError`."""
 
     shared = False
 
@@ -65,12 +65,12 @@ class MemoryBroker:
         self._asked = Bounds(history, history_age)
         self._identity = secrets.token_hex(4)
         self._logs: dict[str, _Log] = {}
-        # Never held while anybody waits.
+        # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
         self._bell: Doorbell | None = None
         self._woken = False
-        # What the caller of the last wait knew, and the channels in which there
-        # may be more.
+        # The positions that the last `wait` was given, and the channels that may have
+        # entries after them.
         self._positions: dict[str, Position] = {}
         self._doubtful: set[str] = set()
         _brokers.add(self)
@@ -133,7 +133,7 @@ class MemoryBroker:
         pass
 
     def clear(self) -> None:
-        """Forget all logs. What is appended next begins others."""
+        """Forget all logs. The next append to a channel begins a new log."""
         with self._lock:
             self._logs.clear()
             self._identity = secrets.token_hex(4)
@@ -151,7 +151,8 @@ class MemoryBroker:
                 after = at.number if at.log in ("", self._identity) else 0
                 found[name] = self._slice(name, after, WAITED, WAITED_BYTES)
         self._doubtful.clear()
-        for name in found:  # ask again, wherever it is next time
+        # Without a known position, the next `wait` looks at the channel again.
+        for name in found:
             del self._positions[name]
         return found
 
@@ -162,7 +163,8 @@ class MemoryBroker:
         log.trim()
         first, kept = log.first, log.kept
         entries: list[Entry] = []
-        # By their numbers: indexing walks a deque, but from its nearer end.
+        # An index is faster than a scan from the start: a deque walks to an index from its
+        # nearer end, and most reads are near the newest entry.
         for index in range(max(after + 1 - first, 0), len(kept)):
             if len(entries) >= limit or max_bytes <= 0:
                 break

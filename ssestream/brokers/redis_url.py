@@ -1,8 +1,8 @@
-"""What the URL of a Redis says, and errors about it that hold no password.
+"""Parse the URL of a Redis server, and make errors about it that contain no password.
 
-redis-py reads a URL as browsers do: a ``#``, ``/`` or ``?`` in a password ends the host,
-and the rest of the password becomes a path, a query or nothing. Such a URL is refused
-here, where the cause can still be told.
+redis-py reads a URL as browsers do: a ``#``, ``/`` or ``?`` in a password ends the host.
+The rest of the password then becomes a path or a query, or is lost. This module refuses such
+a URL, because only here can an error name the cause.
 """
 
 import dataclasses
@@ -12,55 +12,60 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from ..printable import escape
 from .broker import shortage
 
-#: Connections of one process that are in use at once, besides the listener's.
+#: Connections that one process uses at once by default, besides the listener's connection.
 CONNECTIONS = 50
 
-#: What the URL must have been, for each kind.
+#: An example of a correct URL, for each kind of server.
 _SHAPES = {
     "": "redis://[user:password@]host:6379/0",
     "cluster": "redis+cluster://[user:password@]host:7000",
     "sentinel": "redis+sentinel://[user:password@]host:26379,host:26379/service[/db]",
 }
 
-#: Options of the query that are taken out of it: of these the broker itself decides.
+#: Options that are removed from the query, because the broker uses or sets them itself.
 _OWN = {"decode_responses", "max_connections", "sentinel_username", "sentinel_password"}
 
-_BEHIND = "it has an @ behind the place of the host"
+_BEHIND = "it has an @ after the host"
 
 _ENCODE = (
-    "percent-encode the user's name and the password in it, as urllib.parse.quote(password,"
+    "percent-encode the user name and the password, as urllib.parse.quote(password,"
     " safe='') does: # is %23, / is %2F, ? is %3F and @ is %40"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Which Redis, and how to call it in an error."""
+    """A Redis server, sentinel group or cluster, and its name in errors."""
 
-    #: For redis-py. Of sentinels it has no host.
+    #: The URL for redis-py. With sentinels, the host is the placeholder ``sentinel``.
     url: str = dataclasses.field(repr=False)
-    #: ``""``, ``"sentinel"`` or ``"cluster"``.
+    #: ``""`` for one server, ``"sentinel"`` or ``"cluster"``.
     kind: str
     #: The URL without user, password and query.
     where: str
+    #: Connections that one process may use at once.
     connections: int
+    #: Host and port of each sentinel; empty for the other kinds.
     sentinels: tuple[tuple[str, int], ...]
+    #: The service whose master the sentinels name; ``""`` for the other kinds.
     service: str
+    #: None if the URL has no ``sentinel_username``.
     sentinel_username: str | None = dataclasses.field(repr=False)
+    #: None if the URL has no ``sentinel_password``.
     sentinel_password: str | None = dataclasses.field(repr=False)
     #: Whether the query may be the rest of a password.
     is_doubtful: bool
-    #: What no error may show.
+    #: Passwords, which no error may show.
     secrets: tuple[str, ...] = dataclasses.field(repr=False)
 
     def explain(self, error: BaseException) -> str:
-        """In words for the log: *error*, where it came from and, if known, why."""
+        """A text for the log: the server, *error*, and the cause if it is a lack of descriptors."""
         if isinstance(error, MemoryError):
             return f"{self.where}: no memory"
         return f"{self.where}: {self._clean(str(error) or type(error).__name__)}{shortage(1)}"
 
     def refuse(self, error: BaseException) -> str:
-        """The same of an option in the query that redis-py does not take."""
+        """A text for the log about *error*, which redis-py raised for an option of the query."""
         if self.is_doubtful:
             return f"url {self.where.partition('://')[0]}://...: {_BEHIND}; {_ENCODE}"
         return f"url {self.where}: {self._clean(str(error))}"
@@ -72,17 +77,17 @@ class Target:
 
 
 def parse(url: str) -> Target:
-    """What *url* says. Raises ``ValueError``, with nothing in it that may be a password."""
+    """Parse *url*. Raises ``ValueError`` if it is wrong; the error contains no password."""
     whole, _, rest = url.partition("://")
     scheme, _, kind = whole.lower().partition("+")
     if kind not in _SHAPES or (kind and scheme == "unix"):
         raise ValueError(
-            "url: redis, rediss, unix, redis+sentinel and redis+cluster are known, not"
+            "url: the scheme must be redis, rediss, unix, redis+sentinel or redis+cluster, not"
             f" {escape(whole)}"
         )
     _check(scheme, kind, rest)
     try:
-        # "[" and "]" in a password are taken for an address by some Pythons.
+        # With "[" or "]" in a password, some versions of Python raise ValueError here.
         parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         hosts = parts.netloc.rpartition("@")[2]
@@ -91,22 +96,24 @@ def parse(url: str) -> Target:
         if scheme != "unix" and not kind:
             _address(hosts)
     except ValueError:
-        # Its words may hold the half of a password.
+        # The text of the original error may contain a part of a password.
         raise ValueError(
-            f"url {whole}://...: the host or its port is none; {_shape(kind)}, and {_ENCODE}"
+            f"url {whole}://...: the host or its port is not valid; {_shape(kind)}; {_ENCODE}"
         ) from None
 
     options = dict(pairs)
     connections = options.get("max_connections", str(CONNECTIONS))
     if not connections.isascii() or not connections.isdigit() or not 0 < int(connections) < 10**6:
-        raise ValueError(f"url {whole}://...: max_connections is an int from 1 on")
+        raise ValueError(f"url {whole}://...: max_connections must be an int from 1 to 999999")
     query = urlencode([pair for pair in pairs if pair[0] not in _OWN])
     service, path = "", parts.path
     netloc = parts.netloc
     if kind == "sentinel":
         service, _, db = path.strip("/").partition("/")
         if not service:
-            raise ValueError(f"url {whole}://...: it names no service; {_shape(kind)}")
+            raise ValueError(
+                f"url {whole}://...: the name of the service is missing; {_shape(kind)}"
+            )
         netloc, path = netloc[: len(netloc) - len(hosts)] + "sentinel", f"/{db}"
     passwords = [password, options.get("password"), options.get("sentinel_password")]
     secrets = {form for each in passwords if each for form in (each, unquote(each))}
@@ -120,31 +127,31 @@ def parse(url: str) -> Target:
         sentinel_username=options.get("sentinel_username"),
         sentinel_password=options.get("sentinel_password"),
         is_doubtful="@" in parts.query and "@" not in parts.netloc,
-        # The longest first, as one may be a part of another. A short one is no secret,
-        # and would be found in any word.
+        # The longest secret comes first, because a secret may be part of another. Secrets of
+        # at most 3 characters are left out: they would be found in ordinary words.
         secrets=tuple(sorted((each for each in secrets if len(each) > 3), key=len)[::-1]),
     )
 
 
 def _check(scheme: str, kind: str, rest: str) -> None:
-    """Raise ``ValueError`` where a part of a password has ended the host."""
+    """Raise ``ValueError`` if a character of a password has ended the host too early."""
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     path, _, query = rest[len(authority) :].partition("?")
     names = [pair.partition("=")[0] for pair in query.split("&")]
     host = authority.rpartition("@")[2]
     reason = ""
     if "#" in rest:
-        reason = "it has a #, which begins what no broker has"
+        reason = "it has a #, which begins a fragment, and no broker uses a fragment"
     elif " " in rest or not rest.isprintable():
         reason = "it has a space or a control character"
     elif scheme == "unix":
-        # The path of a socket may have an @.
+        # A unix URL without a host may have an @ in the path of its socket.
         if host and "@" in path + query:
             reason = _BEHIND
     elif (
         "@" in path
-        # An option's value may have one, such as a password. Its name has none, and a
-        # host stands before the query.
+        # The value of an option may have an @, such as a password. The name of an option has
+        # no @, and a URL with such options has a valid host before the query.
         or any("@" in name for name in names)
         or ("@" in query and (host.startswith(":") or not _is_host(host, kind)))
     ):
@@ -163,7 +170,7 @@ def _is_host(text: str, kind: str) -> bool:
 
 
 def _shape(kind: str) -> str:
-    return f"one is {_SHAPES[kind]}"
+    return f"a correct URL looks like {_SHAPES[kind]}"
 
 
 def _address(host: str) -> tuple[str, int]:
