@@ -1,43 +1,46 @@
-"""SseStream: messages in, an event stream out. Node's semantics.
+"""SseStream: messages in, an event stream out, with the semantics of Node's streams.
 
 The rules
 ---------
 
-* Everything that changes state is in this file, under one lock that is never
-  held while anybody else's code runs.
-* One thread or greenlet at a time moves frames to the destinations (`_pump`);
-  whoever finds it busy leaves its frame to it. That keeps the order.
-* No frame leaves the queue before every destination is ready for it: the
-  slowest sets the pace. A destination is not ready from the moment it is
-  written to until its ``write()`` has returned anything but False, or else
-  until its ``drain``.
+* All code that changes a stream's state is in this file. It runs under one lock,
+  and the lock is never held while other code (an app's, a destination's) runs.
+* One thread or greenlet at a time moves frames to the destinations (`_pump`).
+  A second writer finds the pump busy and leaves its frame in the queue for it.
+  This keeps the frames in order.
+* No frame leaves the queue before every destination is ready for it, so the
+  slowest destination sets the pace. A destination is not ready while its
+  ``write()`` runs. If ``write()`` returns False, it is not ready until its
+  ``drain``.
 
 The theory
 ----------
 
 A stream is two halves back to back. The writable half takes messages until
-``end()``; the readable half gives them to the destinations until there are no
-more. The states that matter are four:
+``end()``. The readable half gives the messages to the destinations until the
+queue is empty. Four states matter:
 
-=========  ====================  ==============================  ==============
+========  ====================  ==============================  ==============
 state      ``write()``           the queue                       comes next
-=========  ====================  ==============================  ==============
+========  ====================  ==============================  ==============
 writable   queues                flows while all are ready       ended, closed
-ended      raises                flows while all are ready       closed
+ended      raises                flows while all are ready       finished, closed
 closed     False, not an error   is dropped                      (none)
 finished   False, not an error   is empty and stays so           (none)
-=========  ====================  ==============================  ==============
+========  ====================  ==============================  ==============
 
-``end()`` leads from writable to ended; then, with the queue empty, ``finish``
-is emitted, and once a destination is there, ``end`` and ``close``: finished.
-``destroy()`` and the client's departure lead to closed from anywhere. As in Node, a
-write raises only between ``end()`` and ``close``: many a handler of ``close`` calls
-``end()``, and a late write finds nobody whatever came first.
+``end()`` leads from writable to ended. When the queue is then empty, the stream
+emits ``finish``; when it also has a destination, it emits ``end`` and ``close``
+and is finished. ``destroy()`` and the client's departure lead to closed from
+every state. As in Node, a write raises only between ``end()`` and ``close``.
+Many handlers of ``close`` call ``end()``, and a write after ``close`` returns
+False whether ``end()`` was called or not.
 
-A client's departure closes a stream that was made with a request, since nobody
-else can come. A stream made without one only loses that destination: it is
-idle until it is piped again, and what is written meanwhile is not kept, as
-nobody may ever come; what is written after an ``unpipe()`` of one's own is.
+The client's departure closes a stream that was made with a request, because no
+other client can come. A stream without a request only loses that destination.
+It is then idle until the next ``pipe()``, and drops every message that is
+written meanwhile, because perhaps no client ever comes. But after the app's own
+``unpipe()`` the stream keeps the messages for the next ``pipe()``.
 """
 
 from collections.abc import Hashable, Iterator
@@ -75,24 +78,24 @@ from .wire import Message, encode, id_of
 
 
 class _Usual(int):
-    """A default that gives way to a bound which is set, as one that is given does not."""
+    """A default that ``max_messages`` may lower. The same value from an app is refused instead."""
 
 
-#: Messages that may wait before ``write()`` says False: Node's default for
-#: streams of objects. It is ``max_messages`` where that is less.
+#: Messages that may wait before ``write()`` returns False. Node has the same default for
+#: streams of objects. A smaller ``max_messages`` lowers it.
 HIGH_WATER_MARK = _Usual(16)
 
-#: The headers of every stream. ``no-transform`` keeps compressing middleware and
-#: proxies from buffering, ``X-Accel-Buffering`` keeps nginx from it. None is
-#: hop-by-hop, which PEP 3333 forbids.
+#: The headers of every stream. ``no-transform`` stops compressing middleware and proxies from
+#: buffering; ``X-Accel-Buffering`` stops nginx. None of the headers is hop-by-hop, because PEP
+#: 3333 forbids these.
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
 
-#: Seconds that the reader of a response in another thread may have in hand what it has taken.
-#: Several times as long as Python lets a thread run.
+#: Seconds for which a writer waits for a reader in another thread to send the chunk that it has
+#: taken. Several times as long as Python lets one thread run.
 TIME_TO_READ = 0.05
 
 if TYPE_CHECKING:
@@ -102,37 +105,42 @@ D = TypeVar("D", bound=Destination)
 
 
 class SseStream(Emitter):
-    """A stream of messages, as Node's ``ssestream`` has it.
+    """A stream of messages, as in Node's ``ssestream``.
 
-    *request* is a Flask or Werkzeug request or a WSGI environ; the client's
-    socket is then tuned (keep-alive, no-delay, no timeout) and `last_event_id`
-    is known. The stream ends with a request of Flask's, also where that is answered
-    without it (see ``belonging``). None makes a stream that no client in particular owns.
+    *request* is a Flask or Werkzeug request or a WSGI environ. The stream then
+    tunes the client's socket (keep-alive, no-delay, no timeout) and reads
+    `last_event_id`. It ends with a request of Flask's, also when the request is
+    answered without the stream (see ``belonging``). None makes a stream that
+    belongs to no client.
+
     *high_water_mark* is the number of messages that may wait before `write`
-    says False; where none is given, no more than ``max_messages``. *options* are
-    this stream's own `settings.Settings`, where they are not to be the app's:
-    ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
-    ``max_messages``, ``max_bytes``, ``overflow``, ``max_age``, ``retry`` and
-    ``compress``.
+    returns False. Its default is 16, or ``max_messages`` if that is smaller.
 
-    Emits ``drain``, ``finish``, ``end``, ``close`` and ``error``.
+    *options* are settings of this stream that replace the app's (see
+    `settings.Settings`): ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
+    ``max_messages``, ``max_bytes``, ``overflow``, ``max_age``, ``retry``,
+    ``compress`` and ``id_blocks``.
 
-    Raises ``TypeError`` for anything else as *request* or for a
-    *high_water_mark* that is no int, ``ValueError`` for one below 1 or above
-    ``max_messages``; the same for an option that is not what it should be.
+    Emits ``drain``, ``finish``, ``end``, ``close`` and ``error``, and ``gap`` if it
+    follows channels.
+
+    Raises ``TypeError`` for any other *request*, for a *high_water_mark* that is
+    no int, and for an unknown option or an option of a wrong type. Raises
+    ``ValueError`` for a *high_water_mark* below 1 or above ``max_messages``, and
+    for an option out of its range. Node-ssestream's ``SseStream``.
     """
 
-    #: Whether the app has unpiped it, and not piped it since. Most are never unpiped, and have
-    #: no attribute for it.
+    #: Whether the app has unpiped the stream and not piped it again. A class attribute, because
+    #: most streams are never unpiped and so need no attribute of their own.
     _unpiped = False
 
     _only_one = "it is on its way to its clients. Copy the messages instead"
-    # Whether the client gave an id that it cannot have been sent. (Of a class, as it is of
-    # hardly any stream.)
+    # Whether the client sent an id that no server can have given it. A class attribute, because
+    # hardly any stream sets it.
     _has_bad_id = False
 
-    # The `Channels` that it follows: a browser keeps one id, so that all which a stream
-    # follows must have one.
+    # The `Channels` object that this stream follows. There is only one, because a browser keeps
+    # only one id, and each `Channels` object has ids of its own.
     _channels: Any = None
 
     def __init__(
@@ -147,7 +155,7 @@ class SseStream(Emitter):
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
         environ = None if request is None else environ_of(request)
-        # Only a stream with a request knows already where it belongs.
+        # Without a request, the stream's home is not known yet.
         super().__init__(None if environ is None else lane_of(environ))
         self._settings = stream_settings(options)
         if high_water_mark is HIGH_WATER_MARK:
@@ -160,10 +168,10 @@ class SseStream(Emitter):
         self._client: Hashable | None = None
         self._connection: Connection | None = None
         self._iterated: tuple[OutgoingMessage, ...] = ()
-        #: The id of the last message that the client has seen, or None: from
-        #: the ``Last-Event-ID`` header, else from the ``lastEventId`` query
-        #: parameter. It is whatever the client says: never empty, without
-        #: control characters, at most `request.MAX_LAST_EVENT_ID` characters long.
+        #: The id of the last message that the client has seen, or None. It comes from the
+        #: ``Last-Event-ID`` header, or else from the ``lastEventId`` query parameter. The
+        #: client may send any text: it is only sure that the id has no control characters and
+        #: at most `request.MAX_LAST_EVENT_ID` characters.
         self.last_event_id: str | None = None
         if environ is not None:
             self._connection = Connection.of(environ)
@@ -172,43 +180,44 @@ class SseStream(Emitter):
                 self._has_bad_id = True
             self._client = client_of(environ, self._settings)
         self._json = app_json()
-        # It keeps this one, also in another's lane.
+        # The stream keeps this lock, even when `pipe` moves it to another lane.
         self._state_lock = self._lane.lock
         self._queue = Backlog.empty(high_water_mark, self._settings)
-        # Another tuple after every change.
+        # A tuple is never changed, only replaced, so that it can be read without the lock.
         self._pipes: tuple[Pipe, ...] = ()
-        # Where what is written goes past the queue: there is one pipe, to a response,
-        # and nothing waits. Changed with all this.
+        # The response's buffer, if frames may go past the queue: there is exactly one pipe, it
+        # leads to a response, and nothing waits. `_lead` and `_detour` keep this true.
         self._straight: FrameBuffer | None = None
         self._pumping = False
         self._need_drain = False
         self._ended = False
         self._finished = False
         self._closed = False
-        # No client is left, and none has been piped since.
+        # Whether the last destination has gone and none was piped since. Writes are dropped.
         self._abandoned = False
-        # The server has ended it: the app's writes after that are no mistake.
+        # Whether the server has ended the stream. The app cannot know this, so its later writes
+        # are no error.
         self._retiring = False
-        # Why there is nobody to write to, where it is not that the client has left.
+        # The reason that `_close` was given; None before that, and after a normal end.
         self._gone: StreamError | None = None
         if environ is not None:
             belong(environ, self)
 
-    # -- what Node's streams tell of themselves
+    # -- the state, by the names that Node's streams use
 
     @property
     def writable_length(self) -> int:
-        """Messages that wait."""
+        """Messages that wait in the queue."""
         return len(self._queue)
 
     @property
     def writable_high_water_mark(self) -> int:
-        """Messages from which on `write` says False."""
+        """Messages in the queue at which `write` returns False."""
         return self._queue.high_water_mark
 
     @property
     def writable_need_drain(self) -> bool:
-        """Whether ``drain`` is to come."""
+        """Whether ``drain`` will come."""
         return self._need_drain
 
     @property
@@ -218,12 +227,12 @@ class SseStream(Emitter):
 
     @property
     def writable_finished(self) -> bool:
-        """Whether everything was handed on after `end`, which ``finish`` tells."""
+        """Whether `end` was called and every message was handed on (``finish``)."""
         return self._finished
 
     @property
     def destroyed(self) -> bool:
-        """Whether it is over: destroyed, left by its client, or ended and delivered."""
+        """Whether the stream is over: destroyed, left by its client, or ended and delivered."""
         return self._closed
 
     # -- the writable half
@@ -234,20 +243,24 @@ class SseStream(Emitter):
         encoding: str | Callback | None = None,
         callback: Callback | None = None,
     ) -> bool:
-        """Serialise *message* and queue it. Never blocks; from any thread.
+        """Serialise *message* and queue it. Never blocks. Any thread may call it.
 
         *message* is a mapping with ``data``, ``event``, ``id``, ``retry`` or
-        ``comment``. *encoding* is there as Node has it, and only UTF-8 is
-        possible. *callback* is called with None once the message was handed
-        on, or with the error because of which it never will be.
+        ``comment``. *encoding* is there because Node has it; only UTF-8 is
+        possible, and None means UTF-8. *callback* is called with None when the
+        message was handed on, or with the error that prevented this; None means
+        no callback. A callable in the place of *encoding* is the callback.
 
-        False once `writable_high_water_mark` messages wait: write again after
-        ``drain``. False as well, and no error, once the stream is over: its client has
-        left, it was destroyed, or it has ended and all was delivered.
+        Returns False when `writable_high_water_mark` messages wait, or
+        ``max_bytes`` bytes: write again after ``drain``. Also returns False,
+        without an error, when the stream is over: its client has left, it was
+        destroyed, or it has ended and everything was delivered.
 
-        Raises `MessageError` for a message that cannot be sent, with nothing
-        queued, ``TypeError`` for a *callback* that is an ``async def``, and
-        `WriteAfterEnd` between `end` and ``close``. Node's ``writable.write``.
+        Raises `MessageError` for a message that cannot be sent; nothing is
+        queued then. Raises `WriteAfterEnd` between `end` and ``close``, and
+        `BufferFull` if too much waits and ``overflow`` is ``"error"``. Raises
+        ``TypeError`` for a *callback* that is an ``async def``, and
+        ``ValueError`` for another *encoding*. Node's ``writable.write``.
         """
         if callable(encoding):
             encoding, callback = None, encoding
@@ -272,10 +285,10 @@ class SseStream(Emitter):
         return self.write(message, encoding, callback)
 
     def push(self, frame: bytes) -> bool:
-        """Queue a *frame* that is serialised already, as `wire.encode` makes it.
+        """Queue *frame*, a message that `wire.encode` has serialised already.
 
-        What a broadcast uses, so that a message is serialised once for all its
-        clients. Returns and raises as `write`; ``TypeError`` for anything but
+        With it a loop over many clients serialises each message only once.
+        Returns and raises as `write`. Raises ``TypeError`` for anything but
         bytes. Node's ``readable.push``.
         """
         if not isinstance(frame, bytes):
@@ -287,10 +300,10 @@ class SseStream(Emitter):
         return self._pass(frame) or self._put(frame, None)
 
     def end(self, message: Message | None = None) -> None:
-        """No more writes. What is queued is delivered, then the response ends.
+        """Take no more writes. The queue is delivered first, then the response ends.
 
-        *message* is written first; None is none. Raises as `write` for it.
-        Node's ``writable.end``.
+        *message* is written before that; None writes nothing. Raises as `write`
+        does for *message*. Node's ``writable.end``.
         """
         if message is not None:
             self.write(message)
@@ -300,11 +313,12 @@ class SseStream(Emitter):
         self._flow()
 
     def destroy(self, error: BaseException | None = None) -> None:
-        """Drop what is queued, cut the connection, emit ``close``.
+        """Drop the queue, cut the connection, emit ``close``.
 
-        With an *error* that is emitted first, as ``error``; messages that were
-        queued with a callback get it, or else a `StreamDestroyed`. Node's
-        ``stream.destroy``.
+        If *error* is not None, the stream emits ``error`` with it first. The
+        callbacks of the dropped messages get *error*, or else a
+        `StreamDestroyed`. Raises ``TypeError`` for an *error* that is no
+        exception. Node's ``stream.destroy``.
         """
         if error is not None and not isinstance(error, BaseException):
             raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
@@ -313,22 +327,23 @@ class SseStream(Emitter):
     # -- the readable half
 
     def pipe(self, destination: D, end: bool = True) -> D:
-        """Let everything that is queued, and will be, flow to *destination*.
+        """Let all queued and future messages flow to *destination*.
 
-        *destination* is a `ServerResponse` or anything with ``write(bytes)``
-        (see `Destination`). The head is written first where it has one, then
-        ``:ok`` and a blank line, upon which every browser fires ``open``.
-        With *end* it is ended when the stream ends.
+        *destination* is a `ServerResponse` or any object with ``write(bytes)``
+        (see `Destination`). If it has a head, the head is written first. Then
+        come ``:ok`` and a blank line, at which every browser fires ``open``.
+        If *end* is true, the destination is ended when the stream ends.
 
-        Returns *destination*. Raises ``TypeError`` when it has no ``write``,
-        `HeadersSent` when it is a response that is being sent already,
-        `StreamError` when it is piped to already, `StreamDestroyed` when the
-        stream is over or the destination closed. Node's ``readable.pipe``.
+        Returns *destination*. Raises ``TypeError`` if it has no ``write`` or if
+        its ``write`` is an ``async def``. Raises `HeadersSent` if it is a response
+        that is being sent already. Raises `StreamError` if it was ended, or if this
+        stream is piped to it already. Raises `StreamDestroyed` if the stream is
+        over or the destination is closed. Node's ``readable.pipe``.
         """
         if not callable(getattr(destination, "write", None)):
             raise TypeError(
-                "a destination needs write(), as a ServerResponse has,"
-                f" and {type(destination).__name__} has none"
+                "a destination needs a write() method, as a ServerResponse has;"
+                f" {type(destination).__name__} has none"
             )
         if getattr(destination.write, "__func__", None) is not OutgoingMessage.write:
             check_callable("write() of a destination", destination.write)
@@ -339,9 +354,9 @@ class SseStream(Emitter):
             if destination.closed:
                 raise StreamDestroyed("the destination is closed")
             if destination.writable_ended:
-                raise StreamError("the destination was ended and takes nothing more")
+                raise StreamError("the destination was ended and takes no more writes")
         if self._pipes and any(pipe.destination is destination for pipe in self._pipes):
-            raise StreamError("this stream is piped to that destination already")
+            raise StreamError("this stream is already piped to that destination")
         if hasattr(destination, "write_head"):
             destination.write_head(200, HEADERS)
         if hasattr(destination, "flush_headers"):
@@ -350,8 +365,9 @@ class SseStream(Emitter):
         pipe.greet()
         if isinstance(destination, OutgoingMessage):
             destination._settings = self._settings
-            # One order of events for a client; but the slow handler of one must
-            # not hold up a stream of many.
+            # The stream of one client shares the lane of its response, so that the events of
+            # both come in one order. A stream of many clients keeps its own lane: a slow
+            # handler of one client must not delay it.
             if self._connection is not None:
                 self._lane = destination._lane
             elif not self._lane.has_home:
@@ -375,11 +391,12 @@ class SseStream(Emitter):
         return destination
 
     def unpipe(self, destination: Destination | None = None) -> "SseStream":
-        """Stop the flow to *destination*, or to all of them when None.
+        """Stop the flow to *destination*; None means all destinations.
 
-        Nothing ends: what is written from now on waits for the next `pipe`. Up to
-        the high-water mark it counts as handed on meanwhile, so that its callbacks are
-        called. It is no error when nothing was piped there. Node's ``readable.unpipe``.
+        Nothing ends: messages that are written from now on wait for the next
+        `pipe`. Up to the high-water mark they count as handed on, so their
+        callbacks are called. If the stream is not piped to *destination*, nothing
+        happens. Returns the stream. Node's ``readable.unpipe``.
         """
         self._part(destination)
         with self._state_lock:
@@ -399,15 +416,16 @@ class SseStream(Emitter):
         for pipe in leaving:
             pipe.detach()
             if belongs and isinstance(pipe.destination, OutgoingMessage):
-                # Its client's departure is still its end, unless it is piped elsewhere by then.
+                # The stream still ends when its client leaves, unless it is piped elsewhere by
+                # then.
                 Unpiped.of(self, pipe.destination)
         self._flow()
 
     def __iter__(self) -> Iterator[bytes]:
         """The stream as a WSGI iterable, for ``Response(sse_stream, ...)``.
 
-        Nothing is opened before the first chunk is asked for: it never is for
-        HEAD.
+        The response is opened when the server asks for the first chunk. For
+        HEAD it never asks.
         """
         outgoing = OutgoingMessage(self._lane if self._connection else None)
         with self._state_lock:
@@ -422,9 +440,10 @@ class SseStream(Emitter):
             outgoing.server_done()
 
     def close(self) -> None:
-        """The server is done with the iterable (PEP 3333). Werkzeug's response calls it.
+        """End the stream: the server is done with the iterable (PEP 3333).
 
-        A stream of no client in particular goes on for the others.
+        Werkzeug's response calls it. A stream without a request goes on, because
+        it may have other clients.
         """
         if self._connection is not None:
             for outgoing in self._iterated:
@@ -432,48 +451,48 @@ class SseStream(Emitter):
             self._close(None, _disconnected(), cut=False)
             self._lane.run()
 
-    # -- what changes the state
+    # -- methods that change the state
 
     def _lead(self, pipes: tuple[Pipe, ...]) -> None:
-        """Flow through *pipes* from now on. Under the lock, and after any other change."""
+        """Set the pipes. Called under the lock, after any other change of state."""
         self._detour()
         self._pipes = pipes
         if len(pipes) == 1 and not (self._ended or self._closed or self._queue or self._pumping):
             self._straight = pipes[0].buffer
 
     def _detour(self) -> None:
-        """Nothing goes past the queue. Under the lock."""
+        """Let no frame go past the queue. Called under the lock."""
         straight, self._straight = self._straight, None
         if straight is not None and straight.convoy is not None and straight.direct is not None:
             straight.convoy.leave(straight.direct)
 
     def _pass(self, frame: bytes, messages: int = 1) -> bool:
-        """Hand *frame*, which is so many *messages*, on past the queue, if nothing is before it."""
+        """Write *frame* (*messages* messages) past the queue. False if it has to be queued."""
         buffer = self._straight
         return buffer is not None and buffer.put_straight(frame, messages)
 
     def _hand_on(self, frame: bytes) -> None:
-        """Queue *frame*, an event of the channels that it follows."""
+        """Write *frame*, an event of the channels that this stream follows."""
         if not self._pass(frame):
             self._put(frame, None)
 
     def _say(self, block: bytes) -> None:
-        """Queue *block*, which is no message."""
+        """Write *block*, which does not count as a message."""
         try:
             if not self._pass(block, 0):
                 self._put(block, None)
-        except StreamError:  # the app has ended it
+        except StreamError:  # the app has ended the stream
             pass
 
     def _belongs_to(self, channels: object) -> bool:
-        """Let it follow *channels*; False where it follows those of others."""
+        """Let the stream follow *channels*. False if it follows another `Channels` object."""
         with self._state_lock:
             if self._channels is None:
                 self._channels = channels
             return self._channels is channels
 
     def _check_id(self, frame: bytes) -> None:
-        """Raises `MessageError` for an id of the app's in a stream that has ids of channels."""
+        """Raise `MessageError` if *frame* has an id that its channels did not give."""
         found = id_of(frame)
         channels = self._channels
         if found is not None and channels is not None and not channels._knows(found):
@@ -491,8 +510,8 @@ class SseStream(Emitter):
             if self._ended and not over:
                 raise WriteAfterEnd("write() after end()")
             lost = over or self._abandoned
-            # The bounds are for those who go on although they were told False:
-            # whoever waits for "drain" never meets them.
+            # A writer that waits for "drain" never meets the bounds. They are for a writer that
+            # goes on after write() returned False.
             told = self._need_drain
             if not lost:
                 if told and self._settings.overflow == "error" and self._is_over(frame):
@@ -500,7 +519,8 @@ class SseStream(Emitter):
                         f"{len(self._queue)} messages of {self._queue.bytes} bytes wait already"
                     )
                 self._queue = self._queue.appendable()
-                # As in Node, where it is in the stream's other half by now.
+                # After an unpipe() the message counts as taken. In Node it would be in the
+                # buffer of the stream's readable half by now.
                 taken = self._unpiped and len(self._queue) < self._queue.high_water_mark
                 self._queue.append(frame, None if taken else callback)
                 self._detour()
@@ -522,11 +542,11 @@ class SseStream(Emitter):
         return not full
 
     def _is_over(self, *more: bytes) -> bool:
-        """Whether more waits than may. Under the lock.
+        """Whether the queue, with *more* frames, is above its bounds. Under the lock.
 
-        The bound in bytes is for all. That in messages is for clients that had time to take
-        some of them: what a view writes before it returns, and what is written in one turn
-        of the loop, has found nobody who could read.
+        The bound in bytes always holds. The bound in messages holds only for clients
+        that had time to read. Messages that a view writes before it returns, or
+        that are written in one turn of the loop, met no reader yet.
         """
         queue = self._queue
         if not queue.is_over(*more):
@@ -535,7 +555,8 @@ class SseStream(Emitter):
         if pipes:
             slow = any(pipe.is_slow(queue.full_at) for pipe in pipes)
         else:
-            # One of a request is about to be piped, one of no request may never be.
+            # Without pipes: a stream with a request will be piped soon, any other perhaps
+            # never.
             slow = self._connection is None
         if slow or queue.is_heavy(*more):
             return True
@@ -543,27 +564,28 @@ class SseStream(Emitter):
         return False
 
     def _let_read(self) -> None:
-        """Give readers in other threads the time for what they have just taken.
+        """Wait a moment until readers in other threads have sent their last chunk.
 
-        Else a writer that does not let go of the interpreter would have their clients cut.
+        A writer that never lets go of the interpreter would otherwise cause the
+        cut of clients that are not slow.
         """
         since = self._queue.full_at
         for pipe in self._pipes:
             response, buffer = pipe.destination, pipe.buffer
             if not isinstance(response, OutgoingMessage) or buffer is None:
                 continue
-            # In the reader's own thread there is nothing to be had by waiting.
+            # A reader in this very thread cannot run while this waits.
             if not response._lane.home.here():
                 until = buffer.taken_at + TIME_TO_READ
                 while buffer.is_stuck(since) and clock.now() < until:
                     sleep(0.001)
 
     def _overflow(self) -> None:
-        """More waits than may: what the policy says."""
+        """Apply the policy ``overflow``: too much waits."""
         if self._settings.overflow == "drop-oldest":
             self._drop_oldest()
             return
-        # Only they are cut who hold up the others; they come back and resume.
+        # Cut only the clients that hold up the others. They reconnect and resume.
         full = [pipe for pipe in self._pipes if not pipe.ready]
         slow = [pipe for pipe in full if pipe.is_slow(self._queue.full_at)]
         for pipe in slow or full:
@@ -575,11 +597,11 @@ class SseStream(Emitter):
         if self._pipes:
             return
         if self._connection is not None:
-            if not full and not self._closed:  # nobody has piped it yet
+            if not full and not self._closed:  # it was not piped yet
                 burst(None)
-            self._close(None, BufferFull("more waited than may"), cut=False)
+            self._close(None, BufferFull("more waited than is allowed"), cut=False)
         else:
-            # There is nobody to cut, and somebody may come yet.
+            # There is no client to cut, and one may still come.
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
@@ -589,7 +611,7 @@ class SseStream(Emitter):
         self._tell(dropped, BufferFull("dropped, as newer messages came"))
 
     def _flow(self) -> None:
-        """Hand on what can be: here, unless a destination might block the writer."""
+        """Move frames on: in this thread, or in another one if a destination may block."""
         if all(pipe.never_blocks for pipe in self._pipes):
             self._pump()
         else:
@@ -598,8 +620,8 @@ class SseStream(Emitter):
     def _pump(self) -> None:
         while True:
             with self._state_lock:
-                # Under the lock, or the frame of one who has just found this
-                # pump busy would wait for the next one's.
+                # Under the lock: a writer that finds the pump busy leaves its frame, and
+                # relies on the pump's next look at the queue.
                 if self._pumping:
                     return
                 pipes = self._pipes
@@ -621,13 +643,13 @@ class SseStream(Emitter):
         self._settle()
 
     def _give(self, pipe: Pipe, frame: bytes) -> GreenletExit | None:
-        """What has killed this greenlet meanwhile, if anything has."""
+        """Send *frame* through *pipe*. Returns the `GreenletExit` if this greenlet was killed."""
         try:
             pipe.send(frame)
         except BaseException as error:  # a gevent.Timeout is no Exception
-            # As in Node: a destination that fails is let go, the others stay.
+            # As in Node: unpipe the destination that fails, and keep the others.
             self._announce("error", error)
-            if pipe.never_blocks:  # a response that was ended, and so is lost
+            if pipe.never_blocks:  # a response: the app has ended it
                 self._left(pipe)
             else:
                 self.unpipe(pipe.destination)
@@ -635,7 +657,7 @@ class SseStream(Emitter):
         return None
 
     def _settle(self) -> None:
-        """Say what has come about by the queue's being empty."""
+        """Emit the events that an empty queue causes: ``drain``, ``finish``, ``end``, ``close``."""
         ended = False
         with self._state_lock:
             if self._queue or self._closed or self._pumping:
@@ -659,7 +681,7 @@ class SseStream(Emitter):
             self._announce("close")
 
     def _left(self, pipe: Pipe) -> None:
-        """A destination has closed by itself."""
+        """Drop *pipe*, because its destination has closed."""
         with self._state_lock:
             if pipe not in self._pipes:
                 return
@@ -682,7 +704,7 @@ class SseStream(Emitter):
         return any(pipe.destination is response for pipe in self._pipes)
 
     def _request_over(self) -> None:
-        """The request that it was made with is over, and has not sent it."""
+        """Close the stream: its request is over, and the answer does not carry the stream."""
         if not self._iterated:
             reason = StreamDestroyed("the request of this stream is over, and has not sent it")
             self._close(None, reason, cut=True)
@@ -692,7 +714,11 @@ class SseStream(Emitter):
             self._close(None, _disconnected(), cut=False)
 
     def _retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
-        """A destination ends by itself, but not before what waits for it alone."""
+        """Drop *pipe*, because its response ends. Returns the frames that it still has to send.
+
+        The list is empty if other destinations remain: the frames then wait for these.
+        If *dropping*, the callbacks of the frames get an error, as the frames are not sent.
+        """
         with self._state_lock:
             if pipe not in self._pipes:
                 return []
@@ -713,9 +739,9 @@ class SseStream(Emitter):
         return [frame for frame, _ in entries]
 
     def _has_room(self) -> bool:
-        """Whether half of what may wait is free still; if not, ``drain`` will come.
+        """Whether at least half of the bounds is free. If not, ``drain`` will come.
 
-        For whoever has a log to read on from later, and so need not fill the rest.
+        A reader of a log stops writing here, because it can read on later.
         """
         with self._state_lock:
             room = self._queue.has_room()

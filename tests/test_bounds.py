@@ -109,7 +109,7 @@ def test_why_one_is_over_is_told_to_who_pipes_it() -> None:
     stream = SseStream(EnvironBuilder().get_environ(), high_water_mark=4, max_bytes=400)
     write_on(stream, 40)
     assert stream.destroyed
-    with pytest.raises(StreamDestroyed, match="more waited than may"):
+    with pytest.raises(StreamDestroyed, match="more waited than is allowed"):
         stream.pipe(OutgoingMessage())
 
 
