@@ -27,7 +27,7 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.glogging import Logger
 from gunicorn.http.wsgi import Response
-from gunicorn.sock import ssl_context
+from gunicorn.sock import ssl_context as make_ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.sync import SyncWorker
 
@@ -39,6 +39,11 @@ from .response import FLUSH_LATER, HEADS
 from .sender import Sender
 from .statistics import statistics
 from .timers import clear_interval, set_interval
+
+# This module may be gunicorn's configuration itself (``-c python:ssestream.gunicorn``). gunicorn
+# takes every name in it that is the name of a setting for that setting. So a name that is
+# imported or defined here must be the name of no setting, except the hook's.
+__all__ = ["SseWorker", "post_worker_init"]
 
 #: Milliseconds between two looks at whether the worker is to stop. Twenty a
 #: second cost nothing that could be measured, and no stream waits for longer.
@@ -157,7 +162,7 @@ class SseWorker(GeventWorker):
         """As the gevent worker does, but in a pool that streams can stay in."""
         listener.setblocking(1)
         pool = _Places(self.worker_connections)
-        options = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        options = {"ssl_context": make_ssl_context(self.cfg)} if self.cfg.is_ssl else {}
 
         def handle(client: Any, address: Any) -> None:
             if not self._memory.is_left(len(pool) - 1):

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
+from gunicorn.config import make_settings
 
+import ssestream
+import ssestream.gunicorn
 from tests.servers import ROOT, Client, Server, body_of, wait_until
 
 pytestmark = pytest.mark.server
@@ -107,6 +111,52 @@ def test_so_does_one_that_has_served_its_requests(serve: Callable[..., Server]) 
     clients = streams(server, 10)
     wait_until(lambda: not psutil.pid_exists(pid), "the worker to be gone")
     ended_cleanly(server, clients)
+
+
+#: Ways in which a configuration file takes in the hook.
+TAKEN_IN = {
+    "star": "from ssestream.gunicorn import *",
+    "both stars": "from ssestream import *\nfrom ssestream.gunicorn import *",
+    "module": "import ssestream.gunicorn as mine\npost_worker_init = mine.post_worker_init",
+    "name": "import ssestream.gunicorn\npost_worker_init = 'ssestream.gunicorn.post_worker_init'",
+    "beside": """
+import ssestream.gunicorn
+
+def post_worker_init(worker):
+    ssestream.gunicorn.post_worker_init(worker)
+    worker.log.info("my own hook")
+""",
+    "worker": "from ssestream.gunicorn import *\nworker_class = SseWorker",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "worker_class"),
+    [
+        *((how, "gthread") for how in ("python", *TAKEN_IN)),
+        ("python", "gevent"),
+        ("python", "ssestream.gunicorn.SseWorker"),
+    ],
+)
+def test_a_configuration_may_take_in_the_hook_in_any_way(
+    how: str, worker_class: str, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.conf.py").write_text(TAKEN_IN.get(how, ""))
+    conf = "python:ssestream.gunicorn" if how == "python" else str(tmp_path / "mine.conf.py")
+    server = serve(worker_class, "tests.live.app:app", args=("-c", conf))
+    clients = streams(server, 3)
+    assert ("my own hook" in server.log()) == (how == "beside")
+    pid = server.worker_pid()
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    assert gone_after(pid, began) < SOON
+    ended_cleanly(server, clients)
+
+
+def test_only_the_hook_has_the_name_of_a_setting_of_gunicorns() -> None:
+    settings = set(make_settings())
+    assert settings.intersection(vars(ssestream.gunicorn)) == {"post_worker_init"}
+    assert not settings.intersection(ssestream.__all__)
 
 
 def test_a_program_that_a_background_job_starts_hears_ctrl_c() -> None:
