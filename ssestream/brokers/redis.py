@@ -1,13 +1,14 @@
-"""Logs in Redis, as streams: every process of every host reads the same ones.
+"""The ``redis://`` broker: logs in Redis streams, shared by all processes of all hosts.
 
-One Redis stream for each channel, ``ssestream:{news}``. The id of an entry is
-its position: ``1763800000000000-17`` is the 17th of the log that began in that
-microsecond. Redis keeps the last id of a stream whatever is trimmed, so numbers
-have no hole; a stream that was deleted or flushed begins another log. How much a log
-keeps stands beside it, in the hash ``ssestream:{news}:bounds``.
+Each channel has one Redis stream, such as ``ssestream:{news}``. The id of an entry is its
+position: ``1763800000000000-17`` is entry 17 of the log that began in that microsecond.
+Redis keeps the last id of a stream when it trims the stream, so numbers are never used
+twice. A stream that was deleted or flushed begins another log. The hash
+``ssestream:{news}:bounds`` holds the bounds of the log.
 
-Lua scripts append and read, so that each is one step. Only for the wait does a
-connection block, in ``XREAD``, which says no more than where there is something.
+Lua scripts append and read, so that each append and each read is one step. A connection
+blocks only while it waits, in ``XREAD``. The answer of ``XREAD`` only tells which channels
+have new entries; a script then reads the entries.
 """
 
 import contextlib
@@ -56,41 +57,41 @@ Client = redis.Redis | redis.RedisCluster
 
 _T = TypeVar("_T")
 
-# A thread's own, where the patched one is a greenlet's.
+# The unpatched class, which is local to a real thread. gevent's is local to a greenlet.
 _Local: Any = monkey.get_original("_thread", "_local")
 
-#: Seconds for which `RedisBroker.append` and `RedisBroker.read` wait for a free
-#: connection and begin to try again. The last try is bounded by `ANSWER` twice, so
-#: both raise within 5 s.
+#: Seconds in which `RedisBroker.append` and `RedisBroker.read` wait for a free connection and
+#: begin new tries. Each try takes at most `ANSWER` to connect and `ANSWER` for the answer, so
+#: both methods raise within 5 s.
 TRYING = 3.0
 
-#: Seconds for which reads are tried once only, after one has tried for `TRYING` in
-#: vain: one caller has waited for all.
+#: Seconds in which each read is tried only once, after a read has failed for `TRYING`
+#: seconds. Otherwise each caller would wait for the same server in turn.
 AWAY = 1.0
 
 #: Seconds between two tries.
 PAUSE = 0.05
 
-#: Seconds in which Redis must let itself be connected to, and answer.
+#: Seconds in which Redis must accept a connection, and seconds in which it must answer.
 ANSWER = 1.0
 
-#: Seconds after which ``XREAD`` answers even if there is nothing: what a listener
-#: takes at most, with `ANSWER`, to find that its connection is dead.
+#: Seconds after which ``XREAD`` answers even without news. A listener finds a dead connection
+#: within `BLOCK` and `ANSWER` together.
 BLOCK = 5.0
 
-#: Seconds between two looks at where all logs stand: what is deleted, or begins
-#: anew under a clock that was set back, ends no ``XREAD``.
+#: Seconds between two checks of all logs. ``XREAD`` does not answer when a log is deleted, or
+#: when a new log begins while the clock of the server is set back.
 CHECK = 15.0
 
-#: Seconds between two questions to a cluster.
+#: Seconds between two polls of a cluster.
 POLL = 0.1
 
-#: Channels that one script looks at, as nothing else runs in Redis meanwhile.
+#: Channels that one script reads. Redis runs nothing else during a script.
 AT_ONCE = 100
 
-#: A URL may set these otherwise. redis-py itself tries nothing again, as it does not
-#: know that a command whose answer was lost may have been done. Its pools have no bound,
-#: as they would refuse a caller where `_Pool` lets it wait.
+#: Default options of redis-py; a URL can override some of them. redis-py must not retry: it
+#: would run a command twice if only the answer was lost. Its pools have no bound, because a
+#: full pool of redis-py raises an error, while `_Pool` lets the caller wait.
 OPTIONS: dict[str, Any] = {
     "socket_timeout": ANSWER,
     "socket_connect_timeout": ANSWER,
@@ -107,7 +108,7 @@ ERRORS = (
     MemoryError,
 )
 
-#: What may pass: Redis starts, stops, or another becomes the master.
+#: Errors that may pass by themselves: Redis starts or stops, or another server becomes master.
 PASSING = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -119,7 +120,7 @@ PASSING = (
 )
 
 _LOG = """
--- Identity and last number of a log, and what Redis says of its stream.
+-- The identity and last number of a log, and the XINFO of its stream as a table.
 local function log_of(key)
   if redis.call('EXISTS', key) == 0 then return '', 0, {} end
   local info, said = {}, redis.call('XINFO', 'STREAM', key)
@@ -128,9 +129,10 @@ local function log_of(key)
   return log, tonumber(last), info
 end
 
--- An entry is {id, {'f', frame, 't', microseconds, 'k', token, 'm', message}}. *message* counts
--- the messages of the log; a control frame has the count of the next message, so that it is
--- kept as long as that. Entries of earlier versions have none: all of them count.
+-- An entry is {id, {'f', frame, 't', microseconds, 'k', token, 'm', message}}. *message* is the
+-- number of this message among all messages of the log. A control frame has the number of the
+-- next message, and is kept as long as that message. An entry of an earlier version has no
+-- *message*; every such entry counts as a message.
 local function number(entry) return tonumber(string.match(entry[1], '-(%d+)')) end
 local function id(log, n) return string.format('%s-%.0f', log, n) end
 local function message(entry) return tonumber(entry[2][8]) or number(entry) end
@@ -139,7 +141,7 @@ local function messages_up_to(entry)
   return control and message(entry) - 1 or message(entry)
 end
 
--- Of all that Redis has of a stream, how many are control frames.
+-- How many control frames are among the entries that Redis has of a stream.
 local function controls_in(info)
   local first, last = info['first-entry'], info['last-entry']
   if not first then return 0 end
@@ -152,9 +154,10 @@ local function microseconds()
 end
 """
 
-# A try whose answer was lost may have been done, or be done later: Redis reads
-# what a closed connection has sent, and not in the order of connections. So all
-# but the first look for their token, and leave a mark for those that are late.
+# A try without an answer may have run, or may still run later: Redis also runs commands from a
+# closed connection, and may run commands from a newer connection first. Therefore each try
+# after the first looks for its token in the newest entries, and sets a mark for earlier tries
+# that run late.
 _APPEND = (
     _LOG
     + """
@@ -179,7 +182,7 @@ if again == '1' then
   end
 end
 
--- A log's bounds are its own: whoever asks for more widens them.
+-- A request for more widens the bounds of the log. A request for less changes nothing.
 local function is_wider(asked, own)
   return asked ~= '' and own ~= '' and tonumber(asked) > tonumber(own)
 end
@@ -201,7 +204,7 @@ local added = redis.call('XADD', key, 'MAXLEN', '~', string.format('%.0f', most)
   'm', string.format('%.0f', before + 1))
 if again == '1' then redis.call('SET', mark, added, 'EX', 300) end
 
--- The oldest goes when it is too old, and with it some of those that are, too.
+-- If the oldest entry is too old, remove it and up to 19 more entries that are too old.
 if age ~= '' and info['first-entry'] then
   local oldest = now - age
   if tonumber(info['first-entry'][2][4]) <= oldest then
@@ -216,8 +219,9 @@ return answer(added)
 """
 )
 
-# For each key the log, the number and the check that the caller knows; '*' is any log.
-# Tells of those that stand elsewhere, with the check that the caller's number has here.
+# The caller gives its known log, number and check for each channel; the log '*' is any log.
+# The script skips a channel if the newest entry of its log is at that position. The answer for
+# a channel has the check of the entry with the known number, which shows another past.
 _READ = (
     _LOG
     + """
@@ -294,7 +298,7 @@ return found
 """
 )
 
-# Sets what a log keeps, if there is one; says what it keeps.
+# Set the bounds of a log if the log exists. Returns the new bounds.
 _KEEP = (
     _LOG
     + """
@@ -313,36 +317,41 @@ return {history, age}
 
 
 class RedisBroker:
-    """See `broker.Broker`. Made for Redis 5 and later; tested with 7.0.
+    """Logs in Redis (see `broker.Broker`). Made for Redis 5 and later; tested with Redis 7.0.
 
-    *url* is one of these. Its query is handed to redis-py, as in
+    *url* has one of the following forms. redis-py gets the options in its query, such as
     ``?ssl_ca_certs=/etc/ca.pem``.
 
     ``redis://[user:password@]host:6379/0``, ``rediss://`` for TLS, ``unix:///path?db=0``
-        As redis-py has them. Tested with each, and with a password.
+        One server, with the URL as redis-py defines it. Tested with each form, and with a
+        password.
 
     ``redis+sentinel://[user:password@]host:26379,host:26379/service[/db]``
-        Whichever server the sentinels call the master. ``?sentinel_username=`` and
-        ``?sentinel_password=`` are for the sentinels themselves, ``rediss+sentinel://``
-        is TLS to all. Tested with one sentinel and a failover; not with these two.
+        The server that the sentinels name as the master. ``?sentinel_username=`` and
+        ``?sentinel_password=`` are the account at the sentinels. ``rediss+sentinel://`` uses
+        TLS to the sentinels and to the master. Tested with one sentinel and a failover; not
+        tested with an account at the sentinels or with TLS.
 
     ``redis+cluster://[user:password@]host:7000``
-        A cluster, by any of its nodes; ``rediss+cluster://`` for TLS. One ``XREAD`` cannot
-        wait for streams of several nodes, so the nodes are asked ten times a second,
-        and an event may be that late. Tested with three masters, one of which is
-        killed and comes back; not with replicas, while slots move, or with TLS.
+        A cluster, found through any of its nodes; ``rediss+cluster://`` uses TLS. One ``XREAD``
+        cannot wait for streams on several nodes, so the broker polls the nodes ten times a
+        second, and an event may come a tenth of a second late. Tested with three masters while
+        one master is killed and comes back; not tested with replicas, with moving slots or
+        with TLS.
 
-    Redis holds some more of a log than the log keeps.
+    Redis may hold a few more entries of a log than the log keeps. No reader gets such entries.
 
-    Redis may forget what it has acknowledged: a machine fails, unless it is told
-    ``appendfsync always``; a master is lost before its replica had all.
+    Redis may lose entries that it has acknowledged. A machine that fails loses the newest
+    entries, unless Redis is configured with ``appendfsync always``. A master that fails loses
+    the entries that its replica does not have yet.
 
-    A process (with gevent's patches: each of its threads) asks on 50 connections at
-    most, or as many as ``?max_connections=`` says, and one more listens. Who finds all of
-    them in use waits for one. In a cluster 50 are for all nodes together.
+    Each process uses at most 50 connections at once, or the number in ``?max_connections=``,
+    and one more connection to listen. With gevent's patches this holds for each thread. If all
+    connections are in use, a caller waits for a free one. In a cluster, the number is for all
+    nodes together.
 
-    `append` and `read` raise within 5 s and `wait` within 7; and within a
-    second more for each sentinel or node of a cluster that is away as well.
+    `append` and `read` raise `BrokerError` within 5 s, and `wait` within 7 s. Each sentinel or
+    node of a cluster that does not answer either adds a second.
     """
 
     shared = True
@@ -354,20 +363,21 @@ class RedisBroker:
         self._open = _opener(self._target)
         self._asked = Bounds(history, history_age)
         self._warned = False
-        # One pool for the process; in a patched one for each thread, as gevent's
-        # sockets are of use in their own only.
+        # The holder of the pool: one for the process, or one for each thread in a patched
+        # process, because a gevent socket works only in its own thread.
         self._common: Any = SimpleNamespace()
         self._own: Any = _Local()
-        # Held for a few instructions only.
+        # Guards the bell and the held connections. Held for a few instructions only.
         self._lock = new_lock()
         self._bell: _Bell | None = None
-        # By a `wake` before there was a bell.
+        # Whether `wake` was called before there was a bell.
         self._woken = False
-        # What the broker closes when it is dropped.
+        # The connections to close when the broker is dropped.
         self._held = _Held()
         weakref.finalize(self, self._held.close)
+        # How often `close` was called.
         self._closed = 0
-        # Until when reads are tried once only.
+        # The time until which each read is tried only once.
         self._away = 0.0
 
     def append(self, channel: str, frame: bytes) -> Position:
@@ -409,7 +419,7 @@ class RedisBroker:
         return _bounds(*self._try(say, TRYING, channel))
 
     def ping(self) -> None:
-        # An account may have few rights, and an answer is an answer.
+        # A refusal is an answer too: the server is up, and the account may not use PING.
         with self._errors(), contextlib.suppress(exceptions.NoPermissionError):
             self._pool().client.ping()
 
@@ -427,7 +437,8 @@ class RedisBroker:
                 found: News = {}
                 if clock.now() > listener.checked + CHECK:
                     found = self._news_of_each(positions)
-                    # What no ``XREAD`` tells of is told again until it is heeded.
+                    # ``XREAD`` does not answer for a gap or an emptied log. Check again at each
+                    # wait until the caller's positions show no such news any more.
                     if all(
                         piece.entries and not piece.misses(positions[name])
                         for name, piece in found.items()
@@ -438,7 +449,7 @@ class RedisBroker:
                     try:
                         names = listener.wait(positions, bell)
                     except exceptions.ResponseError as error:
-                        # Redis does not say of which key it is.
+                        # The error does not name the key, so look at each channel.
                         if not _is_of_channel(error):
                             raise
                         found = self._news_of_each(positions)
@@ -461,7 +472,7 @@ class RedisBroker:
         with self._lock:
             bell = self._bell
             if bell is None or bell.process != os.getpid():
-                # Nobody waits. To make one here could fail for want of descriptors.
+                # Nobody waits. A new bell could fail here for lack of file descriptors.
                 self._woken = True
                 return
         bell.ring()
@@ -480,10 +491,11 @@ class RedisBroker:
         self.wake()
 
     def _try(self, ask: Callable[[int], _T], patience: float, channel: str) -> _T:
-        """The result of *ask*, which is given 0, or 1 where it may have been done before.
+        """Call *ask* with a connection, and return its result.
 
-        For *patience* seconds it waits for a free connection, and is tried again where
-        the failure may pass.
+        Waits up to *patience* seconds for a free connection. In this time, also calls *ask*
+        again after an error that may pass. *ask* is called with 0 the first time, and later
+        with 1, because an earlier call may have taken effect.
         """
         deadline, again = clock.now() + patience, 0
         while True:
@@ -503,13 +515,14 @@ class RedisBroker:
         holder = self._holder()
         pool: _Pool | None = getattr(holder, "pool", None)
         if pool is None or pool.process != os.getpid():
-            # A cluster's connects, so the lock is not held meanwhile.
+            # A client of a cluster connects when it is made, so this must not hold the lock.
             made = _Pool(self._open(), self._target.connections)
             with self._lock:
                 pool = getattr(holder, "pool", None)
                 if pool is None or pool.process != os.getpid():
                     pool = holder.pool = self._held.pool = made
-            if pool is not made:  # several came first, and share one
+            # Another thread or greenlet was first; share its pool.
+            if pool is not made:
                 made.close()
         return pool
 
@@ -530,7 +543,7 @@ class RedisBroker:
     def _news(
         self, positions: Mapping[str, Position], limit: int, max_bytes: int
     ) -> dict[str, Slice]:
-        """What is to be had of all channels that do not stand at their position."""
+        """A slice of each channel whose log does not end at its position in *positions*."""
         pool = self._pool()
         names, found = list(positions), {}
         step = 1 if pool.cluster else AT_ONCE
@@ -557,7 +570,11 @@ class RedisBroker:
         return found
 
     def _news_of_each(self, positions: Mapping[str, Position]) -> News:
-        """The same for `wait`, with the error of a channel in its place."""
+        """The same as `_news`, with a `ChannelError` in the place of a channel that fails.
+
+        An error of a script does not name its key. The channels are halved until the channel
+        that fails is alone.
+        """
         try:
             return dict(self._news(positions, WAITED, WAITED_BYTES))
         except exceptions.ResponseError as error:
@@ -572,7 +589,11 @@ class RedisBroker:
 
     @contextlib.contextmanager
     def _errors(self, channel: str | None = None) -> Iterator[None]:
-        """Give what redis-py raises as a `BrokerError`, which may be of *channel* alone."""
+        """Raise a `BrokerError` for an error of redis-py.
+
+        Raises a `ChannelError` if the error concerns only *channel*, and `Busy` for a lack of
+        free connections. *channel* is None if the commands do not concern exactly one channel.
+        """
         try:
             yield
         except _NoTurn as error:
@@ -585,19 +606,20 @@ class RedisBroker:
 
 
 class _Held:
-    """What is open between two calls. The collector would warn of its sockets.
+    """The open connections of a broker between two calls.
 
-    Of the pools of several threads it is the last that was made.
+    `close` runs when the broker is dropped, because Python warns of sockets that the garbage
+    collector closes. If several threads have pools, this holds the pool that was made last.
     """
 
     def __init__(self) -> None:
-        #: Taken out by the caller of `RedisBroker.wait`, to be its own.
+        #: None before the first `RedisBroker.wait`, and while `wait` uses the listener.
         self.listener: _Listener | _Poller | None = None
         self.pool: _Pool | None = None
 
     def close(self) -> None:
         pool = self.pool
-        # In a child they are its parent's.
+        # In a child after a fork, the connections belong to the parent.
         if pool is not None and pool.process == os.getpid():
             with contextlib.suppress(*ERRORS):
                 pool.close()
@@ -606,21 +628,22 @@ class _Held:
 
 
 class _NoTurn(Exception):
-    """All connections are in use."""
+    """All connections of the pool stay in use."""
 
 
 class _Pool:
-    """Connections that answer at once, and what is asked on them.
+    """The connections for commands that Redis answers at once, and the scripts.
 
-    At most *connections* of them are in use by callers of `turn`. The listener does not
-    stand in that queue: a busy process must not look like a Redis that is down.
+    At most *connections* callers hold a `turn` at the same time. The listener needs no turn:
+    otherwise a busy process would look like a Redis server that is down.
     """
 
     def __init__(self, client: Client, connections: int) -> None:
         self.process = os.getpid()
         self.client: Any = client
         self._connections = connections
-        # Greenlets wait in gevent's, also where threads are not patched; threads in theirs.
+        # With patched sockets, the callers are greenlets, even if threads are not patched.
+        # Greenlets need gevent's semaphore, and plain threads need `_Turns`.
         patched = monkey.is_module_patched("socket")
         self._free: Any = gevent.lock.Semaphore(connections) if patched else _Turns(connections)
         self.cluster = isinstance(client, redis.RedisCluster)
@@ -630,7 +653,7 @@ class _Pool:
 
     @contextlib.contextmanager
     def turn(self, deadline: float) -> Iterator[None]:
-        """A free connection. Raises `_NoTurn` where there is none until *deadline*."""
+        """Hold one of the connections. Raises `_NoTurn` if none is free until *deadline*."""
         if not self._free.acquire(timeout=max(deadline - clock.now(), PAUSE)):
             raise _NoTurn(
                 f"all {self._connections} connections of this process stay in use"
@@ -645,12 +668,12 @@ class _Pool:
         if self.cluster:
             self.client.close()
         else:
-            # What is in use is closed when it is given back, to nobody.
+            # A connection in use is closed later, when its user returns it.
             self.client.connection_pool.disconnect(inuse_connections=False)
 
 
 class _Turns:
-    """A semaphore of threads, whose timeout is on no clock that a test may stop."""
+    """A semaphore for threads. Its timeout works even if a test stops the clock of Python."""
 
     def __init__(self, number: int) -> None:
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -669,7 +692,10 @@ class _Turns:
 
 
 class _Bell:
-    """Rung from any thread, and waited for together with a socket."""
+    """Wakes a waiting thread or greenlet from any thread, by a pipe.
+
+    The waiter can wait for the bell and for a socket at the same time.
+    """
 
     _read = _write = -1
 
@@ -685,12 +711,12 @@ class _Bell:
             os.close(self._write)
 
     def ring(self) -> None:
-        # Where it is full it rings.
+        # A full pipe already wakes the waiter.
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"!")
 
     def wait(self, seconds: float, sock: Any = None) -> tuple[bool, bool]:
-        """Whether it was rung, and whether *sock* has something to read."""
+        """Wait up to *seconds*: whether the bell was rung, and whether *sock* can be read."""
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
         if sock is not None:
@@ -703,10 +729,10 @@ class _Bell:
 
 
 class _Listener:
-    """The one connection that waits for news of all channels.
+    """The one connection that waits for news of all channels, with ``XREAD``.
 
-    What it has asked stays asked when its owner is woken, as mostly the same is
-    wanted again.
+    A wake does not withdraw the ``XREAD``, because the next `wait` mostly asks for the same
+    positions.
     """
 
     def __init__(self, pool: _Pool, client: Any) -> None:
@@ -715,8 +741,9 @@ class _Listener:
         self._client = client
         self._asked: dict[str, Position] | None = None
         self._until = 0.0
-        # Whether this connection may ask at all, and be told to stop.
+        # Whether Redis has allowed an ``XREAD`` on this connection.
         self._has_asked = False
+        # Whether the account may use ``CLIENT UNBLOCK``, as far as is known.
         self._may_unblock = True
         try:
             self._connection = client.connection_pool.get_connection()
@@ -726,7 +753,7 @@ class _Listener:
             raise
 
     def wait(self, positions: Mapping[str, Position], bell: _Bell) -> list[str]:
-        """The channels in which there is something; none after a while, or a ring."""
+        """The channels with new entries. An empty list after `BLOCK` seconds or a ring."""
         if positions != self._asked:
             if self._asked is not None:
                 self._withdraw()
@@ -736,7 +763,8 @@ class _Listener:
             keys = [_key(name) for name in positions]
             behind = [_id(position) for position in positions.values()]
             if not self._has_asked:
-                # Without waiting, so that a refusal is known before a bell ends the wait.
+                # The first ``XREAD`` does not block, so that a refusal is known before a ring
+                # can end the wait.
                 self._connection.send_command("XREAD", "COUNT", 1, "STREAMS", *keys, *behind)
                 answer = self._connection.read_response()
                 self._has_asked = True
@@ -765,9 +793,10 @@ class _Listener:
         return int(self._connection.read_response())
 
     def _withdraw(self) -> None:
-        """Have what was asked answered, or forgotten."""
+        """End the pending ``XREAD``: by its answer, by unblocking, or by a new connection."""
         self._asked = None
-        # Not everybody may do this; and it may come before the question does.
+        # The account may lack the right to unblock, and the CLIENT UNBLOCK may reach Redis
+        # before the XREAD does. Then a new connection is needed.
         with contextlib.suppress(exceptions.ResponseError):
             if self._connection.can_read() or self._unblock():
                 self._connection.read_response()
@@ -781,13 +810,13 @@ class _Listener:
             try:
                 return bool(self.pool.client.client_unblock(self._id))
             except exceptions.NoPermissionError:
-                # Redis notes each refusal.
+                # Do not try again: Redis writes each refusal to its ACL log.
                 self._may_unblock = False
         return False
 
 
 class _Poller:
-    """What asks a cluster, again and again."""
+    """Polls a cluster for news, because one ``XREAD`` cannot wait on several nodes."""
 
     def __init__(self, pool: _Pool) -> None:
         self.pool = pool
@@ -811,7 +840,7 @@ class _Poller:
 
 
 def _key(channel: str) -> str:
-    # The braces are what a cluster hashes by.
+    # A cluster hashes only the part in braces, so all keys of a channel are on one node.
     return f"ssestream:{{{channel}}}"
 
 
@@ -820,7 +849,7 @@ def _bounds_key(channel: str) -> str:
 
 
 def _written(bounds: Bounds) -> list[int | str]:
-    """*bounds* as the scripts have them: ``""`` for None, and an age in microseconds."""
+    """*bounds* for the scripts: ``""`` for None, and the age in microseconds."""
     history, age = bounds
     return ["" if history is None else history, "" if age is None else int(age * 1e6)]
 
@@ -834,11 +863,13 @@ def _name(key: bytes) -> str:
 
 
 def _id(position: Position, further: int = 0) -> str:
-    # The logs of other brokers have other names.
+    # The identity of a log in Redis is a number. Any other position, in an empty channel or in
+    # the log of another broker, is before the first entry.
     return f"{position.log}-{position.number + further}" if position.log.isdecimal() else "0-0"
 
 
-# What a server says of one key: it has another type, is none of ours, or not for this account.
+# Errors that concern one key only: the key has another type, does not hold a log, or is not
+# allowed to this account.
 _OF_CHANNEL = re.compile(
     r"WRONGTYPE|user_script:\d+:|(?i:no permissions to access)"
     r"|can't access at least one of the keys|permissions to access one of the keys"
@@ -854,10 +885,11 @@ def _is_of_channel(error: object) -> bool:
 
 
 def _is_lasting(error: BaseException) -> bool:
-    """Whether a password is wrong, or the server is none that can do this."""
+    """Whether *error* stays until an operator acts: a wrong password, or an unsuitable server."""
     if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
         return True
-    # Of the server's words those are known that pass, and a right may be given at any time.
+    # An error reply that redis-py gives no class of its own lasts. Errors in *known* may pass,
+    # and an operator may grant a right at any time.
     known = (*PASSING, exceptions.OutOfMemoryError, exceptions.NoPermissionError)
     return type(error) is exceptions.ResponseError and not isinstance(error, known)
 
@@ -866,15 +898,18 @@ def _may_pass(cause: object) -> bool:
     return isinstance(cause, PASSING) and not isinstance(cause, exceptions.AuthenticationError)
 
 
-#: Options of redis-py's that are none of a connection.
+#: Options of redis-py that belong to a pool or a client, and not to a connection.
 _OF_POOLS = ("max_connections", "single_connection_client", "auto_close_connection_pool")
 
 
 def _opener(target: Target) -> Callable[[], Client]:
-    """What makes a client for *target*. Raises ``ValueError`` for an option of the URL."""
+    """A function that makes a client for *target*.
+
+    Raises ``ValueError`` if redis-py does not accept an option of the URL.
+    """
     try:
         options = OPTIONS | parse_url(target.url)
-        # A connection takes its options when it is made, and connects later.
+        # A new connection checks its options but does not connect yet.
         connection = options.pop("connection_class", redis.Connection)
         others = inspect.signature(redis.RedisCluster).parameters if target.kind else ()
         connection(**{name: options[name] for name in options.keys() - {*_OF_POOLS, *others}})
