@@ -1,13 +1,12 @@
-"""Frames on their way from whoever writes to the one that sends them.
+"""FrameBuffer: the frames of one response on their way to the server, counted in bytes.
 
-Any thread may `put`. One reader, the server's greenlet or thread, takes what
-waits as one chunk, so that frames written together cost one system call
-together.
+Any thread may `put`. There is one reader: the server's greenlet or thread, or a
+`sender.Sender`. It takes the waiting frames as one chunk, so that frames which were
+written together cost one system call.
 
-One native lock guards every field and is never held across a call to anybody
-else's code; therefore the lengths, the high-water mark and "the reader is
-asleep" always agree. Whoever reads says which bell is to be rung when there is
-more, and it is rung once for that.
+One native lock guards every field. It is never held while other code runs, so the
+lengths, the high-water mark and the sleeping reader always agree. A reader that finds
+nothing leaves a bell, and the next writer rings it once.
 """
 
 from collections.abc import Callable
@@ -16,69 +15,72 @@ from typing import Any, Protocol
 from .clock import clock
 from .hub import Doorbell, Home, new_lock
 
-#: Bytes of one chunk at most. What the server has in hand when its client stalls
-#: is not to be had back, and says by its leaving that the client still reads:
-#: small enough to leave in time over a bad line, large enough to be one of few.
+#: The largest chunk, in bytes. A chunk in the hand of the server cannot be taken back, and only
+#: its leaving shows that the client still reads. So a chunk must be small enough to leave in
+#: time over a bad line, and large enough that there are few.
 CHUNK = 64 * 1024
 
 
-#: Seconds after which a chunk that has not left says that its client is slow.
+#: Seconds after which a client counts as slow if its chunk has not left.
 STUCK = 1.0
 
-#: Where what was written last has stopped: between two events, behind a line of one, or in
-#: the middle of a line. Whatever is sent beside the app's own has its place by that.
+#: Where the last frame stopped: between two events, after a complete line of an event, or in
+#: the middle of a line. Comments and ids of this package may only go where they cannot damage
+#: the app's events.
 BETWEEN, IN_EVENT, IN_LINE = range(3)
 
 
 class Bell(Protocol):
-    """What tells the reader that there is more."""
+    """A way to wake the reader when there is more to take."""
 
     @property
     def home(self) -> Home | None:
-        """Where the reader runs; None in a thread."""
+        """The home of the reader's greenlet; None for a reader that is a thread."""
 
     @property
     def wake(self) -> Callable[[None], object]:
-        """For `Home.in_turn` there."""
+        """The function that wakes the reader. `Home.in_turn` of `home` calls it."""
 
     def ring(self) -> None:
-        """From any thread, and at once."""
+        """Wake the reader. Thread-safe."""
 
 
 class Direct(Bell, Protocol):
-    """A reader that is a socket: see ``sender``."""
+    """A reader that writes to a socket itself (see ``sender``)."""
 
     @property
     def buffer(self) -> "FrameBuffer":
-        """Whose reader it is."""
+        """The buffer that this reader reads."""
 
     @property
     def sock(self) -> Any:
-        """The socket, which does not block."""
+        """The client's socket, in non-blocking mode."""
 
     def keep(self, framed: bytes, sent: int, length: int, messages: int) -> None:
-        """The socket took no more than *sent* bytes."""
+        """The socket took only *sent* bytes of *framed*: send the rest later."""
 
 
 class Convoy(Protocol):
-    """What is the same for all that are sent to together: see ``fanout``."""
+    """The counters that streams share while they are sent to together (see ``fanout``)."""
 
-    #: When they were last sent something.
+    #: When the convoy was last sent something.
     written_at: float
-    #: How much they were sent since there is a convoy.
+    #: Messages and bytes that were sent to each member since the convoy was made.
     messages: int
     bytes: int
 
     def leave(self, reader: Direct) -> None:
-        """From any thread."""
+        """Take *reader* out of the convoy. Thread-safe."""
 
 
 class FrameBuffer:
     """A queue of frames, counted in bytes.
 
-    *lock* is one that others have, too, who keep it no longer.
+    *lock* may be shared with the stream and the response. Nobody holds it while
+    calling other code. None makes a lock for this buffer alone. *high_water_mark* is
+    in bytes.
 
-    A chunk counts as waiting until the reader asks for the next one: only
+    A chunk counts as waiting until the reader asks for the next one, because only
     then has the server handed it to the kernel.
     """
 
@@ -109,41 +111,40 @@ class FrameBuffer:
     def __init__(self, high_water_mark: int, lock: Any = None) -> None:
         self.high_water_mark = high_water_mark
         self.need_drain = False
-        #: When the chunk was taken that has not left yet; 0.0 while there is none.
+        #: When the chunk in the reader's hand was taken; 0.0 if the reader has none.
         self.taken_at = 0.0
         self._written_at = 0.0
         self._lock = lock or new_lock()
-        # No deque, which is larger than all the rest of this, and no list while nothing
-        # waits.
+        # An empty tuple while nothing waits, to save memory. A deque would be larger than all
+        # other fields together.
         self._frames: list[bytes | memoryview] | tuple[()] = ()
         self._waiting = 0
-        # What the reader has in hand, without having asked for it; its bell is about to ring.
+        # A frame that a broadcast has given to the sleeping reader. Its bell is about to ring.
         self._given: bytes | None = None
         self._taken = 0
-        # How many messages wait: some frames are none, and some are several.
+        # Messages among the waiting frames. A frame can hold none, one or several.
         self._messages = 0
         self._taken_messages = 0
-        #: Messages and bytes that have left, without those of a convoy that it is in.
+        #: Messages and bytes that have left, without those that the current convoy counts.
         self.messages_left = self.bytes_left = 0
         self._within = BETWEEN
         self._ended = False
         self._closed = False
-        # That of a reader who sleeps in `take`, kept for the next time.
+        # The bell of the reader that sleeps in `take`, kept for the next sleep.
         self._bell: Doorbell | None = None
-        #: That of a reader for whom nothing waits; None while something does, and
-        #: when there will be nothing more.
+        #: The bell of a reader that found nothing; None if something waits, and after the end.
         self.asleep: Bell | None = None
-        #: A reader to which plain frames may be handed past all this while it sleeps.
+        #: A reader that a broadcast may send to directly while the reader sleeps.
         self.direct: Direct | None = None
-        #: What is told at once that it is closed, even if it is not asleep.
+        #: A bell that is rung when the buffer is closed, even if the reader is not asleep.
         self.guard: Bell | None = None
 
-        #: In which its reader is sent to past it, together with others.
+        #: The convoy in which the reader is sent to together with others.
         self.convoy: Convoy | None = None
 
     @property
     def written_at(self) -> float:
-        """When something was last put, or sent past it."""
+        """When a frame was last put here or sent directly."""
         convoy = self.convoy
         return self._written_at if convoy is None else max(self._written_at, convoy.written_at)
 
@@ -152,28 +153,28 @@ class FrameBuffer:
         self._written_at = when
 
     def sent(self) -> tuple[int, int]:
-        """Messages and bytes that have left for the kernel."""
+        """Messages and bytes that the kernel has taken."""
         convoy = self.convoy
         if convoy is None:
             return self.messages_left, self.bytes_left
         return self.messages_left + convoy.messages, self.bytes_left + convoy.bytes
 
     def is_stuck(self, since: float) -> bool:
-        """Whether the reader has in hand what its client does not take.
+        """Whether the client does not take the chunk that the reader has in hand.
 
-        It had it in hand at the time *since*, or has had it for `STUCK` seconds. A reader
-        that has nothing in hand had no time to come for what waits.
+        The reader must have had the chunk at the time *since* already, or for `STUCK`
+        seconds. A reader without a chunk is not stuck: it had no time to come yet.
         """
         taken_at = self.taken_at
         return taken_at != 0.0 and (taken_at < since or clock.now() - taken_at >= STUCK)
 
     @property
     def length(self) -> int:
-        """Bytes that the kernel has not got yet."""
+        """Bytes that the kernel has not taken yet."""
         return self._waiting + self._taken
 
     def put(self, frame: bytes) -> bool:
-        """Queue *frame*. False once ``high_water_mark`` bytes wait, or when closed."""
+        """Queue *frame*. False if ``high_water_mark`` bytes wait then, or if closed or ended."""
         with self._lock:
             if self._closed or self._ended:
                 return False
@@ -187,9 +188,10 @@ class FrameBuffer:
         return flowing
 
     def put_opening(self, frame: bytes) -> None:
-        """Queue *frame*, which is no message, before the reader takes the first.
+        """Queue *frame*, which is no message, before the reader takes its first chunk.
 
-        It goes before what is there where that has begun an event and not ended it.
+        If the app has begun an event and not ended it, *frame* goes before that event. It
+        is left out if the beginning of the event was taken already.
         """
         with self._lock:
             if self._closed or self._ended:
@@ -206,9 +208,10 @@ class FrameBuffer:
             bell.ring()
 
     def put_straight(self, frame: bytes, messages: int) -> bool:
-        """Queue *frame*, which is so many *messages*; False, and it was not, if it has to wait.
+        """Queue *frame*, which holds *messages* messages, if nothing has to wait.
 
-        Or if there is nothing in it, or nothing more is taken.
+        Returns False, with nothing queued, if the buffer is above its high-water mark, if it
+        was ended or closed, or if *frame* is empty.
         """
         with self._lock:
             if self.need_drain or self._closed or self._ended or not frame:
@@ -222,11 +225,11 @@ class FrameBuffer:
         return True
 
     def put_for_sleeper(self, frame: bytes, messages: int, now: float) -> "Bell | None":
-        """Give *frame*, which ends a line, to a reader that sleeps: the bell, not rung yet.
+        """Hand *frame* directly to a reader that sleeps. Returns the reader's bell, not rung yet.
 
-        What a broadcast takes, which rings all of them at once. It is in the reader's
-        hand then, as after `take`. None, and it was not given, where the reader does not
-        sleep.
+        A broadcast uses this, and then rings the bells of all its readers at once. The frame
+        counts as taken. It must end with a blank line. Returns None, with nothing handed
+        over, if the reader does not sleep.
         """
         with self._lock:
             bell = self.asleep
@@ -242,17 +245,17 @@ class FrameBuffer:
             return bell
 
     def put_into_silence(self, frame: bytes) -> bool:
-        """Queue *frame*, which is no message, unless there is something to say.
+        """Queue *frame*, a comment, if the stream is silent. Returns whether it was queued.
 
-        Not into a line that is being written, nor behind what waits: a client
-        that takes nothing is not silent for want of more.
+        *frame* must not go into a line that is not complete yet. It also does not go behind
+        waiting frames: a client that takes nothing needs no more.
         """
         with self._lock:
             if self._closed or self._ended or self._within == IN_LINE or self.length:
                 return False
             within = self._within
             self._append(frame, 0)
-            # A comment neither begins an event nor ends one.
+            # A comment neither begins nor ends an event.
             self._within = within
             bell, self.asleep = self.asleep, None
         if bell is not None:
@@ -260,11 +263,11 @@ class FrameBuffer:
         return True
 
     def put_last(self, frame: bytes) -> None:
-        """Queue *frame*, which is no message and ends in a blank line, and nothing after it.
+        """Queue *frame*, which is no message and ends with a blank line, and then end.
 
-        The blank line would end an event that was begun by hand as well, and a browser
-        would take the half of it for the whole. Without one, browsers read *frame* and
-        drop the event (WHATWG HTML, section 9.2.6).
+        The app may have begun an event and not ended it. The blank line would complete this
+        event, and a browser would take the half event for a whole one. So it is removed
+        there: a browser then reads *frame* and drops the event (WHATWG HTML, section 9.2.6).
         """
         with self._lock:
             if self._within != BETWEEN:
@@ -276,20 +279,20 @@ class FrameBuffer:
         self.end()
 
     def discount(self) -> None:
-        """One of those that wait is no message."""
+        """Do not count one of the waiting frames as a message (the opening comment)."""
         with self._lock:
             self._messages -= 1
 
     def end(self) -> None:
-        """Nothing more will come; what waits is still to be taken."""
+        """Take no more frames. The waiting ones are still sent."""
         self._wake(ended=True)
 
     def close(self) -> None:
-        """Drop what waits; the reader has nothing more to take."""
+        """Drop the waiting frames. The reader gets nothing more."""
         self._wake(closed=True)
 
     def clear(self) -> list[bytes | memoryview]:
-        """Drop what waits, and go on. What was dropped."""
+        """Drop the waiting frames and return them. Later frames are queued as before."""
         with self._lock:
             dropped = list(self._frames)
             self._frames = ()
@@ -298,8 +301,8 @@ class FrameBuffer:
         return dropped
 
     def give_back(self) -> bool:
-        """The chunk taken last is with the kernel. Whether it drained the buffer."""
-        # Without the lock, as nobody else changes any of these but to drop them.
+        """The kernel has the last chunk. Returns whether ``drain`` is due now."""
+        # Without the lock: while the reader has a chunk, others change these only to drop it.
         self.messages_left += self._taken_messages
         self.bytes_left += self._taken
         self._taken = self._taken_messages = 0
@@ -313,9 +316,9 @@ class FrameBuffer:
             return drained
 
     def take(self) -> bytes | None:
-        """What waits, as one chunk of `CHUNK` bytes at most; sleeps while there is nothing.
+        """Return the waiting frames as one chunk of at most `CHUNK` bytes. Sleeps if none wait.
 
-        None at the end, and when closed.
+        Returns None at the end, and when closed.
         """
         bell = self._bell
         if bell is None or not bell.is_mine():
@@ -328,7 +331,7 @@ class FrameBuffer:
         return chunk
 
     def take_now(self, bell: Bell) -> bytes | None:
-        """The same; empty while there is nothing, and then *bell* is rung when there is."""
+        """As `take`, but never sleeps: returns ``b""`` if nothing waits, and rings *bell* later."""
         with self._lock:
             given, self._given = self._given, None
             if given is not None and not self._closed:
@@ -352,7 +355,10 @@ class FrameBuffer:
             return b""
 
     def take_unput(self, length: int, messages: int) -> None:
-        """The reader has in hand what was never put here: so many bytes and messages."""
+        """Account for a chunk that was sent directly and that the socket did not take whole.
+
+        *length* is its size in bytes, and *messages* the number of its messages.
+        """
         with self._lock:
             self.asleep = None
             self._taken, self._taken_messages = length, messages
@@ -371,7 +377,7 @@ class FrameBuffer:
         self._written_at = clock.now()
 
     def _piece(self) -> bytes:
-        """The first `CHUNK` bytes of more."""
+        """Remove the first `CHUNK` bytes from the waiting frames and return them."""
         frames = self._frames
         assert frames
         count, room = 0, CHUNK
@@ -383,8 +389,8 @@ class FrameBuffer:
         self._taken_messages = min(self._messages, count)
         self._messages -= self._taken_messages
         if not parts:
-            # One frame larger than a chunk leaves in pieces, and is not copied
-            # anew for each of them.
+            # A frame larger than a chunk leaves in pieces. The memoryview avoids a copy of the
+            # rest for each piece.
             rest = memoryview(frames[0])
             parts.append(rest[:CHUNK])
             frames[0] = rest[CHUNK:]
@@ -404,8 +410,8 @@ class FrameBuffer:
 
 
 def _place(frame: bytes, before: int) -> int:
-    """Where *frame* stops, which was written at the place *before*."""
-    # A lone CR may be the half of a line's end, and two of them are hardly that.
+    """The place where *frame* stops, if it was written at the place *before*."""
+    # A single CR may be half of a line end; two are almost never that.
     if frame.endswith((b"\n\n", b"\n\r\n", b"\r\r")):
         return BETWEEN
     if frame in (b"\n", b"\r\n") and before != IN_LINE:

@@ -1,18 +1,18 @@
-"""The sending half of a connection: Node's OutgoingMessage.
+"""OutgoingMessage: the app's end of a response, as Node's OutgoingMessage.
 
-Anybody writes to it; its `body.Body` is what the server iterates. Some things can
-happen to one, each at any time and from any thread:
+The app and its streams write to an `OutgoingMessage`. The server iterates its
+`body.Body`. The following can happen at any time and from any thread:
 
-====================================  ================================================
-``end()``                             what waits is sent, then ``finish``, then ``close``
-`retire`: too old, or a shutdown      what waits and a ``retry`` are sent, then the same
-the client leaves                     what waits is dropped, ``close``
-stalled, or more waits than may       the same, and the connection is cut
-``destroy()``                         the same, with an ``error`` before if one is given
+===================================  ================================================
+``end()``                             send what waits; emit ``finish``, then ``close``
+`retire`: too old, or a shutdown      send what waits and a ``retry``; then the same
+the client leaves                     drop what waits; emit ``close``
+stalled, or more waits than allowed   the same, and the connection is cut
+``destroy()``                         the same; ``error`` comes first if one is given
 the server closes early               as when the client leaves
-====================================  ================================================
+===================================  ================================================
 
-``close`` comes exactly once. All of it goes through `OutgoingMessage._close`.
+``close`` comes exactly once. All these ways go through `OutgoingMessage._close`.
 """
 
 import dataclasses
@@ -32,20 +32,20 @@ from .statistics import Cause, books
 from .upkeep import Upkeep
 from .wire import first_id_block, retry_block
 
-#: Bytes that may wait before ``write()`` says False: Node's default for streams
-#: of bytes up to version 20 (it is 64 KiB since 22), and the usual size of one
-#: TLS record.
+#: Bytes that may wait before ``write()`` returns False. Node has the same default for streams
+#: of bytes up to version 20 (64 KiB since 22). It is also the usual size of a TLS record.
 HIGH_WATER_MARK = 16 * 1024
 
-#: Of a response that is no event stream: nothing may be slipped into it.
+#: The settings of a response that is no event stream. It gets no heartbeat, because a comment
+#: would damage its body.
 PLAIN = dataclasses.replace(DEFAULTS, heartbeat=None, tcp_user_timeout=None)
 
 
 class Inlet(Protocol):
-    """One stream that is piped in, as far as the message knows it.
+    """One stream that is piped in, as far as the response knows it.
 
-    Told at once and not in an event's turn, as it must know before any handler
-    runs.
+    Its methods are called at once, and not as handlers of an event, because the
+    stream must know before any handler of the app runs.
     """
 
     def drained(self) -> None: ...
@@ -53,21 +53,24 @@ class Inlet(Protocol):
     def closed(self) -> None: ...
 
     def retired(self, dropping: bool) -> list[bytes]:
-        """It ends now: the frames that wait for it, which are sent unless *dropping*."""
+        """The response ends. Returns the frames that the stream holds for it.
+
+        *dropping* says that the response will not send them.
+        """
 
     def waiting(self) -> int:
-        """Bytes that wait for it."""
+        """Bytes that the stream holds for the response."""
 
 
 class OutgoingMessage(Emitter):
-    """What ``res`` is to a stream that is piped into it.
+    """The part of ``res`` that streams are piped into. `ServerResponse` adds the head.
 
-    Emits ``drain``, ``finish``, ``close``, ``error``, and ``pipe`` and
-    ``unpipe`` with the source.
+    Emits ``drain``, ``finish``, ``close`` and ``error``, and ``pipe`` and ``unpipe``
+    with the stream.
     """
 
-    # A dict of these and of what Flask's response has would be too large for Python
-    # to share its keys among all responses.
+    # Slots keep the instance's dict small. With these names beside those of Flask's response,
+    # Python could not share the dict's keys among all responses.
     __slots__ = (
         "_aborted",
         "_at_begin",
@@ -92,8 +95,8 @@ class OutgoingMessage(Emitter):
         self._buffer = FrameBuffer(high_water_mark, self._lane.lock)
         self._connection: Connection | None = None
         self._reachable = True
-        # Those of an event stream. None of another response, which is as long
-        # as it is.
+        # The settings of an event stream. None for any other response: its body has an end of
+        # its own.
         self._settings: Settings | None = None
         self._client: Hashable | None = None
         self._upkeep: Upkeep | None = None
@@ -101,32 +104,32 @@ class OutgoingMessage(Emitter):
         self._finished = False
         self._closed = False
         self._aborted = False
-        # Why it is over, once it is.
+        # Why the response is over. Valid once it is closed.
         self._cause: Cause = "client"
-        # Why it is about to end, where that is not the app's own doing.
+        # Why the server is ending the response; None while it is not.
         self._retired: Cause | None = None
-        # Other tuples after every change.
+        # A tuple is never changed, only replaced, so that it can be read without the lock.
         self._inlets: tuple[Inlet, ...] = ()
         self._at_begin: tuple[Callable[[], object], ...] = ()
 
     @property
     def headers_sent(self) -> bool:
-        """Whether status and headers are the server's already."""
+        """Whether the status and the headers were handed to the server."""
         return self._connection is not None
 
     @property
     def writable_length(self) -> int:
-        """Bytes written that the kernel has not got yet."""
+        """Bytes written that the kernel has not taken yet."""
         return self._buffer.length
 
     @property
     def writable_high_water_mark(self) -> int:
-        """Bytes from which on `write` says False."""
+        """Waiting bytes at which `write` returns False."""
         return self._buffer.high_water_mark
 
     @property
     def writable_need_drain(self) -> bool:
-        """Whether ``drain`` is to come."""
+        """Whether ``drain`` will come."""
         return self._buffer.need_drain
 
     @property
@@ -136,40 +139,43 @@ class OutgoingMessage(Emitter):
 
     @property
     def writable_finished(self) -> bool:
-        """Whether everything was sent, which ``finish`` tells."""
+        """Whether everything was sent (``finish``)."""
         return self._finished
 
     @property
     def closed(self) -> bool:
-        """Whether ``close`` was or is about to be emitted."""
+        """Whether ``close`` was emitted or is about to be."""
         return self._closed
 
     @property
     def destroyed(self) -> bool:
-        """The same: as in Node, a stream that has ended destroys itself."""
+        """The same as `closed`: as in Node, a response that has ended is destroyed."""
         return self._closed
 
     def write(self, chunk: bytes | str) -> bool:
-        """Queue *chunk*; text is sent as UTF-8. Never blocks.
+        """Queue *chunk*. Text is sent as UTF-8. Never blocks.
 
-        False once `writable_high_water_mark` bytes wait (write again after
-        ``drain``), and once the response is over, as its client has left, it was
-        destroyed or all was sent. A client for whom more than
-        the setting ``max_bytes`` would wait is cut. Raises `WriteAfterEnd`
-        between `end` and ``close``, ``TypeError`` for anything but bytes and str. Node's
-        ``response.write``.
+        Returns False when `writable_high_water_mark` bytes wait: write again after
+        ``drain``. Also returns False when the response is over: its client has left,
+        it was destroyed, or everything was sent. If more than the setting
+        ``max_bytes`` would wait for the client, the client is cut.
+
+        Raises `WriteAfterEnd` between `end` and ``close``. Raises ``TypeError`` for
+        anything but bytes and str, and ``ValueError`` for text that has no UTF-8 or
+        bytes that cannot be read. Node's ``response.write``.
         """
         data = _bytes(chunk)
-        # As in Node: many a handler of "close" calls end(), and a late write finds nobody.
+        # As in Node: many handlers of "close" call end(), and a later write is no error.
         if self._closed or self._retired:
             return False
         if self._ended:
             raise WriteAfterEnd("write() after end()")
-        # An empty chunk would be the end of a chunked body to some servers.
+        # Some servers would take an empty chunk for the end of a chunked body.
         if not data:
             return not self._buffer.need_drain
-        # The bound is for who goes on although told False: a stream never does. What a view
-        # writes before it returns is as long as it is.
+        # The bound is for an app that goes on writing after False; a stream never does. There
+        # is no bound for a view that has not returned yet, because nothing can be sent before
+        # that.
         if (
             self._buffer.need_drain
             and self._connection is not None
@@ -184,10 +190,10 @@ class OutgoingMessage(Emitter):
         return self._buffer.put(data)
 
     def end(self, chunk: bytes | str | None = None) -> None:
-        """No more writes: what is queued is sent, then the response ends.
+        """Take no more writes. The queue is sent, then the response ends.
 
-        Raises as `write` for a *chunk*. Node's
-        ``response.end``.
+        *chunk* is written before that; None writes nothing. Raises as `write` does
+        for *chunk*. Node's ``response.end``.
         """
         if chunk is not None:
             self.write(chunk)
@@ -195,28 +201,29 @@ class OutgoingMessage(Emitter):
         self._buffer.end()
 
     def destroy(self, error: BaseException | None = None) -> None:
-        """Drop what is queued and cut the connection.
+        """Drop the queue and cut the connection. The client sees a broken transfer.
 
-        Emits ``error`` with *error* unless that is None, then ``close``. The
-        client sees a broken transfer. Node's ``response.destroy``.
+        If *error* is not None, the response emits ``error`` with it first. Then comes
+        ``close``. Raises ``TypeError`` for an *error* that is no exception. Node's
+        ``response.destroy``.
         """
         if error is not None and not isinstance(error, BaseException):
             raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
         self._close("error", cut=True, error=error)
 
-    # -- what is piped in
+    # -- the streams that are piped in
 
     def _join(self, alone: tuple[Inlet]) -> None:
-        """Tell the inlet that is in *alone* from now on."""
+        """Notify the inlet in *alone*, a tuple of one, from now on."""
         with self._state_lock:
             self._inlets = (*self._inlets, *alone) if self._inlets else alone
 
     def _part(self, inlet: Inlet) -> None:
-        """Tell *inlet* no more, if it was told."""
+        """Notify *inlet* no more. Does nothing if it was not joined."""
         with self._state_lock:
             self._inlets = tuple(each for each in self._inlets if each is not inlet)
 
-    # -- what the server and the schedule call
+    # -- methods for the server and for upkeep
 
     def open(
         self,
@@ -224,10 +231,10 @@ class OutgoingMessage(Emitter):
         settings: Settings | None = None,
         client: Hashable | None = None,
     ) -> None:
-        """The server starts to send, over *connection*, what it takes from the body.
+        """The server starts to iterate the body and to send it over *connection*.
 
-        *settings* are those of an event stream, None those of another response.
-        *client* is whom it counts for.
+        *settings* are those of an event stream; None for any other response. *client*
+        is the key by which ``max_streams_per_client`` counts; None is not counted.
         """
         self._connection = connection
         if self.closed:
@@ -245,24 +252,25 @@ class OutgoingMessage(Emitter):
                 self._buffer.put_opening(retry_block(draw(settings.retry)))
         upkeep = self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
         upkeep.begin(self._lane.home)
-        if self._closed:  # just now, before there was all this to end
+        if self._closed:  # it was closed before `_upkeep` was there to finish
             books.close(self, self._cause, self._client)
             upkeep.finish()
             self._upkeep = None
 
     def begin(self) -> None:
-        """The server asks for the first of the body: the request itself is over.
+        """The server asks for the first chunk of the body: the request itself is over.
 
-        Its teardown runs between this and `open`.
+        The teardown of the request runs between `open` and this.
         """
         at_begin, self._at_begin = self._at_begin, ()
         for begun in at_begin:
             begun()
 
     def retire(self, cause: Cause) -> None:
-        """Send what waits and when to come back, and end; what is written later is not sent.
+        """End the response: send the queue, then tell the client when to come back.
 
-        For a client that was refused, what waits is not for it.
+        Later writes are dropped. With the cause "refused" the queue is dropped too,
+        because the client was never let in.
         """
         with self._state_lock:
             if self._closed or self._retired:
@@ -272,7 +280,7 @@ class OutgoingMessage(Emitter):
         if not self._ended:
             place = b""
             if cause == "refused":
-                # But where it stands is: it comes back, and would miss what came meanwhile.
+                # Keep the client's place in its channels: it needs the id when it comes back.
                 place = first_id_block([*self._buffer.clear(), *frames])
             else:
                 for frame in frames:
@@ -280,29 +288,29 @@ class OutgoingMessage(Emitter):
             settings = self._settings or DEFAULTS
             self._buffer.put_last(place + retry_block(draw(settings.retry_after)))
         self._buffer.end()
-        logger.info("%s: ended, as %s", self._name(), _REASONS[cause])
+        logger.info("%s: ended, because %s", self._name(), _REASONS[cause])
 
     def cut(self, cause: Cause) -> None:
-        """End it at once, without what waits."""
+        """Drop the queue, cut the connection and end the response, at once."""
         if not self._closed:
-            logger.info("%s: cut, as %s", self._name(), _REASONS[cause])
-            # Not that of a client that has stalled for long.
+            logger.info("%s: cut, because %s", self._name(), _REASONS[cause])
+            # A client that has stalled for long is slow. Only a burst is a mistake of the app.
             if cause == "overflow" and not self._buffer.is_stuck(0.0):
                 burst(None if self._connection is None else self._connection.name)
         self._close(cause, cut=True)
 
     def waiting(self) -> int:
-        """Bytes that wait for the client, those in the streams that are piped in too."""
+        """Bytes that wait for the client here and in the streams that are piped in."""
         return self._buffer.length + sum(inlet.waiting() for inlet in self._inlets)
 
     def sent(self) -> tuple[int, int]:
-        """Messages and bytes that were handed to the server."""
+        """Messages and bytes that were handed to the kernel."""
         return self._buffer.sent()
 
     def server_done(self) -> None:
-        """The server has finished with the body, in whatever way."""
+        """The server is done with the body: it has sent all, or it has given up."""
         if self._connection is not None:
-            # A worker that stops would else wait for the next request.
+            # Without the cut a stopping worker would wait for the client's next request.
             self._connection.release(
                 cut=not self._connection.delimited or self._retired == "shutdown"
             )
@@ -310,7 +318,7 @@ class OutgoingMessage(Emitter):
         self._lane.run()
 
     def greet(self, opening: bytes) -> bool:
-        """Write what opens every stream; it is no message of the app's."""
+        """Write *opening*, the opening comment. It does not count as a message."""
         flowing = self.write(opening)
         self._buffer.discount()
         return flowing
@@ -319,7 +327,7 @@ class OutgoingMessage(Emitter):
         return "an unsent response" if self._connection is None else self._connection.name
 
     def _client_left(self) -> None:
-        """It has left, as the kernel says, or a send that failed."""
+        """The client has left: the kernel says so, or a send has failed."""
         self._close("client", cut=True)
 
     def _close(
@@ -340,8 +348,8 @@ class OutgoingMessage(Emitter):
             self._announce("finish")
         if error is not None:
             self._announce("error", error)
-        # Cut first: a server that hears of the end while it can still send would
-        # take the connection for a good one, and serve what is pipelined behind.
+        # Cut first. A server that learns of the end while it can still send would keep the
+        # connection, and would serve the next request on it.
         if cut and self._connection is not None:
             self._connection.cut()
         self._buffer.close()
@@ -358,11 +366,11 @@ class OutgoingMessage(Emitter):
 
 _REASONS: dict[Cause, str] = {
     "client": "its client has left",
-    "ended": "it was ended",
+    "ended": "the app ended it",
     "stalled": "its client took nothing for too long",
-    "overflow": "more waited for its client than may",
-    "age": "it was old",
-    "shutdown": "the worker stops",
+    "overflow": "more waited for its client than is allowed",
+    "age": "it was old (see max_age)",
+    "shutdown": "the worker is stopping",
     "refused": "there are too many streams",
     "error": "it was destroyed",
 }
@@ -378,7 +386,8 @@ def _bytes(chunk: bytes | str) -> bytes:
             return plain_bytes(chunk)
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"a chunk of text must have UTF-8, and holds a lone surrogate at {error.start}"
+            "a chunk of text must be valid UTF-8, but it has a lone surrogate at"
+            f" character {error.start}"
         ) from None
     except ValueError as error:
         raise ValueError(f"a chunk cannot be read: {error}") from None
