@@ -402,7 +402,9 @@ def test_a_path_on_which_no_file_can_be_is_an_error(
 
 def test_a_file_of_something_else_is_left_alone(path: str, broker: SqliteBroker) -> None:
     Path(path).write_bytes(b"dear diary" * 1000)
-    with pytest.raises(BrokerError, match=r"events\.db: file is not a database .move it away"):
+    with pytest.raises(
+        BrokerError, match=r"events\.db: file is not a database .move the file away"
+    ):
         broker.append("news", b"x")
     assert Path(path).read_bytes() == b"dear diary" * 1000
     os.rename(path, path + ".old")
@@ -413,7 +415,7 @@ def test_a_database_of_something_else_is_left_alone(path: str, broker: SqliteBro
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE channels (mine TEXT)")
     connection.close()
-    with pytest.raises(BrokerError, match=r"events\.db: it is a database of something else"):
+    with pytest.raises(BrokerError, match=r"events\.db: the file is a database of another program"):
         broker.append("news", b"x")
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("channels",)]
@@ -582,8 +584,8 @@ def test_what_may_not_be_written_is_an_error_until_it_may(path: str) -> None:
     file, read, more, folder, again = run(READ_ONLY, path, before=before)
     assert file.endswith(
         "events.db: attempt to write a readonly database"
-        " (this process must be allowed to write it, what SQLite keeps beside it,"
-        " and their directory)"
+        " (this process must be allowed to write the file, its -wal and -shm,"
+        " and the directory)"
     )
     assert (read, more, again) == (1, 2, 3)
     assert "(this process must be allowed to write" in folder

@@ -1,28 +1,26 @@
-"""Logs in one SQLite file, for every process of a host, with no server to run.
+"""The ``sqlite://`` broker: logs in one SQLite file, shared by all processes of a host.
 
-An entry is stored when its transaction is in the file's write-ahead log: the end
-of any process, even by ``kill -9``, loses nothing that `append` returned for. A
-loss of power may take the last of it, and leaves the file whole. (To wait for
-the disk each time would hold up everything else that the process does.)
+An entry is stored once its transaction is in the write-ahead log of the file. After `append`
+has returned, the end of a process cannot lose the entry, not even by ``kill -9``. A loss of
+power may lose the newest entries, but leaves the file intact. (To wait for the disk at each
+append would stop everything else in the process.)
 
-Who appends touches the file afterwards, which changes nothing but its times, and
-those who wait are told of it by the kernel (inotify). Nobody polls. Where there
-is no inotify they look several times in 50 ms, and everywhere they look once in a
-while, lest the one who appended was killed before it touched the file.
+After each append, the broker touches the file: it changes only the file's times. The kernel
+then wakes the waiting processes (inotify), so they need not poll. Without inotify, a waiting
+process looks at the file every 20 ms. Even with inotify, it looks once a second, because a
+process may be killed between its append and its touch.
 
-What `wait` asks is what changed since it last asked: each append takes the next
-number of a counter that all channels share. A backup that is put back into the file
-sets that counter back, so `wait` looks first whether the entry of its number is still
-the same one.
+`wait` asks which channels have changed since it last asked: each append takes the next number
+of a counter that all channels share. A restored backup sets the counter back. Therefore `wait`
+first checks that the entry with its last number is still the same entry.
 
-Each append removes a few entries that its log keeps no longer, and a few that are too
-old for their logs, also where nobody appends any more.
+Each append removes a few entries that its log no longer keeps. Each append also removes a few
+entries that are too old for their logs, because some logs get no append any more.
 
-SQLite's calls do not give way to other greenlets. So there are only short
-transactions, and none that waits for a lock: that is tried again, with pauses
-in which others run.
+SQLite's calls do not give way to other greenlets. Therefore all transactions are short, and no
+transaction waits for a lock: it is tried again after a pause in which other greenlets run.
 
-The file must be on a disk of this host, as write-ahead logs share memory.
+The file must be on a disk of this host, because write-ahead logs use shared memory.
 """
 
 import ctypes
@@ -57,39 +55,40 @@ from .broker import (
     shortage,
 )
 
-#: Seconds for which a call tries to get at a file that others are busy with.
+#: Seconds in which a call tries again while other connections keep the file locked.
 PATIENCE = 5.0
 
-#: Seconds between two tries, at most. A transaction takes a tenth of a millisecond.
+#: The most seconds between two tries. A transaction takes a tenth of a millisecond.
 PAUSE = 0.005
 
-#: Seconds between two looks at a file of which nobody told anything.
+#: Seconds between two looks at a file that nobody has touched.
 LOOK = 1.0
 
-#: The same where the kernel does not tell.
+#: Seconds between two looks without inotify.
 LOOK_OFTEN = 0.02
 
-#: Entries that an append removes at most, for each of the two reasons to.
+#: The most entries that an append removes from its log, and that it removes for their age.
 TRIMMED = 16
 
-#: Channels that one `wait` reads at most, so that others have their turn.
+#: The most channels that one `wait` reads, so that other greenlets get their turn.
 CHANNELS = 256
 
-#: Marks a file as one of ours, and of this form: "SSE" and 2.
+#: The mark of a file of this broker: "SSE", and version 2 of its tables.
 FORM = 0x53534502
 
 TABLES = (
-    # Of the last entry, kept or not: its *change*, its check (*token*), and its time (*at*).
-    # *messages* is how many of all entries were messages. A *history* of NULL is nothing said,
-    # as of files of the first form; an *age* of NULL is any.
+    # *last*, *change*, *token* and *at* are the number, change, check and time of the newest
+    # entry ever appended. *messages* is the number of all messages ever appended. *history* is
+    # NULL if it was never set, in a file of version 1. An *age* of NULL means any age.
     """CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
     log TEXT NOT NULL, last INTEGER NOT NULL, change INTEGER NOT NULL,
     token TEXT NOT NULL DEFAULT '', messages INTEGER NOT NULL DEFAULT 0, at REAL NOT NULL DEFAULT 0,
     history INTEGER, age REAL)""",
     "CREATE INDEX changes ON channels (change)",
-    # *message* counts the messages of a log; a control frame has the count of the next
-    # message, so that it is kept as long as that. *expires* is the time at which the entry is
-    # too old for its log; like *at* it never falls within a log, whatever the clock does.
+    # *message* is the number of this message among all messages of its log. A control frame has
+    # the number of the next message, and is kept as long as that message. *expires* is the time
+    # at which the entry becomes too old for its log, or NULL for never. *at* and *expires*
+    # never decrease within a log, even if the clock is set back.
     """CREATE TABLE events (change INTEGER PRIMARY KEY, channel INTEGER NOT NULL,
     number INTEGER NOT NULL, at REAL NOT NULL, frame BLOB NOT NULL,
     token TEXT NOT NULL DEFAULT '', message INTEGER NOT NULL DEFAULT 0, expires REAL)""",
@@ -98,7 +97,7 @@ TABLES = (
     f"PRAGMA application_id = {FORM}",
 )
 
-#: The form before this one, and what makes this one of it.
+#: The mark of version 1, and the statements that turn its tables into version 2.
 FORM_1 = 0x53534501
 
 FROM_FORM_1 = (
@@ -116,17 +115,17 @@ FROM_FORM_1 = (
     f"PRAGMA application_id = {FORM}",
 )
 
-#: Of inotify: the times of a file changed, or it was removed (IN_ATTRIB).
+#: inotify's IN_ATTRIB: the times of a file have changed, or the file was removed.
 TOUCHED = 0x4
 
-#: Descriptors that a connection needs: the file, its log, their index, a directory.
+#: File descriptors that a connection needs: the file, its log, their index, a directory.
 DESCRIPTORS = 4
 
-#: What SQLite says where it would wait.
+#: SQLite's errors in the place of a wait for a lock.
 BUSY = ("database is locked", "locking protocol")
 
-#: What else it says, and what helps.
-ALLOW = "this process must be allowed to write it, what SQLite keeps beside it, and their directory"
+#: Other errors of SQLite, each with its cure.
+ALLOW = "this process must be allowed to write the file, its -wal and -shm, and the directory"
 IO_ERROR = "disk I/O error"
 MALFORMED = "database disk image is malformed"
 UNOPENED = "unable to open database file"
@@ -134,12 +133,12 @@ CURES = {
     "database or disk is full": "make room on its disk",
     "attempt to write a readonly database": ALLOW,
     UNOPENED: ALLOW,
-    "database is locked": f"others have kept it so for {PATIENCE:g} s",
-    "file is not a database": "move it away",
-    MALFORMED: "move it away, and what SQLite keeps beside it",
+    "database is locked": f"another connection has kept the lock for {PATIENCE:g} s",
+    "file is not a database": "move the file away",
+    MALFORMED: "move the file away, and its -wal and -shm",
 }
 
-#: What passes when a disk has room again, or works again.
+#: Errors that pass when the disk has room again or works again.
 PASSING = ("database or disk is full", IO_ERROR)
 
 _T = TypeVar("_T")
@@ -148,7 +147,10 @@ _libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else N
 
 
 class SqliteBroker:
-    """See `broker.Broker`. Each method but `wait` takes `PATIENCE` seconds at most."""
+    """Logs in the SQLite file *path* (see `broker.Broker`).
+
+    Each method except `wait` returns or raises within about `PATIENCE` seconds.
+    """
 
     shared = True
 
@@ -161,19 +163,19 @@ class SqliteBroker:
         self._held = _Held()
         self._begin()
         _brokers.add(self)
-        # When the broker is dropped, or at the end of the process: Python 3.13 warns of a
-        # connection that only its collector closes.
+        # Close the connection when the broker is dropped, and at the end of the process: Python
+        # 3.13 warns of a connection that only the garbage collector closes.
         weakref.finalize(self, _Held.close, self._held)
 
     def _begin(self) -> None:
-        # Held for one transaction, and never while anybody waits.
+        # Guards the connection. Held for one transaction, and never during a wait.
         self._lock = self._held.lock = new_lock()
         self._held.db = None
         self._file: tuple[int, ...] | None = None
         self._bell: _Bell | None = None
         self._woken = False
-        # What the last wait knew: the newest change and its check, and by which connection;
-        # its caller's positions; and the channels in which there may be more.
+        # The state after the last `wait`: its connection with the newest change and its check,
+        # the positions of its caller, and the channels that may have news.
         self._seen: tuple[sqlite3.Connection | None, int, str] = None, 0, ""
         self._positions: dict[str, Position] = {}
         self._doubtful: dict[str, None] = {}
@@ -191,7 +193,7 @@ class SqliteBroker:
             self._warned = bounds.warn_of(self._asked, channel)
         try:
             os.utime(self._path)
-        except OSError:  # it is stored, and they will see it when they look
+        except OSError:  # the entry is stored; waiting processes see it at their next look
             pass
         return position
 
@@ -205,7 +207,7 @@ class SqliteBroker:
         return self._do("BEGIN IMMEDIATE", lambda db: self._keep(db, channel, bounds))
 
     def ping(self) -> None:
-        # Who may not write is told so here, and nothing is written.
+        # A write transaction, so that the lack of a right to write is an error. Writes nothing.
         self._do("BEGIN IMMEDIATE", lambda db: db.execute("SELECT 1 FROM channels LIMIT 1"))
 
     def wait(self, positions: Mapping[str, Position]) -> News:
@@ -217,7 +219,7 @@ class SqliteBroker:
             bell = self._bell
             if bell is None:
                 bell = self._bell = _new_bell()
-            # Before it is asked, so that nothing comes unnoticed in between.
+            # Watch before the read, so that no append between read and watch goes unnoticed.
             watching = bell is not None and bell.watch(self._path)
             found = self._do("BEGIN", self._news)
             if self._take_wake() or found:
@@ -226,7 +228,8 @@ class SqliteBroker:
                 bell.sleep(LOOK)
             else:
                 time.sleep(LOOK_OFTEN)
-            if self._take_wake():  # maybe by `close`: nothing is to be opened again for this
+            # `close` also wakes, and then nothing may open the file again.
+            if self._take_wake():
                 return {}
 
     def wake(self) -> None:
@@ -239,7 +242,7 @@ class SqliteBroker:
         with self._lock:
             self._forget()
         self.wake()
-        self._bell = None  # whoever waits by it keeps it until then
+        self._bell = None  # a caller of `wait` still holds the bell, and closes it by dropping it
 
     def _take_wake(self) -> bool:
         woken, self._woken = self._woken, False
@@ -252,7 +255,11 @@ class SqliteBroker:
         return self._held.db
 
     def _do(self, begin: str, what: Callable[[sqlite3.Connection], _T]) -> _T:
-        """The result of *what*, which is done as a whole or not at all."""
+        """Run *what* in one transaction, and return its result.
+
+        *begin* is the SQL that begins the transaction. Tries again for `PATIENCE` seconds while
+        the file is locked.
+        """
         deadline = clock.now() + PATIENCE
         while True:
             try:
@@ -272,26 +279,28 @@ class SqliteBroker:
             result = what(db)
             db.execute("COMMIT")
             return result
-        # Also what a handler of signals raises: nobody else could append any more.
+        # A signal handler may raise any exception here. An open transaction would lock the file
+        # for all processes.
         except BaseException as error:
             if db.in_transaction or str(error) not in BUSY:
                 self._forget()
             raise
 
     def _connection(self) -> sqlite3.Connection:
-        """To the file that has the name now; it may have been moved away."""
+        """The connection to the file at the path now. The old file may have been moved away."""
         db = self._db
         if db is not None and self._file is not None and self._file == self._find():
             return db
         self._forget()
-        # No time to wait: see `_do`.
+        # SQLite must not wait for a lock: `_do` waits, and lets other greenlets run.
         db = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(db)
         except BaseException:
             db.close()
             raise
-        # SQLite opens to read what it may not write; next time it may.
+        # SQLite opens a file that it may not write for reading only. Forget such a connection at
+        # the next call, because the file may be writable then.
         self._file = self._find() if os.access(self._path, os.W_OK) else None
         self._held.db = db
         return db
@@ -301,7 +310,7 @@ class SqliteBroker:
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise sqlite3.OperationalError("its disk does not allow a write-ahead log")
         db.execute("PRAGMA synchronous = NORMAL")
-        # What a burst made of it is given back to the disk.
+        # After a burst, the write-ahead log shrinks to this many bytes again.
         db.execute("PRAGMA journal_size_limit = 16777216")
         if not current:
             db.execute("BEGIN IMMEDIATE")
@@ -313,19 +322,19 @@ class SqliteBroker:
     def _is_current(self, db: sqlite3.Connection) -> bool:
         form, tables = self._form(db)
         if form not in (FORM, FORM_1) and tables:
-            raise sqlite3.OperationalError("it is a database of something else")
+            raise sqlite3.OperationalError("the file is a database of another program")
         return form == FORM
 
     def _form(self, db: sqlite3.Connection) -> tuple[int, int]:
-        """Of the file: its mark, and how many tables it has."""
-        # In one statement, as somebody may just be making it.
+        """The mark of the file, and the number of its tables and indexes."""
+        # Read both in one statement, because another process may be making the tables now.
         form, tables = db.execute(
             "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
         ).fetchone()
         return form, tables
 
     def _find(self) -> tuple[int, ...] | None:
-        # All of it: who removes it takes one after the other.
+        # All three files, because an operator removes them one after the other.
         try:
             return tuple(os.stat(self._path + part).st_ino for part in ("", "-wal", "-shm"))
         except OSError:
@@ -336,7 +345,8 @@ class SqliteBroker:
 
     def _explain(self, error: Exception) -> BrokerError:
         words, folder = str(error), os.path.dirname(self._path)
-        # Not by opening the file: who closes a descriptor of it drops SQLite's locks.
+        # Do not open the file itself to find the cause: to close any descriptor of the file
+        # releases the locks of SQLite.
         if words in (UNOPENED, IO_ERROR) and (lack := shortage(DESCRIPTORS)):
             return BrokerError(self._say(words + lack))
         cure = CURES.get(words) if os.path.isdir(folder) else f"there is no directory {folder}"
@@ -346,7 +356,7 @@ class SqliteBroker:
     def _say(self, words: str) -> str:
         return escape(f"the channels in {self._path}: {words}")
 
-    # -- what is done in them
+    # -- in a transaction
 
     def _append(
         self, db: sqlite3.Connection, channel: str, frame: bytes
@@ -388,14 +398,14 @@ class SqliteBroker:
     def _trim(
         self, db: sqlite3.Connection, key: int | None, last: int, messages: int, bounds: Bounds
     ) -> None:
-        """Remove a few entries: of this log, and of all that are too old."""
+        """Remove a few entries that this log no longer keeps, and a few old entries of all logs."""
         assert bounds.history is not None
         db.execute(
             "DELETE FROM events WHERE channel = ? AND (message <= ? OR number <= ?) AND number <"
             " (SELECT min(number) FROM events WHERE channel = ?) + ?",
             (key, messages - bounds.history, last - bounds.history - CONTROLS, key, TRIMMED),
         )
-        # All up to the newest of them in each log, as a log has no hole.
+        # In each log, remove all entries up to the newest of the old ones: a log has no gap.
         old = db.execute(
             "SELECT channel, max(number) FROM (SELECT channel, number FROM events"
             " WHERE expires <= ? ORDER BY expires LIMIT ?) GROUP BY channel",
@@ -458,20 +468,21 @@ class SqliteBroker:
     def _read_whole(
         self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
     ) -> Slice | ChannelError:
-        """What `_read` gives, or why nobody can read this channel, where others' can be read."""
+        """The result of `_read`, or a `ChannelError` if only this channel cannot be read."""
         try:
             piece = self._read(db, channel, after, limit, max_bytes)
             numbers = [piece.first, piece.last, *(entry.number for entry in piece.entries)]
             if not isinstance(piece.log, str) or not all(type(each) is int for each in numbers):
-                raise TypeError("a log has no name, or a number is none")
+                raise TypeError("the identity of the log is not a str, or a number is not an int")
             for number, frame, *_ in piece.entries:
                 if not isinstance(frame, bytes):
-                    raise TypeError(f"entry {number} is {type(frame).__name__}")
+                    raise TypeError(f"entry {number} is a {type(frame).__name__}, not bytes")
             return piece
         except (TypeError, ValueError) as error:
             return ChannelError(channel, self._say(f"{channel!r} is damaged: {error}"))
         except sqlite3.DatabaseError as error:
-            # A page of this channel's. Where it is another the next statement says so.
+            # A damaged page of this channel. If the page concerns every channel, the next
+            # statement fails too.
             if str(error) != MALFORMED:
                 raise
             return ChannelError(channel, self._say(f"{channel!r}: {error}"))
@@ -479,7 +490,10 @@ class SqliteBroker:
     def _first(
         self, db: sqlite3.Connection, key: int, last: int, messages: int, bounds: Bounds
     ) -> int:
-        """The oldest entry that is kept, be there others that are not yet removed."""
+        """The number of the oldest entry that the log keeps; *last* + 1 if there is none.
+
+        Some older entries may still be in the file, because an append removes only a few.
+        """
         lost = 0 if bounds.history is None else messages - bounds.history
         now = time.time()
 
@@ -502,7 +516,7 @@ class SqliteBroker:
         return first
 
     def _news(self, db: sqlite3.Connection) -> News:
-        """What there is beyond the positions; of too many channels, of some."""
+        """The news of the channels that may have changed, of at most `CHANNELS` channels."""
         self._doubtful.update(dict.fromkeys(self._changed(db)))
         if not self._doubtful:
             return {}
@@ -526,12 +540,13 @@ class SqliteBroker:
                         whole = whole._replace(check=piece.check)
                     piece = whole
                 found[name] = piece
-                del self._positions[name]  # ask again, wherever it is next time
+                # Without a known position, the next `wait` looks at the channel again.
+                del self._positions[name]
             del self._doubtful[name]
         return found
 
     def _changed(self, db: sqlite3.Connection) -> list[str]:
-        """The channels, of those that are waited for, which may have changed since last time."""
+        """The channels that the caller waits for and that may have changed since the last call."""
         newest: tuple[int, str] = db.execute(
             "SELECT change, token FROM channels ORDER BY change DESC LIMIT 1"
         ).fetchone() or (0, "")
@@ -543,19 +558,21 @@ class SqliteBroker:
             connection is db
             and db.execute("SELECT 1 FROM events WHERE change = ? AND token = ?", seen).fetchone()
         )
-        if not known:  # another file, or a backup that was put back, or just trimmed
+        # Another connection, a restored backup, or the entry was trimmed. Any channel may have
+        # changed.
+        if not known:
             return list(self._positions)
         changed = db.execute("SELECT name FROM channels WHERE change > ?", seen[:1])
         return [name for (name,) in changed if name in self._positions]
 
 
 def _stands_at(at: Position, end: Position) -> bool:
-    """Whether there is nothing behind *at* in a log that ends at *end*."""
+    """Whether a log that ends at *end* has no entry after *at*, and the same past."""
     return at[:2] == end[:2] and (at.check == end.check or not (at.check and end.check))
 
 
 class _Held:
-    """The open connection of a broker, and what closes it once the broker is gone."""
+    """The open connection of a broker. `close` runs when the broker is dropped."""
 
     def __init__(self) -> None:
         self.lock = new_lock()
@@ -564,10 +581,10 @@ class _Held:
     def forget(self) -> None:
         db, self.db = self.db, None
         if db is not None:
-            db.close()  # which takes back what was begun
+            db.close()  # also rolls back a transaction that was begun
 
     def close(self) -> None:
-        # At the end of the process a thread may be using it, though not for long.
+        # At the end of the process, a thread may still use the connection for a short time.
         if self.lock.acquire(timeout=1.0):
             try:
                 self.forget()
@@ -576,13 +593,13 @@ class _Held:
 
 
 class _Bell:
-    """Lets one thread or greenlet sleep until the file is touched, or for a ring from any."""
+    """Lets one thread or greenlet sleep until the file is touched, or any thread rings."""
 
     def __init__(self) -> None:
         self._fds: list[int] = []
         self._told = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._told < 0:  # a user can have 128 of them
-            raise OSError(ctypes.get_errno(), "no inotify to be had")
+        if self._told < 0:  # the usual limit is 128 for each user
+            raise OSError(ctypes.get_errno(), "no inotify instance is free")
         self._fds.append(self._told)
         self._rung = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._fds.append(self._rung)
@@ -592,20 +609,20 @@ class _Bell:
             os.close(fd)
 
     def watch(self, path: str) -> bool:
-        """Also if it is another file by now. False where there is none."""
+        """Watch the file that is at *path* now. False if there is no file."""
         return bool(_libc.inotify_add_watch(self._told, os.fsencode(path), TOUCHED) >= 0)
 
     def ring(self) -> None:
         os.eventfd_write(self._rung, 1)
 
     def sleep(self, seconds: float) -> None:
-        # In a patched process this is gevent's poll, and others run meanwhile.
+        # In a patched process this is gevent's poll, which lets other greenlets run.
         poll = select.poll()
         for fd in self._fds:
             poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll(seconds * 1000):
             try:
-                os.read(fd, 4096)  # what remains of it wakes once more
+                os.read(fd, 4096)  # bytes that remain only wake the sleeper once more
             except BlockingIOError:
                 pass
 
@@ -620,13 +637,13 @@ def _new_bell() -> _Bell | None:
 _brokers: weakref.WeakSet[SqliteBroker] = weakref.WeakSet()
 _forking: list[SqliteBroker] = []
 
-# Held by the thread that forks. Of several threads that fork at once each waits for its turn,
-# as a lock can be given back by the thread that took it only.
+# Held by the thread that forks. If several threads fork at once, each waits for its turn: only
+# the thread that took a broker's lock can release it.
 _fork_turn = new_lock()
 
 
-# SQLite's locks are of one process, and a child would take its parent's for its
-# own. So nothing of it is open while a process forks.
+# A lock of SQLite belongs to one process. A child would take the locks of its parent for its
+# own, so no connection may be open while a process forks.
 def _before_fork() -> None:
     _fork_turn.acquire()
     _forking.extend(_brokers)
