@@ -1,8 +1,9 @@
-"""Channels whose own logs cannot be read, while the broker serves the others.
+"""Retry channels that cannot be read while the broker serves the other channels.
 
-In Redis such a key has another type, or the account may not read it; in SQLite a row or
-a page is damaged. The streams of such a channel stay open and wait. It is told of once,
-tried again while somebody follows it, and told of once more when all is well.
+In Redis, the key of such a channel has another type, or the account may not read the key. In
+SQLite, a row or a page is damaged. The streams of such a channel stay open and wait. The channel
+is logged once, is tried again while a stream follows it, and is logged once more when it can be
+read again.
 """
 
 import time
@@ -15,53 +16,60 @@ from .errors import BrokerError
 from .hub import logger, new_lock
 from .settings import chance
 
-#: Seconds before such channels are tried again, at first and at most.
+#: Seconds before the next try: after the first failure, and at most.
 SOONEST, LATEST = 0.1, 2.0
 
-#: Of many such channels those that are tried at a time.
+#: Channels that are tried in one round.
 AT_ONCE = 16
 
-#: Channels of which it is remembered that they were told of.
+#: The most channels that are remembered, so that each is logged only once.
 REMEMBERED = 1000
 
-#: Of a try: entries that are read, and their bytes.
+#: Entries that a try reads, and their bytes.
 TRIED, TRIED_BYTES = 128, 256 * 1024
 
 
 class Followed(Protocol):
-    """What follows the channels in this process."""
+    """The channels that this process follows: the part that `Ailing` needs."""
 
     def places(self, name: str) -> list[int] | None:
-        """The numbers behind which a channel is to be read, or None where nobody follows it.
+        """The entry numbers after which this process must read the channel *name*.
 
-        Of the listener first, then of the stream that is furthest behind.
+        The first number is the listener's. The second, if any, is the number of the stream that
+        is furthest behind. None if no stream follows the channel.
         """
 
     def resume(self, name: str) -> None:
-        """The listener can go on with it, or all can."""
+        """Let the listener and the streams that are behind read the channel *name* again."""
 
 
 class Ailing:
-    """Those of one broker, in one process. *start* runs a function that waits."""
+    """The channels of one broker, in one process, that cannot be read now.
+
+    *start* runs a function that waits, in a greenlet or thread of its own.
+    """
 
     def __init__(
         self, broker: Broker, start: Callable[[Callable[[], None]], object], followed: Followed
     ) -> None:
         self._broker = broker
         self._start = start
-        # Without a cycle: what is dropped closes its connections at once.
+        # A weak reference makes no cycle, so a dropped broker closes its connections at once.
         self._followed_by = weakref.ref(followed)
         self._lock = new_lock()
-        # Whether the listener is to leave it out.
+        # For each channel, whether the listener must leave it out.
         self._channels: dict[str, bool] = {}
         self._is_trying = False
 
     def __contains__(self, name: str) -> bool:
-        """Whether the listener is to leave the channel *name* out."""
+        """Whether the listener must leave the channel *name* out of its wait."""
         return self._channels.get(name, False)
 
     def add(self, error: ChannelError, *, listener: bool) -> None:
-        """The log of a channel could not be read, by the *listener* or by a reader."""
+        """Note *error*, log it if the channel is new here, and start the retries.
+
+        *listener* tells whether the listener met the error, and not a reader of one stream.
+        """
         with self._lock:
             is_new = error.channel not in self._channels
             self._channels[error.channel] = listener or error.channel in self
@@ -69,7 +77,7 @@ class Ailing:
                 del self._channels[next(iter(self._channels))]
         if is_new:
             logger.warning(
-                "channels: %s; this is of the channel %r alone: its streams stay open and"
+                "channels: %s; only the channel %r is affected: its streams stay open and"
                 " wait, and the other channels go on",
                 error,
                 error.channel,
@@ -77,7 +85,7 @@ class Ailing:
         self.go_on()
 
     def go_on(self) -> None:
-        """Somebody follows a channel that may be one of these."""
+        """Start the retries if they are not running. Called when a stream follows a channel."""
         with self._lock:
             start = bool(self._channels) and not self._is_trying
             self._is_trying = self._is_trying or start
@@ -85,7 +93,7 @@ class Ailing:
             self._start(self.run)
 
     def run(self) -> None:
-        """Try them again, until nobody follows any of them."""
+        """Try the channels again, until each can be read or has no follower."""
         pause = SOONEST
         try:
             while names := self._names():

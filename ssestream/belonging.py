@@ -1,15 +1,15 @@
-"""A stream that is made with a request belongs to it, and ends with it.
+"""End a stream with the Flask request that it was made with.
 
-A view may begin a stream and then refuse: it raises, it aborts, it returns something
-else, an ``after_request`` puts another answer in its place. Nobody would ever read such a
-stream or close it, and what it follows, and what was to end with it, would go on.
+A view may make a stream and then not send it: the view raises, aborts, or returns something
+else, or an ``after_request`` function replaces the response. Nobody would ever read or close such
+a stream. Its subscriptions would go on, and its ``"close"`` handlers would never run.
 
-Of the answer that is sent, three kinds matter:
+The response decides when the stream ends:
 
-* a response that the stream is piped into, or whose body the stream is: it ends the stream;
-* a body that is complete, such as a text, or a status that no browser reads a stream
-  of: the stream is of no more use;
-* any other body may be made of the stream, which ends when the body does.
+* The stream is piped into the response, or is its body: the response ends the stream.
+* The body is complete, such as a text, or browsers do not read a stream with this status: the
+  stream ends at once.
+* Any other body may be made from the stream: the stream ends when the body ends.
 """
 
 import functools
@@ -19,24 +19,25 @@ import flask
 from flask.globals import request_ctx
 from flask.signals import request_finished, request_tearing_down
 
-# To its type the proxy is what it stands for, and has no such method.
+# The type of the proxy is declared as the type of its target, which has no
+# _get_current_object(), so the annotation is Any.
 _request_context: Any = request_ctx
 
 _KEY = "ssestream.streams"
 
 
 class Belonging(Protocol):
-    """The stream, as far as its request knows it."""
+    """A stream that belongs to a request: the part that this module needs."""
 
     def _leads_to(self, response: object) -> bool:
-        """Whether it is piped into *response*."""
+        """Whether the stream is piped into *response*."""
 
     def _request_over(self) -> None:
-        """Its request is over, and has not sent it."""
+        """End the stream, because its request is over and no response sends the stream."""
 
 
 def belong(environ: dict[str, Any], stream: Belonging) -> None:
-    """*stream* was made with the request of *environ*: if that is Flask's, end it with it."""
+    """End *stream* with its request, if *environ* is the environ of the current Flask request."""
     if not flask.has_request_context():
         return
     context = _request_context._get_current_object()
@@ -45,13 +46,13 @@ def belong(environ: dict[str, Any], stream: Belonging) -> None:
 
 
 def _take_streams() -> list[Belonging]:
-    """Those of the current request, which it knows no more."""
+    """Remove and return the streams that belong to the current request context."""
     context = _request_context._get_current_object()
     environ = context.request.environ
     known = environ.pop(_KEY, None)
     if known is None:
         return []
-    # Of a request that was copied to another thread, each ends what is its own.
+    # A request context may be copied to another thread. Each context ends only its own streams.
     others = tuple(pair for pair in known if pair[0] is not context)
     if others:
         environ[_KEY] = others
@@ -76,7 +77,7 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
 
 
 def _over(sender: object, **extra: object) -> None:
-    # There was no answer, or it was not known any more.
+    # The remaining streams got no response, or were made after the response.
     _end(_take_streams())
 
 

@@ -1,7 +1,7 @@
-"""The clock of all deadlines: one that a test does not stop.
+"""The clock for all deadlines, which goes on even if a test stops Python's clock.
 
-freezegun and time-machine stop ``time.monotonic()``, too. A deadline that is measured
-with a stopped clock never comes, and whoever waits for it waits for ever.
+freezegun and time-machine also stop ``time.monotonic()``. With a stopped clock, a deadline never
+comes, and its waiter waits for ever.
 """
 
 import functools
@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 
 def _seconds() -> Callable[[], float]:
-    # The same clock by another name. time-machine leaves that name alone. freezegun
-    # replaces it in `time` and in every module that has it, but looks into no instance.
+    # perf_counter() is the same clock as monotonic(), and time-machine does not replace it.
+    # freezegun replaces it in `time` and in each module that imports it, but not in the
+    # attributes of instances.
     if isinstance(time.perf_counter, types.BuiltinFunctionType):
         return time.perf_counter
-    # This module was imported while the clock was stopped.
+    # perf_counter() is not the real function: this module is imported while freezegun is active.
     return functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 
 
@@ -23,7 +24,7 @@ class _Clock:
     __slots__ = ("now",)
 
     def __init__(self) -> None:
-        #: Seconds since some moment in the past, the same for all of this machine.
+        #: Seconds since a moment in the past that is the same for the whole machine.
         self.now: Callable[[], float] = _seconds()
 
 

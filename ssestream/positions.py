@@ -1,11 +1,12 @@
-"""Event ids of channels: where a client stands in each of those that it reads.
+"""Format and parse the event ids of channels, which hold a client's position in each channel.
 
-``news=4c1b9a20.17.5d0e3a,sports=4c1b9a20.3.9f01c2``: for each channel the identity of
-its log, the number of the last event, and the check of that event. A browser sends the
-id back as ``Last-Event-ID``, whichever of the channels its last event was of.
+An example is ``news=4c1b9a20.17.5d0e3a,sports=4c1b9a20.3.9f01c2``. For each channel, the id
+holds the identity of the log, the number of the last event, and the check of that event. A
+browser sends the id of its last event back as ``Last-Event-ID``. Each id has the positions of
+all channels, so it does not matter from which channel the last event came.
 
-An id needs no quoting in a query, where a ``+`` is read as a space: no name has a
-space, so a space is a ``+``.
+An id needs no quoting in a query. A query turns ``+`` into a space, and `parse_id` turns a
+space back into ``+``, because no name of a channel has a space.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +14,7 @@ from collections.abc import Collection, Mapping
 from .brokers.broker import CHECK_LENGTH, NAME, Position, parse_position
 from .request import MAX_LAST_EVENT_ID
 
-#: Characters that one channel may take beside its name.
+#: The most characters that one channel takes in an id, besides its name.
 _LONGEST = len("=") + 32 + len(".") + 18 + len(".") + CHECK_LENGTH + len(",")
 
 
@@ -22,7 +23,7 @@ def format_id(positions: Mapping[str, Position]) -> str:
 
 
 def parse_id(text: str) -> dict[str, Position] | None:
-    """What `format_id` was given; None where *text* is nothing that it makes."""
+    """The positions in the id *text*; None if `format_id` cannot have made *text*."""
     if len(text) > MAX_LAST_EVENT_ID:
         return None
     positions = {}
@@ -36,9 +37,9 @@ def parse_id(text: str) -> dict[str, Position] | None:
 
 
 def check_fits(names: Collection[str]) -> None:
-    """Raises ``ValueError`` where the id of all these could be longer than a request's."""
+    """Raise ``ValueError`` if an id for the channels *names* could exceed `MAX_LAST_EVENT_ID`."""
     if sum(len(name) + _LONGEST for name in names) > MAX_LAST_EVENT_ID:
         raise ValueError(
-            f"{len(names)} channels are too many for one stream: an event's id holds a"
-            f" position in each, and has {MAX_LAST_EVENT_ID} characters at most"
+            f"{len(names)} channels are too many for one stream: the id of an event holds a"
+            f" position in each channel, and has at most {MAX_LAST_EVENT_ID} characters"
         )

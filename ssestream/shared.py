@@ -1,31 +1,31 @@
-"""Equal frames that wait for several clients are kept once.
+"""Keep only one copy of equal frames that wait for several clients.
 
-A loop that writes one message to each of many streams serialises the message for each
-of them. Most of these copies leave at once. Those of slow clients wait, up to a
-megabyte for each client, and are then the same bytes as often as there are slow
-clients. So a frame that has to wait is looked for among the last frames that had to.
+An app may write the same message to many streams in a loop. Each write serialises the message
+again. Most of these copies leave at once. The copies for slow clients wait, up to a megabyte for
+each client, and all of them have the same bytes. Therefore each frame that must wait is looked up
+among the last frames that had to wait, and an equal frame is used in its place.
 
-Nothing is looked for on the way of a frame that need not wait, unless the frame is
-large: then it is compared with the large one before it.
+A frame that need not wait is not looked up. Only a large frame is compared with the large frame
+before it.
 """
 
-#: Bytes of one generation of known frames: twice what may wait in one stream, so that
-#: streams which are written to one after the other find each other's frames.
+#: The most bytes of one generation of known frames. Twice the bytes that may wait in one stream,
+#: so that streams that are written to in turn find each other's frames.
 SIZE = 2 * 1024 * 1024
 
-#: Bytes that it takes to know a frame, beside the frame.
+#: The bytes of bookkeeping for each known frame.
 EACH = 150
 
 
-#: Bytes of a frame from which on a second copy in the hand of a server matters.
+#: The size in bytes from which a frame is large: a second copy in a server's hand then matters.
 LARGE = 64 * 1024
 
 
 class Shared:
-    """The last frames that had to wait, in two generations.
+    """The last frames that had to wait, in two generations: young and old.
 
-    Any thread may ask. Two threads that ask at the same time may each forget what the
-    other has added, and then a frame is kept twice.
+    Thread-safe. Two threads that call at the same time may each lose the frame of the other.
+    Then that frame is kept twice, which does no harm.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class Shared:
         self._large = b""
 
     def __call__(self, frame: bytes) -> bytes:
-        """*frame*, or the same bytes as they are known already."""
+        """The known frame that is equal to *frame*; else *frame*, which is known from now on."""
         known = self._young.get(frame)
         if known is not None:
             return known
         size = len(frame) + EACH
-        # A larger one would stay here for long.
+        # A frame larger than a generation would stay here for a long time.
         if size > SIZE:
             return frame
         known = self._old.get(frame, frame)
@@ -51,7 +51,7 @@ class Shared:
         return known
 
     def large(self, frame: bytes) -> bytes:
-        """*frame*, or the large frame before it if that has the same bytes."""
+        """The last large frame if it is equal to *frame*; else *frame*."""
         large = self._large
         if frame == large:
             return large

@@ -1,21 +1,21 @@
-"""What there can be only one of: it is neither copied nor pickled, and says why.
+"""A base class for objects that cannot be copied or pickled; the error says why.
 
-A cache of responses, a task queue or a ``multiprocessing`` argument would else get a second
-object that shares the socket, the lock or the timer of the first.
+Without it, a cache of responses, a task queue or ``multiprocessing`` would make a second object
+that shares the socket, the lock or the timer of the first object.
 """
 
 from typing import NoReturn
 
 
 class Uncopyable:
-    """A base of such classes. A class of the app's may have a ``__reduce__`` of its own."""
+    """Refuses to be copied or pickled. A subclass in an app may define its own ``__reduce__``."""
 
     __slots__ = ()
 
-    #: Why there is only one, and what to do instead.
+    #: The reason in the error, and the way to get another object.
     _only_one = "there is only one of it"
 
-    # copy(), deepcopy() and pickle all come here.
+    # copy(), deepcopy() and pickle all call this.
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"a {type(self).__name__} can be neither copied nor pickled: {self._only_one}"
