@@ -1,9 +1,8 @@
-"""What the server iterates: the frames of an `OutgoingMessage`, as they come.
+"""Body: the server's end of a response, the iterable that yields its frames.
 
-When the client has left, it ends as if it were complete instead of raising: the
-server's last few bytes then fail in the cut connection, which every server
-takes quietly, while an exception would be reported by each middleware on its
-way.
+When the client has left, the iterable simply ends and does not raise. The server then
+sends its last few bytes into a connection that is cut, and every server takes this
+quietly. An exception would be reported by the server and by each middleware.
 """
 
 import errno
@@ -20,7 +19,7 @@ from .uncopyable import Uncopyable
 class Body(Uncopyable):
     """The WSGI iterable of one `OutgoingMessage`.
 
-    It has no ``__len__``, from which servers would make a Content-Length.
+    It has no ``__len__``, because servers would make a Content-Length of it.
     """
 
     _only_one = "what is taken from it is taken from its response"
@@ -30,29 +29,30 @@ class Body(Uncopyable):
     def __init__(self, message: OutgoingMessage) -> None:
         self._message = message
         self._gzip: Gzip | None = None
-        # What the kernel had been given before the first chunk was taken.
+        # Bytes that the kernel had before the first chunk. None if nobody looks (see
+        # `diagnosis`).
         self._written: int | None = None
         self._begun = False
         self._left = False
-        # Whether chunks go as they are and the first one has been looked after.
+        # Whether chunks need no encoding and the first one has passed `_encoded`.
         self._plain = False
 
     def compress(self) -> None:
-        """Gzip what is taken from now on."""
+        """Compress every later chunk with gzip."""
         self._gzip = Gzip()
 
     def goes_alone(self) -> None:
-        """Nothing is between it and the socket that could hold back what is taken."""
+        """Say that chunks go straight to the socket, so that nothing can hold them back."""
         self._begun = self._left = True
 
     @property
     def message(self) -> OutgoingMessage:
-        """Whose it is."""
+        """The response that this is the body of."""
         return self._message
 
     @property
     def is_plain(self) -> bool:
-        """Whether what is taken is what was put."""
+        """Whether chunks are sent as they were written, without compression."""
         return self._gzip is None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -60,7 +60,7 @@ class Body(Uncopyable):
 
     def __next__(self) -> bytes:
         buffer = self._message._buffer
-        # Being asked for more says that the last chunk is with the kernel.
+        # The server asks for more, so the kernel has the last chunk.
         if buffer.taken_at:
             drained = buffer.give_back()
             if drained or not self._left:
@@ -71,15 +71,16 @@ class Body(Uncopyable):
         return chunk if chunk and self._plain else self._encoded(chunk)
 
     def take_now(self, bell: Bell) -> bytes:
-        """The next chunk; empty while there is none, and then *bell* is rung when there is.
+        """The next chunk. Returns ``b""`` if none waits, and rings *bell* when one does.
 
-        For who does not wait in ``next()``. Raises ``StopIteration`` as that does.
+        For a reader that does not wait in ``next()``. Raises ``StopIteration`` at the end, as
+        ``next()`` does.
         """
         chunk = self._message._buffer.take_now(bell)
         return chunk if chunk == b"" else self._encoded(chunk)
 
     def left(self) -> None:
-        """The chunk taken last is with the kernel."""
+        """The kernel has the chunk that was taken last."""
         self._has_left(self._message._buffer.give_back())
 
     def _has_left(self, drained: bool) -> None:
@@ -102,18 +103,18 @@ class Body(Uncopyable):
             return chunk
         if self._gzip is not None and not message.closed:
             gzip, self._gzip = self._gzip, None
-            # Its client may stall here, too.
+            # Note the time: the client may also stall while it takes the end of the gzip data.
             message._buffer.written_at = message._buffer.taken_at = clock.now()
             return gzip.end()
         message._close(message._retired or "ended", finished=True)
         if message._aborted and not message._reachable:
-            # With no socket to cut, only an exception keeps the server from
-            # ending a broken stream as if it were whole.
+            # Without a socket to cut, an exception is the only way to stop the server from
+            # ending a broken stream like a complete one.
             raise ConnectionResetError(errno.ECONNRESET, "the stream was destroyed")
         raise StopIteration
 
     def close(self) -> None:
-        """The server is done (PEP 3333). Runs what is left of the handlers."""
+        """The server is done with the body (PEP 3333). Runs the handlers that wait."""
         self._message.server_done()
 
     def _begin(self) -> None:

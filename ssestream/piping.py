@@ -1,4 +1,4 @@
-"""One stream piped to one destination: whether it is ready, and when it leaves."""
+"""Pipe: one stream piped to one destination, and whether the destination is ready."""
 
 from typing import Any, Protocol
 
@@ -9,16 +9,16 @@ from .wire import OK
 
 
 class Destination(Protocol):
-    """What a stream can be piped into: anything with ``write(bytes)``.
+    """The contract of an object that a stream can be piped into: ``write(bytes)``.
 
-    One whose ``write()`` returns False gets nothing more until it emits
-    ``"drain"``, so it needs ``on`` as well; without that its result is not
-    looked at. ``write_head``, ``flush_headers``, ``end``, ``destroy`` and
-    ``emit`` are called where they are there, and ``"close"`` is listened to.
+    If ``write()`` returns False, the destination gets nothing more until it emits
+    ``"drain"``. For this it needs ``on`` too; without ``on`` the result of ``write()`` is
+    ignored. The stream also calls ``write_head``, ``flush_headers``, ``end``, ``destroy``
+    and ``emit`` if they exist, and listens to ``"close"``, ``"finish"`` and ``"error"``.
     """
 
     def write(self, chunk: bytes, /) -> object:
-        """Take *chunk*. May block: the stream calls it where that holds up nobody."""
+        """Take *chunk*. May block: the stream calls it in a thread or greenlet of its own."""
 
 
 class Source(Protocol):
@@ -35,7 +35,7 @@ class Source(Protocol):
 
 
 class Pipe:
-    """Between `SseStream.pipe` and `SseStream.unpipe`."""
+    """The connection from `SseStream.pipe` until `SseStream.unpipe`."""
 
     __slots__ = (
         "_emits",
@@ -51,17 +51,17 @@ class Pipe:
     def __init__(self, source: Source, destination: Destination, end: bool) -> None:
         self.source = source
         self.destination = destination
-        #: Whether ``write()`` is sure to come back at once.
+        #: Whether ``write()`` never blocks. True for every response of this package.
         self.never_blocks = isinstance(destination, OutgoingMessage)
-        #: Where a response's ``write()`` puts what it gets, unless an app has put its
-        #: own over that.
+        #: The buffer into which a response's ``write()`` puts frames. None for any other
+        #: destination, and if the app has overridden ``write``.
         self.buffer: FrameBuffer | None = None
         if isinstance(destination, OutgoingMessage):
             function = getattr(destination.write, "__func__", None)
             if function is OutgoingMessage.write:
                 self.buffer = destination._buffer
-        # Set by its drain, from any thread, and so cleared before each write and
-        # never after.
+        # The "drain" of the destination may set this at any time, from any thread. So it is
+        # cleared before each write and never after.
         self._ready = True
         self._end = end
         self._ending = False
@@ -69,12 +69,12 @@ class Pipe:
 
     @property
     def ready(self) -> bool:
-        """Whether it may be written to."""
+        """Whether the destination may be written to."""
         return self._ready and not (self.buffer is not None and self.buffer.need_drain)
 
     def send(self, frame: bytes) -> None:
         if self.buffer is not None:
-            # False without a drain to come is the last word of one that closes.
+            # False without a "drain" to come means that the destination is closing.
             if not self.destination.write(frame) and not self.buffer.need_drain:
                 self._ready = False
             return
@@ -83,16 +83,16 @@ class Pipe:
             self._ready = True
 
     def is_slow(self, since: float) -> bool:
-        """Whether its destination holds up the stream, although it was given time to take.
+        """Whether the destination holds up the stream, although it had time to take.
 
-        *since* is when the stream last told its writer to wait.
+        *since* is the time when the stream last told its writer to wait.
         """
         return not self.ready and (self.buffer is None or self.buffer.is_stuck(since))
 
     def greet(self) -> None:
-        """Write what opens every stream."""
+        """Write the opening comment."""
         if self.buffer is not None:
-            # It is no message of the app's.
+            # The buffer does not count the comment as a message.
             self.buffer.put_opening(OK)
         elif isinstance(self.destination, OutgoingMessage):
             self._ready = self.destination.greet(OK)
@@ -100,14 +100,14 @@ class Pipe:
             self.send(OK)
 
     def attach(self, alone: tuple["Pipe"]) -> bool:
-        """Listen to the destination. False when it has closed already.
+        """Listen to the destination. Returns False if it has closed already.
 
-        *alone* is this pipe in a tuple, which need not be made again.
+        *alone* is a tuple of this pipe. The caller has it already, which saves memory.
         """
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
             destination._join(alone)
-            # It may have drained, or gone, since it was first written to.
+            # The response may have drained or closed since the first write.
             if not destination.writable_need_drain:
                 self._ready = True
             return not destination.closed
@@ -117,11 +117,11 @@ class Pipe:
         return True
 
     def detach(self, ending: bool = False, destroying: bool = False) -> None:
-        """The pipe is over: by itself, or because the stream *ends* or is *destroyed*."""
+        """End the pipe: by an unpipe, or because the stream is *ending* or *destroying* itself."""
         destination: Any = self.destination
         self._ending = ending and self._end
         if self._ending and self.never_blocks:
-            # Node tells "unpipe" when the destination has finished.
+            # As in Node, "unpipe" comes when the destination has finished.
             destination.end()
             return
         self._stop_listening()
@@ -135,16 +135,16 @@ class Pipe:
                 self.source._lane.soon(destination.destroy)
 
     def tell(self, event: str) -> None:
-        """Let the destination emit ``"pipe"`` or ``"unpipe"``."""
+        """Let the destination emit *event*, ``"pipe"`` or ``"unpipe"``, with the stream."""
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            # Whoever comes to listen later hears nothing of it in Node either.
+            # A handler that is added later would not hear of it in Node either.
             if destination._is_heard(event):
                 destination._announce(event, self.source)
         elif callable(getattr(destination, "emit", None)):
             self.source._lane.soon(destination.emit, event, self.source)
 
-    # -- what the destination tells
+    # -- calls and events from the destination
 
     def drained(self, *args: object) -> None:
         self._ready = True
@@ -186,9 +186,9 @@ class Pipe:
 
 
 class Unpiped:
-    """What an `SseStream.unpipe` leaves in a response: it is told when the response closes.
+    """An inlet that `SseStream.unpipe` leaves in a response of the stream's request.
 
-    The stream was made with the response's request, and belongs to it.
+    With it the stream still ends when this response closes, unless it was piped again.
     """
 
     __slots__ = ("_source",)
@@ -198,7 +198,7 @@ class Unpiped:
 
     @classmethod
     def of(cls, source: Source, destination: OutgoingMessage) -> None:
-        """Let *source* be told of *destination*: now, if it has closed already."""
+        """Notify *source* when *destination* closes: now, if it has closed already."""
         inlets = destination._inlets
         if not any(isinstance(each, cls) and each._source is source for each in inlets):
             unpiped = cls(source)

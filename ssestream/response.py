@@ -1,16 +1,16 @@
 """ServerResponse: Node's ``res`` as a Flask response.
 
-A view makes one, writes to it or pipes a stream into it, now or from a timer
-later, and returns it. To Flask it is a response like any other: cookies, the
-session and ``after_request`` do what they always do.
+A view makes a `ServerResponse`, writes to it or pipes a stream into it (now, or later
+from a timer) and returns it. For Flask it is a usual response: cookies, the session and
+``after_request`` work as always.
 
-Two things of Flask shape this file:
+Two habits of Flask shape this file:
 
-* ``make_response`` turns a response of another class into the app's own by
-  assigning its ``__class__``. The assignment is caught, and the class becomes
-  one that is both (`ServerResponse.__class__`).
-* A response may never be sent: the view raises after having made it, or
-  another takes its place. Its ``close`` comes at the end of the request then.
+* ``make_response`` turns a response of another class into the app's own class: it
+  assigns ``__class__``. `ServerResponse.__class__` catches the assignment and sets a
+  class that is both.
+* A response may never be sent, because the view raises later or another response takes
+  its place. Then it emits ``close`` at the end of the request.
 """
 
 import contextlib
@@ -40,33 +40,34 @@ from .outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .settings import app_settings, client_of
 from .stream import HEADERS
 
-# To its type the proxy is what it stands for, and has no such method.
+# Typed as Any, because type checkers do not know this method of the proxy.
 _request_context: Any = request_ctx
 
 _MADE_KEY = "ssestream.responses"
 
-#: A server's list of those who want their head flushed; it does so once it has the
-#: body, and knows by that whether the connection ends with it.
+#: The key of a list in the environ. A server that sets it flushes the heads of the listed
+#: responses itself, when it has the body: only then does it know whether the connection ends
+#: with the body.
 FLUSH_LATER = "ssestream.flush_later"
 
 _OK = "200 OK"
 
-# What nobody appends to.
+# A shared empty list, to which nothing may be appended.
 _NONE: Any = ()
 
-#: What the ``Content-Encoding`` of a response is until it is sent: compressors that
-#: work on Flask's responses hold back what is written piece by piece, and do not
-#: ask for ``no-transform``, but leave alone what is encoded. Set from the beginning,
-#: as Flask has several ways to set the type that would tell a stream. On the wire it
-#: would be wrong (RFC 9110, section 8.4.1).
+#: The ``Content-Encoding`` of a response until it is sent. Compressors that work on Flask's
+#: responses would hold back small pieces. They ignore ``no-transform``, but they leave an
+#: encoded response alone. It is set from the beginning, because Flask has several ways to set
+#: the type later. It is removed before sending, because it is wrong on the wire (RFC 9110,
+#: section 8.4.1).
 UNCOMPRESSED = "identity"
 
-# The headers of a stream to which nobody has added anything, for all of them.
+# The headers that all streams without headers of their own share.
 _STREAM = CheckedHeaders([*HEADERS.items(), ("Content-Encoding", UNCOMPRESSED)])
 
 
 def _become(response: Any, response_class: Any) -> None:
-    """What ``response.__class__ = response_class`` does."""
+    """Set the class of *response*; for ``response.__class__ = response_class``."""
     if not issubclass(response_class, ServerResponse):
         own: Any = type(response)
         response_class = _both(own, response_class)
@@ -76,25 +77,29 @@ def _become(response: Any, response_class: Any) -> None:
 class ServerResponse(OutgoingMessage, flask.Response):
     """A Flask response that a view returns and goes on writing to.
 
-    *status* is an int such as 200 or a str such as ``"200 OK"``, *headers* a
-    mapping or pairs, or None. *high_water_mark* is the number of bytes that
-    may wait before `write` says False.
+    *status* is an int such as 200 or a str such as ``"200 OK"``. *headers* is a
+    mapping or pairs; None adds none. *high_water_mark* is the number of bytes that may
+    wait before `write` returns False.
 
-    Emits ``close`` exactly once, whatever the cause (client gone, response
-    finished, error); ``finish`` before it when everything was sent; ``drain``,
-    ``pipe``, ``unpipe``, ``error``. Handlers run outside the request context.
+    Emits ``close`` exactly once, for every cause (the client has left, the response is
+    finished, an error). If everything was sent, ``finish`` comes before it. Also emits
+    ``drain``, ``pipe``, ``unpipe`` and ``error``. Handlers run outside the request
+    context.
 
-    A stream (``text/event-stream``) gets the headers that keep proxies and
-    compressors from buffering it, unless others were set. Hop-by-hop headers
-    such as ``Connection``, which Express code likes to set, are the server's
-    and are left out (PEP 3333). Node's ``http.ServerResponse``.
+    A stream (``text/event-stream``) gets the headers that stop proxies and compressors
+    from buffering it, unless the app has set others. Hop-by-hop headers such as
+    ``Connection`` are left out: PEP 3333 forbids them, but Express code often sets them.
+
+    Raises ``TypeError`` for a *high_water_mark* that is no int, ``ValueError`` for one
+    below 1, and for *status* and *headers* as `write_head`. Node's
+    ``http.ServerResponse``.
     """
 
     _only_one = "it goes to one client while it is written to. Let no cache or task queue have it"
 
     __slots__ = ("_flush", "_headers", "_lent")
 
-    # Not __setattr__, which would be run for each of forty attributes.
+    # Not __setattr__, because this would run for each of forty attributes.
     __class__: Any = property(type, _become)
 
     def __init__(
@@ -114,12 +119,12 @@ class ServerResponse(OutgoingMessage, flask.Response):
             environ = context.request.environ
             lane = lane_of(environ)
         OutgoingMessage.__init__(self, lane, high_water_mark)
-        # Whether they are those of all others, too.
+        # Whether `_headers` is shared with other responses and must be copied before a change.
         self._lent = False
         own: Any = type(self)
         self._headers = _beginning(own)
-        # Passed through: nobody may collect an endless body in order to, say,
-        # make an ETag of it.
+        # With direct_passthrough nobody collects the endless body, for example to make an ETag
+        # of it.
         flask.Response.__init__(self, Body(self), _OK, self._headers, direct_passthrough=True)
         self._lent = True
         self._on_close = _NONE
@@ -129,13 +134,13 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if environ is not None:
             environ[_MADE_KEY] = (*environ.get(_MADE_KEY, ()), (context, self))
 
-    # -- the head
+    # -- status and headers
 
     @property
     def headers(self) -> Headers:
-        """The headers, which may be changed until they are sent."""
-        # To make some for each takes longer than to send them, and most streams
-        # have the same.
+        """The headers. They may be changed until they are sent."""
+        # Copied only when needed: most streams share the same headers, and a copy costs more
+        # time than sending them.
         if self._lent:
             self._headers, self._lent = self._headers.copy(), False
         return self._headers
@@ -148,22 +153,22 @@ class ServerResponse(OutgoingMessage, flask.Response):
 
     @property
     def status(self) -> str:
-        """The status line, such as ``"200 OK"``. It may be set to an int as well."""
+        """The status line, such as ``"200 OK"``. An int may be assigned too."""
         return str(super().status)
 
     @status.setter
     def status(self, status: int | str) -> None:
-        # A class of the app's may have its own.
+        # The app's response class may have a setter of its own.
         base: Any = super(ServerResponse, type(self))
         base.status.fset(self, status if status is _OK else check_status(status))
 
     def header(self, name: str | Mapping[str, Any], value: Any = None) -> "ServerResponse":
-        """Set a header, or several from a mapping. Express's ``res.header``.
+        """Set one header, or several from a mapping. Express's ``res.header``.
 
-        *value* is a str, an int, or a list for a header that comes several
-        times. Returns the response. Raises `HeadersSent` when they have been
-        sent, ``TypeError`` for another kind of value, ``ValueError`` for one with
-        a control character in it or one beyond Latin-1. `headers` refuses the same.
+        *value* is a str, an int, or a list of them for a header with several lines.
+        Returns the response. Raises `HeadersSent` if the headers were sent already,
+        ``TypeError`` for a value of another type, and ``ValueError`` for a value with a
+        control character or a character beyond Latin-1. `headers` refuses the same.
         """
         self._check_unsent(f"header({name!r}, ...)")
         self._set_all(checked(name.items() if isinstance(name, Mapping) else [(name, value)]))
@@ -174,16 +179,16 @@ class ServerResponse(OutgoingMessage, flask.Response):
         status: int | str,
         headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
     ) -> "ServerResponse":
-        """Set the status and, beside those that are there, *headers*.
+        """Set the status, and add *headers* to the headers that are set already.
 
-        Returns the response. Raises `HeadersSent` when they have been sent,
-        ``TypeError`` or ``ValueError`` for a status that is none. An enum such as
-        ``HTTPStatus`` counts as its number. Node's
-        ``response.writeHead``.
+        A header of the same name is replaced. None adds none. Returns the response.
+        Raises `HeadersSent` if the headers were sent already, and ``TypeError`` or
+        ``ValueError`` for a *status* that is none; for *headers* as `header`. An enum such
+        as ``HTTPStatus`` counts as its number. Node's ``response.writeHead``.
         """
         self._check_unsent("write_head()")
         if headers is HEADERS and status == 200:
-            # A stream's, which need not be looked at.
+            # The call of SseStream.pipe(): its headers need no check.
             if self.status != _OK:
                 self.status = _OK
             if self._lent:
@@ -209,11 +214,11 @@ class ServerResponse(OutgoingMessage, flask.Response):
         """
         self._flush = True
 
-    # -- what Werkzeug and the server call
+    # -- methods that Werkzeug and the server call
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if self.headers_sent:
-            raise HeadersSent("a ServerResponse answers one request, and this one has")
+            raise HeadersSent("a ServerResponse answers one request; this one was sent already")
         settings, client = None, None
         try:
             if self._is_stream():
@@ -226,11 +231,12 @@ class ServerResponse(OutgoingMessage, flask.Response):
             write = start_response(status, headers)
             bodyless = self._bodyless(environ)
             if bodyless:
-                # Its watch would have nothing to tell, and no source may start.
+                # No `open`: without a body there is no client to watch, and no source may
+                # start.
                 self._connection = connection
             else:
                 self.open(connection, settings, client)
-            # What waits takes the head along.
+            # Bytes that wait take the head along.
             if self._flush and not bodyless and not self._buffer.length:
                 later = environ.get(FLUSH_LATER)
                 if later is not None:
@@ -248,18 +254,19 @@ class ServerResponse(OutgoingMessage, flask.Response):
         return body
 
     def get_app_iter(self, environ: dict[str, Any]) -> Iterable[bytes]:
-        """The body as the server is to iterate it."""
+        """The body that the server iterates."""
         if self._bodyless(environ):
             return _Nothing(self)
         if isinstance(self.response, Body):
-            # Unwrapped, so that a server can know it for what it is.
+            # Not wrapped, so that `SseWorker` can recognise it.
             return self.response
         return ClosingIterator(self.iter_encoded(), self.close)
 
     def get_wsgi_response(
         self, environ: dict[str, Any]
     ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
-        # One stream's head is as another's, and what makes it is a tenth of opening one.
+        # Most streams have equal heads. Making a head takes a tenth of the time to open a
+        # stream.
         status = self.status
         given = status if self._headers is _STREAM else (status, *self._headers)
         own: Any = type(self)
@@ -268,7 +275,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if head is not None:
             return self.get_app_iter(environ), status, head[:]
         body, status, head = super().get_wsgi_response(environ)
-        # Neither given to nor taken from a class of an app's, whose head may be for one only.
+        # An app's own class makes its own head, perhaps for one response only: it gets no kept
+        # head and its heads are not kept.
         if usual and self._is_stream() and not any(name.lower() in _OF_REQUEST for name, _ in head):
             if len(_heads) >= HEADS:
                 _heads.clear()
@@ -299,18 +307,18 @@ class ServerResponse(OutgoingMessage, flask.Response):
         return headers
 
     def close(self) -> None:
-        """The response is over. The server calls it; an app calls `end` or `destroy`."""
+        """The server is done with the response. An app calls `end` or `destroy` instead."""
         self.server_done()
 
     def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
-        # Werkzeug's own list for each would be empty for nearly all.
+        # Werkzeug makes a list for each response. Nearly all of these would stay empty.
         if self._on_close is _NONE:
             self._on_close = []
         check_callable("func", func)
         return super().call_on_close(func)
 
     def server_done(self) -> None:
-        # Werkzeug's call_on_close.
+        # The functions that were given to Werkzeug's call_on_close().
         functions, self._on_close = self._on_close, _NONE
         if not functions:
             try:
@@ -318,7 +326,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             finally:
                 self._close_body()
             return
-        # Each is called, whatever another one raises.
+        # Every function is called, even if another one raises.
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_body)
             for function in reversed(functions):
@@ -327,7 +335,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
 
     def _close_body(self) -> None:
         if isinstance(self.response, Body):
-            # It refers to this. Freed at once are those who wait for no garbage collector.
+            # Break the circle of references, so that no memory waits for the garbage collector.
             self.response = ()
         elif hasattr(self.response, "close"):
             self.response.close()
@@ -352,22 +360,23 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise HeadersSent(f"{call} after the headers were sent")
 
 
-#: Servers whose ``write()`` sends the head. Some of them do not for an empty chunk of the body.
+#: The modules of servers whose ``write()`` sends the head. An empty first chunk of the body
+#: does not have this effect on all of them.
 _SERVERS = ("gunicorn.", "gevent.", "werkzeug.serving", "wsgiref.", "waitress.")
 
 
 def _is_of_server(write: Any) -> bool:
-    """Whether a server has made *write*, and no middleware.
+    """Whether *write* comes from a server and not from a middleware.
 
-    A middleware that captures a response takes a call of ``write()`` to say that the app
-    uses it for all of its body (PEP 3333), and waits for the end of a stream without one:
-    WebOb's and Pyramid's do.
+    If a middleware that captures a response gets a call of ``write()``, it takes this for
+    the app's way to send the whole body (PEP 3333). Then it waits for the end of the
+    stream. WebOb's and Pyramid's do so.
     """
     return callable(write) and str(getattr(write, "__module__", "")).startswith(_SERVERS)
 
 
 class _HeadFirst:
-    """A body with an empty chunk before it, with which most servers send the head."""
+    """A body with an empty first chunk. Most servers send the head when they get it."""
 
     def __init__(self, body: Any) -> None:
         self._chunks = itertools.chain((b"",), body)
@@ -378,10 +387,11 @@ class _HeadFirst:
 
 
 class _Nothing(tuple[bytes, ...]):
-    """The body of a response without one.
+    """The body of a response without a body.
 
-    Its length is known, or gevent's servers would end it with a last chunk,
-    which a client that keeps the connection takes for the next response.
+    Its length is known to be zero. Otherwise gevent's servers would send the end mark of a
+    chunked body. A client that keeps the connection would take this for the beginning of
+    the next response.
     """
 
     def __new__(cls, response: ServerResponse) -> "_Nothing":
@@ -391,14 +401,14 @@ class _Nothing(tuple[bytes, ...]):
         self.close = response.close
 
 
-#: Heads of streams that are kept, by what they were made of.
+#: The number of streams' heads to keep. Each is found by the status and headers it was made of.
 HEADS = 100
 _heads: dict[Any, list[tuple[str, str]]] = {}
 
 
 @functools.cache
 def _beginning(response_class: Any) -> CheckedHeaders:
-    """The headers that a response of that class has before anybody gives it any."""
+    """The headers of a new response of that class."""
     mimetype = response_class.default_mimetype
     pairs = [("Content-Encoding", UNCOMPRESSED)]
     if mimetype is not None:
@@ -406,20 +416,20 @@ def _beginning(response_class: Any) -> CheckedHeaders:
     return CheckedHeaders(pairs)
 
 
-#: What Werkzeug makes of the request that is answered.
+#: Headers that Werkzeug makes from the request that is answered.
 _OF_REQUEST = ("location", "content-location", "content-length")
 
 
 @functools.cache
 def _makes_usual_heads(response_class: Any) -> bool:
-    """Whether no class of an app's has its own idea of a head."""
+    """Whether no class of the app overrides ``get_wsgi_headers``."""
     own = [each for each in response_class.__mro__ if "get_wsgi_headers" in vars(each)]
     return own == [ServerResponse, werkzeug.Response]
 
 
 @functools.cache
 def _both(own: type, response_class: type) -> type:
-    """*own*, a kind of `ServerResponse`, made the app's *response_class* as well."""
+    """A class that is both *own*, a kind of `ServerResponse`, and the app's *response_class*."""
     if issubclass(own, response_class):
         return own
     return type(f"{own.__name__}{response_class.__name__}", (own, response_class), {})

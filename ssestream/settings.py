@@ -1,8 +1,8 @@
-"""The bounds and times of a stream: what they are by default, and why.
+"""The bounds and durations of streams, with the reason for each default.
 
-An app sets its own defaults in its configuration, under the name of the field
-with ``SSESTREAM_`` before it (``SSESTREAM_HEARTBEAT = 30``); a stream is given
-its own as keywords (``SseStream(request, heartbeat=5)``).
+An app changes a default in its configuration: the name is ``SSESTREAM_`` and the field
+in capitals (``SSESTREAM_HEARTBEAT = 30``). A single stream takes most settings as
+keywords (``SseStream(request, heartbeat=5)``).
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from .proxies import behind
 Overflow = Literal["close", "drop-oldest", "error"]
 Retry = int | tuple[int, int]
 
-#: For all that is at random. Not the generator that apps may have seeded, nor one
-#: that every worker has a copy of.
+#: The source of random numbers. Not Python's shared generator, because an app may seed it.
+#: Seeded anew in each forked worker, because all workers would otherwise draw the same numbers.
 chance = random.Random()
 os.register_at_fork(after_in_child=chance.seed)
 
@@ -32,86 +32,85 @@ _POLICIES = ("close", "drop-oldest", "error")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All durations are seconds but for *retry*, which is the wire's milliseconds.
+    """The settings of streams. Durations are in seconds; only *retry* is in milliseconds.
 
-    Raises ``TypeError`` or ``ValueError`` that names the field.
+    Raises ``TypeError`` for a value of a wrong type and ``ValueError`` for a value out of
+    range. The message begins with the name of the field.
     """
 
-    #: Seconds of silence before a lone comment is sent; None is never. The
-    #: WHATWG advises "every 15 seconds or so"; nginx and most proxies cut what
-    #: is silent for 60.
+    #: Seconds of silence before a comment is sent; None sends none. WHATWG HTML (section 9.2.7)
+    #: advises "every 15 seconds or so". nginx and most proxies cut a connection that is silent
+    #: for 60.
     heartbeat: float | None = 15.0
 
-    #: Seconds in which a client must take something of what waits for it, or it
-    #: counts as stalled and is cut; None is never. nginx and Apache give 60 by
-    #: default, but for one file; a stream's client that takes nothing for this
-    #: long has lost touch. A client on another host may have received so much that it
-    #: is still reading: it is given the time that this takes at 4 KiB a second, but no
-    #: more than four times this setting in all.
+    #: Seconds in which a client must take some of the bytes that wait for it, or it counts as
+    #: stalled and is cut; None never cuts. nginx and Apache allow 60 for the download of a file;
+    #: a stream's client that takes nothing for 15 has lost touch. A client on another host may
+    #: still be reading bytes that its kernel has received. It gets the time that these take at
+    #: 4 KiB a second, but no more than four times this setting in all.
     send_timeout: float | None = 15.0
 
-    #: Seconds for which a client whose network has vanished may leave what was
-    #: sent to it without an answer, before the kernel closes the connection;
-    #: None is as the system has it, a quarter of an hour on Linux. Longer than a
-    #: lift or a change of the cell takes. The heartbeat sees to it that
-    #: something was sent; without one, the kernel's own probes do.
+    #: Seconds for which the client's kernel may leave sent bytes unacknowledged before this
+    #: kernel closes the connection. So a client with a lost network is found. None leaves the
+    #: system's value, a quarter of an hour on Linux. The default is longer than a ride in a
+    #: lift or a change of the mobile cell. The heartbeat makes sure that there are sent bytes;
+    #: without a heartbeat the kernel's own probes do.
     tcp_user_timeout: float | None = 30.0
 
-    #: Messages that may wait in a stream whose client is slow, and not those that are
-    #: written at once, before it had time to take any. As many as
-    #: Redis users commonly keep in a capped stream; minutes of a busy channel.
+    #: Messages that may wait in a stream if its client is slow. Messages that are written at
+    #: once, before the client had time to take any, do not count. 1000 is the common size of a
+    #: capped stream in Redis, and minutes of a busy channel.
     max_messages: int = 1000
 
-    #: Bytes that may wait there: what Centrifugo allows a client's queue. One
-    #: message alone may be larger.
+    #: Bytes that may wait in a stream. Centrifugo allows a client's queue the same. A single
+    #: message may be larger.
     max_bytes: int = 1024 * 1024
 
-    #: What a write beyond either does. ``"close"`` cuts the client, who comes
-    #: back with its ``Last-Event-ID``; ``"drop-oldest"`` makes room and counts;
-    #: ``"error"`` raises `BufferFull` in the writer.
+    #: The effect of a write beyond either bound. ``"close"`` cuts the client, and the client
+    #: comes back with its ``Last-Event-ID``. ``"drop-oldest"`` drops the oldest messages and
+    #: counts them. ``"error"`` raises `BufferFull` in the writer.
     overflow: Overflow = "close"
 
-    #: Seconds after which a stream is ended cleanly, at random between 80 and
-    #: 100 % of it, so that load spreads anew; None is never.
+    #: Seconds after which a stream is ended cleanly, so that load spreads anew; None never ends
+    #: it. Each stream ends at a random time between 80 and 100 % of this.
     max_age: float | None = None
 
-    #: Milliseconds after which the browser comes back, sent when a stream
-    #: opens; of two, one at random between them. None sends nothing.
+    #: Milliseconds that the browser waits before it reconnects, sent when a stream opens. A
+    #: pair means a random number between its two. None sends nothing.
     retry: Retry | None = None
 
-    #: The same for a stream that the server ends or refuses: after a reload all
-    #: are told at once, and must not come back at once. What a fresh worker
-    #: takes in without a queue, spread over a time that nobody minds.
+    #: The same for a stream that the server ends or refuses. A reload ends all streams at once,
+    #: and the clients must not come back at once. The default spreads them so that a fresh
+    #: worker needs no queue, and no user waits long.
     retry_after: Retry = (1000, 5000)
 
-    #: Whether a `ServerResponse` is sent gzipped to clients that take it. Each
-    #: such stream keeps some 40 KiB more, and each message costs more CPU time.
-    #: Not for streams that mix secrets with what a client can make the app
-    #: send: sizes tell of contents (the attack is known as BREACH).
+    #: Whether a `ServerResponse` is sent gzipped to clients that accept gzip. Each such stream
+    #: takes about 40 KiB more, and each message more CPU time. Do not use it if a stream mixes
+    #: secrets with text that a client can choose: the sizes tell about the contents (the attack
+    #: is known as BREACH).
     compress: bool = False
 
-    #: Whether a stream that follows channels tells its client now and then where it
-    #: stands, in a block that has only an ``id`` (WHATWG section 9.2.6: a browser keeps
-    #: the id and fires no event). Without it a client that has got no event yet has no id,
-    #: and what is published while it is away is lost to it. False is for clients that
-    #: take such a block for an empty message.
+    #: Whether a stream that follows channels tells its client its place now and then, in a
+    #: block that has only an ``id`` (WHATWG HTML section 9.2.6: a browser keeps the id and
+    #: fires no event). Without such blocks, a client that has got no event has no id, and loses
+    #: the events of the time while it is away. Set False for clients that take such a block for
+    #: an empty message.
     id_blocks: bool = True
 
-    #: Streams that may be open in this process; None is no bound. More are
-    #: answered 200 with *retry_after* and ended: after a 5xx an EventSource
-    #: would give up for ever.
+    #: Streams that may be open in this process; None is no bound. A further stream is answered
+    #: with 200 and *retry_after*, and ended. After a 5xx an EventSource would never reconnect.
     max_streams: int | None = None
 
-    #: What a client is known by, from its WSGI environ: an address, a user.
-    #: None from it is unknown, and not bounded.
+    #: A function of the WSGI environ that returns the client's key, for example an address or a
+    #: user. If it returns None, the client is unknown and has no bound.
     client_key: Callable[[dict[str, Any]], Hashable] | None = None
 
-    #: Streams that may be open in this process for one *client_key*.
+    #: Streams that may be open in this process for one *client_key*; None is no bound.
     max_streams_per_client: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("retry", "retry_after"):
-            # What a configuration in JSON or TOML has for a pair.
+            # A configuration in JSON or TOML has a list for a pair.
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("heartbeat", "send_timeout", "tcp_user_timeout", "max_age"):
@@ -135,7 +134,7 @@ class Settings:
 
 
 class Options(TypedDict, total=False):
-    """The settings that a single stream may have of its own."""
+    """The settings that a single stream may set for itself."""
 
     heartbeat: float | None
     send_timeout: float | None
@@ -151,23 +150,23 @@ class Options(TypedDict, total=False):
 
 _STREAM_OPTIONS = frozenset(Options.__annotations__)
 
-#: The fields by the names that an app's configuration has for them.
+#: The fields of `Settings`, by their names in an app's configuration.
 _KEYS = {"SSESTREAM_" + field.name.upper(): field.name for field in dataclasses.fields(Settings)}
 
 
-#: Those of channels, which are no settings of streams.
+#: Names in an app's configuration that belong to channels.
 _OTHER_KEYS = ("SSESTREAM_URL", "SSESTREAM_HISTORY", "SSESTREAM_HISTORY_AGE")
 
-#: Of the extensions of an app whose configuration was looked at.
+#: The key in an app's extensions that says that `_check_names` has run.
 _CHECKED = "ssestream.checked"
 
 
-# To its type the proxy is what it stands for, and has no such method.
+# Typed as Any, because type checkers take the proxy for a Flask and know no such method of it.
 _current_app: Any = flask.current_app
 
 
 def current_app() -> flask.Flask | None:
-    """The app itself, without Flask's proxy before it; None outside of its context."""
+    """The current app itself, not Flask's proxy for it; None outside an app context."""
     if not flask.has_app_context():
         return None
     app: flask.Flask = _current_app._get_current_object()
@@ -175,7 +174,7 @@ def current_app() -> flask.Flask | None:
 
 
 def app_settings() -> Settings:
-    """Those of the current app, where there is one."""
+    """The settings of the current app, or the defaults outside an app context."""
     app = current_app()
     if app is None:
         return DEFAULTS
@@ -186,13 +185,14 @@ def app_settings() -> Settings:
         return DEFAULTS
     changed = {field: config[key] for key, field in _KEYS.items() if key in config}
     before, settings = _of_apps.get(app, ({}, DEFAULTS))
-    # Not by their values, of which True is 1.
+    # Compared by identity, because 1 == True would hide a value of a wrong type.
     if before.keys() == changed.keys() and all(before[key] is changed[key] for key in changed):
         return settings
     try:
         settings = dataclasses.replace(DEFAULTS, **changed)
     except (TypeError, ValueError) as error:
-        # It begins with the field, which the app knows by its longer name.
+        # The message begins with the field's name. The app knows it by the name with the
+        # prefix.
         field, _, rest = str(error).partition(" ")
         raise type(error)(f"SSESTREAM_{field.upper()} {rest}") from None
     _of_apps[app] = changed, settings
@@ -200,7 +200,7 @@ def app_settings() -> Settings:
 
 
 def _check_names(app: flask.Flask) -> None:
-    """Say so, once, where the app's configuration has a name that means nothing."""
+    """Warn, once, about each name in the app's configuration that is no setting."""
     app.extensions[_CHECKED] = True
     known = [*_KEYS, *_OTHER_KEYS]
     for name in app.config:
@@ -211,13 +211,16 @@ def _check_names(app: flask.Flask) -> None:
 
 
 def stream_settings(options: Options) -> Settings:
-    """Those of the current app, with a stream's own *options* over them."""
+    """The settings of the current app, with a stream's own *options* in their place.
+
+    Raises ``TypeError`` for an unknown option, and as `Settings` for a wrong value.
+    """
     if not options:
         return app_settings()
     unknown = [name for name in options if name not in _STREAM_OPTIONS]
     if unknown:
         raise TypeError(
-            f"SseStream has no option {unknown[0]!r}; there are "
+            f"SseStream has no option {unknown[0]!r}; the options are "
             + ", ".join(sorted(_STREAM_OPTIONS))
         )
     settings = dataclasses.replace(app_settings(), **options)
@@ -230,16 +233,16 @@ def stream_settings(options: Options) -> Settings:
 
 
 def client_of(environ: dict[str, Any], settings: Settings) -> Hashable | None:
-    """What the client of a WSGI *environ* is known by; None where that is unknown.
+    """The key by which the client of a WSGI *environ* is counted; None if it is unknown.
 
-    Raises ``TypeError`` where ``client_key`` gave what cannot be counted by.
+    Raises ``TypeError`` if ``client_key`` returned a coroutine or a value without a hash.
     """
     if settings.client_key is None:
         return None
     client: Hashable | None = behind(settings.client_key(environ))
     if is_coroutine(client) or not _has_hash(client):
         kind = type(client).__name__
-        raise TypeError(f"client_key must return what has a hash, or None, and returned a {kind}")
+        raise TypeError(f"client_key must return a hashable value or None, and returned a {kind}")
     return client
 
 
@@ -252,7 +255,7 @@ def _has_hash(value: object) -> bool:
 
 
 def draw(retry: Retry) -> int:
-    """One number of milliseconds: *retry*, or one at random from its range."""
+    """A number of milliseconds: *retry* itself, or a random number from its range."""
     return retry if isinstance(retry, int) else chance.randint(*retry)
 
 
@@ -277,15 +280,15 @@ def _retry(name: str, value: Any) -> None:
     if len(ends) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in ends):
         raise TypeError(f"{name} is an int of milliseconds or a pair of them, not {value!r}")
     if not 0 <= ends[0] <= ends[1]:
-        raise ValueError(f"{name} must not be negative, nor end before it begins: {value!r}")
+        raise ValueError(f"{name} must not be negative, and a pair must ascend: {value!r}")
 
 
 DEFAULTS = Settings()
 
-#: Settings of streams that are kept so that all streams which have the same share them.
+#: The number of different settings to keep, so that streams with equal settings share them.
 KNOWN = 100
 _of_streams: dict[Settings, Settings] = {}
 
-# What each app was last configured with, and what came of it.
+# For each app: its settings when it was last asked, and the `Settings` made of them.
 _of_apps: "weakref.WeakKeyDictionary[flask.Flask, tuple[dict[str, Any], Settings]]"
 _of_apps = weakref.WeakKeyDictionary()
