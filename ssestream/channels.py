@@ -1,8 +1,7 @@
-"""Channels: publish once, and every browser that follows gets it, in order, once.
+"""The public `Channels`: publish an event once, and each following stream gets it once, in order.
 
-A channel is an append-only log (see ``brokers``). Its positions are the ids of
-events, so that the browser's own ``Last-Event-ID`` says where it stands, to any
-worker on any host.
+A channel is an append-only log (see ``brokers``). The id of an event is a position in the log.
+A browser sends this id back as ``Last-Event-ID``, so any worker on any host can continue there.
 """
 
 import gc
@@ -43,29 +42,31 @@ from .wire import Decoder, Message, encode, is_frame, with_id
 #: Seconds for which `Channels.close` waits for the listener.
 CLOSING = 1.0
 
-#: Entries of a log that `Channels.history` asks for at once, and their bytes.
+#: Entries, and their bytes, that `Channels.history` reads at once.
 _PAGE, _PAGE_BYTES = 256, 1024 * 1024
 
 
 class Channels(Uncopyable):
     """The channels of one broker.
 
-    *url* says which: ``memory://`` is this process, ``sqlite:///relative/path`` or
-    ``sqlite:////absolute/path`` every process of this host, and ``redis://`` (or
-    ``rediss://``, ``unix://``, as redis-py has them) every host. None is taken from
-    ``SSESTREAM_URL`` in the configuration of the app that it is first used in, else
-    ``memory://``. *url* may be a
-    Flask app as well, as Flask's extensions have it; see `init_app`. Apps of one
-    configuration share a broker, and an app of another has its own, in its context.
+    *url* names the broker. ``memory://`` serves this process. ``sqlite:///relative/path`` and
+    ``sqlite:////absolute/path`` serve every process of this host. ``redis://``, ``rediss://``
+    and ``unix://``, as in redis-py, serve every host; see ``brokers.redis`` for sentinels and
+    clusters. With None, the broker is ``SSESTREAM_URL`` in the configuration of the first app
+    that uses these channels, else ``memory://``.
 
-    *history* is the number of events that each channel keeps, *history_age* their age in
-    seconds at most. They belong to the channel's log: the first event of a channel sets
-    them, and None is 1000 events of any age then. For a log that is there they can only
-    widen what it keeps, and None leaves it as it is; less is said once at WARNING, and
-    `keep` changes it.
+    *url* may also be a Flask app, as with other Flask extensions; then `init_app` is called with
+    it. Apps with equal configurations share a broker. An app with another configuration has its
+    own broker in its context.
 
-    Making one connects to nothing. Raises ``TypeError`` or ``ValueError`` for an
-    argument that is wrong.
+    *history* is the number of events that each channel keeps, and *history_age* is the greatest
+    age of an event in seconds. The log of a channel remembers both. The first event of a channel
+    sets them; None then means 1000 events of any age. In a log that exists, a larger value makes
+    the log keep more, and None changes nothing. A smaller value changes nothing either, and is
+    logged once at WARNING; `keep` can make a log keep less.
+
+    No connection is made until the first use. Raises ``TypeError`` or ``ValueError`` for a wrong
+    argument.
     """
 
     _only_one = (
@@ -84,13 +85,14 @@ class Channels(Uncopyable):
         check(None if isinstance(url, flask.Flask) else url, history, history_age)
         self._configuration: Configuration | None = None
         self._broker_made: Broker | None = None
-        # Of the app, for who publishes outside of its context.
+        # The app's JSON provider, for calls of `publish` outside of the app's context.
         self._json: JSONProvider | None = None
-        # The configuration of each app, and the channels of those that differ from this one's.
+        # The configuration of each app, and the `Channels` for each configuration that differs
+        # from the configuration of this one.
         self._apps: weakref.WeakKeyDictionary[flask.Flask, Configuration]
         self._apps = weakref.WeakKeyDictionary()
         self._others: dict[Configuration, Channels] = {}
-        # Whether an app has said that it uses these.
+        # Whether `init_app` was called.
         self._is_told = False
         self._begin()
         _all.add(self)
@@ -100,25 +102,28 @@ class Channels(Uncopyable):
             self._configure(url, history, history_age)
 
     def _begin(self) -> None:
-        # Never held while anybody waits.
+        # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
         self._following_made: Following | None = None
         self._subscriptions: dict[int, Subscription] = {}
         self._warned = False
 
-    # -- which broker
+    # -- choosing a broker
 
     def init_app(self, app: flask.Flask) -> None:
-        """Take what was not given from *app*'s configuration.
+        """Take each missing argument from *app*'s configuration.
 
-        ``SSESTREAM_URL``, ``SSESTREAM_HISTORY``, ``SSESTREAM_HISTORY_AGE``. The
-        extension is ``app.extensions["ssestream"]`` then. What is published outside of
-        the app's context is written as JSON by its provider.
+        The keys are ``SSESTREAM_URL``, ``SSESTREAM_HISTORY`` and ``SSESTREAM_HISTORY_AGE``.
+        Sets ``app.extensions["ssestream"]``. A call of `publish` outside of the app's context
+        uses the app's JSON provider.
 
-        Of several apps those with the same configuration share a broker, in which
-        ``memory://`` is one memory. Those with another have their own: what is done in an
-        app's context is done with that app's broker. Outside of all contexts it is a
-        ``RuntimeError`` then, as it could be any.
+        Apps with equal configurations share a broker; with ``memory://`` they share one memory.
+        An app with another configuration has its own broker, and a call in that app's context
+        uses it. A call outside of all contexts then raises ``RuntimeError``, because it could
+        mean any of the brokers.
+
+        Raises ``TypeError`` or ``ValueError`` for a wrong value in the configuration, and
+        ``RuntimeError`` if the broker would change while streams follow these channels.
         """
         self._take_from(app)
         self._is_told = True
@@ -146,14 +151,15 @@ class Channels(Uncopyable):
                 left = [each for each in self._others if each not in known]
                 gone = [self._others.pop(each) for each in left]
         except (TypeError, ValueError) as error:
-            # It begins with the argument, which the app knows by its longer name.
+            # The error begins with the name of the argument. Name the key in the app's
+            # configuration instead.
             name, _, rest = str(error).partition(" ")
             raise type(error)(f"SSESTREAM_{name.upper()} {rest}") from None
         for each in gone:
             each.close()
 
     def _part_off(self, app: flask.Flask, configuration: Configuration) -> None:
-        """Let *app*, whose configuration is another than this one's, have its own broker."""
+        """Give *app*, which has another configuration than these channels, its own broker."""
         other = self._others.get(configuration)
         if other is None:
             url, history, history_age = configuration
@@ -162,7 +168,7 @@ class Channels(Uncopyable):
         other._json = app.json
 
     def _here(self) -> "Channels":
-        """These channels, with the broker that is meant where the caller is."""
+        """These channels, or the `Channels` with the broker of the current app."""
         app = current_app()
         if app is not None and self._url is None and not self._is_told and app not in self._apps:
             self._take_from(app)
@@ -170,7 +176,7 @@ class Channels(Uncopyable):
             return self
         configuration = None if app is None else self._apps.get(app)
         if configuration is None:
-            # An app may be gone, and wait for the collector.
+            # Collect apps that nobody uses any more, so that only living apps count.
             if len({*self._apps.values()}) > 1:
                 gc.collect()
             known = {*self._apps.values()}
@@ -179,7 +185,7 @@ class Channels(Uncopyable):
                 raise RuntimeError(
                     "these channels belong to several apps with different brokers"
                     " (SSESTREAM_URL, SSESTREAM_HISTORY, SSESTREAM_HISTORY_AGE), and here"
-                    f" {nobody}: use them in 'with app.app_context():', of an app for which"
+                    f" {nobody}: use the channels in 'with app.app_context():' of an app for which"
                     " init_app() was called"
                 )
             (configuration,) = known
@@ -188,7 +194,7 @@ class Channels(Uncopyable):
     def _configure(self, url: Any, history: Any, history_age: Any) -> None:
         configuration = make_configuration(url, history, history_age)
         with self._lock:
-            # Several apps, or one that is made several times, share it.
+            # Several apps with this configuration, or one app that is made again, share a broker.
             if self._configuration == configuration:
                 return
             if self._following_made is not None and not self._following_made.idle:
@@ -221,25 +227,31 @@ class Channels(Uncopyable):
 
     @property
     def state(self) -> State:
-        """Of the listener: ``"idle"``, ``"listening"``, or ``"down"`` while the broker is."""
+        """The state of this process's listener.
+
+        ``"idle"`` while no stream follows a channel, ``"down"`` while the broker cannot be
+        used, else ``"listening"``.
+        """
         return self._here()._following.state
 
     # -- writing
 
     def publish(self, channel: str, message: Message) -> str:
-        """Store *message* in *channel*: whoever follows it gets it. Returns its id.
+        """Store *message* in *channel* for all streams that follow it. Returns the event's id.
 
-        From any thread and any process; it needs no app and no request. Raises
-        `MessageError` for a message that cannot be sent or has an ``id`` of its own,
-        which is the log's to give, ``TypeError`` or ``ValueError`` for a name that no
-        channel can have, and `BrokerError` when it was not stored.
+        Thread-safe, and works in any process, without an app or a request. Raises
+        `MessageError` for a message that cannot be sent, or that has an ``id``: the log gives
+        the id. Raises ``TypeError`` or ``ValueError`` for a name that no channel can have, and
+        `BrokerError` if the event was not stored, or if the answer of the broker was lost.
         """
         channel = check_name(channel)
         here = self._here()
         if here is not self:
             return here.publish(channel, message)
         if isinstance(message, Mapping) and message.get("id") is not None:
-            raise MessageError("'id' is given by the log of the channel, and by nobody else", "id")
+            raise MessageError(
+                "'id' is given by the log of the channel: publish a message without an id", "id"
+            )
         dumps = app_dumps(app_json() or self._json)
         event_id = self._append(channel, encode(message, dumps))
         self._following.published(channel)
@@ -248,22 +260,23 @@ class Channels(Uncopyable):
     def close_channel(self, name: str) -> None:
         """End every stream that follows *name* now, in all processes.
 
-        Its history stays, and who subscribes afterwards follows it as ever.
+        The history of the channel stays, and streams may subscribe to it again. Raises as
+        `publish` does for a name, and `BrokerError`.
         """
         self._here()._append(check_name(name), CLOSE)
 
     def cut(self, name: str, key: Hashable) -> None:
-        """End the streams that follow *name* now and were subscribed with *key*.
+        """End the streams, in all processes, that follow *name* now with the key *key*.
 
-        In all processes: *key* is compared by its ``repr()``, so it is a str, an int, a
-        tuple of them, or what else looks the same everywhere. Of a proxy, such as
-        ``current_user``, it is the value that counts. Raises ``ValueError`` for
-        None, which is the key of all that were given none, and for a key without a
-        ``repr()`` of its own.
+        Keys are compared by their ``repr()``, so a key is a str, an int, a tuple of these, or
+        another object with the same ``repr()`` in every process. For a proxy, such as
+        ``current_user``, its value is compared. Raises ``ValueError`` for None, because None
+        means no key, and for a key without a ``repr()`` of its own. Raises as `publish` does for
+        a name, and `BrokerError`.
         """
         word = None if key is None else cut_word(key)
         if word is None:
-            raise ValueError("key must be one that a stream was subscribed with, and not None")
+            raise ValueError("key must be the key of a subscription, and not None")
         self._here()._append(check_name(name), word)
 
     def _append(self, name: str, frame: bytes) -> str:
@@ -273,15 +286,15 @@ class Channels(Uncopyable):
     def keep(
         self, channel: str, *, history: int | None = None, history_age: float | None = None
     ) -> None:
-        """Let the log of *channel* keep this much from now on, and no more.
+        """Let the log of *channel* keep exactly this much from now on.
 
-        *history* is a number of events, None as many as it keeps now; *history_age* is
-        their age in seconds at most, None is any age. What is more than that is kept no
-        longer. It does nothing for a channel in which nothing was published yet.
+        *history* is a number of events; None leaves the number as it is. *history_age* is the
+        greatest age of an event in seconds; None means any age. The log drops all other events.
+        Does nothing for a channel in which nothing was published yet.
 
-        A `Channels` with a larger *history* or *history_age* of its own widens the log
-        again when it publishes. Raises ``TypeError`` or ``ValueError`` for an argument that
-        is wrong, and `BrokerError`.
+        A `Channels` with a larger *history* or *history_age* makes the log keep more again when
+        it publishes. Raises ``TypeError`` or ``ValueError`` for a wrong argument, and
+        `BrokerError`.
         """
         check(None, history, history_age)
         self._here()._broker.keep(check_name(channel), Bounds(history, history_age))
@@ -297,45 +310,46 @@ class Channels(Uncopyable):
         filter: Filter | None = None,
         key: Hashable | None = None,
     ) -> None:
-        """Let *sse_stream* follow the channels *names*, until it ends.
+        """Let *sse_stream* follow the channels *names*, until the stream ends.
 
-        It begins after *since*, an id of these channels, or after the stream's own
-        `SseStream.last_event_id`; what the logs have kept since is replayed. With
-        neither it begins now, or with the *latest* so many that are kept. So does a
-        channel that the id does not know; and
-        one that the stream follows already goes on as it does. The ids of events know
-        the channels followed so far: one call for all of them is the sure way.
+        The stream first gets the events after the id *since*, or else after the stream's
+        `SseStream.last_event_id`, as far as the logs keep them. Without an id, and in a channel
+        that the id does not name, it begins with the last *latest* events; by default it begins
+        now. A channel that the stream already follows goes on without a change. The id of an
+        event names only the channels followed at that time, so follow all channels in one call.
 
-        Where events are lost, as the history of a channel did not keep them or the id
-        is of another log or none of ours, the stream emits ``"gap"`` with the
-        channel's name, before anything else of that channel: an app may write a
-        snapshot there, in a handler that was there before this call. Then follows what
-        was kept.
+        If events after the id are lost, the stream emits ``"gap"`` with the channel's name. Events
+        are lost if the log no longer keeps them, or if the id is from another log or no id of
+        channels. ``"gap"`` comes before any event of that channel, so a handler can write a
+        snapshot; add the handler before this call. The events that the log still has follow.
 
-        *filter* is given each message of these channels as a browser would see it (a
-        dict of str, and ``retry`` an int), but for its id, and says whether this stream
-        gets it; it is quick, and has no request. One that raises is logged, and the
-        message is not sent. *key* is what `cut` of these channels knows the stream by; its
-        value is taken now.
+        *filter* is a function that gets each message of these channels, and returns whether this
+        stream gets the message. The message is a dict of str as a browser would see it, without
+        the id; ``retry`` is an int. The function must be quick, and has no request context. If
+        it raises, the error is logged and the message is not sent. None sends every message.
 
-        Raises ``TypeError`` and ``ValueError`` for arguments that are wrong, such as a
-        *filter* that is an ``async def`` or a *key* without a ``repr()`` of its own, and for
-        more channels than an id has room for. Not when the broker is down: the stream
-        catches up when it is back, and what begins now begins then.
+        *key* names the stream for `cut`. The value of a proxy is taken now. With None, no `cut`
+        ends the stream.
+
+        Raises ``TypeError`` or ``ValueError`` for a wrong argument, such as an ``async def`` as
+        *filter* or a *key* without a ``repr()`` of its own, and ``ValueError`` for more channels
+        than fit in an id. Raises `StreamError` if the stream follows channels of another
+        `Channels`. If the broker is down, nothing is raised: the stream catches up when the broker
+        is back, and a channel that should begin now begins then.
         """
         if not isinstance(sse_stream, SseStream):
             raise TypeError(f"sse_stream must be an SseStream, not {type(sse_stream).__name__}")
         if not names:
-            raise TypeError("subscribe() needs the name of a channel at least")
+            raise TypeError("subscribe() needs the name of at least one channel")
         if since is not None and not isinstance(since, str):
-            raise TypeError(f"since is an id or None, not {type(since).__name__}")
+            raise TypeError(f"since must be an id or None, not {type(since).__name__}")
         if filter is not None:
             check_callable("filter", filter, "a function or None")
         if not isinstance(latest, int) or isinstance(latest, bool) or latest < 0:
             raise ValueError(f"latest is an int from 0 on, and not {latest!r}")
         names = tuple(map(check_name, names))
         since = None if since is None else plain_text(since)
-        # Now, as a proxy has its value in the request only.
+        # Read the key now, because a proxy has a value only during the request.
         word = None if key is None else cut_word(key)
         here = self._here()
         if here is not self:
@@ -358,11 +372,12 @@ class Channels(Uncopyable):
         ]
         following = self._following
         following.place(cursors, latest)
-        # All of them before the first event, whose id has a position in each.
+        # Add all cursors before the first event, because its id has a position in each channel.
         new = subscription.add(cursors)
         subscription.tell_place(None if since else sse_stream.last_event_id)
         following.add(new)
-        if subscription.over or sse_stream.destroyed:  # since we are at it
+        # The stream may have ended during this call.
+        if subscription.over or sse_stream.destroyed:
             self._gone(subscription)
             self._following.remove(cursors)
 
@@ -371,8 +386,8 @@ class Channels(Uncopyable):
             subscription = self._subscriptions.get(id(sse_stream))
             if not sse_stream._belongs_to(self):
                 raise StreamError(
-                    "this stream follows the channels of another Channels already, and a browser"
-                    " keeps one id: let one stream follow those of one"
+                    "this stream already follows channels of another Channels. A browser keeps one"
+                    " id, so a stream can follow the channels of one Channels only"
                 )
             if subscription is not None and not subscription.over:
                 return subscription
@@ -382,7 +397,10 @@ class Channels(Uncopyable):
         return subscription
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
-        """Let *sse_stream* follow *names* no more, or nothing where none is given."""
+        """Let *sse_stream* stop following the channels *names*; without names, all channels.
+
+        The stream stays open.
+        """
         for other in list(self._others.values()):
             other.unsubscribe(sse_stream, *names)
         with self._lock:
@@ -393,11 +411,13 @@ class Channels(Uncopyable):
                 sse_stream._channels = None
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
-        """The last *limit* messages that *name* has kept, or all of them, oldest first.
+        """The last *limit* messages that the log of *name* keeps, oldest first.
 
-        Each as a browser would see it, with its id: a page that is made of them goes on
-        with ``subscribe(..., since=messages[-1]["id"])`` and misses nothing. Raises
-        `BrokerError`, and as `publish` for a name.
+        A *limit* of None means all messages. Each message is a dict as a browser would see it,
+        with its id. A page that is made from these messages can continue with
+        ``subscribe(..., since=messages[-1]["id"])`` and misses nothing. Raises `BrokerError`,
+        ``ValueError`` for a *limit* that is not an int from 0 on, and as `publish` does for a
+        name.
         """
         name = check_name(name)
         here = self._here()
@@ -408,7 +428,7 @@ class Channels(Uncopyable):
         where = self._broker.read(name, 0, 0, 0)
         after, wanted = where.last, where.last if limit is None else limit
         messages: list[dict[str, str | int]] = []
-        # Further back for those among them that are words, and no messages.
+        # Read further back in place of control frames, which are not messages.
         while len(messages) < wanted and after >= where.first:
             end, after = after, max(where.first - 1, after - (wanted - len(messages)))
             messages = self._messages(name, after, end) + messages
@@ -421,7 +441,7 @@ class Channels(Uncopyable):
             if not piece.entries:
                 break
             for number, frame, token in piece.entries:
-                # It may have been trimmed meanwhile, and begin after the end.
+                # The log may have been trimmed meanwhile, and then begins after *end*.
                 if number <= end and is_frame(frame):
                     event_id = format_id({name: Position(piece.log, number, token)})
                     messages += Decoder().feed(with_id(frame, event_id.encode()))
@@ -429,34 +449,33 @@ class Channels(Uncopyable):
         return messages
 
     def channel(self, name: str) -> "Channel":
-        """A handle on one channel. Raises as `publish` for a name."""
+        """A handle on the channel *name*. Raises as `publish` does for a name."""
         return Channel(self, check_name(name))
 
     def statistics(self) -> dict[str, ChannelStatistics]:
-        """Of each channel that has subscribers in this process."""
+        """The statistics of each channel that a stream of this process follows."""
         return self._here()._following.statistics()
 
     def ping(self) -> None:
-        """Return where the broker can be used now, and raise `BrokerError` where not.
+        """Return if the broker can be used now, and raise `BrokerError` if not.
 
-        For a health check: it is tried once, in 2 s with Redis and 5 s with a file that
-        others keep locked. `BrokerError.lasting` tells a wrong password or a missing directory
-        from an outage.
+        For a health check. The broker is tried once, for at most 2 s with Redis, and for at
+        most 5 s with an SQLite file that stays locked. `BrokerError.lasting` is True for an error
+        that an operator must mend, such as a wrong password or a missing directory.
         """
         self._here()._broker.ping()
 
     # -- the end
 
     def close(self) -> None:
-        """End every stream that follows these channels in this process, and the listener.
+        """End this process's streams of these channels, and close the connections to the broker.
 
-        A stream gets what waits in it, and its browser comes back, as after
-        `close_channel`; other processes are not concerned. Then the connections to the
-        broker are closed. What ``memory://`` keeps stays. Whatever is asked of these
-        channels afterwards opens them again.
+        Each stream sends the messages that wait in it, and its browser reconnects, as after
+        `close_channel`. Streams of other processes go on. The listener ends too. The logs of
+        ``memory://`` stay. The next use of these channels opens the connections again.
 
-        For the end of a program or of a test. Nothing need call it: what is open is
-        closed when the `Channels` is dropped, or when the process ends.
+        For the end of a program or of a test. The call is optional: the connections are closed
+        when the `Channels` is dropped or the process ends.
         """
         for other in list(self._others.values()):
             other.close()
@@ -472,25 +491,28 @@ class Channels(Uncopyable):
             broker.close()
 
     def clear(self) -> None:
-        """Forget every event of every channel: a test finds ``memory://`` as if it were new.
+        """Forget all events of all channels, so that a test can begin with an empty ``memory://``.
 
-        A stream that still follows a channel is told of a gap. Raises ``RuntimeError``
-        where others could miss what is forgotten, with ``sqlite:///`` and ``redis://``.
+        A stream that still follows a channel emits ``"gap"``. Raises ``RuntimeError`` for
+        ``sqlite:///`` and ``redis://``, because other processes may need the events.
         """
         here = self._here()
         broker = here._broker
         if not isinstance(broker, MemoryBroker):
-            raise RuntimeError("clear() is for memory://, which no other process can read")
+            raise RuntimeError(
+                "clear() works with memory:// only: other processes may use this log"
+            )
         broker.clear()
 
-    # -- what streams ask and tell
+    # -- called by streams and subscriptions
 
     def _knows(self, event_id: str) -> bool:
-        """Whether *event_id* can be one of a channel."""
+        """Whether *event_id* has the form of an id of channels."""
         return parse_id(event_id) is not None
 
     def _drained(self, subscription: Subscription) -> None:
-        # Before it is looked who is behind: a reader that is about to stop sees it.
+        # Count before looking for cursors that are behind. A reader that is about to stop
+        # compares the count, and then reads on.
         subscription.drains += 1
         for cursor in subscription.cursors:
             self._following.drained(cursor)
@@ -512,15 +534,15 @@ class Channels(Uncopyable):
         self._warned = True
         if flask.request.environ.get("wsgi.multiprocess"):
             logger.warning(
-                "Channels('memory://') with more than one worker: what one publishes, the"
-                " clients of the others do not get. Use sqlite:/// or redis://"
+                "Channels('memory://') with more than one worker: an event that one worker"
+                " publishes does not reach the clients of other workers. Use sqlite:/// or redis://"
             )
 
 
 class Channel(Uncopyable):
-    """One channel of a `Channels`; what it has is described there."""
+    """A handle on one channel. Each method is described at the `Channels` method it calls."""
 
-    _only_one = "it is a part of its Channels. Ask those for another: channels.channel(name)"
+    _only_one = "it is a part of its Channels. Make another with channels.channel(name)"
 
     def __init__(self, channels: Channels, name: str) -> None:
         self.name = name
@@ -548,11 +570,11 @@ class Channel(Uncopyable):
 
     @property
     def subscribers(self) -> int:
-        """Streams of this process that follow it."""
+        """The number of streams of this process that follow the channel."""
         return self.statistics().subscribers
 
     def statistics(self) -> ChannelStatistics:
-        """All zeros while nobody follows it here."""
+        """The statistics of the channel in this process; all zeros while no stream follows it."""
         found = self._channels.statistics().get(self.name)
         return ChannelStatistics(0, 0, 0, 0, 0, 0) if found is None else found
 
@@ -561,7 +583,7 @@ _all: "weakref.WeakSet[Channels]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    # Nothing of the parent's runs here, and nobody is subscribed.
+    # The parent's listener does not run in the child, and no stream is subscribed here.
     for channels in list(_all):
         channels._begin()
 
