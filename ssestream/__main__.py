@@ -1,6 +1,6 @@
-"""Publish to a channel, and see what comes, from a shell.
+"""The command line: publish to a channel, print its events, and set how much it keeps.
 
-``python -m ssestream --help`` tells the rest.
+``python -m ssestream --help`` shows all commands and options.
 """
 
 import argparse
@@ -19,36 +19,37 @@ from .positions import format_id, parse_id
 from .printable import escape, escape_json
 from .wire import Decoder, is_frame, with_id
 
-#: What the shell is told: as other tools have it, and 128 + 2 for Ctrl-C.
+#: Exit codes, as in other tools. Ctrl-C is 128 + 2, for SIGINT.
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 
 _HELP = """\
 exit codes:
   0    done
-  1    the broker could not be reached, or could not do it
-  2    wrong usage: an argument or a message that is not what it should be
+  1    the broker failed or could not be reached
+  2    wrong usage: an argument or a message is wrong
   130  ended by Ctrl-C
 """
 
 _PUBLISH = """\
 A message is a JSON object with any of "data", "event", "retry" and "comment".
-Without MESSAGE, or with -, each line of the standard input is one, and is published
-as soon as it comes. The id of each that was stored is printed.
+Without MESSAGE, or with -, each line of the standard input is a message, and is published
+as soon as it comes. The id of each stored message is printed.
 
   python -m ssestream publish --url sqlite:///chat.db news '{"data": {"title": "..."}}'
 """
 
 _KEEP = """\
-How much a channel keeps belongs to its log. Publishing can only widen that; this says it
-anew, also to less, which is forgotten then. An app whose own history is larger widens it again.
+The log of a channel remembers how much it keeps. Publishing can only make it keep more. This
+command can also make it keep less, and then the log drops its oldest events. An app with a
+larger history of its own makes the log keep more again.
 
   python -m ssestream keep --url redis://localhost --history 100 news
 """
 
 _TAIL = """\
-Each message is printed as one line of JSON, with its id, which --since takes.
-Characters that could steer a terminal are printed as JSON's escapes.
-It goes on until Ctrl-C, or --count, or until the broker fails.
+Each message is printed as one line of JSON, with its id. Use the id with --since.
+Characters that could control a terminal are printed as JSON escapes.
+The command goes on until Ctrl-C, until --count, or until the broker fails.
 
   python -m ssestream tail --url redis://localhost --last 10 news
 """
@@ -56,21 +57,21 @@ It goes on until Ctrl-C, or --count, or until the broker fails.
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """In one line, as every error is told here."""
-        self.exit(WRONG, f"{self.prog}: {escape(message)} (--help tells more)\n")
+        """Exit with *message* in one line, as for every other error of this command."""
+        self.exit(WRONG, f"{self.prog}: {escape(message)} (see --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what *arguments*, or the command line, say. Returns the exit code."""
+    """Run the command in *arguments*, and return its exit code. None means the command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
         url = options.url or os.environ.get("SSESTREAM_URL")
         if not url:
-            raise ValueError("which broker? Give --url, or set SSESTREAM_URL")
+            raise ValueError("no broker: give --url, or set SSESTREAM_URL")
         if url.startswith("memory:"):
             raise ValueError(
-                "memory:// is inside one process and cannot be reached from another:"
+                "memory:// is inside one process, and another process cannot reach it:"
                 " the app needs sqlite:/// or redis://"
             )
         check_name(options.channel)
@@ -84,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
-        # Whoever read has enough. Python would flush once more at its end.
+        # The reader of the output has closed the pipe. Python flushes once more at its exit, so
+        # let that go to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -103,7 +105,7 @@ def _fail(code: int, error: Exception) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m ssestream",
-        description="Publish to the channels of an app, and see what comes, from a shell.",
+        description="Publish to the channels of an app, and print their events, from a shell.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -114,24 +116,30 @@ def _parser() -> argparse.ArgumentParser:
         "--history",
         type=_positive,
         metavar="N",
-        help="events that the channel keeps at least (default: as it does, 1000 if it is new)",
+        help="the least number of events to keep (default: no change; 1000 for a new channel)",
     )
     publish.add_argument(
         "--history-age",
         type=float,
         metavar="SECONDS",
-        help="the age that they reach at least (default: as the channel has it, any if it is new)",
+        help="the least age up to which to keep events (default: no change; any age for a new"
+        " channel)",
     )
-    keep = _command(commands, "keep", "say how much a channel keeps", _KEEP)
-    keep.add_argument("--history", type=_positive, metavar="N", help="events (default: as now)")
+    keep = _command(commands, "keep", "set how much a channel keeps", _KEEP)
     keep.add_argument(
-        "--history-age", type=float, metavar="SECONDS", help="their age (default: any)"
+        "--history", type=_positive, metavar="N", help="number of events (default: no change)"
     )
-    tail = _command(commands, "tail", "print what is published to a channel", _TAIL)
+    keep.add_argument(
+        "--history-age",
+        type=float,
+        metavar="SECONDS",
+        help="the greatest age of events (default: any age)",
+    )
+    tail = _command(commands, "tail", "print the messages of a channel", _TAIL)
     start = tail.add_mutually_exclusive_group()
     start.add_argument("--since", metavar="ID", help="begin after the message with this id")
     start.add_argument(
-        "--last", type=_positive, default=0, metavar="N", help="begin with the last N kept ones"
+        "--last", type=_positive, default=0, metavar="N", help="begin with the last N messages"
     )
     tail.add_argument("--count", type=_positive, metavar="N", help="end after N messages")
     return parser
@@ -149,7 +157,7 @@ def _command(commands: Any, name: str, what: str, description: str) -> argparse.
         "--url",
         metavar="URL",
         help="sqlite:///relative, sqlite:////absolute or redis://host:6379/0;"
-        " by default what SSESTREAM_URL says in the environment, which other users cannot see",
+        " the default is SSESTREAM_URL in the environment, which hides a password from other users",
     )
     command.add_argument("channel", metavar="CHANNEL")
     return command
@@ -157,7 +165,7 @@ def _command(commands: Any, name: str, what: str, description: str) -> argparse.
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 10**9:
-        raise argparse.ArgumentTypeError(f"a number from 1 on, and not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 999999999, not {text!r}")
     return int(text)
 
 
@@ -177,7 +185,7 @@ def _publish_all(channels: Channels, options: argparse.Namespace) -> None:
                 event_id = channels.publish(options.channel, _message(line))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
-            # One by one, as the next line may be long in coming.
+            # Flush each id now, because the next line may come much later.
             print(event_id, flush=True)
 
 
@@ -198,7 +206,7 @@ def _print_all(broker: Broker, options: argparse.Namespace) -> None:
     for position, frame in _follow(broker, options.channel, options.since, options.last):
         event_id = format_id({options.channel: position})
         for message in Decoder().feed(with_id(frame, event_id.encode())):
-            # UTF-8, whatever the terminal is thought to be: as on the wire.
+            # Always print UTF-8, as on the wire. Python may assume another encoding.
             line = escape_json(json.dumps(message, ensure_ascii=False)) + "\n"
             sys.stdout.buffer.write(line.encode())
             sys.stdout.buffer.flush()
@@ -211,16 +219,19 @@ def _print_all(broker: Broker, options: argparse.Namespace) -> None:
 def _follow(
     broker: Broker, name: str, since: str | None, last: int
 ) -> Iterator[tuple[Position, bytes]]:
-    """Every frame of the channel *name* after *since*, or but its *last* ones; for ever."""
+    """Yield the frames of the channel *name* and their positions, for ever.
+
+    Begins after the id *since*, or with the *last* entries if *since* is None.
+    """
     here = broker.read(name, 0, 0, 0)
     at = here.end if not last else Position(here.log, max(here.first - 1, here.last - last))
     if since is not None:
         found = (parse_id(since) or {}).get(name)
         if found is None:
-            raise ValueError(f"--since is the id of a message of {name!r}, and not {since!r}")
+            raise ValueError(f"--since must be the id of a message of {name!r}, not {since!r}")
         at = found
         if at.log == here.log and broker.read(name, at.number, 0, 0).misses(at):
-            # Of a log that was put back to an earlier state.
+            # The log no longer has every entry after the id.
             at = _after_gap(name, here)
     while True:
         piece = broker.wait({name: at}).get(name)
@@ -243,7 +254,7 @@ def _follow(
 
 def _after_gap(name: str, piece: Slice) -> Position:
     print(
-        f"python -m ssestream: a gap: what came before this is not kept in {name!r} any more",
+        f"python -m ssestream: a gap: earlier messages of {name!r} are lost",
         file=sys.stderr,
     )
     return piece.beginning
