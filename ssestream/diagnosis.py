@@ -1,6 +1,7 @@
 """What is wrong with the set-up, as far as a stream can see it: said once, at WARNING."""
 
 import itertools
+import sys
 
 import flask
 from gevent import monkey
@@ -11,6 +12,18 @@ from .printable import escape
 
 #: What waits in an app's code, and stops every stream if gevent does not know of it.
 _WAITING = ("socket", "ssl", "time", "threading", "subprocess")
+
+#: Modules that run a WSGI app on an ASGI server, and their names. All requests of asgiref's
+#: have one thread.
+_ADAPTERS = {
+    "a2wsgi.": "a2wsgi",
+    "asgiref.wsgi": "asgiref",
+    "hypercorn.": "hypercorn",
+    "starlette.middleware.wsgi": "starlette",
+    "uvicorn.middleware.wsgi": "uvicorn",
+}
+
+_OF_ADAPTERS = tuple(_ADAPTERS)
 
 _said: set[str] = set()
 
@@ -45,6 +58,31 @@ def look_at_server(connection: Connection, home: Home) -> None:
             " use gunicorn's gevent worker, or gthread with more threads than streams",
             connection.name,
         )
+    elif not connection.reachable:
+        adapter = asgi_adapter()
+        if adapter is not None:
+            _warn(
+                "%s: %s runs this app on an ASGI server, and tells the app of no client that has"
+                " left: the stream keeps one of the adapter's threads for good, and %s. Serve the"
+                " app with gunicorn or another WSGI server, or set SSESTREAM_MAX_AGE",
+                connection.name,
+                adapter,
+                "there is only one" if adapter == "asgiref" else "there are few",
+            )
+
+
+def asgi_adapter() -> str | None:
+    """What runs the app on an ASGI server, in the calling thread; None on other servers.
+
+    A middleware may have replaced all that the adapter gave. The adapter calls all the same.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        module = frame.f_globals.get("__name__")
+        if isinstance(module, str) and module.startswith(_OF_ADAPTERS):
+            return next(name for start, name in _ADAPTERS.items() if module.startswith(start))
+    return None
 
 
 def may_be_held_back() -> bool:

@@ -63,7 +63,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
 
 
 class Server:
-    """One server process. *kind* is one of `SERVERS` or ``"waitress"``."""
+    """One server process. *kind* is one of `SERVERS`, ``"waitress"`` or ``"uvicorn"``."""
 
     def __init__(
         self,
@@ -96,6 +96,8 @@ class Server:
         if self.kind == "waitress":
             threads = f"--threads={self._threads}"
             return [python, "-m", "waitress", f"--listen={bind}", threads, self._app]
+        if self.kind == "uvicorn":
+            return [python, "-m", "uvicorn", "--port", str(self.port), *self._args, self._app]
         worker = "ssestream.gunicorn.SseWorker" if self.kind == "SseWorker" else self.kind
         command = [python, "-m", "gunicorn", "-k", worker, "-b", bind, *NO_CONTROL_SOCKET]
         if self.kind == "gthread":
@@ -116,7 +118,7 @@ class Server:
         )
         found = wait_until(self._listening, f"{self.kind} to listen")
         self.port = int(found[1])
-        if self.kind not in ("pywsgi", "flask", "waitress"):
+        if self.kind not in ("pywsgi", "flask", "waitress", "uvicorn"):
             wait_until(lambda: "Booting worker" in self.log(), "a worker")
         return self
 

@@ -52,6 +52,26 @@ def test_a_good_set_up_is_not_warned_of(kind: str, path: str, serve: Callable[..
     assert warnings_of(server) == []
 
 
+@pytest.mark.parametrize("path", ["/stream", "/iterated"])
+@pytest.mark.parametrize("adapter", ["a2wsgi", "asgiref"])
+def test_an_asgi_server_that_tells_of_no_departure(
+    adapter: str, path: str, serve: Callable[..., Server]
+) -> None:
+    server = serve("uvicorn", f"tests.live.asgi:{adapter}", env={"WRAPPER": "passing"})
+    assert stream(server, "/slow-page").read_until(b"other")
+    assert warnings_of(server) == []
+    clients = [stream(server, path)]
+    clients[0].read_until(b":ok\n\n")
+    if adapter == "a2wsgi":  # asgiref would not come to a second one
+        clients.append(stream(server, path))
+        clients[1].read_until(b":ok\n\n")
+    (warning,) = warnings_of(server)
+    assert f"{path!r}: {adapter} runs this app on an ASGI server" in warning
+    assert ("there is only one" in warning) == (adapter == "asgiref")
+    assert "gunicorn" in warning
+    assert "secret" not in warning
+
+
 @pytest.mark.parametrize("kind", [kind for kind in SERVERS if kind != "sync"])
 @pytest.mark.parametrize("wrapper", ["compressing", "collecting"])
 def test_a_middleware_that_holds_back(
