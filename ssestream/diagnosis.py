@@ -13,8 +13,8 @@ from .printable import escape
 #: What waits in an app's code, and stops every stream if gevent does not know of it.
 _WAITING = ("socket", "ssl", "time", "threading", "subprocess")
 
-#: Modules that run a WSGI app on an ASGI server, and their names. All requests of asgiref's
-#: have one thread.
+#: Modules that run a WSGI app on an ASGI server, and the package to name. asgiref runs all
+#: requests in one thread.
 _ADAPTERS = {
     "a2wsgi.": "a2wsgi",
     "asgiref.wsgi": "asgiref",
@@ -62,19 +62,20 @@ def look_at_server(connection: Connection, home: Home) -> None:
         adapter = asgi_adapter()
         if adapter is not None:
             _warn(
-                "%s: %s runs this app on an ASGI server, and tells the app of no client that has"
-                " left: the stream keeps one of the adapter's threads for good, and %s. Serve the"
+                "%s: %s runs this app on an ASGI server, and does not tell the app that a client"
+                " has left: the stream stays open and keeps a thread, of which there %s. Serve the"
                 " app with gunicorn or another WSGI server, or set SSESTREAM_MAX_AGE",
                 connection.name,
                 adapter,
-                "there is only one" if adapter == "asgiref" else "there are few",
+                "is only one" if adapter == "asgiref" else "are few",
             )
 
 
 def asgi_adapter() -> str | None:
-    """What runs the app on an ASGI server, in the calling thread; None on other servers.
+    """The package that runs the app on an ASGI server; None on other servers.
 
-    A middleware may have replaced all that the adapter gave. The adapter calls all the same.
+    The stack of the calling thread tells. A middleware may have replaced every object that
+    the adapter gave to the app.
     """
     frame = sys._getframe()
     while frame.f_back is not None:

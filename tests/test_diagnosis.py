@@ -67,7 +67,7 @@ def test_an_asgi_server_that_tells_of_no_departure(
         clients[1].read_until(b":ok\n\n")
     (warning,) = warnings_of(server)
     assert f"{path!r}: {adapter} runs this app on an ASGI server" in warning
-    assert ("there is only one" in warning) == (adapter == "asgiref")
+    assert ("of which there is only one" in warning) == (adapter == "asgiref")
     assert "gunicorn" in warning
     assert "secret" not in warning
 
