@@ -483,7 +483,7 @@ class Channels(Uncopyable):
             subscriptions = list(self._subscriptions.values())
             broker, following = self._broker_made, self._following_made
         for subscription in subscriptions:
-            subscription.end()
+            subscription.end("its Channels were closed")
             subscription.finish()
         if following is not None:
             following.wait_until_idle(CLOSING)

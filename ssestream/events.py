@@ -22,7 +22,8 @@ import pyee
 from gevent import GreenletExit
 
 from .callables import check_callable, fitting, is_coroutine
-from .hub import Home, current_home, logger, new_lock
+from .hub import Home, current_home, new_lock
+from .origin import Origin, enter, log_failure, origin_of
 from .uncopyable import Uncopyable
 
 
@@ -44,10 +45,12 @@ class Lane:
     heard by nobody, though, and a greenlet is not made to find that out.
     """
 
-    __slots__ = ("_busy", "_home", "_pending", "lock")
+    __slots__ = ("_busy", "_home", "_pending", "lock", "origin")
 
-    def __init__(self, home: Home | None = None) -> None:
+    def __init__(self, home: Home | None = None, origin: Origin | None = None) -> None:
         self._home = home
+        #: The request that the lane is of, for the log.
+        self.origin = origin
         #: Guards what is below, and the state of all whose lane it is. It is never held for
         #: more than a few instructions, and each lock takes a hundred bytes.
         self.lock = new_lock()
@@ -109,7 +112,7 @@ class Lane:
                     if in_loop and (emitter is None or emitter._is_heard(args[0])):
                         return
                     del self._pending[0]
-                run_logged(function, *args)
+                run_logged(function, *args, origin=self.origin)
         finally:
             with self.lock:
                 self._busy = False
@@ -129,30 +132,37 @@ def lane_of(environ: dict[str, Any]) -> Lane:
     """The lane of a request: what it streams and what answers it have one, and its lock."""
     lane: Lane | None = environ.get(_LANE_KEY)
     if lane is None:
-        lane = environ[_LANE_KEY] = Lane(current_home())
+        lane = environ[_LANE_KEY] = Lane(current_home(), origin_of(environ))
     return lane
 
 
 def run_logged(
-    function: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    function: Callable[..., object],
+    *args: Any,
+    context: contextvars.Context | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Call an app's *function* outside every request; what it raises is logged.
 
     That may be no ``Exception``, as a ``gevent.Timeout`` and ``sys.exit()`` are none.
-    *context* is for calls that belong together, such as those of one generator.
+    *context* is for calls that belong together, such as those of one generator. *origin* is
+    the request for which the function runs.
     """
     if context is None:
         context = contextvars.Context()
+    enter(context, origin)
     try:
         result = context.run(function, *args)
     except BaseException as error:
-        logger.exception("%r failed", function)
+        log_failure(origin, "%r failed", function)
         # The greenlet was killed, and is to end. Whoever has more to do starts another.
         if isinstance(error, GreenletExit) and isinstance(gevent.getcurrent(), gevent.Greenlet):
             raise
     else:
         if is_coroutine(result):
-            logger.error("%r returned a coroutine, and nobody awaits it", function)
+            log_failure(
+                origin, "%r returned a coroutine, and nobody awaits it", function, exc_info=None
+            )
 
 
 _NO_HANDLERS: dict[str, Any] = {}
@@ -235,11 +245,13 @@ class Emitter(Uncopyable, pyee.EventEmitter):
     def _emit_run(
         self, f: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        run_logged(functools.partial(f, **kwargs) if kwargs else f, *args)
+        called = functools.partial(f, **kwargs) if kwargs else f
+        run_logged(called, *args, origin=self._lane.origin)
 
     def _emit_handle_potential_error(self, event: str, error: Any) -> None:
         if event == "error":
-            logger.error(
+            log_failure(
+                self._lane.origin,
                 "an error on %s, and no handler for it: %r",
                 type(self).__name__,
                 error,

@@ -33,6 +33,7 @@ from .callables import check_callable, is_coroutine
 from .clock import clock
 from .errors import StreamError
 from .hub import logger, new_lock
+from .origin import enter, log_failure
 from .positions import check_fits, format_id
 from .printable import escape
 from .proxies import behind
@@ -53,6 +54,11 @@ SMALL = 16 * 1024
 #: Control frames, which tell the readers of a channel something.
 CLOSE = CONTROL + b"close"
 CUT = CONTROL + b"cut "
+
+#: What the log says of a stream that is ended, before the name of the channel.
+WAS_CUT = "cut() took away its access to the channel"
+MAY_BE_CUT = "entries that are lost may have taken away its access to the channel"
+WAS_CLOSED = "close_channel() ended the streams of the channel"
 #: In the place of what is no message.
 UNREADABLE = CONTROL + b"unreadable"
 
@@ -382,16 +388,19 @@ class Cursor:
     def unwanted(self, items: list[Item]) -> Collection[int]:
         """The numbers of those that its filter withholds."""
         unwanted: set[int] = set()
+        origin = self.subscription.stream._lane.origin
         assert self.wanted is not None
         for item in items:
             if not item.is_word:
                 try:
-                    wanted = contextvars.Context().run(self.wanted, item.message())
+                    context = contextvars.Context()
+                    enter(context, origin)
+                    wanted = context.run(self.wanted, item.message())
                     if is_coroutine(wanted):
                         raise TypeError("a filter says yes or no, and this one a coroutine")
                 except BaseException:  # a gevent.Timeout is no Exception
                     # It may be there to keep secrets.
-                    logger.exception("the filter %r failed", self.wanted)
+                    log_failure(origin, "the filter %r failed", self.wanted)
                     wanted = False
                 if not wanted:
                     unwanted.add(item.number)
@@ -534,10 +543,14 @@ class Subscription:
         elif event == "close":
             self._keeper._gone(self)
 
-    def end(self) -> None:
-        """Somebody has said so: what waits is delivered still."""
+    def end(self, why: str, name: str | None = None) -> None:
+        """Somebody has said so: what waits is delivered still.
+
+        *why* is for the log, with the *name* of the channel concerned.
+        """
         self.stop()
-        self.stream._lane.soon(self.stream.end)
+        # In the lane's turn, as handlers of the log may wait, and a lock is held here.
+        self.stream._lane.soon(_end, self.stream, why, name)
 
     def tell_place(self, known: str | None = None) -> None:
         """Let the client know where it stands, if it does not: *known* is the id it has.
@@ -596,7 +609,7 @@ class Subscription:
                     if item.is_word:
                         silent += 1
                         if cursor.is_told(item):
-                            self.end()
+                            self.end(WAS_CUT if cursor.is_cut(item) else WAS_CLOSED, cursor.name)
                     elif item.number in unwanted:
                         silent += 1
                     else:
@@ -652,6 +665,18 @@ class Subscription:
 
     def _id(self) -> str:
         return format_id({each.name: each.position or NOWHERE for each in self.cursors})
+
+
+def _end(stream: SseStream, why: str, name: str | None) -> None:
+    if not stream.destroyed:
+        connection = stream._connection
+        logger.info(
+            "%s: ended, as %s%s",
+            "a stream of no request" if connection is None else connection.name,
+            why,
+            "" if name is None else f" {name!r}",
+        )
+    stream.end()
 
 
 def cut_word(key: Hashable | None) -> bytes | None:

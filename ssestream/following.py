@@ -23,9 +23,11 @@ from .errors import BrokerError
 from .fanout import TURN, Parcel, hand_round, send_to_convoys
 from .feeds import (
     CUT,
+    MAY_BE_CUT,
     NOWHERE,
     READ,
     READ_BYTES,
+    WAS_CUT,
     Batch,
     ChannelStatistics,
     Cursor,
@@ -36,6 +38,7 @@ from .feeds import (
     items_of,
 )
 from .hub import current_home, give_way, logger, new_lock, start_thread
+from .origin import log_failure
 from .schedule import schedule_of
 from .settings import chance
 
@@ -402,7 +405,7 @@ class Following:
                 subscription = cursor.subscription
                 told = any(cursor.is_cut(item) and cursor.is_told(item) for item in cuts)
                 if not subscription.over and (told or (missed and cursor.word is not None)):
-                    subscription.end()
+                    subscription.end(WAS_CUT if told else MAY_BE_CUT, cursor.name)
                 if subscription.over:
                     subscription.finish()
 
@@ -475,7 +478,8 @@ class Following:
 
     def _break(self, cursor: Cursor, error: Exception) -> None:
         """Its stream ends rather than stand still with nobody the wiser."""
-        logger.exception("channels: %r could not be handed on", cursor.name)
+        origin = cursor.subscription.stream._lane.origin
+        log_failure(origin, "channels: %r could not be handed on", cursor.name)
         cursor.subscription.finish()
         cursor.subscription.stream.destroy(error)
 

@@ -19,6 +19,7 @@ from gevent.event import Event
 from .errors import StreamDestroyed, WriteAfterEnd
 from .events import run_logged
 from .hub import Home, current_home, home_of, logger, new_lock, start_thread
+from .origin import log_failure
 from .outgoing import OutgoingMessage
 from .piping import Destination
 from .stream import D, SseStream
@@ -110,7 +111,7 @@ class _Drawer:
             self._home = current_home()
             self._drained = Event()
         try:
-            run_logged(self._draw, context=self._context)
+            run_logged(self._draw, context=self._context, origin=self._stream._lane.origin)
         finally:
             with self._lock:
                 # The hub too: what is queued in its loop may refer to this,
@@ -138,7 +139,7 @@ class _Drawer:
             if isinstance(error, GreenletExit) and self._over():
                 return
             if stream.listeners("error"):
-                logger.exception("the source of a pipeline failed")
+                log_failure(stream._lane.origin, "the source of a pipeline failed")
             stream.destroy(error)
 
     def _over(self) -> bool:
@@ -168,4 +169,4 @@ class _Drawer:
     def close_source(self) -> None:
         close = getattr(self._source, "close", None)
         if callable(close):
-            run_logged(close, context=self._context)
+            run_logged(close, context=self._context, origin=self._stream._lane.origin)

@@ -17,6 +17,7 @@ from typing import Any
 from .callables import check_callable, fitting
 from .events import run_logged
 from .hub import current_home
+from .origin import current_origin
 from .uncopyable import Uncopyable
 
 
@@ -29,6 +30,7 @@ class Timer(Uncopyable):
         self, callback: Callable[..., object], delay_ms: float, args: tuple[Any, ...], repeat: bool
     ) -> None:
         self._home = current_home()
+        self._origin = current_origin()
         self._call: tuple[Callable[..., object], tuple[Any, ...]] = (callback, args)
         self._seconds = max(1, delay_ms) / 1000
         self._repeat = repeat
@@ -63,7 +65,7 @@ class Timer(Uncopyable):
         if self._cleared:
             return
         try:
-            run_logged(callback, *args)
+            run_logged(callback, *args, origin=self._origin)
         finally:
             if self._repeat and not self._cleared:
                 self._home.call(self._arm)

@@ -3,6 +3,7 @@
 With ``SSESTREAM_TEST_ALL=1`` a missing part is a failure instead of a skip.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -49,6 +50,20 @@ def chromium() -> tuple[str, str]:
     assert browser is not None
     assert driver is not None
     return browser, driver
+
+
+@pytest.fixture(scope="session")
+def sentry() -> None:
+    """sentry-sdk, of the service that collects errors."""
+    if importlib.util.find_spec("sentry_sdk") is None:
+        _missing("sentry-sdk", "pip install sentry-sdk")
+
+
+@pytest.fixture(scope="session")
+def async_views() -> None:
+    """Flask's ``async def`` views."""
+    if importlib.util.find_spec("asgiref") is None:
+        _missing("asgiref", "pip install asgiref")
 
 
 @pytest.fixture(scope="session")

@@ -834,6 +834,26 @@ def test_close_channel_ends_all_who_follow_it_with_all_that_came_before(make: Ma
         assert data_of(again.take(1)) == ["200"]
 
 
+@on_threads_and_greenlets
+def test_whom_the_channels_end_is_told_at_info_with_its_path_and_the_reason(
+    channels: Channels, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends = [
+        (lambda: channels.cut("news", "k"), "cut() took away its access to the channel 'news'"),
+        (lambda: channels.close_channel("news"), "close_channel() ended the streams of"),
+        (channels.close, "its Channels were closed"),
+    ]
+    with caplog.at_level(logging.INFO, "ssestream"):
+        for end, reason in ends:
+            caplog.clear()
+            with Client(Following(channels, "news", key="k"), "/?token=secret") as client:
+                end()
+                client.all()
+            (record,) = [each for each in caplog.records if each.levelno == logging.INFO]
+            assert f"'/': ended, as {reason}" in record.getMessage()
+            assert "secret" not in caplog.text
+
+
 def test_unsubscribe_ends_what_comes_and_not_the_stream(channels: Channels) -> None:
     app = Following(channels, "a", "b", "c")
     with Client(app) as client:

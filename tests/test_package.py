@@ -31,6 +31,7 @@ ROOMS = (
     "settings",
     "backlog",
     "statistics",
+    "origin",
     "events",
     "connection",
     "buffer",
