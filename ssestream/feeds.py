@@ -1,24 +1,26 @@
-"""Channels as this process follows them, and the streams that read them.
+"""The position of each stream in each channel, and the newest entries of each log.
 
-A `Feed` is the end of one channel's log, a `Cursor` where one stream stands in
-it. A cursor is in one of two states:
+A `Feed` holds the newest entries of one channel's log. A `Cursor` is the position of one stream
+in one channel. A `Subscription` is one stream with all its cursors. A cursor has one of two
+states:
 
 =========  ===========================================  ==============================
-state      who moves it                                 becomes the other
+state      moved by                                     changes to the other state
 =========  ===========================================  ==============================
-live       the listener, with whatever comes            when its stream has no room,
-                                                        or a hole is before what came
-behind     a reader, with what it reads on from the     at the end of the log
-           log
+live       the listener, with new entries               when its stream has no room,
+                                                        or entries are missing before
+                                                        the new entries
+behind     a reader, with entries that it reads from    when it reaches the end of
+           the log                                      the log
 =========  ===========================================  ==============================
 
-So a slow stream holds no more than half of what may wait in it, and costs the
-others nothing; the rest stays in the log. The last entries of a log are kept by
-its feed as well, and mostly nothing is asked of the broker.
+So a slow stream fills only half of its queue, and does not delay other streams; the rest stays in
+the log. A feed also keeps the last entries of its log, so a reader mostly need not ask the
+broker.
 
-Two locks, and neither is held while anybody waits: that of all feeds, for which
-cursors are live; that of a subscription, for its set of cursors and the order of
-what its stream gets. They are never held together.
+Two locks guard the state, and nobody holds either lock while waiting. The lock of `Following`
+guards which cursors are live. The lock of a `Subscription` guards its tuple of cursors and the
+order of the frames that its stream gets. Nobody holds both locks at the same time.
 """
 
 import contextvars
@@ -40,58 +42,61 @@ from .proxies import behind
 from .stream import SseStream
 from .wire import Decoder, id_block, is_frame, with_id
 
-#: Entries that a feed keeps, and their bytes: what a client misses that comes back
-#: after a reload, on a busy channel.
+#: The most entries that a feed keeps, and the most bytes: about the events that a client misses
+#: during a reload, on a busy channel.
 RECENT, RECENT_BYTES = 256, 256 * 1024
 
-#: Entries that a reader asks the broker for at once, and their bytes.
+#: The most entries that a reader asks the broker for at once, and about the most bytes.
 READ, READ_BYTES = 128, 256 * 1024
 
-#: Bytes of a message that is small: as many of them as may wait before a stream
-#: says that it is to drain are far from what may wait at all.
+#: The most bytes of a small message. A stream asks its writer to wait for ``"drain"`` long before
+#: small messages fill the bytes that may wait.
 SMALL = 16 * 1024
 
-#: Control frames, which tell the readers of a channel something.
+#: Control frames: end every stream of the channel, or each stream with the key that follows.
 CLOSE = CONTROL + b"close"
 CUT = CONTROL + b"cut "
 
-#: What the log says of a stream that is ended, before the name of the channel.
+#: Reasons in the log for the end of a stream. The name of the channel follows.
 WAS_CUT = "cut() took away its access to the channel"
 MAY_BE_CUT = "entries that are lost may have taken away its access to the channel"
 WAS_CLOSED = "close_channel() ended the streams of the channel"
-#: In the place of what is no message.
+#: Replaces a frame that is not a message.
 UNREADABLE = CONTROL + b"unreadable"
 
-#: Of the items that a cursor without a filter is given, it withholds these.
+#: The numbers of the items that a cursor without a filter withholds.
 NONE: Collection[int] = ()
 
 Filter = Callable[[dict[str, str | int]], object]
 
-#: A position in no log at all: of an id that is none of ours. Ids have it, too, so
-#: that a client which leaves before it was told of a gap is told when it comes back.
+#: A position in no log, for a stream that came with an id of another kind. Event ids may have
+#: this position too. So a client that leaves before its ``"gap"`` gets a gap when it comes back.
 NOWHERE = Position("nowhere", 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class ChannelStatistics:
-    """A snapshot of one channel in this process. Counts are since it has subscribers."""
+    """The numbers of one channel in this process at one moment.
 
-    #: Streams that follow it now.
+    The counts begin with the channel's first stream in this process, and end with its last.
+    """
+
+    #: Streams that follow the channel now.
     subscribers: int
-    #: Events handed to streams, as they came or as they were read on from the log.
+    #: Events that streams have got, live or from the log.
     delivered: int
-    #: Those of them that were read on: for who came back, or was slow.
+    #: Events of these that were read from the log, for a stream that came back or was slow.
     replayed: int
     #: Streams that are behind now.
     lagging: int
-    #: Times that a stream had missed what the log does not have any more.
+    #: How often a stream had missed events that the log no longer had.
     gaps: int
-    #: Events that this process has published to it.
+    #: Events that this process has published to the channel.
     published: int
 
 
 class Item:
-    """One entry on its way to many streams, with what they share of it."""
+    """An entry of a log on its way to many streams, with the forms that the streams share."""
 
     __slots__ = (
         "_message",
@@ -111,7 +116,7 @@ class Item:
         self.is_word = frame.startswith(CONTROL)
         if not self.is_word and not is_frame(frame):
             _tell_of_unreadable(log, self.number)
-            # It keeps its place, and no stream gets it.
+            # The entry keeps its number, and no stream gets it.
             self.is_word, self.frame = True, UNREADABLE
         self.is_small = len(frame) <= SMALL
         self.came_at = clock.now()
@@ -119,19 +124,19 @@ class Item:
         self._message: dict[str, str | int] | None = None
 
     def single(self, name: str) -> bytes:
-        """For streams of this channel alone, whose ids are the same."""
+        """The frame with its id, for streams that follow only this channel: their ids are equal."""
         if self._single is None:
             self._single = with_id(self.frame, format_id({name: self.position}).encode())
         return self._single
 
     def message(self) -> dict[str, str | int]:
-        """As a browser would see it, but for the id, which depends on the stream."""
+        """The message as a browser would see it, without the id, which depends on the stream."""
         if self._message is None:
             (self._message,) = Decoder().feed(self.frame)
         return dict(self._message)
 
 
-# Logs of which it was told that they have such entries, not too many of them.
+# Logs for which the error was logged, so that each is logged once. The bound limits memory.
 _told: deque[str] = deque(maxlen=100)
 
 
@@ -139,8 +144,8 @@ def _tell_of_unreadable(log: str, number: int) -> None:
     if log not in _told:
         _told.append(log)
         logger.error(
-            "channels: entry %d of the log %s is no message, and is left out: the log was"
-            " damaged, or something else has written to it",
+            "channels: entry %d of the log %s is not a message, and is left out: the log is"
+            " damaged, or another program has written to the log",
             number,
             escape(log),
         )
@@ -151,19 +156,23 @@ def items_of(piece: Slice) -> list[Item]:
 
 
 class Batch(NamedTuple):
-    """Items that follow each other, for streams that can be given all of them at once."""
+    """Several items without a gap between them, in one piece of bytes for one write."""
 
+    #: The position before the first item.
     before: Position
+    #: The position after the last item.
     after: Position
-    #: For streams of this channel alone.
+    #: The frames with their ids, for streams that follow only this channel.
     frames: bytes
+    #: The number of messages in *frames*.
     messages: int
 
 
 def batches_of(name: str, before: Position, items: list[Item]) -> list[Batch]:
-    """All of *items*, in as many batches as are small; none if there is more to them.
+    """Join all *items* into batches of about `SMALL` bytes, after the position *before*.
 
-    That is where one is a word, not small by itself, or cannot be read.
+    Returns an empty list if any item is a control frame, is not small, or cannot get an id. Then
+    each stream must handle the items one by one.
     """
     batches: list[Batch] = []
     frames: list[bytes] = []
@@ -173,7 +182,7 @@ def batches_of(name: str, before: Position, items: list[Item]) -> list[Batch]:
             return []
         try:
             frames.append(item.single(name))
-        except ValueError:  # it is not one of ours
+        except ValueError:  # the frame cannot get an id
             return []
         length += len(frames[-1])
         if length >= SMALL or number == len(items):
@@ -183,29 +192,32 @@ def batches_of(name: str, before: Position, items: list[Item]) -> list[Batch]:
 
 
 class Feed:
-    """What this process knows of one channel that has subscribers here.
+    """A channel that streams of this process follow: their cursors and the last entries.
 
-    It keeps no more than its log does.
+    A feed keeps no entry that its log has dropped. The lock of `Following` guards all fields,
+    except where a method says so.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: Where the listener has got to; None until the broker has said where
-        #: the log stands.
+        #: The position of the listener; None until the broker has told the end of the log.
         self.position: Position | None = None
+        #: All cursors in this channel.
         self.cursors: set[Cursor] = set()
+        #: The cursors that the listener moves.
         self.live: set[Cursor] = set()
-        #: Those of them that move together, and those that do not, which need be looked
-        #: at one by one.
+        #: Groups of live cursors that are sent to together (see ``fanout``).
         self.convoys: list[Any] = []
+        #: Live cursors in no convoy, which a broadcast visits one by one.
         self.apart: set[Cursor] = set()
-        #: How much its log keeps.
+        #: How much the log keeps.
         self.bounds = Bounds()
-        #: The last entries up to *position*, without a hole, and what they follow.
+        #: The last entries up to *position*, without a gap.
         self.recent: deque[Item] = deque()
         self._recent_bytes = 0
+        # The position before the first entry of *recent*.
         self._base: Position | None = None
-        #: Of cursors that are no more.
+        #: *delivered*, *replayed* and *gaps* count only for cursors that were removed.
         self.delivered = self.replayed = self.gaps = self.published = 0
 
     def statistics(self) -> ChannelStatistics:
@@ -223,24 +235,31 @@ class Feed:
         self.apart.add(cursor)
 
     def fall_behind(self, cursor: "Cursor") -> None:
-        """Or go away."""
+        """Let readers move *cursor* from now on. Also called when the cursor is removed."""
         self.live.discard(cursor)
         self.apart.discard(cursor)
 
     def stand_apart(self, cursor: "Cursor") -> None:
-        """It has left its convoy. From any thread, and without the lock of all feeds."""
+        """Let a broadcast visit *cursor* by itself, because it has left its convoy.
+
+        May be called from any thread, without the lock of `Following`.
+        """
         self.apart.add(cursor)
-        # In this order: else it could have gone away in between, and would stay here.
+        # Add first and check afterwards. Otherwise a cursor that falls behind between the check
+        # and the addition would stay in this set.
         if cursor not in self.live:
             self.apart.discard(cursor)
 
     def advance(self, piece: Slice, items: list[Item]) -> Position:
-        """The listener has got *items*. Returns the position that they follow."""
+        """Move to the end of *piece*, which the listener has read, and keep its *items*.
+
+        Returns the position before the first of *items*.
+        """
         last = items[-1].position if items else piece.end
         number = items[0].number - 1 if items else last.number
         here = self.position
         if here is not None and here[:2] == (piece.log, number) and not piece.misses(here):
-            before = here  # the very object that most cursors have
+            before = here  # the same object as in most cursors, which makes a comparison fast
         else:
             before = Position(piece.log, number)
         if before is not here or self._base is None:
@@ -256,7 +275,7 @@ class Feed:
         return before
 
     def after(self, position: Position) -> list[Item] | None:
-        """What came after *position*; None where that is not known here any more."""
+        """The entries after *position*; None if the feed does not keep all of them."""
         mine = self.position
         if mine is None or position.log != mine.log or position.number > mine.number:
             return None
@@ -270,7 +289,7 @@ class Feed:
         if passed < 0:
             return None
         known = base if passed == 0 else self.recent[passed - 1].position
-        # Its log may have had another entry under that number.
+        # The position may be from another past of the log, with another entry at this number.
         if known.check and position.check and known.check != position.check:
             return None
         return [self.recent[n] for n in range(passed, len(self.recent))]
@@ -282,22 +301,25 @@ class Feed:
 
 
 class Convoy(Protocol):
-    """See ``fanout``."""
+    """Streams at one position that are sent to together: the part that a cursor needs.
+
+    See ``fanout``.
+    """
 
     @property
     def position(self) -> Position:
-        """Where all of it stands."""
+        """The position of every member."""
 
     @property
     def messages(self) -> int:
-        """How many it was given since it is there."""
+        """The messages that the convoy was sent since it exists."""
 
     def leave(self, reader: Direct) -> None:
-        """From any thread."""
+        """Take *reader* out of the convoy. Thread-safe."""
 
 
 class Cursor:
-    """Where one stream stands in one channel."""
+    """The position of one stream in one channel."""
 
     __slots__ = (
         "_position",
@@ -330,36 +352,39 @@ class Cursor:
     ) -> None:
         self.subscription = subscription
         self.stream = subscription.stream
-        #: Whether there is nothing to it but its position: no filter, and no other
-        #: channel in the ids; in greenlets, among which nothing happens between two
-        #: instructions.
+        #: Whether a broadcast may move this cursor by its position alone. The stream then has no
+        #: filter and follows no other channel, and its code runs in greenlets, so that no other
+        #: code runs between two instructions.
         self.simple = False
         self.name = name
         self._position = position
-        #: In which its stream is sent to together with others, and as whom.
+        #: The convoy that the stream is in, and the member that stands for the stream there. Both
+        #: are None outside of a convoy.
         self.convoy: Convoy | None = None
         self.seat: Direct | None = None
-        #: Where the log ended when it came: a word up to there was said to others.
-        #: None where the broker could not say; it obeys all words then, as one who
-        #: is ended in error comes back, and one who is left in error stays.
+        #: The end of the log when the stream subscribed. Control frames up to there are older than
+        #: the subscription, and do not concern it. None if the broker could not tell the end; then
+        #: the cursor obeys every control frame. A client that is ended by mistake comes back, but
+        #: a client that is left by mistake would stay.
         self.began: Position | None = None
-        #: Where the log ended when it was last told of a gap: a snapshot has all that.
+        #: The end of the log at the last ``"gap"``. The app's snapshot has all events up to there.
         self.told = NOWHERE
-        #: The word that takes its access away; None where it was given no key.
+        #: The control frame that takes the stream's access away; None for a stream without a key.
         self.word = word
-        #: Its filter.
+        #: The filter of the stream; None if there is no filter.
         self.wanted = wanted
-        #: A reader has it, or is about to.
+        #: Whether a reader has this cursor, or the cursor waits for a reader.
         self.reading = False
-        #: Without those of a convoy that it is in.
+        #: Events that the stream got. In a convoy, add the count of the convoy (see `total`).
         self.delivered = 0
+        #: Events that were read from the log, and gaps.
         self.replayed = self.gaps = 0
 
     @property
     def position(self) -> Position | None:
-        """Behind the last entry that the stream was given.
+        """The position after the last entry that the stream got or passed over.
 
-        None is the end of the log, wherever that is when the broker can be asked.
+        None means the end of the log at the time when the broker can next be asked.
         """
         convoy = self.convoy
         return self._position if convoy is None else convoy.position
@@ -371,12 +396,12 @@ class Cursor:
 
     @property
     def total(self) -> int:
-        """Events that its stream was given."""
+        """The events that the stream got."""
         convoy = self.convoy
         return self.delivered if convoy is None else self.delivered + convoy.messages
 
     def complicate(self) -> None:
-        """There is more to it from now on."""
+        """Let no broadcast move this cursor by its position alone from now on."""
         self.simple = False
         self.leave_convoy()
 
@@ -386,7 +411,7 @@ class Cursor:
             convoy.leave(seat)
 
     def unwanted(self, items: list[Item]) -> Collection[int]:
-        """The numbers of those that its filter withholds."""
+        """The numbers of the *items* that the filter withholds."""
         unwanted: set[int] = set()
         origin = self.subscription.stream._lane.origin
         assert self.wanted is not None
@@ -397,9 +422,9 @@ class Cursor:
                     enter(context, origin)
                     wanted = context.run(self.wanted, item.message())
                     if is_coroutine(wanted):
-                        raise TypeError("a filter says yes or no, and this one a coroutine")
-                except BaseException:  # a gevent.Timeout is no Exception
-                    # It may be there to keep secrets.
+                        raise TypeError("a filter must return yes or no, and returned a coroutine")
+                except BaseException:  # gevent.Timeout is not an Exception
+                    # Withhold the message: a filter may protect secrets.
                     log_failure(origin, "the filter %r failed", self.wanted)
                     wanted = False
                 if not wanted:
@@ -407,22 +432,23 @@ class Cursor:
         return unwanted
 
     def passed(self, items: list[Item]) -> int:
-        """How many of *items*, which follow each other, it was given before."""
+        """How many of *items*, which have no gap between them, this cursor has passed already."""
         at = self.position
         if at is None or not items or at.log != items[0].position.log:
             return 0
         return max(0, at.number + 1 - items[0].number)
 
     def is_next(self, before: Position, items: list[Item], last: int) -> bool:
-        """Whether nothing is missing between it and *items*, which follow *before*.
+        """Whether no entry is missing between this cursor and *items*, which follow *before*.
 
-        Not if it is beyond the *last* of its log, which has lost its end then, or behind
-        an entry that is none of them.
+        *last* is the number of the newest entry of the log. False if the cursor is beyond *last*,
+        because the log then lost its newest entries. Also False if the cursor is after an entry
+        with another check than the entry at that number in *items*.
         """
         at = self.position
         if at is None:
             return False
-        if at.log == "" and before.number == 0:  # the log has just begun
+        if at.log == "" and before.number == 0:  # the log has just got its first entry
             return True
         passed = at.number - before.number
         if at.log != before.log or passed < 0 or at.number > last:
@@ -433,48 +459,55 @@ class Cursor:
         return not (known.check and at.check) or known.check == at.check
 
     def is_beyond(self, piece: Slice) -> bool:
-        """Whether its log has lost its end, as that of a machine that crashed may."""
+        """Whether the cursor is beyond the end of its log, which then lost its newest entries."""
         at = self.position
         return at is not None and at.log == piece.log and at.number > piece.last
 
     def is_told(self, item: Item) -> bool:
-        """Whether it is to obey *item*, a word."""
+        """Whether the control frame *item* ends the stream of this cursor."""
         began = self.began
         if began is not None and began.log == item.position.log and item.number <= began.number:
             return False
         return item.frame == CLOSE or self.is_cut(item)
 
     def is_cut(self, item: Item) -> bool:
+        """Whether *item* takes away the access of this cursor's key."""
         return item.frame == self.word
 
 
 class Keeper(Protocol):
-    """Whose subscriptions they are, as far as one knows it."""
+    """The owner of subscriptions, which is a `Channels`: the part that a subscription needs."""
 
     def _drained(self, subscription: "Subscription") -> None:
-        """Its stream has room again."""
+        """Called when the stream of *subscription* has room again."""
 
     def _gone(self, subscription: "Subscription") -> None:
-        """It follows nothing any more."""
+        """Called when *subscription* follows nothing any more."""
 
     def _passed(self, subscription: "Subscription", cursor: Cursor, silently: int) -> None:
-        """It has passed entries of which its client does not know, as they were not sent."""
+        """Called after *cursor* has passed *silently* entries since the last that was sent.
+
+        The client does not know these entries. With 0, the last entry was sent.
+        """
 
 
 class Subscription:
-    """One stream and its cursors."""
+    """A stream and its cursors, one for each channel."""
 
     __slots__ = ("_keeper", "_lock", "_pushes", "cursors", "drains", "over", "stream")
 
     def __init__(self, stream: SseStream, keeper: Keeper) -> None:
         self.stream = stream
-        #: One for each channel. Another tuple after every change: it is read without the lock.
+        #: One cursor for each channel. Every change makes a new tuple, so that a reader needs no
+        #: lock.
         self.cursors: tuple[Cursor, ...] = ()
+        #: Whether the stream gets nothing more.
         self.over = False
-        #: How often the stream had room again.
+        #: How often the stream has emitted ``"drain"``.
         self.drains = 0
         self._keeper = keeper
-        # Whether an app has no ``push()`` of its own that is to see all.
+        # Whether ``push()`` is the library's own. An app's subclass may override ``push()``, and
+        # must then see every frame.
         self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
         if not self._pushes:
             check_callable("push() of a stream", stream.push)
@@ -482,7 +515,7 @@ class Subscription:
 
     @property
     def has_begun(self) -> bool:
-        """Whether each of its cursors has a place, of which the ids of all events tell."""
+        """Whether each cursor has a position. Before that, no event can have a complete id."""
         cursors = self.cursors
         if len(cursors) == 1:
             return cursors[0].position is not None
@@ -495,13 +528,16 @@ class Subscription:
         return None
 
     def check_fits(self, names: Collection[str]) -> None:
-        """Raises ``ValueError`` where *names* are too many beside those that there are."""
+        """Raise ``ValueError`` if no id has room for *names* and the channels followed already."""
         together = {cursor.name for cursor in self.cursors}.union(names)
         if len(together) > 1:
             check_fits(together)
 
     def add(self, cursors: list[Cursor]) -> list[Cursor]:
-        """Those of them whose channel is new here. Raises ``ValueError`` where it is too many."""
+        """Follow the channels of *cursors*, and return the cursors of new channels.
+
+        Raises ``ValueError`` if an id has no room for all channels.
+        """
         with self._lock:
             new = [cursor for cursor in cursors if self.cursor_of(cursor.name) is None]
             together = (*self.cursors, *new)
@@ -511,7 +547,7 @@ class Subscription:
         return new
 
     def take_out(self, names: tuple[str, ...]) -> list[Cursor]:
-        """Those of *names* that there are, or all where none is named; they give nothing more."""
+        """Remove and return the cursors of the channels *names*; without names, all cursors."""
         with self._lock:
             taken = [cursor for cursor in self.cursors if not names or cursor.name in names]
             for cursor in taken:
@@ -520,42 +556,43 @@ class Subscription:
         return taken
 
     def stop(self) -> None:
-        """Give nothing more."""
+        """Give nothing more to the stream."""
         self.over = True
         for cursor in self.cursors:
             cursor.complicate()
 
     def let_go(self) -> list[Cursor]:
-        """All its cursors, which it knows no more."""
+        """Remove and return all cursors."""
         with self._lock:
             cursors, self.cursors = self.cursors, ()
         return list(cursors)
 
     def finish(self) -> None:
-        """Give nothing more, and let go of the channels."""
+        """Give nothing more to the stream, and stop following its channels."""
         self.stop()
         self._keeper._gone(self)
 
     def heard(self, event: str) -> None:
-        """What its stream has emitted."""
+        """Act on *event*, which the stream has emitted."""
         if event == "drain":
             self._keeper._drained(self)
         elif event == "close":
             self._keeper._gone(self)
 
     def end(self, why: str, name: str | None = None) -> None:
-        """Somebody has said so: what waits is delivered still.
+        """End the stream; it still delivers its waiting messages.
 
-        *why* is for the log, with the *name* of the channel concerned.
+        *why* is the reason for the log, and *name* the channel concerned, if any.
         """
         self.stop()
         # In the lane's turn, as handlers of the log may wait, and a lock is held here.
         self.stream._lane.soon(_end, self.stream, why, name)
 
     def tell_place(self, known: str | None = None) -> None:
-        """Let the client know where it stands, if it does not: *known* is the id it has.
+        """Send the client an id with its positions, unless it has this id already.
 
-        Before any event that was given after this, and behind any before.
+        *known* is the id that the client has; None if that is not known. The id comes after all
+        events that were given before this call, and before all later events.
         """
         with self._lock:
             if self.over or not self.cursors or not self.has_begun:
@@ -565,7 +602,10 @@ class Subscription:
                 self.stream._say(id_block(place))
 
     def give_at_once(self, cursor: Cursor, batch: Batch) -> bool:
-        """Hand on the whole *batch*; False, and nothing of it was, where `give` is to see to it."""
+        """Give the stream the whole *batch*, if this is possible without a look at each item.
+
+        Returns False if nothing was given; then `give` must handle the items.
+        """
         with self._lock:
             cursors = self.cursors
             if (
@@ -582,16 +622,18 @@ class Subscription:
             return True
 
     def lose_place(self, cursor: Cursor) -> None:
-        """The log does not know where *cursor* is; it will be told of a gap."""
+        """Mark the position of *cursor* as unknown to the log, so that the stream emits a gap."""
         with self._lock:
             cursor.position = cursor.told = NOWHERE
 
     def give(self, cursor: Cursor, items: list[Item], replayed: bool = False) -> bool:
-        """Hand on those of *items* that *cursor* has not passed.
+        """Give the stream each of *items* that *cursor* has not passed yet.
 
-        False once the stream has no room for more, or takes no more at all.
+        *replayed* tells whether the items were read from the log for this cursor. Returns False
+        if the stream has no room for every item, or takes nothing more. Raises the error of an
+        app's own ``push()``.
         """
-        # Before the lock is taken, as this is an app's code.
+        # Run the filter before the lock is taken, because the filter is an app's code.
         unwanted = cursor.unwanted(items) if cursor.wanted is not None else NONE
         with self._lock:
             cursors = self.cursors
@@ -616,18 +658,19 @@ class Subscription:
                         self._push(item.single(cursor.name) if alone else self._with_id(item.frame))
                         given += 1
                         silent = 0
-            except StreamError:  # the app has ended it
+            except StreamError:  # the app has ended the stream
                 self.stop()
             except BaseException as error:
                 if isinstance(error, Exception):
                     raise
-                # Not what would end the listener of all: an app's own push() fails for one.
+                # An app's push() may raise gevent.Timeout or GreenletExit, for example. Raise an
+                # Exception instead, because only this stream fails and the listener must go on.
                 raise RuntimeError(f"push() failed: {error!r}") from error
             finally:
                 cursor.delivered += given
                 cursor.replayed += given if replayed else 0
             more = more and not self.over
-        # Without the lock, which the keeper takes when it is to tell the client.
+        # Call the keeper without the lock, because the keeper may call `tell_place`.
         if silent or (given and cursor.wanted is not None):
             self._keeper._passed(self, cursor, silent)
         return more
@@ -650,13 +693,14 @@ class Subscription:
                 cursor.complicate()
 
     def _fits(self, frame: bytes) -> bool:
-        """Whether the stream takes *frame* and stays in its bounds; else it will drain."""
+        """Whether *frame* fits in the stream. If not, the stream emits ``"drain"`` later."""
         stream = self.stream
         if not stream._has_room():
             return False
         if not stream.writable_need_drain:
             return True
-        # Who writes on although told to wait is cut at the bound.
+        # The queue has room, but its bytes may not. A stream that exceeds its bytes is cut, so
+        # fill only half of them.
         waiting = stream._waiting_bytes()
         return not waiting or waiting + len(frame) <= stream._settings.max_bytes // 2
 
@@ -680,19 +724,20 @@ def _end(stream: SseStream, why: str, name: str | None) -> None:
 
 
 def cut_word(key: Hashable | None) -> bytes | None:
-    """What takes the access of *key* away; None where that is None, or a proxy for it.
+    """The control frame that ends the streams with *key*; None if *key* is None.
 
-    Raises ``ValueError`` for a key that cannot be known again: a proxy outside of its
-    request, one whose ``repr()`` fails or is that of another object each time.
+    A proxy counts as its value. Raises ``ValueError`` for a key that another process cannot
+    recognise: a proxy outside of its request, a key with a failing ``repr()``, or a key with its
+    address in memory in its ``repr()``.
     """
     try:
         key = behind(key)
         text = repr(key)
     except Exception as error:
-        raise ValueError(f"key must have a repr(), and has none here: {error!r}") from error
+        raise ValueError(f"key must have a repr(), which fails here: {error!r}") from error
     if _is_told_by_place(key):
         raise ValueError(
-            f"key must have a repr() of its own, and that of {text} is where it lies in memory"
+            f"key must have a repr() of its own: {text} contains the address of the object"
         )
     return None if key is None else CUT + text.encode("utf-8", "backslashreplace")
 

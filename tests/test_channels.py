@@ -733,7 +733,7 @@ def test_a_filter_that_hands_out_a_coroutine_withholds_the_message(
         channels.subscribe(app.streams[0], "open")
         channels.publish("open", {"data": "to all"})
         assert data_of(client.take(1)) == ["to all"]
-    assert caplog.text.count("TypeError: a filter says yes or no") == 3
+    assert caplog.text.count("TypeError: a filter must return yes or no") == 3
 
 
 def test_the_filter_of_one_channel_of_a_stream_is_not_that_of_another(local: Make) -> None:
