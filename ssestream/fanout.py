@@ -1,16 +1,15 @@
-"""One batch of events handed to many streams, which is what a broadcast costs.
+"""Give one batch of events to many streams, as fast as possible.
 
-Most streams, at most times, read one channel, have been given all there was, and
-have nothing waiting. For them nothing is decided, made or counted that could be
-for all of them together. There are three ways, and each stream goes the first
-that it can:
+The speed of a broadcast depends on this module. Most streams follow one channel, have got all
+earlier events, and have nothing waiting. For such streams, the work that is equal is done once
+for all streams. Each stream gets the batch by the first of these ways that works:
 
-1. In a `Convoy`: streams on sockets of their own (see ``sender``) that were sent
-   something together and since then nothing else. What is left for each of them
-   is one ``send``.
-2. By `hand_round`: whoever keeps up. Those with a socket of their own are sent to
-   and join a convoy; the readers of the others are woken by one callback.
-3. By `feeds.Subscription.give`, with all that there may be to a stream.
+1. In a `Convoy`: streams on sockets of their own (see ``sender``) that were sent the same last
+   batch, and nothing else since. Each stream costs one ``send``.
+2. By `hand_round`: other streams that keep up. A stream on a socket of its own is sent to, and
+   then joins a convoy. For the other streams, one callback wakes the readers of all.
+3. By `feeds.Subscription.give`: all other streams, with filters, several channels or waiting
+   frames.
 """
 
 import itertools
@@ -25,21 +24,22 @@ from .feeds import Batch, Cursor, Feed
 from .hub import Home, logger, new_lock
 from .wire import chunk_of
 
-#: Streams that are handed something before others have their turn.
+#: Streams that get a batch before other greenlets have a turn.
 TURN = 256
 
-# Of the sockets that `Connection.take_over` makes.
+# The send() of the sockets that `Connection.take_over` makes.
 _send: Callable[[Any, bytes, int], int] = SocketType.send
 
 
 class Parcel(NamedTuple):
-    """A batch as it leaves."""
+    """A batch and its bytes on the wire."""
 
+    #: See `feeds.Batch` for these four.
     before: Position
     after: Position
     frames: bytes
     messages: int
-    #: With the framing of a chunked body around it.
+    #: *frames* as one chunk of a chunked body.
     framed: bytes
 
     @classmethod
@@ -48,12 +48,12 @@ class Parcel(NamedTuple):
 
 
 class Convoy:
-    """Streams that stand at one position, with nothing waiting for them.
+    """Streams at the same position with nothing waiting, each on a socket of its own.
 
-    They have a socket each, in one home. What changes with every broadcast is kept
-    here, once for all. Whoever has anything else to be sent leaves it first,
-    and takes what is its own along. The lock is held while the convoy is sent to,
-    so that who leaves from another thread has been sent either all or nothing.
+    All members run in one home. The convoy keeps the position and the counts that change with
+    every broadcast, once for all members. A member that is to be sent anything else must leave
+    first; `leave` writes the position and the counts back to the member. The lock is held during a
+    broadcast, so that a member that leaves from another thread was sent all of the batch or none.
     """
 
     __slots__ = (
@@ -71,15 +71,15 @@ class Convoy:
         self.home = home
         self.position = position
         self.written_at = now
-        #: How much each was sent since there is a convoy.
+        #: Messages and bytes that each member was sent since the convoy was made.
         self.messages = self.bytes = 0
         self.members: dict[Direct, Cursor] = {}
-        # Of all of them, in their order; None until it is known again.
+        # The sockets of all members in the same order. None after a change of the members.
         self._sockets: list[Any] | None = None
         self.lock = new_lock()
 
     def send(self, parcel: Parcel) -> None:
-        """Send *parcel* to all. In the thread of its home."""
+        """Send *parcel* to all members. Called in the thread of the home."""
         framed = parcel.framed
         length = len(framed)
         missed: list[tuple[Direct, int]] = []
@@ -94,19 +94,20 @@ class Convoy:
             self.position = parcel.after
             self.written_at = clock.now()
             for sender, _ in missed:
-                # It counts what it keeps by itself.
+                # The sender counts the rest of this batch by itself, so the member leaves before
+                # the convoy counts the batch.
                 cursor = self.members.get(sender)
                 if cursor is not None:
                     self.leave(sender)
                     cursor.delivered += parcel.messages
             self.messages += parcel.messages
             self.bytes += len(parcel.frames)
-        # Without the lock: a stream that is over takes those of its own.
+        # Call these without the lock, because a stream that ends takes locks of its own.
         for sender, sent in missed:
             _keep(sender, framed, sent, len(parcel.frames), parcel.messages)
 
     def _send_to_all(self, framed: bytes) -> list[int]:
-        """How much each member's socket took, and -1 for one that is broken. Under the lock."""
+        """The bytes that each socket took; -1 for a broken socket. Called with the lock held."""
         sockets = self._sockets
         if sockets is None:
             sockets = self._sockets = [sender.sock for sender in self.members]
@@ -114,35 +115,35 @@ class Convoy:
         rest = iter(sockets)
         while len(counts) < len(sockets):
             try:
-                # No line of Python for each, as all of these are worth one. Of a call that
-                # raises, what came before it is in the list.
+                # This loop runs in C, because a line of Python would cost as much as a send. If a
+                # send raises, the list has the counts of the sends before it.
                 counts.extend(
                     map(_send, rest, itertools.repeat(framed), itertools.repeat(SEND_FLAGS))
                 )
             except BlockingIOError:
                 counts.append(0)
-            except Exception:  # that one is broken, and the others are sent theirs
+            except Exception:  # this socket is broken; go on with the others
                 counts.append(-1)
         return counts
 
     def join(self, sender: Direct, cursor: Cursor) -> None:
-        """For one that has just been sent what the others were, in the same home."""
+        """Add *sender*, which has just been sent the same batch as the members, in this home."""
         with self.lock:
             self.members[sender] = cursor
             self._sockets = None
-            # What it will be sent with the others is added when it leaves.
+            # `leave` adds the counts of the convoy, which include batches before this moment.
             cursor.delivered -= self.messages
             sender.buffer.messages_left -= self.messages
             sender.buffer.bytes_left -= self.bytes
             cursor.seat = sender
             cursor.convoy = sender.buffer.convoy = self
             cursor.feed.apart.discard(cursor)
-            # Another thread may have changed that since it was looked at.
+            # Another thread may have changed the stream since the caller looked at it.
             if not cursor.simple or cursor.stream._straight is not sender.buffer:
                 self.leave(sender)
 
     def leave(self, sender: Direct) -> None:
-        """From any thread. It is nothing to who has left."""
+        """Take *sender* out. Thread-safe. Does nothing if *sender* is not a member."""
         with self.lock:
             cursor = self.members.pop(sender, None)
             if cursor is None:
@@ -159,21 +160,24 @@ class Convoy:
 
 
 def send_to_convoys(feed: Feed, parcel: Parcel, home: Home) -> Iterable[None]:
-    """Send *parcel* to those of *feed* that stand before it; may give way before each."""
+    """Send *parcel* to the convoys of *feed* that stand just before it.
+
+    Yields before each convoy, so that the caller can let other greenlets run.
+    """
     feed.convoys = [convoy for convoy in feed.convoys if convoy.members]
     for convoy in feed.convoys[:]:
         yield
         if convoy.home is home and convoy.position == parcel.before:
             convoy.send(parcel)
-        else:  # of a listener that was elsewhere
+        else:  # a listener in another home made the convoy, or it missed a batch
             for sender in list(convoy.members):
                 convoy.leave(sender)
 
 
 def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home) -> list[Cursor]:
-    """Give the whole of *parcel* to those it can be given at once. Returns the others.
+    """Give *parcel* to each of *cursors* that can take all of it at once. Returns the others.
 
-    In the thread of *home*; it is over before anything else runs there.
+    Called in the thread of *home*. No other greenlet of *home* runs before this returns.
     """
     before, after, frames, messages, framed = parcel
     length = len(framed)
@@ -183,14 +187,14 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
     convoy: Convoy | None = None
     for cursor in cursors:
         buffer = cursor.stream._straight if cursor.simple else None
-        # Its position and its place in a convoy are asked for where they are kept, as this
-        # is done for each stream. That may be a convoy of other channels.
+        # For speed, read the private attribute `_position`. It is valid because the stream is in
+        # no convoy. A convoy may also belong to another channel of the stream.
         if buffer is None or buffer.convoy is not None or cursor._position != before:
             others.append(cursor)
             continue
         sender = buffer.direct
         if sender is not None and buffer.asleep is not None and sender.home is home:
-            # Not taken from who sleeps: nothing else is sent before this returns.
+            # The reader stays marked as asleep, because nothing else is sent before this returns.
             try:
                 sent = sender.sock.send(framed, SEND_FLAGS)
             except BlockingIOError:
@@ -225,14 +229,15 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
 
 
 def _keep(sender: Direct, framed: bytes, sent: int, length: int, messages: int) -> None:
-    """`Direct.keep` for one of many: its failure is its own.
+    """Call `Direct.keep`, and log an error.
 
-    If the others were not kept for, their next chunk would follow the middle of this one.
+    An error must not stop the broadcast: each other sender must keep its own rest, or its next
+    chunk would follow half a chunk.
     """
     try:
         sender.keep(framed, sent, length, messages)
     except Exception:
-        logger.exception("a stream was broken off, and more than that failed")
+        logger.exception("a stream was cut during a broadcast, and cutting it failed")
 
 
 def _with_room(feed: Feed, position: Position, home: Home, now: float) -> Convoy:
