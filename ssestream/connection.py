@@ -23,7 +23,7 @@ import struct
 import sys
 import termios
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from gevent import monkey
@@ -217,6 +217,8 @@ class Connection:
 
         Not after `release`.
         """
+        if home.is_lost:
+            return
         with self._lock:
             fd = _fileno(self._sock)
             if fd < 0 or self._owner is not None:
@@ -414,6 +416,16 @@ class _Watch:
             if self._connections.get(fd) is connection:
                 self._epoll.modify(fd, _DEPARTURE | select.EPOLLOUT)
 
+    def lose(self, home: Home) -> None:
+        """This process is a job. What the kernel reports is for the parent."""
+        connections, self._connections = self._connections, {}
+        self._lock = new_lock()
+        if home.here():  # the loop of another thread does not run any more
+            self._watcher.stop()
+        # The parent has it, too, and a change to it would be one for the parent.
+        self._epoll.close()
+        _let_go_of(connections)
+
     def _ready(self) -> None:
         for fd, events in self._epoll.poll(0):
             connection = self._connections.get(fd)
@@ -478,6 +490,14 @@ class _PeekWatch:
 
         self._home.call(watcher.start, ready)
 
+    def lose(self, home: Home) -> None:
+        """See `_Watch.lose`."""
+        watchers, self._watchers = self._watchers, {}
+        if home.here():
+            for _, watcher in watchers.values():
+                _dispose(watcher)
+        _let_go_of(watchers)
+
     def _drop(self, watcher: Any) -> None:
         # A watcher must be stopped before it is forgotten, in its own thread.
         if self._home.here():
@@ -515,9 +535,28 @@ def _after_fork() -> None:
     # A thread of the parent may have held it.
     global _watches_lock
     _watches_lock = new_lock()
+    for home, watch in list(_watches.items()):
+        if home.is_lost:
+            watch.lose(home)
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _let_go_of(fds: Iterable[int]) -> None:
+    """Of each of *fds*, a copy of a descriptor of the parent, keep the number and nothing else.
+
+    A copy keeps the client's connection when the parent has closed its own, and a server's
+    greenlet that was sending when the process forked sends here what the parent sends, too.
+    A number that was free would be given to the next file, which is closed then as the socket.
+    """
+    try:
+        # Not connected, so that whoever sends to it is told so.
+        with _Socket() as nobody:
+            for fd in fds:
+                os.dup2(nobody.fileno(), fd, inheritable=False)
+    except OSError:
+        logger.exception("a job has copies of its parent's sockets, and keeps them")
 
 
 def _dispose(watcher: Any) -> None:

@@ -22,7 +22,9 @@ import pyee
 from gevent import GreenletExit
 
 from .callables import check_callable, fitting, is_coroutine
-from .hub import Home, current_home, new_lock
+from .errors import StreamDestroyed
+from .forking import process
+from .hub import Home, current_home, logger, new_lock
 from .origin import Origin, enter, log_failure, origin_of
 from .uncopyable import Uncopyable
 
@@ -70,6 +72,11 @@ class Lane:
     def has_home(self) -> bool:
         return self._home is not None
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is that of a client of the parent of this process."""
+        return self._home is not None and self._home.is_lost
+
     def soon(self, function: Callable[..., object], *args: object) -> None:
         """Call *function* in its turn."""
         self._add((None, function, args))
@@ -81,6 +88,8 @@ class Lane:
     def _add(self, call: "_Call") -> None:
         # Before anything waits here, as there may be none to be had.
         home = self.home
+        if home.is_lost:
+            return
         with self.lock:
             if self._pending:
                 self._pending.append(call)
@@ -99,6 +108,8 @@ class Lane:
         *In the loop* of its home that ends at the first call which might block, and
         a greenlet goes on from there.
         """
+        if self.is_lost:
+            return
         with self.lock:
             if self._busy or not self._pending:
                 return
@@ -106,7 +117,7 @@ class Lane:
         try:
             while True:
                 with self.lock:
-                    if not self._pending:
+                    if not self._pending or self.is_lost:
                         return
                     emitter, function, args = self._pending[0]
                     if in_loop and (emitter is None or emitter._is_heard(args[0])):
@@ -133,6 +144,7 @@ def lane_of(environ: dict[str, Any]) -> Lane:
     lane: Lane | None = environ.get(_LANE_KEY)
     if lane is None:
         lane = environ[_LANE_KEY] = Lane(current_home(), origin_of(environ))
+        process.begin()
     return lane
 
 
@@ -168,6 +180,24 @@ def run_logged(
 _NO_HANDLERS: dict[str, Any] = {}
 
 
+def written_in_a_job(callback: Callable[[Exception], object] | None = None) -> None:
+    """A stream of the parent was written to; *callback* is told so."""
+    global _said_of_job
+    if _said_of_job != os.getpid():
+        _said_of_job = os.getpid()
+        logger.warning(
+            "process %d, a job that was forked, writes to a stream of its parent, and nobody"
+            " gets it: publish to channels instead, of sqlite:/// or redis://",
+            os.getpid(),
+        )
+    if callback is not None:
+        error = StreamDestroyed("the stream is one of the parent of this process")
+        current_home().spawn(run_logged, callback, error)
+
+
+_said_of_job = 0
+
+
 class Emitter(Uncopyable, pyee.EventEmitter):
     """An event emitter with a lane: ``on``, ``once``, ``remove_listener``, ``emit``."""
 
@@ -183,6 +213,10 @@ class Emitter(Uncopyable, pyee.EventEmitter):
         self._events: dict[str, Any] = _NO_HANDLERS
         self._lane = lane or Lane()
         self._followers: tuple[Follower, ...] = ()
+
+    def _is_lost(self) -> bool:
+        """Whether its client is one of the parent's, whose copy this is."""
+        return process.is_job and self._lane.is_lost
 
     def _announce(self, event: str, *args: object) -> None:
         """Emit *event* soon, after whatever was announced before it."""

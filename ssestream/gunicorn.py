@@ -16,7 +16,6 @@ its greenlet, its environ and its parser. What is left of a stream is the stream
 
 import gc
 import mmap
-import signal
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -33,21 +32,16 @@ from gunicorn.workers.sync import SyncWorker
 
 from .body import Body
 from .clock import clock
-from .draining import drain
 from .outgoing import OutgoingMessage
 from .response import FLUSH_LATER, HEADS
 from .sender import Sender
-from .statistics import statistics
-from .timers import clear_interval, set_interval
+from .statistics import books
+from .stopping import LOOK_MS, Stopping
 
 # This module may be gunicorn's configuration itself (``-c python:ssestream.gunicorn``). gunicorn
 # takes every name in it that is the name of a setting for that setting. So a name that is
 # imported or defined here must be the name of no setting, except the hook's.
 __all__ = ["SseWorker", "post_worker_init"]
-
-#: Milliseconds between two looks at whether the worker is to stop. Twenty a
-#: second cost nothing that could be measured, and no stream waits for longer.
-LOOK_MS = 50
 
 #: Seconds between two signs of life to gunicorn's arbiter.
 NOTIFY = 1.0
@@ -65,33 +59,14 @@ _LATER_KEY = "ssestream.post_request_later"
 
 
 def post_worker_init(worker: Any) -> None:
-    """Drain the streams of *worker* once it is told to stop.
-
-    gunicorn has no hook for that moment: each of its ways to stop a worker
-    comes down to its ``alive`` being false, so that is looked at.
+    """Drain the streams of *worker* once it is to stop, however it comes to that.
 
     It also takes what the app has made while it was loaded from the sight of Python's
     garbage collector.
     """
     _freeze()
-
-    def look() -> None:
-        if not worker.alive:
-            clear_interval(timer)
-            drain()
-
-    timer = set_interval(look, LOOK_MS)
-
-    def quit_behind_a_stream(number: int, frame: Any) -> None:
-        if statistics().open:
-            worker.alive = False
-        else:
-            worker.handle_quit(number, frame)
-
-    # The handler of a sync worker exits in the very thread that sends, in its midst.
-    if isinstance(worker, SyncWorker):
-        for number in (signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, quit_behind_a_stream)
+    in_greenlets, in_main_thread = (isinstance(worker, each) for each in (GeventWorker, SyncWorker))
+    Stopping(worker, in_greenlets, in_main_thread).watch()
 
 
 def _freeze() -> None:
@@ -112,6 +87,8 @@ class SseWorker(GeventWorker):
     """
 
     def init_process(self) -> None:
+        # Before the app is loaded, which may fork jobs.
+        self._stopping = Stopping(self, in_greenlets=True)
         hook = self.cfg.settings["post_request"]
         self._post_request = None if hook.get() is type(hook).default else hook.get()
         if self._post_request is not None:
@@ -138,16 +115,18 @@ class SseWorker(GeventWorker):
         servers = [self._serve(listener) for listener in self.sockets]
         notify_at = 0.0
         while self.alive:
+            self._stopping.look()
             if clock.now() >= notify_at:
                 notify_at = clock.now() + NOTIFY
                 self.notify()
             gevent.sleep(LOOK_MS / 1000)
         for server in servers:
             server.close()
-        drain()
-        deadline = clock.now() + self.cfg.graceful_timeout
+        self._stopping.look()
+        began = clock.now()
         while any(len(server.pool) for server in servers):
-            if clock.now() > deadline:
+            waited = self._stopping.is_quick and self._stopping.has_waited()
+            if waited or clock.now() > began + self.cfg.graceful_timeout:
                 self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
                 for server in servers:
                     # Streams whose handlers still run cannot be killed as greenlets are.
@@ -157,6 +136,20 @@ class SseWorker(GeventWorker):
                 return
             self.notify()
             gevent.sleep(LOOK_MS / 1000)
+
+    def notify(self) -> None:
+        self._stopping.look()
+        super().notify()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        if self._stopping.is_quick:
+            return
+        if not books.has_open:
+            super().handle_quit(sig, frame)
+        else:
+            self._stopping.is_quick = True
+            # Where it may wait.
+            gevent.spawn(self._stopping.begin)
 
     def _serve(self, listener: Any) -> StreamServer:
         """As the gevent worker does, but in a pool that streams can stay in."""

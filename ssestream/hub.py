@@ -34,6 +34,7 @@ from gevent import monkey
 from gevent.hub import Hub, Waiter
 
 from .clock import clock
+from .forking import process
 from .preconditions import check_descriptors, refuse_eventlet
 
 logger = logging.getLogger("ssestream")
@@ -142,11 +143,38 @@ class Pool:
                 self._idle += 1
                 self._unfinished -= 1
 
+    def forget(self) -> None:
+        """In a child, which has none of its threads."""
+        self._unfinished = 0
+
     def finish(self) -> None:
         """At the process's end: let what has been begun come to its end, but not for long."""
         deadline = clock.now() + LAST_SECONDS
         while self._unfinished and clock.now() < deadline:
             time.sleep(0.005)
+
+
+class Task(gevent.Greenlet):  # type: ignore[misc]
+    """A greenlet that does not go on in a job which its process forks."""
+
+    __slots__ = ()
+
+    #: The `_Process.life` of its process. Another class is made for each, as there are many
+    #: greenlets.
+    life = 0
+
+    def switch(self, *args: Any) -> Any:
+        if self.life == process.life or self is process.survivor:
+            return super().switch(*args)
+        return None
+
+    def throw(self, *args: Any) -> Any:
+        if self.life == process.life or self is process.survivor:
+            return super().throw(*args)
+        return None
+
+
+_task: type[Task] = Task
 
 
 class Home:
@@ -156,6 +184,8 @@ class Home:
         self.hub = hub
         self.loop = hub.loop
         self.generation = _generation
+        #: Whether it is a copy of the parent's, in which nothing is called any more.
+        self.is_lost = False
         self._ident = hub.thread_ident
         self._pool = pool
         if pool is not None:
@@ -169,6 +199,13 @@ class Home:
         self._knock = self.loop.async_(ref=False)
         # A watcher lives as long as it is started, and must not keep what it calls.
         self._knock.start(_answer, weakref.ref(self))
+        _homes.add(self)
+
+    def lose(self) -> None:
+        """This process is a job of the one that it was made in."""
+        self.is_lost = True
+        self._calls.clear()
+        self._turns.clear()
 
     @property
     def cooperative(self) -> bool:
@@ -181,6 +218,8 @@ class Home:
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
         """Run *callback* in the hub's loop, soon; it must not block."""
+        if self.is_lost:
+            return
         try:
             if self.here():
                 self.loop.run_callback(callback, *args)
@@ -237,7 +276,7 @@ class Home:
         # Those that come meanwhile knock again.
         left = len(self._calls)
         try:
-            while left:
+            while left and self._calls:  # a job that one of them has forked has none
                 left -= 1
                 callback, args = self._calls.popleft()
                 try:
@@ -245,7 +284,7 @@ class Home:
                 except Exception:
                     logger.exception("%r failed", callback)
         finally:
-            if left:  # interrupted by a signal
+            if left and self._calls:  # interrupted by a signal
                 self._knock.send()
 
     def in_turn(self, calls: Iterable[Callable[[None], object]]) -> None:
@@ -254,6 +293,8 @@ class Home:
         In the hub's thread. One callback runs many of those that are asked for
         together, as the greenlets are that a broadcast wakes.
         """
+        if self.is_lost:
+            return
         self._turns.extend(calls)
         if self._turns and not self._turning:
             self._turning = True
@@ -263,6 +304,8 @@ class Home:
         turns = self._turns
         try:
             for _ in range(min(TURN, len(turns))):
+                if not turns:  # this is a job, which one of them has forked
+                    break
                 turns.popleft()(None)
         finally:
             self._turning = bool(turns)
@@ -286,16 +329,19 @@ class Home:
 
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
         """Run *function*, soon, where it may block."""
+        if self.is_lost:
+            return
         if self._pool is not None:
             self._pool.submit(function, *args)
         elif self.here():
-            gevent.spawn(function, *args)
+            _task.spawn(function, *args)
         else:
-            self.call(gevent.spawn, function, *args)
+            self.call(_task.spawn, function, *args)
 
     def enter(self, function: Callable[..., object], *args: Any) -> None:
         """Run *function* at once, where it may block. In the loop of a hub that runs an app."""
-        gevent.Greenlet(function, *args).switch()
+        if not self.is_lost:
+            _task(function, *args).switch()
 
 
 def _answer(home: "weakref.ref[Home]") -> None:
@@ -411,6 +457,8 @@ _service_lock = new_lock()
 # How often this process is a child of one that had homes.
 _generation = 0
 
+_homes: "weakref.WeakSet[Home]" = weakref.WeakSet()
+
 
 def _hub_of_greenlet() -> Any:
     """The hub that the running greenlet goes back to when it waits, or None."""
@@ -474,10 +522,16 @@ def _nothing() -> None:
 
 def _forget() -> None:
     # Threads do not survive a fork.
-    global _service_home, _service_lock, _generation
+    global _service_home, _service_lock, _generation, _task
     _generation += 1
+    if _service_home is not None and _service_home._pool is not None:
+        _service_home._pool.forget()
     _service_home = None
     _service_lock = new_lock()
+    if process.life != _task.life:
+        _task = type("Task", (Task,), {"__slots__": (), "life": process.life})
+        for home in list(_homes):
+            home.lose()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -23,7 +23,8 @@ from .buffer import FrameBuffer
 from .connection import Connection
 from .diagnosis import burst, look_at_server
 from .errors import WriteAfterEnd
-from .events import Emitter, Lane
+from .events import Emitter, Lane, written_in_a_job
+from .forking import process
 from .hub import current_home, logger
 from .plain import plain_bytes, plain_text
 from .settings import DEFAULTS, Settings, draw
@@ -144,13 +145,16 @@ class OutgoingMessage(Emitter):
 
     @property
     def closed(self) -> bool:
-        """Whether ``close`` was emitted or is about to be."""
-        return self._closed
+        """Whether ``close`` was emitted or is about to be.
+
+        Also True in a job that a view forks, where the response is a copy.
+        """
+        return self._closed or self._is_lost()
 
     @property
     def destroyed(self) -> bool:
         """The same as `closed`: as in Node, a response that has ended is destroyed."""
-        return self._closed
+        return self.closed
 
     def write(self, chunk: bytes | str) -> bool:
         """Queue *chunk*. Text is sent as UTF-8. Never blocks.
@@ -165,6 +169,9 @@ class OutgoingMessage(Emitter):
         bytes that cannot be read. Node's ``response.write``.
         """
         data = _bytes(chunk)
+        if process.is_job and self._lane.is_lost:
+            written_in_a_job()
+            return False
         # As in Node: many handlers of "close" call end(), and a later write is no error.
         if self._closed or self._retired:
             return False
@@ -273,7 +280,7 @@ class OutgoingMessage(Emitter):
         because the client was never let in.
         """
         with self._state_lock:
-            if self._closed or self._retired:
+            if self._closed or self._retired or self._is_lost():
                 return
             self._retired = cause
         frames = [frame for inlet in self._inlets for frame in inlet.retired(cause == "refused")]
@@ -303,12 +310,18 @@ class OutgoingMessage(Emitter):
         """Bytes that wait for the client here and in the streams that are piped in."""
         return self._buffer.length + sum(inlet.waiting() for inlet in self._inlets)
 
+    def _in_hand(self) -> bool:
+        """Whether the server was given something, and has not come back for more."""
+        return self._buffer.taken_at != 0.0
+
     def sent(self) -> tuple[int, int]:
         """Messages and bytes that were handed to the kernel."""
         return self._buffer.sent()
 
     def server_done(self) -> None:
         """The server is done with the body: it has sent all, or it has given up."""
+        if self._is_lost():
+            return
         if self._connection is not None:
             # Without the cut a stopping worker would wait for the client's next request.
             self._connection.release(
@@ -338,7 +351,7 @@ class OutgoingMessage(Emitter):
         finished: bool = False,
     ) -> None:
         with self._state_lock:
-            if self._closed:
+            if self._closed or self._is_lost():
                 return
             self._closed = True
             self._cause = cause

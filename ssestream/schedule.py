@@ -97,6 +97,9 @@ class Schedule:
         self.cancelled = 0
 
     def _keep(self) -> None:
+        home = self._home()
+        if home is None or home.is_lost:
+            return
         now = clock.now()
         again: list[tuple[Appointment, float]] = []
         slot: list[Appointment] = []
@@ -128,7 +131,7 @@ class Schedule:
             self._timer.close()
             self._timer = None
         home = self._home()
-        if self._numbers and home is not None:
+        if self._numbers and home is not None and not home.is_lost:
             seconds = max(0.0, self._numbers[0] * SLOT - clock.now())
             self._timer = home.loop.timer(seconds)
             self._timer.ref = False

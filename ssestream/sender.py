@@ -17,7 +17,9 @@ HTTP/1.0, ends it with the connection. Whatever fails in here breaks its own
 stream off, and no socket stays behind.
 """
 
+import contextlib
 import functools
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -266,10 +268,16 @@ class Sender:
             if message._connection is not None:
                 message._connection.release(cut=message._aborted)
             if not message._aborted:
+                # A child of this process may have a copy of it, which close() leaves open.
+                self._say_end()
                 self._read_behind()
         finally:
             self.sock.close()
             self.home.spawn(self._let_go)
+
+    def _say_end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
     def _read_behind(self) -> None:
         try:

@@ -46,6 +46,9 @@ class Counted(Protocol):
     def sent(self) -> tuple[int, int]:
         """Messages and bytes that were handed to its server."""
 
+    def _in_hand(self) -> bool:
+        """Whether its server has something that its client does not take."""
+
     def retire(self, cause: Cause) -> None:
         """Tell the client when to come back, and end."""
 
@@ -57,6 +60,10 @@ class _Books:
     """Kept under one lock, as any thread may write to them."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Of a process that has done nothing yet."""
         self._lock = new_lock()
         self._open: dict[int, Counted] = {}
         self._counts: Counter[str] = Counter()
@@ -105,6 +112,11 @@ class _Books:
         with self._lock:
             self._counts[name] += number
 
+    @property
+    def has_open(self) -> bool:
+        """Whether a stream is open. Takes no lock: a handler of signals may ask."""
+        return bool(self._open)
+
     def streams(self) -> list[Counted]:
         with self._lock:
             return list(self._open.values())
@@ -130,12 +142,8 @@ class _Books:
 books = _Books()
 
 
-def _after_fork() -> None:
-    # A thread of the parent may have held it.
-    books._lock = new_lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+# No client of the parent is one of the child.
+os.register_at_fork(after_in_child=books.begin)
 
 
 def statistics() -> Statistics:

@@ -64,7 +64,8 @@ from .errors import (
     StreamError,
     WriteAfterEnd,
 )
-from .events import Emitter, Lane, lane_of
+from .events import Emitter, Lane, lane_of, written_in_a_job
+from .forking import process
 from .hub import sleep
 from .jsontext import app_dumps, app_json
 from .outgoing import OutgoingMessage
@@ -232,8 +233,11 @@ class SseStream(Emitter):
 
     @property
     def destroyed(self) -> bool:
-        """Whether the stream is over: destroyed, left by its client, or ended and delivered."""
-        return self._closed
+        """Whether the stream is over: destroyed, left by its client, or ended and delivered.
+
+        The copy of a stream in a job that a view forks is destroyed, too.
+        """
+        return self._closed or self._is_lost()
 
     # -- the writable half
 
@@ -469,7 +473,9 @@ class SseStream(Emitter):
     def _pass(self, frame: bytes, messages: int = 1) -> bool:
         """Write *frame* (*messages* messages) past the queue. False if it has to be queued."""
         buffer = self._straight
-        return buffer is not None and buffer.put_straight(frame, messages)
+        if buffer is None or (process.is_job and self._lane.is_lost):
+            return False
+        return buffer.put_straight(frame, messages)
 
     def _hand_on(self, frame: bytes) -> None:
         """Write *frame*, an event of the channels that this stream follows."""
@@ -503,6 +509,9 @@ class SseStream(Emitter):
             )
 
     def _put(self, frame: bytes, callback: Callback | None) -> bool:
+        if self._is_lost():
+            written_in_a_job(callback)
+            return False
         if self._need_drain and self._queue.is_over(frame):
             self._let_read()
         with self._state_lock:
@@ -753,6 +762,8 @@ class SseStream(Emitter):
         return self._queue.bytes
 
     def _close(self, error: BaseException | None, reason: StreamError, cut: bool) -> None:
+        if self._is_lost():
+            return
         with self._state_lock:
             if self._closed:
                 return

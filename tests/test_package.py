@@ -15,6 +15,7 @@ PACKAGE = Path(ssestream.__file__).parent
 #: The rooms, in an order in which each imports only from those before it.
 ROOMS = (
     "clock",
+    "forking",
     "errors",
     "printable",
     "callables",
@@ -64,6 +65,7 @@ ROOMS = (
     "pipeline",
     "timers",
     "draining",
+    "stopping",
     "gunicorn",
     "__init__",
     "__main__",

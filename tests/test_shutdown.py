@@ -93,15 +93,55 @@ def test_a_worker_with_open_streams_stops_soon(
 
 
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
-def test_so_does_one_with_a_thousand(kind: str, serve: Callable[..., Server]) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_so_does_one_with_a_thousand(
+    kind: str, how: signal.Signals, serve: Callable[..., Server]
+) -> None:
     worker_class, args = WORKERS[kind]
     server = serve(worker_class, "tests.live.app:app", args=args)
     clients = streams(server, 1000)
     pid = server.worker_pid()
     began = time.monotonic()
-    os.kill(pid, signal.SIGTERM)
-    assert gone_after(pid, began) < SOON
+    os.kill(pid, how)
+    assert gone_after(pid, began) < (SOON if how == signal.SIGTERM else 2 * SOON)
     ended_cleanly(server, clients)
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_gunicorns_own_hook_for_an_interrupt_is_called_once(
+    kind: str, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text(
+        ("" if kind == "SseWorker" else "from ssestream.gunicorn import post_worker_init\n")
+        + "def worker_int(worker):\n    print('interrupted', flush=True)\n"
+    )
+    server = serve(WORKERS[kind][0], "tests.live.app:app", args=("-c", str(config)))
+    clients = streams(server, 1)
+    pid = server.worker_pid()
+    began = time.monotonic()
+    os.kill(pid, signal.SIGINT)
+    # As Ctrl-C does: a terminal interrupts the worker, and gunicorn's master then does.
+    os.kill(pid, signal.SIGQUIT)
+    ended_cleanly(server, clients)
+    assert gone_after(pid, began) < SOON
+    assert server.log().count("interrupted") == 1
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_a_worker_whose_master_is_gone_ends_its_streams_and_goes(
+    kind: str, serve: Callable[..., Server]
+) -> None:
+    worker_class, args = WORKERS[kind]
+    server = serve(worker_class, "tests.live.app:app", args=args)
+    clients = streams(server, 1 if kind == "sync" else 40)
+    pid = server.worker_pid()
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    began = time.monotonic()
+    ended_cleanly(server, clients)
+    assert gone_after(pid, began) < SOON + 1.0
 
 
 def test_so_does_one_that_has_served_its_requests(serve: Callable[..., Server]) -> None:

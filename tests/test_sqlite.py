@@ -706,3 +706,47 @@ say([done.is_alive(), brokers[0].read("news", 0, 0, 0).last])
 
 def test_threads_that_fork_at_once_leave_no_lock_behind(path: str) -> None:
     assert run(THREADS_FORK, path) == [[False, 20]]
+
+
+def test_threads_that_fork_at_the_same_time_leave_no_lock_taken(tmp_path: Path) -> None:
+    # In a process of its own, as a lock that stays taken would hold up every other test.
+    words = f"""
+import os, threading
+from ssestream import Channels
+urls = ["sqlite:///{tmp_path}/events.db", "memory://"]
+all_channels = [Channels(url) for url in urls]
+def append(channels):
+    return channels.publish("news", {{"data": "x"}})
+def fork():
+    for _ in range(25):
+        pid = os.fork()
+        if not pid:
+            for channels in all_channels:
+                append(channels)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+threads = [threading.Thread(target=fork) for _ in range(6)]
+for thread in threads:
+    thread.start()
+while any(thread.is_alive() for thread in threads):
+    for channels in all_channels:
+        append(channels)
+free = threading.Event()
+def last():
+    for channels in all_channels:
+        append(channels)
+    free.set()
+threading.Thread(target=last, daemon=True).start()
+assert free.wait(20)
+assert len(all_channels[0].history("news")) >= 150
+print("free")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "free\n", done.stderr
+    assert done.stderr == ""

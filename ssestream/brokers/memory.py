@@ -7,7 +7,6 @@ published yet. After a fork, the logs of parent and child go on differently, so 
 gets a new identity.
 """
 
-import os
 import secrets
 import weakref
 from collections import deque
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..clock import clock
+from ..forking import AtFork
 from ..hub import Doorbell, new_lock
 from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, News, Position, Slice
 
@@ -142,6 +142,13 @@ class MemoryBroker:
         if bell is not None:
             bell.ring()
 
+    def before_fork(self) -> None:
+        pass
+
+    def after_fork(self) -> None:
+        self._bell = None
+        self._identity = secrets.token_hex(4)
+
     def _more(self) -> News:
         found: News = {}
         for name in self._doubtful:
@@ -174,13 +181,4 @@ class MemoryBroker:
 
 
 _brokers: weakref.WeakSet[MemoryBroker] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for broker in _brokers:
-        broker._lock = new_lock()
-        broker._bell = None
-        broker._identity = secrets.token_hex(4)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+AtFork(_brokers)

@@ -34,6 +34,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from ..clock import clock
+from ..forking import AtFork
 from ..hub import new_lock
 from .broker import (
     CHECK_LENGTH,
@@ -379,6 +380,7 @@ class RedisBroker:
         self._closed = 0
         # The time until which each read is tried only once.
         self._away = 0.0
+        _brokers.add(self)
 
     def append(self, channel: str, frame: bytes) -> Position:
         token = os.urandom(8)
@@ -508,6 +510,13 @@ class RedisBroker:
             again = 1
             time.sleep(PAUSE)
 
+    def before_fork(self) -> None:
+        pass
+
+    def after_fork(self) -> None:
+        # Its connection is the parent's, who waits for an answer on it.
+        self._listener = None
+
     def _holder(self) -> Any:
         return self._own if monkey.is_module_patched("socket") else self._common
 
@@ -625,6 +634,10 @@ class _Held:
                 pool.close()
                 if self.listener is not None:
                     self.listener.close()
+
+
+_brokers: weakref.WeakSet[RedisBroker] = weakref.WeakSet()
+AtFork(_brokers)
 
 
 class _NoTurn(Exception):

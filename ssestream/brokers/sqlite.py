@@ -36,6 +36,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..clock import clock
+from ..forking import AtFork
 from ..hub import new_lock
 from ..printable import escape
 from ..settings import chance
@@ -343,6 +344,14 @@ class SqliteBroker:
     def _forget(self) -> None:
         self._held.forget()
 
+    # A lock of SQLite belongs to one process. A child would take the locks of its parent for
+    # its own, so no connection may be open while a process forks.
+    def before_fork(self) -> None:
+        self._forget()
+
+    def after_fork(self) -> None:
+        self._begin()
+
     def _explain(self, error: Exception) -> BrokerError:
         words, folder = str(error), os.path.dirname(self._path)
         # Do not open the file itself to find the cause: to close any descriptor of the file
@@ -635,36 +644,4 @@ def _new_bell() -> _Bell | None:
 
 
 _brokers: weakref.WeakSet[SqliteBroker] = weakref.WeakSet()
-_forking: list[SqliteBroker] = []
-
-# Held by the thread that forks. If several threads fork at once, each waits for its turn: only
-# the thread that took a broker's lock can release it.
-_fork_turn = new_lock()
-
-
-# A lock of SQLite belongs to one process. A child would take the locks of its parent for its
-# own, so no connection may be open while a process forks.
-def _before_fork() -> None:
-    _fork_turn.acquire()
-    _forking.extend(_brokers)
-    for broker in _forking:
-        broker._lock.acquire()
-        broker._forget()
-
-
-def _after_fork() -> None:
-    while _forking:
-        _forking.pop()._lock.release()
-    _fork_turn.release()
-
-
-def _after_fork_in_child() -> None:
-    global _fork_turn
-    _fork_turn = new_lock()
-    while _forking:
-        _forking.pop()._begin()
-
-
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
-)
+AtFork(_brokers)
