@@ -1,4 +1,4 @@
-"""What waits in a stream: messages in order, each with its callback, and their bounds."""
+"""Backlog: the messages that wait in a stream, in order, with their callbacks and bounds."""
 
 import functools
 from collections import deque
@@ -11,7 +11,7 @@ Callback = Callable[[BaseException | None], object]
 
 
 class Backlog:
-    """A queue of frames. It has no lock: its stream's guards it."""
+    """A queue of frames. It has no lock of its own: the lock of its stream guards it."""
 
     __slots__ = (
         "_entries",
@@ -26,26 +26,26 @@ class Backlog:
 
     def __init__(self, high_water_mark: int, max_messages: int, max_bytes: int) -> None:
         self.high_water_mark = high_water_mark
-        #: Bytes of all that wait.
+        #: Bytes of all waiting frames.
         self.bytes = 0
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._is_shared = False
-        #: When a writer was last told to wait; 0.0 is never.
+        #: When a writer was last told to wait; 0.0 means never.
         self.full_at = 0.0
-        # As many messages as were granted beyond their bound, until nothing waits.
+        # A higher bound in messages, which holds until the queue is empty; 0 means none.
         self._granted = 0
-        # A bare frame where there is no callback: a pair takes 56 bytes more. And no
-        # deque while nothing waits, as with most streams and at most times.
+        # A frame without a callback stands alone, because a pair takes 56 bytes more. While
+        # nothing waits there is no deque: most streams are empty at most times.
         self._entries: deque[bytes | tuple[bytes, Callback]] | tuple[()] = ()
 
     @staticmethod
     def empty(high_water_mark: int, settings: Settings) -> "Backlog":
-        """One in which nothing waits, that of all streams with these bounds."""
+        """An empty queue that all streams with these bounds share."""
         return _empty(high_water_mark, settings.max_messages, settings.max_bytes)
 
     def appendable(self) -> "Backlog":
-        """Itself, or one of one's own in the place of what is shared."""
+        """This queue, or a new one if this one is shared and so must stay empty."""
         if not self._is_shared:
             return self
         return Backlog(self.high_water_mark, self._max_messages, self._max_bytes)
@@ -54,7 +54,8 @@ class Backlog:
         return len(self._entries)
 
     def append(self, frame: bytes, callback: Callback | None) -> None:
-        # A frame that finds nothing before it leaves at once, mostly.
+        # Only a frame behind others is shared with other streams. A first frame mostly leaves
+        # at once.
         if self._entries:
             frame = shared(frame)
         else:
@@ -72,14 +73,14 @@ class Backlog:
         return entry
 
     def clear(self) -> list[tuple[bytes, Callback | None]]:
-        """Everything, which waits here no more."""
+        """Remove all entries and return them."""
         entries = [_pair(entry) for entry in self._entries]
         self._entries = ()
         self.bytes = self._granted = 0
         return entries
 
     def take_callbacks(self) -> list[Callback | None]:
-        """The callbacks of the oldest, up to the high-water mark. Their frames wait on."""
+        """Take the callbacks of the oldest messages, up to the high-water mark. The frames stay."""
         count = min(self.high_water_mark, len(self._entries))
         entries = [_pair(self._entries[index]) for index in range(count)]
         for index, (frame, _) in enumerate(entries):
@@ -88,33 +89,33 @@ class Backlog:
         return [callback for _, callback in entries]
 
     def is_full(self) -> bool:
-        """Whether a writer is to wait."""
+        """Whether a writer has to wait."""
         return len(self) >= self.high_water_mark or self.bytes >= self._max_bytes
 
     def has_room(self) -> bool:
-        """Whether less than half of what may wait does."""
+        """Whether the queue is at most half full, in messages and in bytes."""
         return len(self) <= self._max_messages // 2 and self.bytes <= self._max_bytes // 2
 
     def is_over(self, *more: bytes) -> bool:
-        """Whether more waits than may, with these *more* frames.
+        """Whether the queue, with *more* frames, is above one of its bounds.
 
-        One message alone may be of any size.
+        A single message may be of any size.
         """
         return len(self) + len(more) > max(self._max_messages, self._granted) or self.is_heavy(
             *more
         )
 
     def is_heavy(self, *more: bytes) -> bool:
-        """The same, of their bytes alone."""
+        """The same for the bound in bytes alone."""
         size = self.bytes + sum(map(len, more))
         return size > self._max_bytes and len(self) + len(more) > 1
 
     def grant(self, count: int) -> None:
-        """Let *count* messages wait, until none does."""
+        """Raise the bound to *count* messages until the queue is empty."""
         self._granted = max(self._granted, count)
 
     def trim(self) -> list[Callback | None]:
-        """Drop the oldest until no more waits than may: the callbacks of the dropped."""
+        """Drop the oldest messages until the bounds hold. Returns the callbacks of these."""
         dropped = []
         while self.is_over():
             dropped.append(self.popleft()[1])

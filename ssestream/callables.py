@@ -1,7 +1,7 @@
-"""What an app hands over to be called: plain functions, as nobody awaits anything here.
+"""Checks of the functions that an app hands over: plain functions, because nothing is awaited.
 
-A filter that is a coroutine function would say yes to every message, since a coroutine is
-true, and a handler that is one would do nothing.
+A filter that is an ``async def`` would accept every message, because a coroutine is true.
+A handler that is an ``async def`` would do nothing.
 """
 
 import functools
@@ -11,15 +11,15 @@ from typing import Any
 
 
 def check_callable(name: str, function: Any, what: str = "callable") -> None:
-    """Raise ``TypeError`` unless *function* can be called, and its call does something.
+    """Raise ``TypeError`` if *function* cannot be called, or if a call would have no effect.
 
-    *name* is that of the argument, and *what* says what it must be.
+    *name* is the name of the argument. *what* says in the error which kind it must be.
     """
     if not callable(function):
         raise TypeError(f"{name} must be {what}, not {type(function).__name__}")
     while isinstance(function, functools.partial):
         function = function.func
-    # An object is called by its class.
+    # Calling an object calls the __call__ of its class.
     for each in (function, type(function).__call__):
         if inspect.iscoroutinefunction(each):
             raise TypeError(f"{name} must be a plain function: nobody would await this one")
@@ -28,18 +28,18 @@ def check_callable(name: str, function: Any, what: str = "callable") -> None:
 
 
 def fitting(function: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The first of *args*, as many as *function* takes: JavaScript's functions ignore the rest."""
+    """As many of *args* as *function* takes. JavaScript's functions ignore further arguments."""
     return args[: _most(function, len(args))] if args else args
 
 
 def _most(function: Any, count: int) -> int:
-    """How many of *count* arguments *function* takes by their places."""
+    """How many of *count* positional arguments *function* takes."""
     try:
         parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):  # of a builtin function, mostly
         return count
     if any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in parameters):
-        # A decorator's wrapper takes what the function inside takes.
+        # The wrapper of a decorator passes its arguments on to the function inside.
         inside = getattr(function, "__wrapped__", None)
         return count if inside is None else _most(inside, count)
     by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -47,9 +47,9 @@ def _most(function: Any, count: int) -> int:
 
 
 def is_coroutine(result: object) -> bool:
-    """Whether *result* is the coroutine of a function that looked plain.
+    """Whether *result* is a coroutine, from a function that looked like a plain one.
 
-    It is closed, so that Python does not complain of it later.
+    The coroutine is closed, so that Python does not warn about it later.
     """
     if isinstance(result, types.CoroutineType):
         result.close()

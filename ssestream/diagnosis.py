@@ -1,4 +1,4 @@
-"""What is wrong with the set-up, as far as a stream can see it: said once, at WARNING."""
+"""Warnings about a wrong set-up, as far as a stream can see it. Each is logged once."""
 
 import itertools
 import sys
@@ -10,7 +10,8 @@ from .connection import Connection
 from .hub import Home, logger
 from .printable import escape
 
-#: What waits in an app's code, and stops every stream if gevent does not know of it.
+#: The modules in which an app's code waits. If one is not patched, a wait in it stops every
+#: stream.
 _WAITING = ("socket", "ssl", "time", "threading", "subprocess")
 
 #: Modules that run a WSGI app on an ASGI server, and the package to name. asgiref runs all
@@ -27,17 +28,17 @@ _OF_ADAPTERS = tuple(_ADAPTERS)
 
 _said: set[str] = set()
 
-# Whether gevent has patched all of that, as is known once it has.
+# Whether gevent has patched all of these. Asked until it is true.
 _is_patched = False
 
-#: Streams of a process that are looked at, and after them one of so many: what is
-#: between them and their server is mostly the same for all.
+#: How many streams of a process are examined: the first hundred, then one of 64. Most streams
+#: of a process have the same middleware and server between them and the client.
 FIRST, OF = 100, 64
 _count = itertools.count()
 
 
 def look_at_server(connection: Connection, home: Home) -> None:
-    """For an event stream that is being opened."""
+    """Warn if the server is not fit for an event stream that is being opened."""
     global _is_patched
     if home.cooperative:
         if _is_patched:
@@ -46,7 +47,7 @@ def look_at_server(connection: Connection, home: Home) -> None:
         _is_patched = not unpatched
         if unpatched:
             _warn(
-                "%s: its server runs greenlets, and gevent has not patched %s: whatever waits"
+                "%s: its server runs greenlets, and gevent has not patched %s: code that waits"
                 " there stops every stream of this process. Call gevent.monkey.patch_all()"
                 " before everything else",
                 connection.name,
@@ -54,8 +55,8 @@ def look_at_server(connection: Connection, home: Home) -> None:
             )
     elif connection.alone:
         _warn(
-            "%s: its server answers one request at a time, and this stream occupies it:"
-            " use gunicorn's gevent worker, or gthread with more threads than streams",
+            "%s: its server answers one request at a time, and this stream blocks it."
+            " Use gunicorn's gevent worker, or gthread with more threads than streams",
             connection.name,
         )
     elif not connection.reachable:
@@ -87,43 +88,43 @@ def asgi_adapter() -> str | None:
 
 
 def may_be_held_back() -> bool:
-    """Whether to look at what becomes of the first that is sent of a stream."""
+    """Whether to examine this stream: does its first chunk leave?"""
     number = next(_count)
     return number < FIRST or number % OF == 0
 
 
 def held_back(connection: Connection) -> None:
-    """More is asked for, and the client was sent nothing of what there was."""
+    """Warn that nothing was sent to the client, although the server asks for the next chunk."""
     _warn(
         "%s: something between this stream and its server holds back what is sent to the"
-        " client, such as a middleware that compresses or collects responses: exempt"
+        " client, such as a middleware that compresses or collects responses. Exempt"
         " text/event-stream from it",
         connection.name,
     )
 
 
 def burst(name: str | None) -> None:
-    """More was written at once than may wait, and its client had no time to take any of it.
+    """Warn that more was written at once than may wait, before the client could take any.
 
-    *name* is that of its connection; None while its server has not got the response.
+    *name* is the name of the connection. None means that the server has no response yet.
     """
     if name is None:
         _warn(
             "%s: more was written to an unsent response than may wait (max_bytes). Nothing is"
-            " sent before the view has returned: use pipeline(), which waits for the client, or"
+            " sent before the view has returned. Use pipeline(), which waits for the client, or"
             " write from a timer or another thread",
             _view(),
         )
     else:
         _warn(
             "%s: more was written at once than may wait (max_bytes), before its client could"
-            " take it: use pipeline(), which waits for the client, or write on after 'drain'",
+            " take it. Use pipeline(), which waits for the client, or write on after 'drain'",
             name,
         )
 
 
 def _view() -> str:
-    """The path of the view that runs now, for the log."""
+    """The path of the current view, for the log."""
     return repr(escape(flask.request.path)) if flask.has_request_context() else "a view"
 
 

@@ -1,36 +1,36 @@
-"""What can go wrong, and who did it.
+"""The exceptions of this package, by cause.
 
 ::
 
     Exception
     └── SseStreamError
         ├── MessageError (also a ValueError)   the message itself is wrong
-        ├── BrokerError                        the log of a channel is not to be had
+        ├── BrokerError                        the log of a channel is not available
         └── StreamError                        the call came at the wrong time
             ├── WriteAfterEnd                  you ended the stream, then wrote
-            ├── HeadersSent                    you changed headers that had left
+            ├── HeadersSent                    you changed headers after they were sent
             ├── BufferFull                     you wrote more than may wait
             └── StreamDestroyed                you destroyed the stream
-                └── ClientDisconnected         the other side went away
+                └── ClientDisconnected         the client went away
 
-A normal end is no error, and neither is a full buffer: ``write()`` says
-``False`` and ``"drain"`` follows. A write after the client has gone raises
-nothing either (a late tick of a timer is normal); only a callback that was
-given with the message hears of it, as :exc:`ClientDisconnected`.
+A normal end is no error. A full buffer is no error either: ``write()`` returns
+``False``, and ``"drain"`` follows. A write after the client has left does not raise,
+because a late tick of a timer is normal. Only the callback of that message gets an
+error, a :exc:`ClientDisconnected`.
 
-Plain wrong arguments raise ``TypeError`` or ``ValueError``.
+Wrong arguments raise ``TypeError`` or ``ValueError``.
 """
 
 
 class SseStreamError(Exception):
-    """The root of this package's own errors."""
+    """The base class of all errors of this package."""
 
 
 class MessageError(SseStreamError, ValueError):
-    """A message that cannot be sent as it is; nothing of it was queued.
+    """A message cannot be sent as it is. Nothing of it was queued.
 
-    *field* is the key of the message that is at fault (``"data"``, ``"id"``,
-    ... or the unknown key itself), or None where the message as a whole is.
+    *field* is the key of the message that is wrong (``"data"``, ``"id"``, ... or the
+    unknown key itself). None means the message as a whole.
     """
 
     def __init__(self, reason: str, field: object = None) -> None:
@@ -39,14 +39,13 @@ class MessageError(SseStreamError, ValueError):
 
 
 class BrokerError(SseStreamError):
-    """The broker could not do what was asked: it is down, full or read-only.
+    """The broker could not do the work: it is down, full or read-only.
 
-    An event that `Channels.publish` raises this for was not stored, as far as
-    can be known: a connection that breaks while the answer is on its way leaves
-    that open.
+    If `Channels.publish` raises it, the event was not stored. There is one exception: the
+    connection may have broken after the broker stored the event and before its answer came.
 
-    *lasting* says that trying again does not help before somebody has mended something:
-    a password, a right, a directory.
+    *lasting* says that a new try cannot help before an operator has fixed something: a
+    password, a permission, a directory.
     """
 
     def __init__(self, reason: str = "", *, lasting: bool = False) -> None:
@@ -55,7 +54,7 @@ class BrokerError(SseStreamError):
 
 
 class StreamError(SseStreamError):
-    """A call that the stream's state does not allow."""
+    """The state of the stream does not allow this call."""
 
 
 class WriteAfterEnd(StreamError):
@@ -66,22 +65,22 @@ class WriteAfterEnd(StreamError):
 
 
 class HeadersSent(StreamError):
-    """Status or headers were to change after they had left.
+    """The status or the headers cannot change, because they were sent already.
 
     Node's ``ERR_HTTP_HEADERS_SENT``.
     """
 
 
 class BufferFull(StreamError):
-    """More would have waited than ``max_messages`` or ``max_bytes`` allow.
+    """More messages would wait than ``max_messages`` or ``max_bytes`` allow.
 
-    Raised by ``write()`` with ``overflow="error"``; given to the callback of a
-    message that was dropped, under the other policies.
+    ``write()`` raises it with ``overflow="error"``. With the other policies, the callback of
+    a dropped message gets it.
     """
 
 
 class StreamDestroyed(StreamError):
-    """The stream was destroyed before this could happen.
+    """The stream was destroyed before the message was handed on or the call was made.
 
     Node's ``ERR_STREAM_DESTROYED``.
     """

@@ -1,9 +1,9 @@
-"""Status and headers of a response, checked when they are given.
+"""Status and headers of a response, checked when the app sets them.
 
-What HTTP cannot carry would fail in the server, when the view has returned, and some servers
-send it as it is. So each is refused where it is given, in words that name it: a value holds
-tabs, spaces, visible ASCII and the upper half of Latin-1 (RFC 9110, section 5.5), which is
-all that Node's ``setHeader`` takes, too.
+HTTP cannot carry every text. A wrong one would fail in the server after the view has
+returned, and some servers even send it. So it is refused at once, with an error that names
+it. A value may hold tabs, spaces, visible ASCII and the upper half of Latin-1 (RFC 9110,
+section 5.5). Node's ``setHeader`` takes the same.
 """
 
 import re
@@ -14,21 +14,24 @@ from werkzeug.datastructures import Headers
 
 from .plain import plain_int, plain_text
 
-# RFC 9110, section 5.6.2.
+# A token (RFC 9110, section 5.6.2).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _BAD_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
-#: What Werkzeug encodes as a URL, so that any character may be in it.
+#: Headers whose value Werkzeug encodes as a URL. They may hold any character but controls.
 _URLS = frozenset(("location", "content-location"))
 
-#: Characters of what was given that an error shows.
+#: Characters of a wrong value that an error shows.
 _SHOWN = 100
 
 
 def check_header_name(name: Any) -> str:
-    """*name* as plain text. Raises ``TypeError`` and ``ValueError``."""
+    """*name* as plain text.
+
+    Raises ``TypeError`` for an empty name or no str, ``ValueError`` for no token.
+    """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a header's name is a str, not {shortened(name)}")
     text = plain_text(name)
@@ -38,11 +41,14 @@ def check_header_name(name: Any) -> str:
 
 
 def check_header_value(name: str, value: Any) -> str:
-    """*value* of the header *name* as plain text. Raises ``ValueError``."""
+    """*value* of the header *name* as plain text.
+
+    Raises ``ValueError`` for a control character, or one beyond Latin-1.
+    """
     if isinstance(value, str):
         text = plain_text(value)
     elif isinstance(value, int) and not isinstance(value, bool):
-        # An enum of numbers prints as its name in some versions of Python.
+        # Not str(value): an enum of ints prints as its name in some versions of Python.
         text = _digits(value, f"header {name!r}")
     else:
         text = plain_text(str(value))
@@ -51,20 +57,25 @@ def check_header_value(name: str, value: Any) -> str:
         what = f"U+{ord(found[0]):04X} at {found.start()}"
         if _CONTROL.match(found[0]):
             raise ValueError(
-                f"header {name!r}: a value holds no control characters, and this one"
+                f"header {name!r}: a value must not hold control characters, and this one"
                 f" has {what}: {shortened(text)}"
             )
-        # PEP 3333.
+        # The strings of WSGI are Latin-1 (PEP 3333).
         raise ValueError(
-            f"header {name!r}: a value is Latin-1 text, and this one has {what}: {shortened(text)}"
+            f"header {name!r}: a value must be Latin-1 text, and this one has {what}:"
+            f" {shortened(text)}"
         )
     return text
 
 
 def check_status(status: Any) -> str:
-    """The status line that *status* stands for. Raises ``TypeError`` and ``ValueError``."""
+    """The status line of *status*, an int or a str.
+
+    Raises ``TypeError`` for another type, ``ValueError`` for a number outside 200 to 599
+    or a text that is not one line of Latin-1.
+    """
     if isinstance(status, int) and not isinstance(status, bool):
-        # Not what str() makes of it: an HTTPStatus prints as its name on Python 3.10.
+        # Not str(status): an HTTPStatus prints as its name on Python 3.10.
         text = code = _digits(status, "a status")
     elif isinstance(status, str):
         text = plain_text(status).strip(" ")
@@ -72,9 +83,9 @@ def check_status(status: Any) -> str:
     else:
         raise TypeError(f"a status is an int or a str, not {type(status).__name__}")
     if not (len(code) == 3 and code.isascii() and code.isdigit() and "200" <= code <= "599"):
-        raise ValueError(f"a status is from 200 to 599, and not {shortened(text)}")
+        raise ValueError(f"a status must be from 200 to 599, not {shortened(text)}")
     if not text.isprintable() or _BAD_IN_VALUE.search(text):
-        raise ValueError(f"a status is one line of Latin-1 text, and not {shortened(text)}")
+        raise ValueError(f"a status must be one line of Latin-1 text, not {shortened(text)}")
     return text
 
 
@@ -86,13 +97,13 @@ def _digits(value: Any, what: str) -> str:
 
 
 def shortened(value: object) -> str:
-    """What an error shows of *value*."""
+    """The ``repr`` of *value* for an error message, cut to `_SHOWN` characters."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def grouped(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """By name: of pairs, a name that comes again adds to its values."""
+    """*headers* by name. If a name comes several times in pairs, its values become a list."""
     if isinstance(headers, Mapping):
         return dict(headers)
     grouped: dict[str, tuple[str, list[Any]]] = {}
@@ -103,7 +114,11 @@ def grouped(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str,
 
 
 def checked(headers: Iterable[tuple[Any, Any]]) -> list[tuple[str, list[str]]]:
-    """Each name with its values as text. Raises for one that is wrong, before any is set."""
+    """Each name with its values as text. Raises for a wrong one before any header is set.
+
+    Raises as `check_header_name` and `check_header_value`, and ``TypeError`` for a value of
+    another type than str, int or a list of them.
+    """
     found = []
     for given, value in headers:
         name = check_header_name(given)
@@ -117,9 +132,9 @@ def checked(headers: Iterable[tuple[Any, Any]]) -> list[tuple[str, list[str]]]:
 
 
 class CheckedHeaders(Headers):
-    """Those of a response that has not been sent yet.
+    """The headers of a response that has not been sent yet.
 
-    Werkzeug's own looks for line ends in values, and for nothing else.
+    Werkzeug's own class checks values for line ends and for nothing else.
     """
 
     def add(self, key: str, value: Any, /, **kwargs: Any) -> None:
@@ -138,7 +153,7 @@ class CheckedHeaders(Headers):
             self._list[key] = self._checked(name, its)
 
     def copy(self) -> "CheckedHeaders":
-        # They have been checked.
+        # No check is needed: these values were checked before.
         copied = self.__class__()
         copied._list = self._list[:]
         return copied
@@ -148,7 +163,7 @@ class CheckedHeaders(Headers):
     ) -> tuple[str, str]:
         name = check_header_name(key)
         if parameters:
-            # Werkzeug's way to write them.
+            # Let Werkzeug write the parameters.
             plain = Headers()
             plain.add(name, value, **parameters)
             ((_, value),) = plain

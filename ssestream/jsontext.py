@@ -1,4 +1,4 @@
-"""Data as JSON, as the app writes it."""
+"""JSON for the data of messages, written by the app's JSON provider."""
 
 import functools
 from typing import Any
@@ -10,15 +10,15 @@ from .wire import Dumps
 
 
 def app_json() -> JSONProvider | None:
-    """The JSON provider of the current app; None without one."""
+    """The JSON provider of the current app; None outside an app context."""
     app = current_app()
     return None if app is None else app.json
 
 
 def app_dumps(provider: JSONProvider | None = None) -> Dumps | None:
-    """Through *provider*, or else that of the current app, compact where it can be.
+    """A function that writes JSON with *provider*, compact if the provider can.
 
-    None where there is neither.
+    None for *provider* means that of the current app. Returns None if there is no app.
     """
     provider = provider or app_json()
     return None if provider is None else functools.partial(_dumps, provider)
@@ -26,8 +26,8 @@ def app_dumps(provider: JSONProvider | None = None) -> Dumps | None:
 
 def _dumps(provider: JSONProvider, value: Any) -> str:
     if isinstance(provider, DefaultJSONProvider):
-        # Flask's own takes the options of json.dumps. Another one is asked for what
-        # it writes by itself.
+        # Flask's own provider takes the options of json.dumps. Another provider may not, and is
+        # called without options.
         return provider.dumps(
             value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=False
         )

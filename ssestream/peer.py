@@ -1,13 +1,12 @@
-"""How much the process at the other end of a connection has not read yet.
+"""unread(): how many received bytes the process at the other end has not read yet.
 
-A client that reads slowly has all of its kernel's buffer still to read when the buffer
-is full: a hundred kilobytes and more. While the client reads them, its kernel tells the
-sender nothing. On loopback it opens the window once, when all is read.
+The kernel of a slow client may hold a hundred kilobytes or more. While the client reads
+these, its kernel tells the sender nothing: over loopback it opens the window only once,
+when all of them are read. So a client that reads slowly looks like a client that is stuck.
 
-Where the other end is on this host, as a proxy often is, this kernel knows. It answers
-over netlink (see sock_diag(7)), and a process may ask for any socket of its network
-namespace. Where the other end is elsewhere, in another namespace for example, no socket
-is found.
+If the other end is on this host, as a proxy often is, this kernel knows. It answers over
+netlink (see sock_diag(7)), and a process may ask for any socket of its network namespace.
+If the other end is on another host or in another namespace, no socket is found.
 """
 
 import socket
@@ -16,30 +15,31 @@ from typing import Any
 
 from gevent import monkey
 
-# It must not wait, which a monkey-patched one would.
+# The unpatched socket class, because the question must not switch greenlets.
 _Socket: Any = monkey.get_original("socket", "socket")
 
-# See linux/netlink.h, linux/sock_diag.h and linux/inet_diag.h.
+# The constants and structs are from linux/netlink.h, linux/sock_diag.h and linux/inet_diag.h.
 _SOCK_DIAG = 4
 _BY_FAMILY, _REQUEST = 20, 1
 _LISTEN, _CLOSED = 10, 7
 _ANY_STATE = _ANY_COOKIE = 0xFFFFFFFF
 
-# The header of a message, and before the socket's name: family, protocol, and more.
+# The header of a netlink message, then the fields before the socket's name: family, protocol
+# and others.
 _HEADER = struct.Struct("=IHHII")
 _ASKED = struct.Struct("=BBBBI")
 _FOUND = struct.Struct("=BBBB")
-# The socket's name: two ports, two addresses; then an interface and a cookie.
+# The socket's name: two ports and two addresses. After it come an interface and a cookie.
 _NAME = struct.Struct("!HH16s16s")
 _REST = struct.Struct("=III")
-# Of what was found behind that: when its timer is due, and bytes to read.
+# After the name in the answer: when the socket's timer is due, and the bytes to read.
 _COUNTS = struct.Struct("=II")
 
 
 def unread(sock: Any) -> int | None:
     """Bytes that the peer of the TCP connection *sock* has received and not read.
 
-    None where that is unknown.
+    None if this is unknown.
     """
     try:
         here, there = sock.getsockname(), sock.getpeername()
@@ -51,7 +51,7 @@ def unread(sock: Any) -> int | None:
             question.send(_question(family, name))
             answer: bytes = question.recv(1024, socket.MSG_DONTWAIT)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, struct.error):
-        # It is no TCP connection, or is over; or this system has no such question.
+        # *sock* is no TCP connection or is closed, or this system has no sock_diag.
         return None
     return _unread(answer, name)
 
@@ -69,7 +69,7 @@ def _unread(answer: bytes, name: bytes) -> int | None:
     if len(answer) < at_counts + _COUNTS.size or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
         return None
     state = _FOUND.unpack_from(answer, _HEADER.size)[1]
-    # Without a connection of that name, a listener on its port is found.
+    # If no such connection exists, the kernel answers with a listener on its port.
     if state in (_LISTEN, _CLOSED) or not answer.startswith(name[:4], at_name):
         return None
     return int(_COUNTS.unpack_from(answer, at_counts)[1])

@@ -1,11 +1,10 @@
-"""An iterable of messages, drawn through a stream as fast as the client takes it.
+"""pipeline(): draw an iterable of messages through a stream, as fast as the client takes it.
 
-The source runs in a greenlet of its own on the hub of the request, or, on
-threaded servers, in a thread of its own that has a hub for it (see ``threadloop``).
-Either way the greenlet is killed when the client leaves, which ends any wait that
-gevent knows of, at once: ``gevent.sleep``, a gevent queue, and in a monkey-patched
-process everything. Plain blocking calls in a plain thread cannot be broken by
-anybody; there the source is closed as soon as the call has returned.
+The source runs in a greenlet of its own, on the hub of the request. On a threaded server
+it runs in a thread of its own with a hub (see ``threadloop``). When the client leaves, the
+greenlet is killed. The kill ends every wait that gevent knows of: ``gevent.sleep``, a
+gevent queue, and in a monkey-patched process all waits. A plain blocking call in a plain
+thread cannot be interrupted: then the source is closed as soon as the call returns.
 """
 
 import contextvars
@@ -30,16 +29,17 @@ from .wire import Message
 def pipeline(source: Iterable[Message], sse_stream: SseStream, res: D) -> D:
     """Pipe *source* through *sse_stream* into *res*; ``return pipeline(...)`` is a view.
 
-    *source* is any iterable or generator of messages. It is drawn from only
-    when the response is being sent (never for HEAD), behind the request's teardown
-    and outside every request and app context, and waits while the client is slow.
-    It is closed when it is exhausted, which ends the stream, and when the client
-    leaves, even while it waits. An exception in it, a `MessageError` for one of its
-    messages too, is logged and destroys the stream.
+    *source* is any iterable or generator of messages. The pipeline starts to draw when
+    the response is being sent, after the teardown of the request, outside every request
+    and app context; for HEAD it never starts. While the client is slow, it waits.
 
-    Returns *res*. Raises ``TypeError`` for a *source* that cannot be iterated
-    or is one message or text, for an *sse_stream* that is none, and as
-    `SseStream.pipe` for *res*. Node's ``stream.pipeline``.
+    The source is closed when it is exhausted, which ends the stream, and when the client
+    leaves, even during a wait. An exception in the source is logged and destroys the
+    stream; so does a `MessageError` for one of its messages.
+
+    Returns *res*. Raises ``TypeError`` if *source* cannot be iterated, or is text or a
+    single message, and if *sse_stream* is no `SseStream`. Raises as `SseStream.pipe`
+    for *res*. Node's ``stream.pipeline``.
     """
     if isinstance(source, (str, bytes, Mapping)) or not hasattr(source, "__iter__"):
         raise TypeError(f"source must be an iterable of messages, not {type(source).__name__}")
@@ -59,19 +59,20 @@ class _Drawer:
     def __init__(self, source: Iterable[Message], sse_stream: SseStream) -> None:
         self._source = iter(source)
         self._stream = sse_stream
-        # One for all of the source's life: what it has entered, an app context
-        # for example, it must be able to leave when it is closed.
+        # The same context for the whole life of the source. If the source enters an app context,
+        # for example, it must leave it in the same `Context`, even when it is closed.
         self._context = contextvars.Context()
         self._lock = new_lock()
         self._stopped = False
-        # Or never will: whoever sets it is the one to close the source.
+        # Set by `_enter` at the start, or by `_stop` if the source is stopped before it has
+        # started. The method that sets this closes the source.
         self._begun = False
         self._home: Home | None = None
         self._greenlet: Any = None
         self._drained: Any = None
 
     def follow(self, res: Destination) -> None:
-        """Start when the response does, stop when it or the stream is over."""
+        """Start when the response starts. Stop when the response or the stream is over."""
         self._stream.on("drain", self._go_on)
         self._stream.on("close", self._stop)
         if isinstance(res, OutgoingMessage):
@@ -98,7 +99,7 @@ class _Drawer:
             try:
                 greenlet.join()
             except BaseException:
-                # As sys.exit() in a greenlet that the source has started.
+                # For example sys.exit() in a greenlet that the source has started.
                 logger.exception("the thread of a pipeline was interrupted, and goes on")
         home_of(gevent.get_hub()).close()
 
@@ -114,8 +115,8 @@ class _Drawer:
             run_logged(self._draw, context=self._context, origin=self._stream._lane.origin)
         finally:
             with self._lock:
-                # The hub too: what is queued in its loop may refer to this,
-                # and a loop is no link that garbage collection can follow.
+                # Also forget the home. A callback in the hub's loop may refer to this object,
+                # and the garbage collector cannot see this reference.
                 self._greenlet = self._home = None
             self.close_source()
 
@@ -125,7 +126,7 @@ class _Drawer:
             for message in self._source:
                 self._drained.clear()
                 stream.write(message)
-                # A source that never waits leaves nobody the time to stop it.
+                # Without this check a source that never waits could not be stopped.
                 while stream.writable_need_drain and not self._over():
                     self._drained.wait()
                     self._drained.clear()
@@ -135,7 +136,8 @@ class _Drawer:
         except WriteAfterEnd:
             pass  # the app has ended the stream itself
         except BaseException as error:
-            # Killed by `_stop`. Whatever else it is, the client must not be left waiting.
+            # `_stop` kills the greenlet, and that is no error. After any other exception the
+            # stream must be destroyed, or its client would wait for ever.
             if isinstance(error, GreenletExit) and self._over():
                 return
             if stream.listeners("error"):

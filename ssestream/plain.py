@@ -1,9 +1,9 @@
-"""Text, bytes and numbers as they are, whatever the methods of their class say.
+"""The plain text, bytes or number in a value, even if its class shows another.
 
-A subclass of ``str`` may say that no line end is in it, print as something else, or encode
-itself as something else. A proxy only seems to be a str, and what it stands for may be such a
-subclass. So nothing is looked at, joined or sent before it is of the very type itself: the
-functions here ask the type, and never the value's own class.
+A subclass of ``str`` may claim to have no line end, may print as another text, or may
+encode itself as one. A proxy only looks like a str, and the value behind it may be of such
+a subclass. So every value is converted here before it is checked, joined or sent. The
+functions call the methods of the built-in type, never the methods of the value's class.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ T = TypeVar("T")
 
 
 def plain_text(value: Any) -> str:
-    """The text of *value*, which is a str to ``isinstance()``."""
+    """The text of *value*, a str or an object that ``isinstance()`` takes for one."""
     return value if type(value) is str else str.__str__(_real(value, str))
 
 
 def plain_int(value: Any) -> int:
-    """The number of *value*, which is an int to ``isinstance()``."""
+    """The number of *value*, an int or an object that ``isinstance()`` takes for one."""
     return value if type(value) is int else int.__int__(_real(value, int))
 
 
 def plain_bytes(value: Any) -> bytes:
-    """The bytes of *value*, which is bytes, a bytearray or a memoryview to ``isinstance()``.
+    """The bytes of *value*, which ``isinstance()`` takes for bytes, bytearray or memoryview.
 
-    Raises ``ValueError`` where they are not to be had, as of a released memoryview.
+    Raises ``ValueError`` if they cannot be read, for example of a released memoryview.
     """
     try:
         return memoryview(_real(value, bytes, bytearray, memoryview)).tobytes()
@@ -36,8 +36,8 @@ def plain_bytes(value: Any) -> bytes:
 
 
 def _real(value: Any, kind: Callable[[Any], T], *others: type) -> T:
-    """*value* as one of these types, or of a subclass; what stands for one is made the first."""
+    """*value* itself if it is really of one of these types, or else converted to *kind*."""
     kinds: Any = (kind, *others)
     real: T = behind(value)
-    # A proxy may be of another kind, which Werkzeug does not know.
+    # The proxy of another library is not known to `behind`.
     return real if issubclass(type(real), kinds) else kind(real)

@@ -1,19 +1,20 @@
-"""What a process must have before it gets a loop: descriptors, and no eventlet."""
+"""Checks before a process gets an event loop: no eventlet, and enough file descriptors."""
 
 import os
 import sys
 
 import greenlet
 
-#: Of a loop: an epoll, what wakes it from other threads, and the epoll of what it watches.
+#: File descriptors of a loop: an epoll, the wake-up from other threads, and a second epoll for
+#: the sockets that it watches.
 DESCRIPTORS = 3
 
 
 def refuse_eventlet() -> None:
-    """Raise ``RuntimeError`` where eventlet runs what would wait here.
+    """Raise ``RuntimeError`` if eventlet runs the calling code.
 
-    What waits in its greenlets must be what it knows of, and its threads are greenlets:
-    the first stream would stop the whole server, without a word.
+    Code in eventlet's greenlets may only wait in ways that eventlet knows, and eventlet's
+    threads are greenlets too. The first stream would stop the whole server without a message.
     """
     patcher = sys.modules.get("eventlet.patcher")
     if patcher is None:
@@ -26,7 +27,7 @@ def refuse_eventlet() -> None:
 
 
 def check_descriptors() -> None:
-    """Raise ``OSError`` where there are too few for a loop: libev would end the process."""
+    """Raise ``OSError`` if too few descriptors are free. libev would abort the process."""
     taken: list[int] = []
     try:
         while len(taken) < DESCRIPTORS:

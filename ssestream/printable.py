@@ -1,20 +1,20 @@
-"""Text that came from elsewhere, as a log or a terminal may show it.
+"""Untrusted text, made safe for a log or a terminal.
 
-A control character could begin a line that looks like another entry of the log, or
-could steer the terminal of the operator who reads it. A character that turns the
-direction of writing could show a text as another.
+A control character could start a line that looks like another entry of the log, or could
+steer the operator's terminal. A character that changes the direction of writing could make
+one text look like another.
 """
 
 import json
 import re
 import unicodedata
 
-#: Kept by `escape_json` of what is not printable: they join letters and emojis.
+#: Invisible characters that `escape_json` keeps, because they join letters and emojis.
 _JOINERS = "\u200c\u200d"
 
 
 def escape(text: str) -> str:
-    """*text* in one line, with ``\\x1b`` and the like for what cannot be printed."""
+    """*text* in one line. Characters that cannot be printed become escapes such as ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(
@@ -24,7 +24,7 @@ def escape(text: str) -> str:
 
 
 def escape_json(line: str) -> str:
-    """*line*, which is JSON, with JSON's escapes for all that may steer a terminal."""
+    """*line*, a line of JSON. Characters that may steer a terminal become escapes of JSON."""
     return _DOUBTFUL.sub(_replace, line)
 
 
@@ -32,7 +32,8 @@ _DOUBTFUL = re.compile("[^ -~]")
 
 
 def _replace(found: re.Match[str]) -> str:
-    # Controls, formats such as bidirectional overrides, and separators of lines.
+    # The categories are: controls, formats such as bidirectional overrides, separators of lines
+    # and of paragraphs.
     if unicodedata.category(found[0]) not in ("Cc", "Cf", "Zl", "Zp") or found[0] in _JOINERS:
         return found[0]
     return "\\u007f" if found[0] == "\x7f" else json.dumps(found[0])[1:-1]

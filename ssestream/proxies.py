@@ -1,6 +1,7 @@
-"""Werkzeug's proxies, such as ``current_user``: what is kept is the value behind one.
+"""behind(): the value behind one of Werkzeug's proxies, such as ``current_user``.
 
-A proxy has that value in its request only, and whatever is kept is looked at later.
+A proxy has its value only during its request. A value that is kept is used later, so the
+proxy must be replaced first.
 """
 
 from typing import Any
@@ -9,8 +10,11 @@ from werkzeug.local import LocalProxy
 
 
 def behind(value: Any) -> Any:
-    """What *value* stands for now, or *value* itself. Raises ``RuntimeError`` for nothing."""
-    # Its own type: to isinstance() a proxy is what it stands for.
+    """The value that the proxy *value* stands for, or *value* itself if it is no proxy.
+
+    Raises ``RuntimeError`` if the proxy has no value now.
+    """
+    # type() tells a proxy from its value; isinstance() does not.
     while issubclass(type(value), LocalProxy):
         value = value._get_current_object()
     return value

@@ -1,15 +1,15 @@
-"""What a stream reads of the request that it answers."""
+"""The parts of a WSGI request that a stream reads: its environ and its Last-Event-ID."""
 
 from typing import Any
 from urllib.parse import parse_qs
 
-#: Characters of a ``Last-Event-ID`` that are looked at. A browser sends back
-#: what the server gave it, which is short; servers refuse headers from 8 KiB.
+#: The longest ``Last-Event-ID`` that is accepted, in characters. A browser sends back an id
+#: that a server gave it, and such an id is short. Servers refuse headers from 8 KiB on.
 MAX_LAST_EVENT_ID = 4096
 
 
 def environ_of(request: Any) -> dict[str, Any]:
-    """The WSGI environ of a Flask or Werkzeug request, or *request* itself if it is one.
+    """The environ of *request*: a Flask or Werkzeug request, or the WSGI environ itself.
 
     Raises ``TypeError`` for anything else.
     """
@@ -23,16 +23,17 @@ def environ_of(request: Any) -> dict[str, Any]:
 
 
 def last_event_id(environ: dict[str, Any]) -> tuple[str | None, bool]:
-    """From the ``Last-Event-ID`` header, else from the ``lastEventId`` query parameter.
+    """The client's last event id, and whether the client sent one.
 
-    Of several parameters the last that is not empty: a polyfill appends its own, which is
-    newer, to the URL that the page gave it.
+    The id comes from the ``Last-Event-ID`` header (WHATWG HTML, section 9.2.4), or else from
+    the ``lastEventId`` query parameter. If the parameter comes several times, the last one
+    that is not empty counts: a polyfill appends its own to the page's URL, and this is newer.
 
-    And whether there is one: then None is one that no browser can have been sent.
+    The id is None if the client sent none, or one that no browser can have been given.
     """
     header = environ.get("HTTP_LAST_EVENT_ID")
     if not header:
-        # Polyfills cannot set the header and use this parameter.
+        # Polyfills cannot set the header, so they use this parameter.
         query = environ.get("QUERY_STRING", "").encode("latin-1", "replace")
         if b"lastEventId" not in query:
             return None, False
@@ -42,10 +43,10 @@ def last_event_id(environ: dict[str, Any]) -> tuple[str | None, bool]:
             return None, False
         text = values[-1]
     else:
-        # WSGI hands bytes over as Latin-1; browsers send the id as UTF-8.
+        # WSGI servers decode the header as Latin-1. Browsers send UTF-8.
         text = header.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
-    # A browser can only have an id that was sent to it, and none such has
-    # control characters, undecodable bytes or this length.
+    # A browser only has ids that a server sent. Such an id has no control characters, is valid
+    # UTF-8 and is not too long.
     valid = len(text) <= MAX_LAST_EVENT_ID and not any(
         character < " " or "\x7f" <= character < "\xa0" or "\ud800" <= character <= "\udfff"
         for character in text

@@ -1,13 +1,13 @@
-"""JavaScript's timers: ``setInterval`` and its family, in milliseconds.
+"""Timers as in JavaScript: ``setInterval`` and its family, in milliseconds.
 
-As in Node, an interval waits its delay again after its callback has returned,
-so that a slow callback never overlaps with itself; a delay under 1 is 1; and
-either clearing function clears either kind. Unlike there, an exception in a
-callback is logged and the interval goes on.
+As in Node, an interval waits its delay again after the callback has returned, so that a
+slow callback never overlaps itself. A delay under 1 counts as 1. Both clearing functions
+clear both kinds. Unlike in Node, an exception in a callback is logged and the interval
+goes on.
 
-A timer lives on the home of whoever sets it (see ``hub``), and its callback
-runs in a greenlet there, or in a plain thread on threaded servers, outside
-every request and app context. It may be cleared from anywhere.
+A timer belongs to the home of the thread or greenlet that sets it (see ``hub``). Its
+callback runs in a greenlet there, or on threaded servers in a plain thread, outside every
+request and app context. Any thread may clear the timer.
 """
 
 import sys
@@ -22,7 +22,7 @@ from .uncopyable import Uncopyable
 
 
 class Timer(Uncopyable):
-    """What `set_interval` and `set_timeout` return, to be cleared with."""
+    """A timer of `set_interval` or `set_timeout`, for `clear_interval` and `clear_timeout`."""
 
     _only_one = "it runs in this process, once. Set another timer"
 
@@ -38,15 +38,15 @@ class Timer(Uncopyable):
         self._watcher: Any = None
         self._home.call(self._arm)
 
-    # The watcher is touched by its own hub's thread only.
+    # Only the thread of the watcher's own hub touches the watcher.
 
     def _arm(self) -> None:
         if self._cleared:
             return
         if self._watcher is None:
             self._watcher = self._home.loop.timer(self._seconds, self._seconds)
-        # libev measures from when its loop last woke up, which may be a while
-        # ago; without the update a timer could fire early.
+        # libev counts from the time when its loop last woke up, and this may be a while ago.
+        # Without the update a timer could fire early.
         self._watcher.again(self._due, update=True)
 
     def _due(self) -> None:
@@ -60,7 +60,7 @@ class Timer(Uncopyable):
             watcher.close()
 
     def _run(self) -> None:
-        # Both at once, or a clear() between the two would leave half a call.
+        # Read both in one step. A clear() from another thread could come between two steps.
         callback, args = self._call
         if self._cleared:
             return
@@ -74,7 +74,7 @@ class Timer(Uncopyable):
 
     def clear(self) -> None:
         self._cleared = True
-        # A timer that an app keeps must not keep what it called.
+        # The app may keep the timer. The timer must not keep the callback.
         self._call = (_nothing, ())
         self._home.call(self._disarm)
 
@@ -86,16 +86,16 @@ def _nothing() -> None:
 def set_interval(callback: Callable[..., object], delay_ms: float, *args: Any) -> Timer:
     """Call ``callback(*args)`` every *delay_ms* milliseconds until cleared.
 
-    A callback that takes fewer arguments is given the first of *args*, as in JavaScript.
-    Returns what `clear_interval` takes. Raises ``TypeError`` when *callback*
-    is not callable or an ``async def``, or *delay_ms* no number, ``ValueError`` when that is
-    negative or not finite. JavaScript's ``setInterval``.
+    If the callback takes fewer arguments, it gets the first of *args*, as in JavaScript.
+    Returns a timer for `clear_interval`. Raises ``TypeError`` if *callback* cannot be called
+    or is an ``async def``, and if *delay_ms* is no number. Raises ``ValueError`` if *delay_ms*
+    is negative or not finite. JavaScript's ``setInterval``.
     """
     return _timer(callback, delay_ms, args, repeat=True)
 
 
 def set_timeout(callback: Callable[..., object], delay_ms: float, *args: Any) -> Timer:
-    """Call ``callback(*args)`` once, in *delay_ms* milliseconds, unless cleared.
+    """Call ``callback(*args)`` once, after *delay_ms* milliseconds, unless cleared.
 
     Returns and raises as `set_interval`. JavaScript's ``setTimeout``.
     """
@@ -105,8 +105,8 @@ def set_timeout(callback: Callable[..., object], delay_ms: float, *args: Any) ->
 def clear_interval(timer: Timer | None) -> None:
     """Stop *timer*: no call of its callback begins after this.
 
-    None, and a timer that was cleared or has run out, are left as they are.
-    Raises ``TypeError`` for anything else.
+    Does nothing for None, and for a timer that was cleared or has run out. Raises
+    ``TypeError`` for anything else. JavaScript's ``clearInterval``.
     """
     if timer is None:
         return
@@ -118,7 +118,7 @@ def clear_interval(timer: Timer | None) -> None:
 
 
 def clear_timeout(timer: Timer | None) -> None:
-    """The same as `clear_interval`, as in JavaScript."""
+    """The same as `clear_interval`. JavaScript's ``clearTimeout``."""
     clear_interval(timer)
 
 
@@ -128,7 +128,7 @@ def _timer(
     check_callable("callback", callback)
     if not isinstance(delay_ms, (int, float)) or isinstance(delay_ms, bool):
         raise TypeError(f"delay_ms is a number of milliseconds, not {type(delay_ms).__name__}")
-    # isfinite() itself would fail for an int beyond all floats.
+    # Compared with a bound, because isfinite() fails for an int beyond all floats.
     if not 0 <= delay_ms <= sys.float_info.max:
         raise ValueError(f"delay_ms must be finite and not negative, and is {delay_ms}")
     return Timer(callback, delay_ms, fitting(callback, args), repeat)

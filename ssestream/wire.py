@@ -1,36 +1,31 @@
-"""Messages to bytes and bytes to messages: the event stream format.
+"""The event stream format: messages to bytes (`encode`) and bytes to messages (`Decoder`).
 
-The format is that of the WHATWG HTML standard, section 9.2 "Server-sent
-events" (https://html.spec.whatwg.org/multipage/server-sent-events.html).
-Both halves of the grammar live here so that each tests the other: for every
-message that :func:`encode` accepts, a :class:`Decoder` gives back that message
-and nothing else.
+The format is in the WHATWG HTML standard, section 9.2 "Server-sent events"
+(https://html.spec.whatwg.org/multipage/server-sent-events.html). Both directions are in
+this file, so that each tests the other: for every message that :func:`encode` accepts, a
+:class:`Decoder` gives back this message and nothing else.
 
-Where node-ssestream 1.1.0 is right the bytes are the same as its. It differs
-here:
+Where node-ssestream 1.1.0 is right, the bytes are the same. Nine points are different
+("there" is node-ssestream, "here" is this package):
 
-1.  A line end in ``event`` or ``id`` adds fields of its own there; here it is
-    a `MessageError`. A NUL in ``id``, for which browsers drop the whole field,
-    is one too.
-2.  A line end in ``comment`` does the same there; here each line becomes a
-    comment line.
-3.  ``data`` of ``""``, ``0`` and ``False``, ``id`` of ``0`` and ``""``, and
-    ``retry`` of ``0`` vanish there; here they are sent. An empty ``event`` or
-    ``comment`` means the same as none, there and here.
-4.  A number or a boolean as ``data`` throws there; here it is JSON.
-5.  A message with nothing in it, an unknown key, or a value of a wrong type
-    (``retry: "soon"``) is sent as it happens to print there; here it is a
-    `MessageError`. So is a lone surrogate, which there becomes U+FFFD or an
-    escape.
-6.  Not-a-number and the infinities become ``null`` there; here they are
-    refused.
-7.  ``bytes`` are text in UTF-8 here; a Buffer becomes an object with a list of
-    numbers there. JSON numbers and the order of keys are Python's: ``1.0``
-    stays ``1.0``, and keys that look like integers do not come first.
-8.  ``Transfer-Encoding: identity`` and ``Connection: keep-alive``, which it
-    sets, are hop-by-hop headers, which PEP 3333 forbids to an application.
-9.  Nothing bounds the buffer there when a client stalls, and a message counts
-    as one entry for each of its fields; here one message is one entry.
+1.  A line end in ``event`` or ``id`` adds fields there. Here it is a `MessageError`, and
+    so is a NUL in ``id``, because browsers would ignore the whole field.
+2.  A line end in ``comment`` adds fields there. Here each line becomes a comment line.
+3.  ``data`` of ``""``, ``0`` and ``False``, ``id`` of ``0`` and ``""``, and ``retry`` of
+    ``0`` are lost there. Here they are sent. An empty ``event`` or ``comment`` means the
+    same as none, there and here.
+4.  A number or a boolean as ``data`` throws there. Here it is sent as JSON.
+5.  An empty message, an unknown key, or a value of a wrong type (``retry: "soon"``) is
+    sent there in some form. Here it is a `MessageError`. So is a lone surrogate, which
+    becomes U+FFFD or an escape there.
+6.  NaN and the infinities become ``null`` there. Here they are a `MessageError`.
+7.  A Buffer becomes an object with a list of numbers there. Here ``bytes`` are text in
+    UTF-8. JSON's numbers and the order of keys are Python's: ``1.0`` stays ``1.0``, and
+    keys that look like integers do not come first.
+8.  The headers ``Transfer-Encoding: identity`` and ``Connection: keep-alive`` are set
+    there. Here they are not: PEP 3333 forbids hop-by-hop headers to an application.
+9.  The buffer for a stalled client has no bound there, and a message takes one entry for
+    each of its fields. Here it has bounds, and a message is one entry.
 """
 
 import codecs
@@ -44,18 +39,18 @@ from typing import Any
 from .errors import MessageError
 from .plain import plain_bytes, plain_int, plain_text
 
-#: Characters of a key that are looked at for what it was meant to be, and shown.
+#: Characters of an unknown key that are searched for a similar field, and shown.
 _SHOWN = 40
 
-#: The keys of a message, in the order in which they are put on the wire.
+#: The keys of a message, in the order of the wire.
 FIELDS = ("comment", "event", "id", "retry", "data")
 
-#: What opens every stream. Some browsers fire ``open`` only when the first
-#: bytes have come; the blank line keeps it apart from the first message.
+#: The opening comment of every stream. Some browsers fire ``open`` only when the first bytes
+#: have come. The blank line separates it from the first message.
 OK = b":ok\n\n"
 
-#: What a silent stream sends: a comment. It has no blank line, as some clients fail on an
-#: empty event.
+#: The comment that a silent stream sends. Without a blank line, because some clients fail on
+#: an empty event.
 HEARTBEAT = b":\n"
 
 #: The end of a chunked body (RFC 9112, section 7.1).
@@ -64,35 +59,33 @@ LAST_CHUNK = b"0\r\n\r\n"
 Message = Mapping[str, Any]
 Dumps = Callable[[Any], str]
 
-# "end-of-line = ( cr lf / cr / lf )", and nothing else: str.splitlines() would
-# also split at U+0085, U+2028, VT, FF and others, which are plain text here.
 # "A field name, optionally followed by a colon and a field value."
 _ID = re.compile(rb"(?:\A|(?<=[\r\n]))id(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
 
+# "end-of-line = ( cr lf / cr / lf )", and nothing else. str.splitlines() would also split
+# at U+0085, U+2028, VT, FF and others, but these are plain text here.
 _LINE_END = re.compile("\r\n|\n|\r")
 
-#: JSON without spaces, with text as it is, and without NaN: ``ValueError`` for it.
+#: Compact JSON with unescaped text. Raises ``ValueError`` for NaN.
 compact_json: Dumps = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":")
 ).encode
 
 
 def encode(message: Message, dumps: Dumps | None = None) -> bytes:
-    r"""Serialise one message, blank line included.
+    r"""Serialise one message, with the blank line at its end.
 
-    *message* is a mapping with any of ``comment``, ``event``, ``id``,
-    ``retry`` and ``data``; None means absent. *dumps* turns ``data`` that is
-    neither text nor bytes into JSON; None means compact JSON as the standard
-    library writes it.
+    *message* is a mapping with any of the keys ``comment``, ``event``, ``id``, ``retry``
+    and ``data``; None as a value means absent. *dumps* turns ``data`` into JSON if it is
+    neither text nor bytes; None means compact JSON from the standard library.
 
     >>> encode({"event": "tick", "id": 0, "data": "one\ntwo"})
     b'event: tick\nid: 0\ndata: one\ndata: two\n\n'
 
-    Raises `MessageError`, whose ``field`` says where, for whatever could not
-    arrive as what it is: an unknown key, a value of a wrong type, a line end
-    in ``event`` or ``id``, NUL in ``id``, a negative ``retry``, text with a
-    lone surrogate, bytes that are not UTF-8, data that JSON cannot hold, or a
-    message with nothing in it.
+    Raises `MessageError`, with the key in its ``field``, for every message that could not
+    arrive unchanged. The causes are: an unknown key, a value of a wrong type, a line end in
+    ``event`` or ``id``, NUL in ``id``, a negative ``retry``, text with a lone surrogate,
+    bytes that are not UTF-8, data that JSON cannot hold, or a message with no field.
     """
     if not isinstance(message, Mapping):
         raise MessageError(
@@ -106,13 +99,13 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
         value = message.get(field)
         if value is not None:
             text = _WRITERS[field](value, dumps)
-            # A lone surrogate has no UTF-8; found here, its field is known.
+            # Encoded here, because at this point the field of a lone surrogate is known.
             try:
                 lines.append(text.encode())
             except UnicodeEncodeError as error:
                 raise MessageError(
                     f"{field!r} holds a lone surrogate (U+{ord(text[error.start]):04X}),"
-                    " which has no UTF-8",
+                    " which UTF-8 cannot encode",
                     field,
                 ) from None
     frame = b"".join(lines)
@@ -125,7 +118,7 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
 
 
 def with_id(frame: bytes, id: bytes) -> bytes:
-    """*frame*, as `encode` made it without an id, with one, in its place on the wire."""
+    """*frame* with *id* in its place on the wire. `encode` made *frame* without an id."""
     at = 0
     while frame.startswith((b":", b"event:"), at):
         at = frame.index(b"\n", at) + 1
@@ -133,10 +126,10 @@ def with_id(frame: bytes, id: bytes) -> bytes:
 
 
 def is_frame(frame: bytes) -> bool:
-    """Whether *frame* can be what `encode` made of a message without an id.
+    """Whether `encode` can have made *frame* of a message without an id.
 
-    A log may hold others: it was damaged, or somebody else has written to it. Such a one
-    would become part of the next event, or change a client's id.
+    A frame in a log may be damaged, or another program may have written it. A wrong frame
+    could become part of the next event, or could change the client's id.
     """
     if not frame.startswith(_FIELDS) or not frame.endswith(b"\n\n") or b"\r" in frame:
         return False
@@ -162,27 +155,27 @@ def chunk_of(data: bytes) -> bytes:
 
 
 def id_block(id: str) -> bytes:
-    """A block with nothing but an id, which a browser keeps without firing an event.
+    """A block with only an id. A browser keeps the id and fires no event.
 
     "If the data buffer is an empty string, set the data buffer and the event type buffer
-    to the empty string and return", but the last event ID is set before that (WHATWG
-    section 9.2.6).
+    to the empty string and return" (WHATWG HTML, section 9.2.6). The last event ID is set
+    before that.
     """
     return f"id: {id}\n\n".encode()
 
 
 def is_id_block(frame: bytes) -> bool:
-    """Whether *frame* is what `id_block` makes."""
+    """Whether *frame* is a block that `id_block` made."""
     return frame.startswith(b"id: ") and frame.find(b"\n") == len(frame) - 2
 
 
 def first_id_block(frames: Iterable[bytes | memoryview]) -> bytes:
-    """The first of *frames* that is what `id_block` makes, or no bytes."""
+    """The first block of *frames* that `id_block` made, or no bytes."""
     return next((bytes(frame) for frame in frames if is_id_block(bytes(frame[:8192]))), b"")
 
 
 def id_of(frame: bytes) -> str | None:
-    """The id that *frame* gives a browser; None where there is no ``id`` in it."""
+    """The id that *frame* gives a browser; None if it has no ``id`` field."""
     ids = _ID.findall(frame)
     return ids[-1].decode("utf-8", "replace") if ids else None
 
@@ -196,8 +189,8 @@ def _comment(value: object, dumps: Dumps | None) -> str:
 
 
 def _event(value: object, dumps: Dumps | None) -> str:
-    # "If the field name is "event": set the event type buffer to the field
-    # value." Empty means "message", as no field at all does.
+    # "If the field name is "event": set the event type buffer to the field value." An empty
+    # value means "message", the same as no field.
     text = _text(value, "event")
     _refuse(text, "\r\n", "event")
     return f"event: {text}\n" if text else ""
@@ -231,8 +224,8 @@ def _retry(value: object, dumps: Dumps | None) -> str:
 
 
 def _data(value: object, dumps: Dumps | None) -> str:
-    # "If the field name is "data": append the field value to the data buffer,
-    # then append a single U+000A LINE FEED": one line each, joined again there.
+    # "If the field name is "data": append the field value to the data buffer, then append a
+    # single U+000A LINE FEED". So each line is a field, and the browser joins them.
     if isinstance(value, str):
         text = _text(value, "data")
     elif isinstance(value, (bytes, bytearray, memoryview)):
@@ -240,7 +233,7 @@ def _data(value: object, dumps: Dumps | None) -> str:
             text = plain_bytes(value).decode()
         except UnicodeDecodeError as error:
             raise MessageError(
-                f"'data' as bytes must be UTF-8, and is not at byte {error.start}", "data"
+                f"'data' as bytes must be UTF-8, and byte {error.start} is not", "data"
             ) from None
         except ValueError as error:
             raise MessageError(f"'data' cannot be read: {error}", "data") from None
@@ -267,7 +260,7 @@ def _json(value: object, dumps: Dumps | None) -> str:
         raise MessageError(f"'data' cannot be JSON: {error}", "data") from error
     if not isinstance(text, str):
         raise MessageError(
-            f"'data' as JSON must be str, and the app's JSON provider gave {_kind(text)}", "data"
+            f"JSON for 'data' must be str, but the app's JSON provider gave {_kind(text)}", "data"
         )
     return plain_text(text)
 
@@ -275,8 +268,8 @@ def _json(value: object, dumps: Dumps | None) -> str:
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise MessageError(f"{field!r} must be str, not {_kind(value)}", field)
-    # A subclass may print as something else (an Enum) or escape what is joined
-    # to it (Markup); what is sent is the plain text.
+    # The plain text is sent. A subclass may print as other text (an Enum), or may escape text
+    # that is joined to it (Markup).
     return plain_text(value)
 
 
@@ -297,7 +290,7 @@ def _refuse(text: str, characters: str, field: str) -> None:
 def _unknown(key: object) -> str:
     if not isinstance(key, str):
         return f"the name of a field is str, not {_kind(key)}"
-    # Cut first, as the search takes time and memory by the square of the length.
+    # Cut the key first: the search takes time and memory by the square of its length.
     shown = plain_text(key)[:_SHOWN]
     close = difflib.get_close_matches(shown.lower(), FIELDS, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; the fields are " + ", ".join(FIELDS)
@@ -309,12 +302,11 @@ def _kind(value: object) -> str:
 
 
 class Decoder:
-    """The other half: bytes, cut anywhere, to the messages in them.
+    """The reverse of `encode`: pieces of bytes in, messages out.
 
-    It gives each message as it was written, for tests and tools. Unlike a
-    browser it keeps comments, keeps messages without ``data``, and does not
-    carry an id over to the next message. A heartbeat (a lone colon) is no
-    comment and is dropped.
+    For tests and tools: it gives each message as it was written. Unlike a browser, it keeps
+    comments and messages without ``data``, and does not carry an id over to the next
+    message. A heartbeat (a single colon) is dropped.
 
     >>> decoder = Decoder()
     >>> decoder.feed(b"id: 7\\ndata: o"), decoder.feed(b"ne\\r\\n\\r\\n")
@@ -322,8 +314,8 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        # "Streams must be decoded using the UTF-8 decode algorithm": errors
-        # are replaced, one leading byte order mark is dropped.
+        # "Streams must be decoded using the UTF-8 decode algorithm": it replaces errors and
+        # drops one byte order mark at the start.
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = True
         self._after_cr = False
@@ -331,17 +323,17 @@ class Decoder:
         self._fields: dict[str, list[str]] = {}
 
     def feed(self, data: bytes) -> list[dict[str, str | int]]:
-        """Take *data*, return the messages that it completed, oldest first.
+        """Take *data*, and return the messages that are complete now, oldest first.
 
-        ``retry`` is an int, every other field a str; ``event`` is absent when
-        it was empty.
+        The value of ``retry`` is an int; every other value is a str. An empty ``event`` is
+        left out.
         """
         text = self._utf8.decode(data)
         if text and self._at_start:
             self._at_start = False
             text = text.removeprefix("\ufeff")
-        # A CR ends its line at once; an LF behind it, even in the next piece,
-        # belongs to it.
+        # A CR ends its line at once. An LF after it belongs to the same line end, even if it
+        # comes in the next piece.
         if text and self._after_cr:
             self._after_cr = False
             text = text.removeprefix("\n")

@@ -469,7 +469,7 @@ BAD = [
     ({"data": "\ude00\ud83d"}, "data", "a lone surrogate (U+DE00)"),
     ({"data": {"a": ["\ud800"]}}, "data", "a lone surrogate (U+D800)"),
     ({"data": {"\ud800": 1}}, "data", "a lone surrogate (U+D800)"),
-    ({"data": b"abc\xff"}, "data", "must be UTF-8, and is not at byte 3"),
+    ({"data": b"abc\xff"}, "data", "must be UTF-8, and byte 3 is not"),
     ({"data": bytearray(b"\xed\xa0\x80")}, "data", "must be UTF-8"),
     ({"data": math.nan}, "data", "cannot be JSON"),
     ({"data": {"a": [1, math.inf]}}, "data", "cannot be JSON"),
