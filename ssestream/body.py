@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from .buffer import Bell
 from .clock import clock
 from .compression import Gzip
-from .diagnosis import held_back, may_be_held_back
+from .diagnosis import held_back, may_be_held_back, standard_way
 from .outgoing import OutgoingMessage
 from .uncopyable import Uncopyable
 
@@ -122,6 +122,7 @@ class Body(Uncopyable):
         connection = self._message._connection
         if connection is None or self._message._settings is None:
             return
+        standard_way(self._message)
         if may_be_held_back():
             self._written = connection.written()
 

@@ -1,7 +1,12 @@
-"""Warnings about a wrong set-up, as far as a stream can see it. Each is logged once."""
+"""What is wrong with the set-up, as far as a stream can see it. Each is logged once.
+
+At WARNING, or at INFO where streams only cost more than they need to.
+"""
 
 import itertools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import flask
 from gevent import monkey
@@ -27,6 +32,9 @@ _ADAPTERS = {
 _OF_ADAPTERS = tuple(_ADAPTERS)
 
 _said: set[str] = set()
+
+#: Set by a server that can send streams itself: says why it does not send the body of a message.
+why_standard_way: Callable[[Any], str] | None = None
 
 # Whether gevent has patched all of these. Asked until it is true.
 _is_patched = False
@@ -120,6 +128,21 @@ def burst(name: str | None) -> None:
             "%s: more was written at once than may wait (max_bytes), before its client could"
             " take it. Use pipeline(), which waits for the client, or write on after 'drain'",
             name,
+        )
+
+
+def standard_way(message: Any) -> None:
+    """The server iterates the body of *message*, an event stream that is open."""
+    if why_standard_way is None:
+        return
+    reason = why_standard_way(message)
+    if reason not in _said:
+        _said.add(reason)
+        logger.info(
+            "%s: SseWorker sends this stream as gunicorn's gevent worker does, with a greenlet"
+            " and the memory of its request for as long as it is open: %s",
+            message._name(),
+            reason,
         )
 
 

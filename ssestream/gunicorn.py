@@ -17,8 +17,9 @@ its greenlet, its environ and its parser. What is left of a stream is the stream
 import gc
 import mmap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from types import CodeType
 from typing import Any
 
 import gevent
@@ -30,13 +31,15 @@ from gunicorn.sock import ssl_context as make_ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.sync import SyncWorker
 
+from . import diagnosis
 from .body import Body
 from .clock import clock
 from .outgoing import OutgoingMessage
-from .response import FLUSH_LATER, HEADS
+from .response import FLUSH_LATER, HEADS, ServerResponse
 from .sender import Sender
 from .statistics import books
 from .stopping import LOOK_MS, Stopping
+from .unwrapping import unwrapped
 
 # This module may be gunicorn's configuration itself (``-c python:ssestream.gunicorn``). gunicorn
 # takes every name in it that is the name of a setting for that setting. So a name that is
@@ -105,9 +108,10 @@ class SseWorker(GeventWorker):
         self.wsgi: Any
         super().load_wsgi()
         # TLS is the server's to speak, and so is what another server is to frame.
-        if not self.cfg.is_ssl and getattr(self.cfg, "protocol", "http") == "http":
+        if not self.cfg.is_ssl and self._protocol() == "http":
             self._app = self.wsgi
             self.wsgi = self._run_app
+        diagnosis.why_standard_way = self._why_standard_way
         _freeze()
 
     def run(self) -> None:
@@ -174,6 +178,7 @@ class SseWorker(GeventWorker):
 
     def _run_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         response: Any = getattr(start_response, "__self__", None)
+        gevent.getcurrent().ssestream_answer = None
         if type(response) is not Response:  # that of HTTP/2 is another
             body: Iterable[bytes] = self._app(environ, start_response)
             return body
@@ -183,10 +188,12 @@ class SseWorker(GeventWorker):
         body = self._app(environ, start_response)
         # A middleware may call the app, or start_response(), with the first chunk (PEP 3333).
         environ.pop(FLUSH_LATER, None)
+        gevent.getcurrent().ssestream_answer = getattr(body, "gi_code", type(body))
         if response.status is None:
             return body
-        if type(body) is Body and response.response_length is None and not response.upgrade:
-            return _Handover(body, response, environ, began)
+        own, owed = (body, body) if type(body) is Body else unwrapped(body)
+        if type(own) is Body and response.response_length is None and not response.upgrade:
+            return _Handover(own, body, owed, response, environ, began)
         if flush:
             _flush(response, body, *flush)
         return body
@@ -195,10 +202,32 @@ class SseWorker(GeventWorker):
         if type(respiter) is not _Handover:
             return bool(super().is_already_handled(respiter))
         if not self._take_over(respiter):
-            _flush(respiter.response, respiter.body)
+            _flush(respiter.response, respiter.outer, respiter.body.message)
             return False
         # The connection is over, as far as gunicorn has it.
         raise StopIteration
+
+    def _why_standard_way(self, message: Any) -> str:
+        """Why the body of *message* is not sent by the worker itself, for the log."""
+        # The class of what the app has answered, or the code of a generator.
+        answer = getattr(gevent.getcurrent(), "ssestream_answer", None)
+        if not isinstance(message, ServerResponse):
+            return "its view returns an SseStream in a Response, and no ServerResponse"
+        if self.cfg.is_ssl:
+            return "gunicorn speaks TLS itself, which a proxy in front can do instead"
+        if self._protocol() != "http":
+            return f"gunicorn speaks {self._protocol()} here, and not HTTP"
+        if not message._reachable:
+            return "there is no client socket in the environ, which a middleware may have replaced"
+        if isinstance(answer, CodeType):
+            name = f"the generator {answer.co_name}() of {answer.co_filename}"
+            return f"a middleware has put its body into {name}"
+        if answer in (None, Body, _Handover):
+            return "the response has a Content-Length, or its connection is HTTP/2"
+        return f"a middleware has put its body into a {answer.__module__}.{answer.__qualname__}"
+
+    def _protocol(self) -> str:
+        return str(getattr(self.cfg, "protocol", "http"))
 
     def _take_over(self, handover: "_Handover") -> bool:
         """Whether the stream goes on without its request."""
@@ -215,6 +244,8 @@ class SseWorker(GeventWorker):
         if handover.began is not None:
             handover.environ[_LATER_KEY] = True
             over = self._end_of_request(response, handover.environ, handover.began, over)
+        if handover.owed is not body:
+            over = _closing(handover.owed, over)
         response.force_close()
         sender = Sender(body, message, sock, response.chunked, over)
         try:
@@ -323,18 +354,35 @@ class _Handover:
     def __init__(
         self,
         body: Body,
+        outer: Any,
+        owed: Any,
         response: Any,
         environ: dict[str, Any],
         began: datetime | None,
     ) -> None:
         self.body = body
+        #: What the app answered: the body, or what a middleware has put around it.
+        self.outer = outer
+        self.owed = owed
         self.response = response
         self.environ = environ
         self.began = began
-        self.close = body.close
+        self.close = outer.close
 
-    def __iter__(self) -> Body:
-        return self.body
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.outer)
+
+
+def _closing(owed: Any, over: OnEnd) -> OnEnd:
+    """Call ``owed.close()`` first, which the server owes to a middleware (PEP 3333)."""
+
+    def closed(sender: Sender) -> None:
+        try:
+            owed.close()
+        finally:
+            over(sender)
+
+    return closed
 
 
 class _Heads:

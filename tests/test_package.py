@@ -66,6 +66,7 @@ ROOMS = (
     "timers",
     "draining",
     "stopping",
+    "unwrapping",
     "gunicorn",
     "__init__",
     "__main__",

@@ -25,7 +25,7 @@ from h2.connection import H2Connection
 from ssestream.gunicorn import KEEP_FREE
 from ssestream.wire import Decoder
 from tests.live.worker import COUNT, WRITERS, text
-from tests.servers import Client, Server, body_of, wait_until
+from tests.servers import ROOT, Client, Server, body_of, wait_until
 from tests.test_leaks import inside
 from tests.test_shutdown import SOON, gone_after
 
@@ -40,7 +40,7 @@ def worker(serve: Callable[..., Server], tmp_path: Path) -> Start:
 
     def start(*args: str, app: str = "app", **settings: Any) -> Server:
         ours = {f"SSESTREAM_{name.upper()}": value for name, value in settings.items()}
-        env = {"SETTINGS": json.dumps(ours), "RELEASE_DIR": str(tmp_path)}
+        env = {"SETTINGS": json.dumps(ours), "RELEASE_DIR": str(tmp_path), "LOG_LEVEL": "INFO"}
         return serve("SseWorker", f"tests.live.worker:{app}", env=env, args=args)
 
     return start
@@ -144,6 +144,9 @@ def test_so_does_tls(worker: Start, certificate: tuple[str, str]) -> None:
     client.read_until(b"id: 20\ndata: tick\n\n")
     client.read_until(b"0\r\n\r\n")
     server.wait_for(event="finish", key="a")
+    assert ways(server)[0].endswith(
+        "gunicorn speaks TLS itself, which a proxy in front can do instead"
+    )
 
 
 def test_so_does_http_2(worker: Start, certificate: tuple[str, str]) -> None:
@@ -171,6 +174,86 @@ def test_so_does_http_2(worker: Start, certificate: tuple[str, str]) -> None:
             ended = ended or type(event).__name__ == "StreamEnded"
     assert body == b":ok\n\nid: 0\n\nid: 1\n\nid: 2\n\ndata: last\n\n"
     server.wait_for(event="close", key="a")
+
+
+# -- what a middleware has put around it
+
+
+def test_sentrys_middleware_does_not_take_it_away(worker: Start) -> None:
+    pytest.importorskip("sentry_sdk")
+    server = worker(app="sentry")
+    clients = [open_stream(server, f"s{number}") for number in range(20)]
+    clients.append(Client(server.port).get("/ticking?key=t&ms=5"))
+    clients[-1].read_until(b"data: tick\n\n")
+    assert kept(server)["senders"] == 21
+    # This one, and the one that began a greenlet for all streams: its context has the scope.
+    assert kept(server)["requests"] <= 2
+    for client in clients:
+        client.fin()
+    wait_until(lambda: len(server.events(event="close")) == 21, "all to be told")
+    wait_until(lambda: kept(server)["senders"] == 0, "all to be over")
+    assert not ways(server)
+    # It hears of errors as ever.
+    Client(server.port).get("/fails", "Connection: close").read_to_end()
+    told = server.wait_for(event="captured")
+    assert (told["error"], told["of"]) == ("on purpose", "fails")
+
+
+def ends(server: Server) -> list[int]:
+    """How often the first of two middlewares was told of a stream's end, and the access log."""
+    return [len(server.events(event="first", path="/quiet")), server.log().count("GET /quiet")]
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
+@pytest.mark.parametrize("query", ["", "&fails"])
+def test_a_middleware_is_told_of_the_end_of_a_stream_when_it_is_over(
+    query: str, kind: str, serve: Callable[..., Server]
+) -> None:
+    args = ("--worker-connections", "2", "--access-logfile", "-")
+    server = serve(kind, "tests.live.worker:closing", args=args)
+    for number in range(3):
+        client = open_stream(server, f"s{number}{query}")
+        assert kept(server)["senders"] == (1 if kind == "SseWorker" else 0)
+        assert len(server.events(event="first", path="/quiet")) == number
+        client.fin()
+        server.wait_for(event="close", key=f"s{number}")
+        expected = [number + 1] * 2
+        wait_until(lambda: ends(server) == expected, "the middleware to be told")  # noqa: B023
+    told = [each["event"] for each in server.events(path="/quiet")]
+    assert told == (["first"] * 3 if query else ["first", "last"] * 3)
+    assert server.log().count("LookupError: on purpose") == (3 if query else 0)
+
+
+def ways(server: Server) -> list[str]:
+    """What was said of streams that the worker does not send by itself."""
+    return [line for line in server.log().splitlines() if "SseWorker sends this stream" in line]
+
+
+@pytest.mark.parametrize(
+    ("app", "path", "reason"),
+    [
+        ("wrapped", "/quiet", f"the generator wrapped() of {ROOT}/tests/live/worker.py"),
+        ("deferring", "/quiet", f"the generator chunks() of {ROOT}/tests/live/worker.py"),
+        ("passing", "/quiet", "a tests.live.wrong.Passing"),
+        ("app", "/iterated", "its view returns an SseStream in a Response"),
+    ],
+)
+def test_it_is_said_once_why_a_stream_goes_the_servers_way(
+    app: str, path: str, reason: str, worker: Start
+) -> None:
+    server = worker(app=app)
+    # Nothing is said of what is no stream, or has no body.
+    assert ask(server, "/hello") == b"hello"
+    Client(server.port).get("/measured", "Connection: close").read_to_end()
+    Client(server.port).get("/quiet?key=h", method="HEAD").read_until(b"\r\n\r\n")
+    assert not ways(server)
+    clients = [open_stream(server, f"secret{number}", path) for number in range(3)]
+    (line,) = ways(server)
+    assert line.startswith(f"INFO ssestream: 127.0.0.1 '{path}': ")
+    assert line.endswith(reason) or reason + "," in line
+    assert "secret" not in line
+    for client in clients:
+        client.fin()
 
 
 # -- the connection

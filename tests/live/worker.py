@@ -1,6 +1,7 @@
 """What `SseWorker` runs for its tests: a look at how a stream is sent, and much to send."""
 
 import gc
+import logging
 import os
 import random
 import resource
@@ -14,14 +15,19 @@ from typing import Any
 import gevent
 from flask import Response, request
 from gevent import monkey
+from werkzeug.wsgi import ClosingIterator
 
 from ssestream import Channels, ServerResponse, clear_interval, set_interval
 from ssestream.sender import Sender
 from ssestream.wire import encode
 from tests.live import tell
 from tests.live.app import app, open_stream, streams
+from tests.live.wrong import Passing
 
-__all__ = ["app", "capturing", "deferring", "wrapped"]
+__all__ = ["app", "capturing", "closing", "deferring", "passing", "wrapped"]
+
+if "LOG_LEVEL" in os.environ:
+    logging.getLogger().setLevel(os.environ["LOG_LEVEL"])
 
 #: Its broadcasts are handed straight to the sockets.
 channels = Channels(history=100_000)
@@ -98,6 +104,44 @@ def deferring(environ: dict[str, Any], start_response: Any) -> Any:
 
     body = app(environ, own_start_response)
     return chunks()
+
+
+def passing(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """The app in a middleware of a kind that nobody knows."""
+    return Passing(app(environ, start_response))
+
+
+def closing(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """The app in one that is told of the end, twice, and fails in between if it is to."""
+
+    def first() -> None:
+        tell(event="first", path=environ["PATH_INFO"])
+        if "fails" in environ["QUERY_STRING"]:
+            raise LookupError("on purpose")
+
+    def last() -> None:
+        tell(event="last", path=environ["PATH_INFO"])
+
+    return ClosingIterator(ClosingIterator(app(environ, start_response), first), last)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "sentry":
+        raise AttributeError(name)
+    import sentry_sdk
+
+    def before_send(event: Any, hint: Any) -> None:
+        (error,) = event["exception"]["values"]
+        tell(event="captured", error=error["value"], of=event["transaction"])
+
+    # It wraps Flask.__call__, as it does wherever Flask is installed.
+    sentry_sdk.init("http://key@127.0.0.1:1/1", before_send=before_send, traces_sample_rate=0.0)
+    return app
+
+
+@app.get("/fails")
+def fails() -> str:
+    raise LookupError("on purpose")
 
 
 @app.get("/measured")
