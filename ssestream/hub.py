@@ -1,19 +1,18 @@
-"""Where a stream lives, and who runs what for it.
+"""The gevent hub of a stream, and how to reach the hub from any thread.
 
-Watchers and timers belong to one gevent hub, and gevent's objects are safe in
-their own hub's thread only. A `Home` is such a hub together with the two ways
-to reach it from anywhere: `Home.call` for a few instructions in its loop, and
-`Home.spawn` for an app's code, which may block.
+Watchers and timers belong to one gevent hub, and gevent's objects are safe only in the
+thread of their hub. A `Home` is one hub with two ways to reach it from any thread:
+`Home.call` runs a few instructions in the hub's loop, and `Home.spawn` runs an app's code,
+which may block.
 
-Which home?
+The home of a stream depends on where the stream is made:
 
-* In a greenlet: the hub that runs it. That is every request under gunicorn's
+* In a greenlet: the hub that runs the greenlet. So it is for every request under gunicorn's
   ``gevent`` worker and under ``gevent.pywsgi``.
 * On the main thread of a monkey-patched process: the main hub.
-* In any other thread (``gthread``, ``sync``, ``flask run``, waitress): one hub
-  shared by the process, in a daemon thread of its own that starts when first
-  needed. An app's code never runs on it but in a pool of plain threads, as
-  it may block.
+* In any other thread (``gthread``, ``sync``, ``flask run``, waitress): one hub for the
+  whole process. It has its own daemon thread, which starts when first needed. An app's code
+  may block, so it never runs on this hub, but in a pool of plain threads.
 """
 
 import atexit
@@ -39,54 +38,54 @@ from .preconditions import check_descriptors, refuse_eventlet
 
 logger = logging.getLogger("ssestream")
 
-# The real ones: a lock that is only ever held for a few instructions, among
-# real threads, is not helped by switching greenlets.
+# The unpatched functions. Real threads hold these locks for a few instructions only, so
+# switching greenlets while waiting would not help.
 new_lock: Callable[[], Any] = monkey.get_original("_thread", "RLock")
 start_thread: Callable[..., int] = monkey.get_original("_thread", "start_new_thread")
-#: Lets every other thread run, and none of its own greenlets.
+#: Sleep with all greenlets of the thread, so that other threads can run.
 sleep: Callable[[float], object] = monkey.get_original("time", "sleep")
 _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 
-# Seconds between two chances for the signal handlers of a main thread that waits.
+# While the main thread waits, its signal handlers can run once in so many seconds.
 LISTEN = 0.5
 
-# Calls that are made before the loop may look at anything else.
+# The number of calls after which the loop looks at its other events.
 TURN = 64
 
-# Seconds for which a thread of the pool waits for more to do before it ends.
+# Seconds for which an idle thread of the pool waits for a call before it ends.
 IDLE = 10.0
 
 
-# Seconds for which the end of the process waits for handlers that run.
+# Seconds for which the end of the process waits for handlers that still run.
 LAST_SECONDS = 1.0
 
-# What says that no thread can be started now, and seconds before it is tried again.
+# The errors of a thread that cannot be started now, and the seconds until the next try.
 NO_THREAD = (RuntimeError, MemoryError)
 AGAIN = 0.1
 
 
 class Pool:
-    """Plain threads for what may block, as many as there is to do at once.
+    """Plain threads for calls that may block: as many threads as calls at the same time.
 
-    Not ``concurrent.futures``: that has a bound, at which handlers which wait for
-    a database would hold up every timer, and the process does not end before
-    the last of its threads does.
+    ``concurrent.futures`` does not fit, for two reasons. It bounds the number of threads, so
+    handlers that wait for a database would hold up every timer. And the process would not
+    end before the last of its threads.
     """
 
     def __init__(self) -> None:
         self._lock = new_lock()
         self._calls: Any = _ThreadQueue()
-        # Threads that wait and for which no call is on its way; below 0 it is the calls
-        # for which there was no thread.
+        # The number of waiting threads that no queued call needs. A negative number counts
+        # the queued calls without a thread.
         self._idle = 0
         self._unfinished = 0
-        #: In whose loop a thread that could not be started is tried again.
+        #: If a thread cannot be started, the loop of this home tries again.
         self.home: weakref.ref[Home] | None = None
         atexit.register(self.finish)
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
-        """Run *function*, soon, in a thread that nothing else uses meanwhile."""
+        """Run *function* soon, in a thread that runs nothing else meanwhile."""
         with self._lock:
             self._unfinished += 1
             start = self._idle <= 0
@@ -105,7 +104,7 @@ class Pool:
                     self._try_again_later()
 
     def _try_again_later(self) -> None:
-        # Until then a call waits for one of those that there are, which may all be stuck.
+        # Until then the call waits for an existing thread, and all of these may be stuck.
         home = None if self.home is None else self.home()
         if home is not None:
             home.call_later(AGAIN, self._try_again)
@@ -136,7 +135,7 @@ class Pool:
                 return
             try:
                 function(*args)
-            except BaseException:  # it would leave its place among the threads for ever
+            except BaseException:  # or the thread would end and its place would be lost
                 logger.exception("%r failed", function)
             function = args = None
             with self._lock:
@@ -144,23 +143,23 @@ class Pool:
                 self._unfinished -= 1
 
     def forget(self) -> None:
-        """In a child, which has none of its threads."""
+        """Called in a forked child, which has none of the pool's threads."""
         self._unfinished = 0
 
     def finish(self) -> None:
-        """At the process's end: let what has been begun come to its end, but not for long."""
+        """At the end of the process, wait up to `LAST_SECONDS` for the running calls."""
         deadline = clock.now() + LAST_SECONDS
         while self._unfinished and clock.now() < deadline:
             time.sleep(0.005)
 
 
 class Task(gevent.Greenlet):  # type: ignore[misc]
-    """A greenlet that does not go on in a job which its process forks."""
+    """A greenlet that does not run on in a job that its process forks (see ``forking``)."""
 
     __slots__ = ()
 
-    #: The `_Process.life` of its process. Another class is made for each, as there are many
-    #: greenlets.
+    #: The `_Process.life` of the greenlet's process. It is on the class, and each life has
+    #: its own class: there are many greenlets, and an attribute of each would cost memory.
     life = 0
 
     def switch(self, *args: Any) -> Any:
@@ -178,46 +177,50 @@ _task: type[Task] = Task
 
 
 class Home:
-    """One hub, reached from any thread. Made in the hub's own."""
+    """One hub, reachable from any thread. It must be made in the hub's thread.
+
+    *pool* runs the app's code; without a pool, greenlets of this hub do.
+    """
 
     def __init__(self, hub: Any, pool: Pool | None = None) -> None:
         self.hub = hub
         self.loop = hub.loop
         self.generation = _generation
-        #: Whether it is a copy of the parent's, in which nothing is called any more.
+        #: Whether this is a job's copy of its parent's home. Then all calls are dropped.
         self.is_lost = False
         self._ident = hub.thread_ident
         self._pool = pool
         if pool is not None:
             pool.home = weakref.ref(self)
-        # Not the loop's run_callback_threadsafe(): it counts what keeps the loop
-        # running from whatever thread calls it, without a lock, until the count is
-        # wrong and the loop ends while greenlets sleep in it.
+        # The loop's run_callback_threadsafe() is not used. It changes the loop's count of
+        # active watchers from the calling thread, without a lock. In time the count is
+        # wrong, and the loop ends while greenlets sleep in it.
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._turns: deque[Callable[[None], object]] = deque()
         self._turning = False
         self._knock = self.loop.async_(ref=False)
-        # A watcher lives as long as it is started, and must not keep what it calls.
+        # A started watcher stays alive, and so does its callback. So the callback gets only
+        # a weak reference.
         self._knock.start(_answer, weakref.ref(self))
         _homes.add(self)
 
     def lose(self) -> None:
-        """This process is a job of the one that it was made in."""
+        """Called in a job: this home is a copy of its parent's. Drop all calls."""
         self.is_lost = True
         self._calls.clear()
         self._turns.clear()
 
     @property
     def cooperative(self) -> bool:
-        """Whether an app's code runs on this hub, in greenlets."""
+        """Whether the app's code runs in greenlets of this hub."""
         return self._pool is None
 
     def here(self) -> bool:
-        """Whether the calling thread is the hub's."""
+        """Whether the calling thread is the hub's thread."""
         return bool(_get_ident() == self._ident)
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run *callback* in the hub's loop, soon; it must not block."""
+        """Run *callback* soon in the hub's loop. It must not block. Thread-safe."""
         if self.is_lost:
             return
         try:
@@ -226,15 +229,15 @@ class Home:
             else:
                 self._call_later(callback, *args)
         except ValueError:
-            # The loop was destroyed, and with it whatever this is about.
-            logger.debug("not called in a hub that is no more: %r", callback)
+            # The loop was destroyed, and its watchers and timers with it.
+            logger.debug("not called, as its hub was destroyed: %r", callback)
 
     def _call_later(self, callback: Callable[..., object], *args: Any) -> None:
         self._calls.append((callback, args))
         self._knock.send()
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Run *callback* in the hub's loop in so many *seconds*; it must not block."""
+        """Run *callback* in the hub's loop after *seconds*. It must not block. Thread-safe."""
         self.call(self._set_timer, seconds, callback)
 
     def _set_timer(self, seconds: float, callback: Callable[[], object]) -> None:
@@ -248,35 +251,35 @@ class Home:
         timer.start(due)
 
     def insist(self, start: Callable[[], object], what: object) -> None:
-        """Call *start*, which starts a thread for *what*, and again until there is one.
+        """Call *start*, which starts a thread for *what*, until the thread starts.
 
-        In the calling thread, and then in the hub's loop.
+        The first call comes from the calling thread, and later calls from the hub's loop.
         """
         try:
             start()
         except NO_THREAD:
-            logger.exception("no thread to be had for %r", what)
+            logger.exception("cannot start a thread for %r, and will try again", what)
             self.call_later(AGAIN, functools.partial(self._start_again, start))
 
     def _start_again(self, start: Callable[[], object]) -> None:
         try:
             start()
-        except NO_THREAD:  # which was said
+        except NO_THREAD:  # already logged
             self.call_later(AGAIN, functools.partial(self._start_again, start))
 
     def _call_behind(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run *callback* behind whatever the loop's poll finds. In the hub's thread."""
-        # Somebody waits for it, and there may be nothing else for which the loop goes on.
+        """Run *callback* after the loop has handled its other events. In the hub's thread."""
+        # A caller waits for *callback*, and there may be nothing else to keep the loop running.
         self._knock.ref = True
         self._call_later(callback, *args)
 
     def answer(self) -> None:
-        """Run what was asked for. The loop calls it."""
+        """Run the calls of other threads. Called by the loop."""
         self._knock.ref = False
-        # Those that come meanwhile knock again.
+        # Calls that come meanwhile wake the loop again.
         left = len(self._calls)
         try:
-            while left and self._calls:  # a job that one of them has forked has none
+            while left and self._calls:  # if a call forks a job, the job has no calls left
                 left -= 1
                 callback, args = self._calls.popleft()
                 try:
@@ -288,10 +291,10 @@ class Home:
                 self._knock.send()
 
     def in_turn(self, calls: Iterable[Callable[[None], object]]) -> None:
-        """Call each of *calls* with None in the hub's loop, soon, a few at a time.
+        """Call each of *calls* with None, soon, in the hub's loop.
 
-        In the hub's thread. One callback runs many of those that are asked for
-        together, as the greenlets are that a broadcast wakes.
+        Call it in the hub's thread only. One callback of the loop runs up to `TURN` of the
+        calls: a broadcast wakes many greenlets together.
         """
         if self.is_lost:
             return
@@ -304,7 +307,7 @@ class Home:
         turns = self._turns
         try:
             for _ in range(min(TURN, len(turns))):
-                if not turns:  # this is a job, which one of them has forked
+                if not turns:  # one of the calls has forked, and this is the job
                     break
                 turns.popleft()(None)
         finally:
@@ -313,22 +316,22 @@ class Home:
                 self._call_behind(self._take_turns)
 
     def give_way(self) -> None:
-        """Let the loop look at all its other events. In a greenlet of its own.
+        """Wait until the loop has handled its other events. Call it in a greenlet of the hub.
 
-        gevent's ``sleep(0)`` lets other callbacks run, and comes back up to fifty times
-        before the loop has looked at a socket.
+        gevent's ``sleep(0)`` is not enough. It lets other callbacks run, but may return fifty
+        times before the loop has looked at a socket.
         """
         waiter = Waiter(self.hub)
         self._call_behind(waiter.switch, None)
         waiter.get()
 
     def close(self) -> None:
-        """Before its loop is destroyed. What is called afterwards is not run."""
+        """Call it before the loop is destroyed. Later calls are not run."""
         self._knock.stop()
         self._knock.close()
 
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
-        """Run *function*, soon, where it may block."""
+        """Run *function* soon, where it may block. Thread-safe."""
         if self.is_lost:
             return
         if self._pool is not None:
@@ -339,7 +342,10 @@ class Home:
             self.call(_task.spawn, function, *args)
 
     def enter(self, function: Callable[..., object], *args: Any) -> None:
-        """Run *function* at once, where it may block. In the loop of a hub that runs an app."""
+        """Run *function* at once in a new greenlet, where it may block.
+
+        Call it in the hub's loop, and only if the hub is `cooperative`.
+        """
         if not self.is_lost:
             _task(function, *args).switch()
 
@@ -351,36 +357,36 @@ def _answer(home: "weakref.ref[Home]") -> None:
 
 
 class Doorbell:
-    """Lets the one thread or greenlet that made it sleep until any other rings.
+    """The thread or greenlet that made it sleeps in it until another one rings.
 
-    In a greenlet it does what gevent's `Waiter` does, of which queues are made. A queue
-    would take two kilobytes and a callback in the loop for each ring, and a `Waiter`
-    two hundred bytes of each sleeper's stack.
+    For a greenlet it works like gevent's `Waiter`. A gevent queue would take two kilobytes,
+    and a callback in the loop for each ring. A `Waiter` would take two hundred bytes of each
+    sleeper's stack.
     """
 
     __slots__ = ("_rung", "_sleeper", "home")
 
     def __init__(self) -> None:
         hub = _hub_of_greenlet()
-        #: Where its sleeper is a greenlet; None where it is a thread.
+        #: The home of the sleeping greenlet; None if the sleeper is a thread.
         self.home: Home | None = None if hub is None else home_of(hub)
-        # A thread's queue, or a greenlet while it sleeps.
+        # The queue of a sleeping thread; or the greenlet, while it sleeps.
         self._sleeper: Any = _ThreadQueue() if hub is None else None
         self._rung = False
 
     def wake(self, _: None = None) -> None:
-        """For `Home.in_turn` of its own home, and for no other."""
+        """Wake the greenlet. Only for `Home.in_turn` of the bell's own home."""
         if self._sleeper is None:
             self._rung = True
         else:
             self._sleeper.switch()
 
     def is_mine(self) -> bool:
-        """Whether the caller may sleep in it."""
+        """Whether the calling thread may sleep in it."""
         return self.home is None or self.home.here()
 
     def ring(self) -> None:
-        """Wake the sleeper, now or when it next sleeps. Once for each sleep; from any thread."""
+        """Wake the sleeper now, or when it next sleeps. Ring once for each sleep. Thread-safe."""
         home = self.home
         if home is None:
             self._sleeper.put(None)
@@ -390,7 +396,7 @@ class Doorbell:
             home.call(home.in_turn, (self.wake,))
 
     def sleep(self) -> None:
-        """Return once for each ring."""
+        """Sleep until the next ring. Each ring ends one sleep."""
         home = self.home
         if home is not None:
             if self._rung:
@@ -400,11 +406,11 @@ class Doorbell:
             try:
                 home.hub.switch()
             finally:
-                # Also when it was killed: nobody may switch to it for this any more.
+                # Also when the greenlet was killed: later rings must not switch to it.
                 self._sleeper = None
             return
-        # gunicorn asks that its signals not interrupt what a request waits for,
-        # so a sync worker would hear that it is to stop only when woken.
+        # gunicorn's signals do not interrupt a waiting system call (``siginterrupt``). A
+        # waiting sync worker must wake now and then to learn that it must stop.
         timeout = LISTEN if _in_main_thread() else None
         while True:
             try:
@@ -415,19 +421,19 @@ class Doorbell:
 
 
 def current_home() -> Home:
-    """The home of what the caller is about to make."""
+    """Return the home for a stream or timer that the caller is about to make."""
     hub = _hub_of_greenlet()
     if hub is None:
         refuse_eventlet()
-    # The main thread of a patched process waits in its hub. A real thread
-    # beside it has none that runs, and must not be given one.
+    # The main thread of a patched process waits in its hub. Another real thread has no
+    # running hub, and must not get one.
     if hub is None and monkey.is_module_patched("threading") and _in_main_thread():
         hub = gevent.get_hub()
     return _service() if hub is None else home_of(hub)
 
 
 def give_way() -> None:
-    """Let whatever else there is to do have its turn: all of it, and not only greenlets."""
+    """Let all other work have its turn: other threads, greenlets and the loop's events."""
     hub = _hub_of_greenlet()
     if hub is None:
         time.sleep(0)
@@ -436,10 +442,10 @@ def give_way() -> None:
 
 
 def _leave_loop(record: logging.LogRecord) -> bool:
-    """A filter: what is logged in a hub's loop goes to the handlers from a greenlet.
+    """A logging filter: a record from a hub's loop is handled in a greenlet instead.
 
-    They may wait, for a lock or a network, and where that is gevent's it cannot be done in
-    a loop.
+    A logging handler may wait in gevent's way, for a lock or for the network. In a loop that
+    is impossible.
     """
     current = greenlet.getcurrent()
     home = home_of(current) if isinstance(current, Hub) else None
@@ -454,14 +460,14 @@ logger.addFilter(_leave_loop)
 _service_home: Home | None = None
 _service_lock = new_lock()
 
-# How often this process is a child of one that had homes.
+# The number of forks that led to this process.
 _generation = 0
 
 _homes: "weakref.WeakSet[Home]" = weakref.WeakSet()
 
 
 def _hub_of_greenlet() -> Any:
-    """The hub that the running greenlet goes back to when it waits, or None."""
+    """The hub to which the running greenlet switches when it waits. None outside of hubs."""
     ancestor = greenlet.getcurrent()
     while ancestor is not None:
         if isinstance(ancestor, Hub):
@@ -471,15 +477,15 @@ def _hub_of_greenlet() -> Any:
 
 
 def _in_main_thread() -> bool:
-    # In a patched process these are greenlets' numbers, of which the main
-    # thread keeps that of its first. (Its native_id is stale after a fork.)
+    # In a patched process these are numbers of greenlets. The main thread has the number of
+    # its first greenlet. (The main thread's native_id is stale after a fork.)
     return threading.main_thread().ident == threading.get_ident()
 
 
 def home_of(hub: Any) -> Home:
-    """That of *hub*, which is the calling thread's."""
-    # Kept on the hub itself, so that it goes when the hub goes. What watched
-    # the parent's sockets must not answer for those of a child.
+    """Return the home of *hub*, the calling thread's hub. Make it if there is none."""
+    # The home is an attribute of the hub, so that it ends with the hub. A child gets a new
+    # home: the parent's watchers must not answer for the child's sockets.
     home: Home | None = getattr(hub, "ssestream_home", None)
     if home is None or home.generation != _generation:
         home = hub.ssestream_home = Home(hub)
@@ -505,11 +511,11 @@ def _serve(started: Any) -> None:
         hub = gevent.get_hub()
         # A loop without a watcher would end.
         hub.loop.async_().start(_nothing)
-        # In a patched process even what blocks gives way.
+        # In a patched process blocking calls switch greenlets, so no threads are needed.
         pool = None if monkey.is_module_patched("threading") else Pool()
         home = hub.ssestream_home = Home(hub, pool)
     except BaseException as error:
-        # Somebody waits for it, and with them whoever comes next.
+        # The starting thread waits for an answer, and others wait for its lock.
         started.put(error)
         return
     started.put(home)

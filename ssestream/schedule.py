@@ -1,13 +1,12 @@
-"""One timer for any number of streams.
+"""One timer for the checks of any number of streams.
 
-Each open stream has things to be looked after now and then: is it silent, is
-its client stalled, is it old. Each home has one libev timer for all of them. An
-`Appointment` says when it wants to be kept next only when it is kept, so that a
-busy stream costs nothing in between.
+Each open stream is checked now and then: is it silent, is its client stalled, is it too
+old? Each home has one libev timer for all of these checks. A check returns its next time
+only when it runs, so that a busy stream costs nothing in between.
 
-All that is due within one `SLOT` of time is kept together at its end. So none of
-them is compared with any other, which would be most of the work: there are a
-hundred thousand streams, and a few hundred slots.
+All checks that are due within one `SLOT` of time run together at the slot's end. So checks
+need not be sorted against each other. Sorting would be most of the work: there may be a
+hundred thousand streams, but only a few hundred slots.
 """
 
 import heapq
@@ -19,21 +18,21 @@ from typing import Any
 from .clock import clock
 from .hub import Home, logger
 
-#: Seconds of a slot: nothing here is so urgent, and what is due in one does not hold
-#: up the loop.
+#: The length of a slot in seconds. No check is more urgent, and the checks of one slot do
+#: not hold up the loop.
 SLOT = 0.02
 
-#: Cancelled appointments that may lie here before they are swept. A hundred
-#: bytes each; sweeping costs one pass.
+#: The number of cancelled appointments from which they are swept. Each takes a hundred
+#: bytes, and a sweep takes one pass over all appointments.
 SWEEP = 1000
 
-#: Called with the time (of ``clock.now()``) when it is due; returns the
-#: time when it is due next, or None for never. Runs in the hub's loop.
+#: A function that is called when it is due, with the time of ``clock.now()``. It returns
+#: the time when it is due next, or None for never. It runs in the hub's loop.
 Check = Callable[[float], float | None]
 
 
 class Appointment:
-    """A place in the schedule."""
+    """One check's place in the schedule."""
 
     __slots__ = ("check", "schedule")
 
@@ -42,27 +41,27 @@ class Appointment:
         self.check: Check | None = check
 
     def cancel(self) -> None:
-        """Never keep it again. From any thread."""
-        # It stays in its slot, a few words long, until that is due or swept.
+        """Never run the check again. Thread-safe."""
+        # The empty appointment stays in its slot until the slot is due or swept.
         self.check = None
         self.schedule.cancelled += 1
 
 
 class Schedule:
-    """The appointments of one home. All but `add` runs in its loop."""
+    """The appointments of one home. All methods but `add` run in the home's loop."""
 
     def __init__(self, home: Home) -> None:
         self._home = weakref.ref(home)
-        # About how many of them are cancelled: threads may miscount.
+        # The number of cancelled appointments, roughly: threads may miscount.
         self.cancelled = 0
         self._entered = 0
-        # By the number of the slot, and a heap of these: number 1 ends at time `SLOT`.
+        # The slots by their numbers, and a heap of the numbers. Slot 1 ends at time `SLOT`.
         self._slots: dict[int, list[Appointment]] = {}
         self._numbers: list[int] = []
         self._timer: Any = None
 
     def add(self, due: float, check: Check) -> Appointment:
-        """Call *check* at *due*, or up to a `SLOT` later. From any thread."""
+        """Call *check* at the time *due*, or up to a `SLOT` later. Thread-safe."""
         appointment = Appointment(self, check)
         home = self._home()
         assert home is not None
@@ -119,8 +118,8 @@ class Schedule:
                     if due is not None:
                         again.append((appointment, due))
         finally:
-            # Not before: one that is due again at once would hold up the loop. Those that
-            # are left in the slot are left by a signal, which raises wherever it comes.
+            # Enter them only now: a check that is due again at once would hold up the loop.
+            # The slot is empty here, unless a signal handler has raised in the midst.
             for appointment, due in [*again, *((each, now) for each in slot)]:
                 self._enter(appointment, due)
             self._arm()
@@ -142,6 +141,6 @@ _schedules: "weakref.WeakKeyDictionary[Home, Schedule]" = weakref.WeakKeyDiction
 
 
 def schedule_of(home: Home) -> Schedule:
-    """The one schedule of *home*."""
+    """Return the one schedule of *home*."""
     schedule = _schedules.get(home)
     return _schedules.setdefault(home, Schedule(home)) if schedule is None else schedule
