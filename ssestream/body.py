@@ -29,8 +29,8 @@ class Body(Uncopyable):
     def __init__(self, message: OutgoingMessage) -> None:
         self._message = message
         self._gzip: Gzip | None = None
-        # Bytes that the kernel had before the first chunk. None if nobody looks (see
-        # `diagnosis`).
+        # Bytes that the kernel had before the first chunk. None if this stream is not examined
+        # (see `diagnosis`).
         self._written: int | None = None
         self._begun = False
         self._left = False

@@ -190,8 +190,8 @@ class FrameBuffer:
     def put_opening(self, frame: bytes) -> None:
         """Queue *frame*, which is no message, before the reader takes its first chunk.
 
-        If the app has begun an event and not ended it, *frame* goes before that event. It
-        is left out if the beginning of the event was taken already.
+        If the app has begun an event and not ended it, *frame* goes before that event. If
+        the beginning of the event was taken already, *frame* is left out.
         """
         with self._lock:
             if self._closed or self._ended:
@@ -228,7 +228,7 @@ class FrameBuffer:
         """Hand *frame* directly to a reader that sleeps. Returns the reader's bell, not rung yet.
 
         A broadcast uses this, and then rings the bells of all its readers at once. The frame
-        counts as taken. It must end with a blank line. Returns None, with nothing handed
+        counts as taken, and must end with a blank line. Returns None, with nothing handed
         over, if the reader does not sleep.
         """
         with self._lock:
@@ -247,8 +247,8 @@ class FrameBuffer:
     def put_into_silence(self, frame: bytes) -> bool:
         """Queue *frame*, a comment, if the stream is silent. Returns whether it was queued.
 
-        *frame* must not go into a line that is not complete yet. It also does not go behind
-        waiting frames: a client that takes nothing needs no more.
+        *frame* is not queued in the middle of a line that the app writes in pieces, nor
+        behind waiting frames: a client that takes nothing needs no more.
         """
         with self._lock:
             if self._closed or self._ended or self._within == IN_LINE or self.length:
@@ -266,8 +266,9 @@ class FrameBuffer:
         """Queue *frame*, which is no message and ends with a blank line, and then end.
 
         The app may have begun an event and not ended it. The blank line would complete this
-        event, and a browser would take the half event for a whole one. So it is removed
-        there: a browser then reads *frame* and drops the event (WHATWG HTML, section 9.2.6).
+        event, and a browser would take the half event for a whole one. In this case the
+        blank line is left out: a browser then reads *frame* and drops the event (WHATWG
+        HTML, section 9.2.6).
         """
         with self._lock:
             if self._within != BETWEEN:

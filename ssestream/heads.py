@@ -1,9 +1,9 @@
 """Status and headers of a response, checked when the app sets them.
 
-HTTP cannot carry every text. A wrong one would fail in the server after the view has
-returned, and some servers even send it. So it is refused at once, with an error that names
-it. A value may hold tabs, spaces, visible ASCII and the upper half of Latin-1 (RFC 9110,
-section 5.5). Node's ``setHeader`` takes the same.
+HTTP cannot carry every text in a header. A wrong text would fail in the server after the
+view has returned, and some servers even send it. So it is refused at once, with an error
+that names it. A value may hold tabs, spaces, visible ASCII and the upper half of Latin-1
+(RFC 9110, section 5.5). Node's ``setHeader`` takes the same.
 """
 
 import re
@@ -30,7 +30,8 @@ _SHOWN = 100
 def check_header_name(name: Any) -> str:
     """*name* as plain text.
 
-    Raises ``TypeError`` for an empty name or no str, ``ValueError`` for no token.
+    Raises ``TypeError`` for an empty name and for anything but a str. Raises
+    ``ValueError`` for a name that is no token.
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"a header's name is a str, not {shortened(name)}")

@@ -18,7 +18,8 @@ def app_json() -> JSONProvider | None:
 def app_dumps(provider: JSONProvider | None = None) -> Dumps | None:
     """A function that writes JSON with *provider*, compact if the provider can.
 
-    None for *provider* means that of the current app. Returns None if there is no app.
+    None for *provider* means the provider of the current app. Returns None outside an app
+    context.
     """
     provider = provider or app_json()
     return None if provider is None else functools.partial(_dumps, provider)

@@ -3,14 +3,14 @@
 The app and its streams write to an `OutgoingMessage`. The server iterates its
 `body.Body`. The following can happen at any time and from any thread:
 
-===================================  ================================================
+====================================  ================================================
 ``end()``                             send what waits; emit ``finish``, then ``close``
 `retire`: too old, or a shutdown      send what waits and a ``retry``; then the same
 the client leaves                     drop what waits; emit ``close``
 stalled, or more waits than allowed   the same, and the connection is cut
 ``destroy()``                         the same; ``error`` comes first if one is given
 the server closes early               as when the client leaves
-===================================  ================================================
+====================================  ================================================
 
 ``close`` comes exactly once. All these ways go through `OutgoingMessage._close`.
 """
@@ -301,7 +301,7 @@ class OutgoingMessage(Emitter):
         """Drop the queue, cut the connection and end the response, at once."""
         if not self._closed:
             logger.info("%s: cut, because %s", self._name(), _REASONS[cause])
-            # A client that has stalled for long is slow. Only a burst is a mistake of the app.
+            # No warning about the app if the client had stalled before.
             if cause == "overflow" and not self._buffer.is_stuck(0.0):
                 burst(None if self._connection is None else self._connection.name)
         self._close(cause, cut=True)

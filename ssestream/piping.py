@@ -18,7 +18,11 @@ class Destination(Protocol):
     """
 
     def write(self, chunk: bytes, /) -> object:
-        """Take *chunk*. May block: the stream calls it in a thread or greenlet of its own."""
+        """Take *chunk*. May block.
+
+        The first call runs in `SseStream.pipe`. All later calls run in a thread or greenlet
+        of the stream's home, so that no writer is held up.
+        """
 
 
 class Source(Protocol):
@@ -35,7 +39,7 @@ class Source(Protocol):
 
 
 class Pipe:
-    """The connection from `SseStream.pipe` until `SseStream.unpipe`."""
+    """The link between one stream and one destination, from ``pipe()`` until ``unpipe()``."""
 
     __slots__ = (
         "_emits",
@@ -188,7 +192,7 @@ class Pipe:
 class Unpiped:
     """An inlet that `SseStream.unpipe` leaves in a response of the stream's request.
 
-    With it the stream still ends when this response closes, unless it was piped again.
+    If this response closes and the stream was not piped again, the stream ends.
     """
 
     __slots__ = ("_source",)

@@ -1,4 +1,4 @@
-"""The plain text, bytes or number in a value, even if its class shows another.
+"""Plain text, bytes and numbers, taken from a value without asking its class.
 
 A subclass of ``str`` may claim to have no line end, may print as another text, or may
 encode itself as one. A proxy only looks like a str, and the value behind it may be of such

@@ -1,7 +1,7 @@
 """ServerResponse: Node's ``res`` as a Flask response.
 
 A view makes a `ServerResponse`, writes to it or pipes a stream into it (now, or later
-from a timer) and returns it. For Flask it is a usual response: cookies, the session and
+from a timer) and returns it. For Flask it is an ordinary response: cookies, the session and
 ``after_request`` work as always.
 
 Two habits of Flask shape this file:
@@ -10,7 +10,7 @@ Two habits of Flask shape this file:
   assigns ``__class__``. `ServerResponse.__class__` catches the assignment and sets a
   class that is both.
 * A response may never be sent, because the view raises later or another response takes
-  its place. Then it emits ``close`` at the end of the request.
+  its place. Then the response emits ``close`` at the end of the request.
 """
 
 import contextlib
@@ -299,7 +299,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 headers.setdefault(name, value)
         if headers.get("Content-Encoding", "").lower() == UNCOMPRESSED:
             del headers["Content-Encoding"]
-        if self.status_code == 204:  # a type of nothing, which strict servers refuse
+        if self.status_code == 204:  # strict servers refuse a type without a body
             headers.remove("Content-Type")
         for name in {name for name, _ in headers if is_hop_by_hop(name)}:
             logger.debug("left out the hop-by-hop header %r", name)

@@ -32,7 +32,9 @@ _POLICIES = ("close", "drop-oldest", "error")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of streams. Durations are in seconds; only *retry* is in milliseconds.
+    """The settings of streams.
+
+    Durations are in seconds; only *retry* and *retry_after* are in milliseconds.
 
     Raises ``TypeError`` for a value of a wrong type and ``ValueError`` for a value out of
     range. The message begins with the name of the field.

@@ -6,8 +6,8 @@ The rules
 * All code that changes a stream's state is in this file. It runs under one lock,
   and the lock is never held while other code (an app's, a destination's) runs.
 * One thread or greenlet at a time moves frames to the destinations (`_pump`).
-  A second writer finds the pump busy and leaves its frame in the queue for it.
-  This keeps the frames in order.
+  A writer that finds the pump busy leaves its frame in the queue. So the frames
+  stay in order.
 * No frame leaves the queue before every destination is ready for it, so the
   slowest destination sets the pace. A destination is not ready while its
   ``write()`` runs. If ``write()`` returns False, it is not ready until its
@@ -20,14 +20,14 @@ A stream is two halves back to back. The writable half takes messages until
 ``end()``. The readable half gives the messages to the destinations until the
 queue is empty. Four states matter:
 
-========  ====================  ==============================  ==============
+=========  ====================  ==============================  ==============
 state      ``write()``           the queue                       comes next
-========  ====================  ==============================  ==============
+=========  ====================  ==============================  ==============
 writable   queues                flows while all are ready       ended, closed
 ended      raises                flows while all are ready       finished, closed
 closed     False, not an error   is dropped                      (none)
 finished   False, not an error   is empty and stays so           (none)
-========  ====================  ==============================  ==============
+=========  ====================  ==============================  ==============
 
 ``end()`` leads from writable to ended. When the queue is then empty, the stream
 emits ``finish``; when it also has a destination, it emits ``end`` and ``close``
@@ -291,9 +291,9 @@ class SseStream(Emitter):
     def push(self, frame: bytes) -> bool:
         """Queue *frame*, a message that `wire.encode` has serialised already.
 
-        With it a loop over many clients serialises each message only once.
-        Returns and raises as `write`. Raises ``TypeError`` for anything but
-        bytes. Node's ``readable.push``.
+        A loop over many clients can serialise each message once and push it to
+        all of them. Returns and raises as `write`. Raises ``TypeError`` for
+        anything but bytes. Node's ``readable.push``.
         """
         if not isinstance(frame, bytes):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")
@@ -334,8 +334,8 @@ class SseStream(Emitter):
         """Let all queued and future messages flow to *destination*.
 
         *destination* is a `ServerResponse` or any object with ``write(bytes)``
-        (see `Destination`). If it has a head, the head is written first. Then
-        come ``:ok`` and a blank line, at which every browser fires ``open``.
+        (see `Destination`). If it has ``write_head``, the head is written first.
+        Then come ``:ok`` and a blank line, at which every browser fires ``open``.
         If *end* is true, the destination is ended when the stream ends.
 
         Returns *destination*. Raises ``TypeError`` if it has no ``write`` or if
@@ -554,8 +554,8 @@ class SseStream(Emitter):
         """Whether the queue, with *more* frames, is above its bounds. Under the lock.
 
         The bound in bytes always holds. The bound in messages holds only for clients
-        that had time to read. Messages that a view writes before it returns, or
-        that are written in one turn of the loop, met no reader yet.
+        that had time to read. If a view writes before it returns, or an app writes
+        many messages in one turn of the loop, no client could read any of them yet.
         """
         queue = self._queue
         if not queue.is_over(*more):
@@ -564,8 +564,8 @@ class SseStream(Emitter):
         if pipes:
             slow = any(pipe.is_slow(queue.full_at) for pipe in pipes)
         else:
-            # Without pipes: a stream with a request will be piped soon, any other perhaps
-            # never.
+            # Without pipes, a stream with a request will be piped soon. A stream without a
+            # request may never be piped.
             slow = self._connection is None
         if slow or queue.is_heavy(*more):
             return True
@@ -575,8 +575,8 @@ class SseStream(Emitter):
     def _let_read(self) -> None:
         """Wait a moment until readers in other threads have sent their last chunk.
 
-        A writer that never lets go of the interpreter would otherwise cause the
-        cut of clients that are not slow.
+        Otherwise a busy writer, which never lets go of the interpreter, would cut
+        clients that are not slow.
         """
         since = self._queue.full_at
         for pipe in self._pipes:
@@ -750,7 +750,7 @@ class SseStream(Emitter):
     def _has_room(self) -> bool:
         """Whether at least half of the bounds is free. If not, ``drain`` will come.
 
-        A reader of a log stops writing here, because it can read on later.
+        A subscription that reads from a log then stops, and reads on later.
         """
         with self._state_lock:
             room = self._queue.has_room()

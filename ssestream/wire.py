@@ -99,7 +99,7 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
         value = message.get(field)
         if value is not None:
             text = _WRITERS[field](value, dumps)
-            # Encoded here, because at this point the field of a lone surrogate is known.
+            # Encoded field by field, so that an error names the field of a lone surrogate.
             try:
                 lines.append(text.encode())
             except UnicodeEncodeError as error:
