@@ -45,6 +45,15 @@ def belong(environ: dict[str, Any], stream: Belonging) -> None:
         environ[_KEY] = (*environ.get(_KEY, ()), (context, stream))
 
 
+def belongs(stream: object) -> bool:
+    """Whether *stream* belongs to the current Flask request, whose view has not returned."""
+    if not flask.has_request_context():
+        return False
+    context = _request_context._get_current_object()
+    known = context.request.environ.get(_KEY, ())
+    return any(whose is context and each is stream for whose, each in known)
+
+
 def _take_streams() -> list[Belonging]:
     """Remove and return the streams that belong to the current request context."""
     context = _request_context._get_current_object()

@@ -146,6 +146,17 @@ def standard_way(message: Any) -> None:
         )
 
 
+def view_writes_on() -> None:
+    """The view of the current request has written for long, and has not returned."""
+    _warn(
+        "%s: its view (%s) has written for over a second and has not returned. Nothing is sent"
+        " before it returns its response: return the response first, and write from"
+        " set_interval(), pipeline() or a thread",
+        _view(),
+        flask.request.endpoint,
+    )
+
+
 def _view() -> str:
     """The path of the current view, for the log."""
     return repr(escape(flask.request.path)) if flask.has_request_context() else "a view"

@@ -148,6 +148,12 @@ def lane_of(environ: dict[str, Any]) -> Lane:
     return lane
 
 
+def known_lane(environ: dict[str, Any]) -> Lane | None:
+    """The lane that `lane_of` has made for the request, or None."""
+    lane: Lane | None = environ.get(_LANE_KEY)
+    return lane
+
+
 def run_logged(
     function: Callable[..., object],
     *args: Any,

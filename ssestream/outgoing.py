@@ -90,10 +90,15 @@ class OutgoingMessage(Emitter):
         "_upkeep",
     )
 
-    def __init__(self, lane: Lane | None = None, high_water_mark: int = HIGH_WATER_MARK) -> None:
+    def __init__(
+        self,
+        lane: Lane | None = None,
+        high_water_mark: int = HIGH_WATER_MARK,
+        buffer: type[FrameBuffer] = FrameBuffer,
+    ) -> None:
         super().__init__(lane or Lane(current_home()))
         self._state_lock = self._lane.lock
-        self._buffer = FrameBuffer(high_water_mark, self._lane.lock)
+        self._buffer = buffer(high_water_mark, self._lane.lock)
         self._connection: Connection | None = None
         self._reachable = True
         # The settings of an event stream. None for any other response: its body has an end of

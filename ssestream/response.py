@@ -29,6 +29,7 @@ from werkzeug.utils import get_content_type
 from werkzeug.wsgi import ClosingIterator
 
 from .body import Body
+from .buffer import FrameBuffer
 from .callables import check_callable
 from .compression import accepts_gzip
 from .connection import Connection
@@ -39,6 +40,7 @@ from .hub import logger
 from .outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .settings import app_settings, client_of
 from .stream import HEADERS
+from .unsent import UnsentBuffer, sent
 
 # Typed as Any, because type checkers do not know this method of the proxy.
 _request_context: Any = request_ctx
@@ -118,7 +120,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
             context = _request_context._get_current_object()
             environ = context.request.environ
             lane = lane_of(environ)
-        OutgoingMessage.__init__(self, lane, high_water_mark)
+        buffer = FrameBuffer if lane is None else UnsentBuffer
+        OutgoingMessage.__init__(self, lane, high_water_mark, buffer)
         # Whether `_headers` is shared with other responses and must be copied before a change.
         self._lent = False
         own: Any = type(self)
@@ -219,6 +222,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if self.headers_sent:
             raise HeadersSent("a ServerResponse answers one request; this one was sent already")
+        sent(self._buffer)
         settings, client = None, None
         try:
             if self._is_stream():

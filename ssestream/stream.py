@@ -75,6 +75,7 @@ from .request import environ_of, last_event_id
 from .settings import Options, client_of, stream_settings
 from .shared import LARGE, shared
 from .statistics import books
+from .unsent import look_at_queue
 from .wire import Message, encode, id_of
 
 
@@ -277,7 +278,7 @@ class SseStream(Emitter):
             self._check_id(frame)
         if len(frame) > LARGE:
             frame = shared.large(frame)
-        return (callback is None and self._pass(frame)) or self._put(frame, callback)
+        return (callback is None and self._pass(frame)) or self._queue_up(frame, callback)
 
     def write_message(
         self,
@@ -301,7 +302,7 @@ class SseStream(Emitter):
             frame = plain_bytes(frame)
         if self._channels is not None:
             self._check_id(frame)
-        return self._pass(frame) or self._put(frame, None)
+        return self._pass(frame) or self._queue_up(frame, None)
 
     def end(self, message: Message | None = None) -> None:
         """Take no more writes. The queue is delivered first, then the response ends.
@@ -507,6 +508,11 @@ class SseStream(Emitter):
                 " comes back to the channels that this stream follows",
                 "id",
             )
+
+    def _queue_up(self, frame: bytes, callback: Callback | None) -> bool:
+        """Queue *frame*, which the app has written."""
+        look_at_queue(self, self._pipes)
+        return self._put(frame, callback)
 
     def _put(self, frame: bytes, callback: Callback | None) -> bool:
         if self._is_lost():

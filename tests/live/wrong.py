@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -32,6 +33,22 @@ def slow_page() -> Response:
     res.write("one half, ")
     res.end("and the other")
     return res
+
+
+@app.get("/loop/<how>")
+def loop(how: str) -> Response:
+    """A view that writes for 1.5 seconds and has not returned meanwhile."""
+    res, sse_stream = ServerResponse(), SseStream(request)
+    if how == "piped":
+        sse_stream.pipe(res)
+    for number in range(4):
+        if number:
+            time.sleep(0.5)
+        if how == "by-hand":
+            res.write(f"data: {number}\n\n")
+        else:
+            sse_stream.write({"data": number})
+    return Response(sse_stream, mimetype="text/event-stream") if how == "iterated" else res
 
 
 class Passing:

@@ -1,0 +1,81 @@
+"""Notice a view that writes for long before it returns.
+
+To WSGI a response exists only once its view has returned it, so nothing is sent before that.
+Code that was written for Express often loops and writes in the view, and its client gets
+nothing. Only writes in the context of the request are counted: a timer may write while the
+view still prepares something.
+
+A response that the server has is not looked at, and none of this costs it anything.
+"""
+
+from typing import Any
+
+import flask
+from flask.globals import request_ctx
+
+from .belonging import belongs
+from .buffer import FrameBuffer
+from .clock import clock
+from .diagnosis import view_writes_on
+from .events import known_lane
+from .piping import Pipe
+
+#: Seconds for which a view may write before it returns.
+LONG = 1.0
+
+#: In an environ: when its view first wrote.
+_SINCE_KEY = "ssestream.written_since"
+
+# The type of the proxy is declared as the type of its target, which has no
+# _get_current_object(), so the annotation is Any.
+_request_context: Any = request_ctx
+
+
+class UnsentBuffer(FrameBuffer):
+    """The buffer of a response that its view has not returned; see `sent`.
+
+    It is a class of its own, so that the buffer of an open stream has nothing to ask.
+    """
+
+    __slots__ = ()
+
+    def put(self, frame: bytes) -> bool:
+        self.look()
+        return super().put(frame)
+
+    def put_straight(self, frame: bytes, messages: int) -> bool:
+        # A frame without a message is the library's own.
+        if messages:
+            self.look()
+        return super().put_straight(frame, messages)
+
+    def look(self) -> None:
+        """Look whether the view of this response is writing, and has been for long."""
+        if flask.has_request_context():
+            environ = _request_context.request.environ
+            lane = known_lane(environ)
+            # A request and its response share a lock.
+            if lane is not None and lane.lock is self._lock:
+                _written(environ)
+
+
+def sent(buffer: FrameBuffer) -> None:
+    """Let *buffer* be an ordinary one: the server has its response."""
+    if type(buffer) is UnsentBuffer:
+        buffer.__class__ = FrameBuffer  # type: ignore[assignment]
+
+
+def look_at_queue(stream: object, pipes: tuple[Pipe, ...]) -> None:
+    """Look whether a view writes for long into the queue of *stream*, which has these *pipes*."""
+    for pipe in pipes:
+        if type(pipe.buffer) is UnsentBuffer:
+            pipe.buffer.look()
+            return
+    if not pipes and belongs(stream):
+        _written(_request_context.request.environ)
+
+
+def _written(environ: dict[str, Any]) -> None:
+    now = clock.now()
+    if now - environ.setdefault(_SINCE_KEY, now) > LONG:
+        view_writes_on()
