@@ -46,6 +46,7 @@ ROOMS = (
     "piping",
     "jsontext",
     "belonging",
+    "unsent",
     "stream",
     "brokers.broker",
     "brokers.configuration",
