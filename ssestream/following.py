@@ -1,10 +1,9 @@
-"""One listener for all channels of a process, and the readers of those that are behind.
+"""The listener of a process, which gets new entries, and readers for the streams that are behind.
 
-The listener waits in the broker for whatever comes after the feeds' positions,
-and hands it to the cursors that are live. It is started by the first
-subscription and ends after the last. When the broker fails it tries again, at
-growing intervals, from where it was: a broker that was away costs nobody a
-subscription.
+The listener waits in the broker for entries after the positions of the feeds, and gives new
+entries to the live cursors. The first subscription starts the listener, and the listener ends
+after the last subscription. When the broker fails, the listener tries again from its last
+positions, after growing pauses. So an outage of the broker ends no subscription.
 """
 
 import logging
@@ -42,26 +41,29 @@ from .origin import log_failure
 from .schedule import schedule_of
 from .settings import chance
 
-#: Seconds before the broker is tried again, at first and at most.
+#: Seconds before the broker is tried again: after the first failure, and at most.
 SOONEST, LATEST = 0.1, 2.0
 
-#: Seconds after which a client is told where it stands that was sent nothing of what came,
-#: as its filter withheld that. A log may forget in this time what it was sent last, if its
-#: `Bounds.age` is as short.
+#: Seconds after which a client gets its positions, if its filter has withheld the last events.
+#: If the `Bounds.age` of a log is as short as this, the client may still get a gap.
 TELL = 5.0
 
-#: Seconds after which what has come back is back for good.
+#: Seconds without a failure after which the broker counts as steady again.
 STEADY = 10.0
 
-#: Readers at a time. They mostly wait for the broker, which more of them would
-#: only keep from serving the listener.
+#: The most readers at the same time. Readers mostly wait for the broker, and more readers would
+#: only delay the listener there.
 READERS = 4
 
 State = Literal["idle", "listening", "down"]
 
 
 def spawn(function: Callable[..., object]) -> None:
-    """Run *function*, which waits, in a greenlet or, where that would stop others, a thread."""
+    """Run *function*, which waits, in a greenlet or a thread of its own.
+
+    A greenlet is used if a wait lets other greenlets run: if the home runs greenlets, and gevent
+    has patched ``socket`` and ``time``.
+    """
     home = current_home()
     gives_way = monkey.is_module_patched("socket") and monkey.is_module_patched("time")
     if home.cooperative and gives_way:
@@ -71,7 +73,7 @@ def spawn(function: Callable[..., object]) -> None:
 
 
 class Following:
-    """The feeds of one `Channels` in one process."""
+    """The listener, the readers and the feeds of one `Channels` in one process."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -79,40 +81,48 @@ class Following:
         self._feeds: dict[str, Feed] = {}
         self.state: State = "idle"
         self._listening = False
-        # Of a reader; the listener has not dealt with it yet.
+        # An error that a reader met, until the listener raises it.
         self._failure: BrokerError | None = None
         self._ailing = Ailing(broker, spawn, self)
-        # What was told of the broker last, and when it was found to be back.
+        # The last error in the log, and the time when the broker last came back.
         self._told: str | None = None
         self._back_at = -STEADY
+        # Whether the broker failed again soon after it came back, and whether
+        # `_await_steadiness` runs.
         self._is_unsteady = self._is_awaiting = False
+        # The number of readers, and the cursors that wait for a reader.
         self._readers = 0
         self._behind: deque[Cursor] = deque()
-        # How many of the latest entries it is to be given, of each that has no place yet.
+        # For each cursor without a position: how many of the latest entries it begins with.
         self._latest: dict[Cursor, int] = {}
-        # Those whose clients do not know how many entries they have passed.
+        # For each subscription: how many entries it has passed since its client last got an id.
         self._untold: dict[Subscription, int] = {}
+        # Whether a call of `_tell` is planned or running.
         self._telling = False
 
     @property
     def idle(self) -> bool:
-        """Whether nobody follows anything."""
+        """Whether no stream follows any channel."""
         return not self._feeds
 
     def wait_until_idle(self, seconds: float) -> None:
-        """Wait, for *seconds* at most, until the listener and the readers have ended."""
+        """Wait at most *seconds* until the listener and the readers have ended."""
         deadline = clock.now() + seconds
         while (self._listening or self._readers) and clock.now() < deadline:
             time.sleep(0.005)
 
-    # -- who reads what
+    # -- cursors
 
     def place(self, cursors: list[Cursor], latest: int) -> None:
-        """See where each begins. One that knows no place begins before the *latest* entries."""
+        """Ask the broker where each of *cursors* begins, before they are added.
+
+        A cursor without a position begins before the *latest* entries. Does nothing more while the
+        broker is down; readers then place the cursors when the broker is back.
+        """
         if latest:
             with self._lock:
                 self._latest.update((each, latest) for each in cursors if each.position is None)
-        # The listener finds out when it is back; nobody else need wait for that.
+        # Only the listener tries a broker that is down, so no request waits for it.
         if self.state == "down":
             return
         try:
@@ -121,7 +131,7 @@ class Following:
                     self._place(cursor)
                 except ChannelError as error:
                     self._ailing.add(error, listener=False)
-        except BrokerError:  # which the listener will meet, too
+        except BrokerError:  # the listener meets the same error, and logs it
             pass
 
     def _place(self, cursor: Cursor) -> None:
@@ -131,13 +141,13 @@ class Following:
         if at is None:
             self._start(cursor, piece)
         elif piece.misses(at):
-            # What the client has made up is in no id of ours.
+            # The position may be invented by the client. No later id may contain it.
             cursor.position = NOWHERE
         elif at.number == piece.last and at.log == piece.log:
             cursor.position = piece.end
 
     def _start(self, cursor: Cursor, piece: Slice) -> None:
-        """Let it begin before the latest entries that it is to be given, or at the end."""
+        """Give *cursor* its first position: before its latest entries, or at the end of the log."""
         with self._lock:
             latest = self._latest.pop(cursor, 0)
             if cursor.position is None:
@@ -146,8 +156,8 @@ class Following:
                 cursor.position = piece.end if at_end else Position(piece.log, before)
 
     def add(self, cursors: list[Cursor]) -> None:
-        """Let them follow from where they are. Raises what `current_home` does."""
-        # Before they are anywhere: it starts a thread for the first of a process.
+        """Let *cursors* follow their channels from their positions. Raises as `current_home`."""
+        # Call this first: it may start a thread and fail, and then nothing may be added.
         current_home()
         new = False
         with self._lock:
@@ -160,7 +170,7 @@ class Following:
                 if feed.position is None:
                     feed.position = cursor.began
                 elif feed.position == cursor.began:
-                    # One object for all, as they are many.
+                    # Many cursors share one position object, which saves memory.
                     if cursor.position is cursor.began:
                         cursor.position = feed.position
                     cursor.began = feed.position
@@ -180,6 +190,7 @@ class Following:
             self._ailing.go_on()
 
     def remove(self, cursors: list[Cursor]) -> None:
+        """Let *cursors* follow their channels no more."""
         with self._lock:
             for cursor in cursors:
                 self._latest.pop(cursor, None)
@@ -200,13 +211,14 @@ class Following:
             self._broker.wake()
 
     def drained(self, cursor: Cursor) -> None:
-        """The stream has room again."""
+        """Let *cursor* read on if it is behind, because its stream has room again."""
         with self._lock:
             live = cursor in cursor.feed.live
         if not live:
             self.read_on(cursor)
 
     def published(self, name: str) -> None:
+        """Count an event that this process has published to the channel *name*."""
         with self._lock:
             feed = self._feeds.get(name)
             if feed is not None:
@@ -231,16 +243,17 @@ class Following:
                     self._down(error)
                 except Exception:
                     logger.exception("channels: the listener failed, and goes on")
-                # All processes have lost the broker at once.
+                # A random pause: all processes lose the broker at the same moment, and must not
+                # come back at the same moment.
                 time.sleep(pause * chance.uniform(0.5, 1.0))
                 pause = min(pause * 2, LATEST)
         except BaseException as error:
             self._replace(self._listen, error)
 
     def _replace(self, work: Callable[[], object], error: BaseException) -> None:
-        """The listener or a reader was stopped by *error*, and another goes on.
+        """Start *work* again: *error* has stopped the listener or a reader.
 
-        It was killed, or an app's filter has left a ``gevent.Timeout`` running.
+        Its greenlet was killed, or an app's filter has left a ``gevent.Timeout`` running.
         """
         logger.error("channels: %r was stopped, and starts again", work, exc_info=error)
         if not sys.is_finalizing():
@@ -256,7 +269,7 @@ class Following:
             return list(self._feeds.values())
 
     def _hear(self, feeds: list[Feed]) -> None:
-        """Wait for news of *feeds* once, and hand it on. Raises `BrokerError`."""
+        """Wait once for news of *feeds*, and give the news to the cursors. Raises `BrokerError`."""
         if self.state == "down":
             self._probe(feeds)
         for feed in feeds:
@@ -269,7 +282,8 @@ class Following:
                     self._found(feed, end)
         was_down = self.state == "down"
         if was_down:
-            # For one round only: to read may work, and to wait may not.
+            # Let this wait return at once. The broker is back only if a wait works too: a read
+            # may work while a wait fails.
             self._broker.wake()
         elif self.state != "listening":
             self._up()
@@ -284,7 +298,8 @@ class Following:
             for name, piece in news.items():
                 with self._lock:
                     found = self._feeds.get(name)
-                # Another of that name was made meanwhile, for whom this is no news.
+                # The feed may have been replaced during the wait. The new feed has another
+                # position, so this news is not for it.
                 if found is not None and found is asked.get(name):
                     if isinstance(piece, ChannelError):
                         self._ailing.add(piece, listener=True)
@@ -298,7 +313,7 @@ class Following:
             raise failure
 
     def _probe(self, feeds: list[Feed]) -> None:
-        """Read an entry. Raises `BrokerError` where that does not work, of any channel."""
+        """Test the broker: read one entry of any channel, or ping. Raises `BrokerError`."""
         for feed in feeds:
             if feed.name not in self._ailing:
                 after = 0 if feed.position is None else max(feed.position.number - 1, 0)
@@ -314,11 +329,12 @@ class Following:
             return
         was_unsteady, words = self._is_unsteady, str(error)
         self._is_unsteady = clock.now() < self._back_at + STEADY
-        # What works and fails in turn is told of until it has failed a second time.
+        # A broker that comes and goes fails with the same error again and again. Log the first
+        # two failures only.
         if not (was_unsteady and self._is_unsteady and words == self._told):
-            lasts = " this lasts until somebody mends it, and" if error.lasting else ""
+            lasts = " an operator must correct this;" if error.lasting else ""
             level = logging.ERROR if error.lasting else logging.WARNING
-            logger.log(level, "channels: %s;%s their streams stay open meanwhile", words, lasts)
+            logger.log(level, "channels: %s;%s the streams stay open meanwhile", words, lasts)
         self._told = words
         self.state = "down"
 
@@ -338,7 +354,7 @@ class Following:
             self.read_on(cursor)
 
     def _await_steadiness(self) -> None:
-        """Say that the broker is back once it is for good."""
+        """Log that the broker is back, once it has worked for `STEADY` seconds."""
         try:
             while self._is_unsteady and self.state != "idle":
                 left = self._back_at + STEADY - clock.now()
@@ -349,7 +365,7 @@ class Following:
         finally:
             self._is_unsteady = self._is_awaiting = False
 
-    # -- channels that fail alone
+    # -- single channels that fail
 
     def places(self, name: str) -> list[int] | None:
         """See `ailing.Followed`."""
@@ -367,7 +383,8 @@ class Following:
             feed = self._feeds.get(name)
             cursors = list(feed.cursors - feed.live) if feed else []
         for cursor in cursors:
-            # A stream of several channels waits until all their places are known.
+            # A stream of several channels cannot begin until all its positions are known. So let
+            # its other cursors try again, too.
             for each in cursor.subscription.cursors:
                 with self._lock:
                     behind = each not in each.feed.live
@@ -381,19 +398,20 @@ class Following:
                 feed.position = end
 
     def _take(self, feed: Feed, piece: Slice) -> None:
-        """Hand on what has come to all that are live and for whom it is the next."""
+        """Give the new entries in *piece* to the live cursors of *feed*, and obey every cut."""
         items = items_of(piece)
-        # Who is behind might never get to the word that takes the access from it.
+        # A cursor that is behind may not reach a cut for a long time, so check all cursors here.
         cuts = [item for item in items if item.frame.startswith(CUT)]
         with self._lock:
             here = feed.position
             before = feed.advance(piece, items)
-            # And what was lost may have been such a word: who comes back is asked anew.
+            # Lost entries may include a cut. Then every stream with a key ends, and its client
+            # must come back and ask the view for access again.
             missed = here is not None and here.log == piece.log and piece.misses(here)
-            # To look at each of them only for that would cost a broadcast dearly.
+            # Without a cut, do not look at each cursor: that would make a broadcast slow.
             all_cursors = list(feed.cursors) if cuts or missed else []
-        # A cursor that has read on may be beyond what comes by this way and have missed
-        # nothing, unless its log has another past.
+        # A cursor may have read more than the listener, and then be beyond *piece* without a
+        # loss. Only in another past of the log has such a cursor missed entries.
         lost_end = here is not None and piece.has_other_past(here)
         try:
             self._hand_on(feed, before, piece, items, lost_end)
@@ -438,7 +456,7 @@ class Following:
                 self._hand_to(cursor, before, piece, items, batches, lost_end)
 
     def _let_the_rest_read(self, feed: Feed) -> None:
-        """The handing on was interrupted: who was to come yet reads what it has not got."""
+        """After an interrupted broadcast, let each cursor without the new entries read them."""
         with self._lock:
             missing = [cursor for cursor in feed.live if cursor.position != feed.position]
             for cursor in missing:
@@ -456,12 +474,12 @@ class Following:
         batches: list[Batch],
         lost_end: bool,
     ) -> None:
-        """Hand *items* on to one that is live, or let it read on from where it is."""
+        """Give *items* to the live *cursor*, or let the cursor read on from its position."""
         subscription = cursor.subscription
         try:
             if batches and all(subscription.give_at_once(cursor, batch) for batch in batches):
                 return
-            # It sees for itself what it was given of them.
+            # Some batches may have been given. `give` skips the items that the cursor has passed.
             if (
                 not lost_end
                 and cursor.is_next(before, items, piece.last)
@@ -477,18 +495,20 @@ class Following:
         self.read_on(cursor)
 
     def _break(self, cursor: Cursor, error: Exception) -> None:
-        """Its stream ends rather than stand still with nobody the wiser."""
+        """Log *error* and destroy the cursor's stream: otherwise it would silently stand still."""
         origin = cursor.subscription.stream._lane.origin
         log_failure(origin, "channels: %r could not be handed on", cursor.name)
         cursor.subscription.finish()
         cursor.subscription.stream.destroy(error)
 
-    # -- what clients do not know
+    # -- ids for clients after entries that were not sent
 
     def passed(self, subscription: Subscription, cursor: Cursor, silently: int) -> None:
-        """Its stream has passed entries that were not sent, or was sent one and knows of all.
+        """Note that *cursor* has passed *silently* entries since the last that was sent.
 
-        Its client's id would be a gap once the log has those no more.
+        The client does not know these entries, and its id would be a gap once the log drops them.
+        So the client gets an id with its positions: after `TELL` seconds, or at once after half of
+        the history. With 0, the last entry was sent, and its id has all positions.
         """
         with self._lock:
             if not silently:
@@ -520,7 +540,7 @@ class Following:
             untold, self._untold = self._untold, {}
         for number, subscription in enumerate(untold, 1):
             if subscription.stream.writable_need_drain:
-                # A client that reads nothing is told later, if it reads again.
+                # Wait with a client that does not read, so that its stream does not fill.
                 with self._lock:
                     self._untold.setdefault(subscription, 1)
             else:
@@ -535,7 +555,7 @@ class Following:
     # -- the readers
 
     def read_on(self, cursor: Cursor) -> None:
-        """Let *cursor* catch up, soon, if it can."""
+        """Let a reader move *cursor* soon, if the cursor is behind and its stream goes on."""
         if cursor.subscription.over:
             cursor.subscription.finish()
             return
@@ -554,7 +574,8 @@ class Following:
         try:
             while True:
                 with self._lock:
-                    # When the broker is back all that are not live read on.
+                    # Drop the queue while the broker is down. When the broker is back, `_up` lets
+                    # all cursors that are behind read on.
                     while self._behind and self.state == "down":
                         self._behind.popleft().reading = False
                     if not self._behind:
@@ -570,14 +591,14 @@ class Following:
         again = False
         try:
             again = self._catch_up(cursor)
-        except Busy:  # it has waited already
+        except Busy:  # the call has already waited for a connection
             again = True
         except ChannelError as error:
             with self._lock:
                 cursor.reading = False
             self._ailing.add(error, listener=False)
         except BrokerError as error:
-            # The listener says so, and lets all read on when it is back.
+            # Let the listener log the error, and let it start the readers when the broker is back.
             with self._lock:
                 cursor.reading = False
                 self._failure = error
@@ -589,14 +610,14 @@ class Following:
             raise
         finally:
             if again:
-                # Behind the others that are behind.
+                # At the end of the queue, so that the other cursors have their turn.
                 with self._lock:
                     self._behind.append(cursor)
 
     def _catch_up(self, cursor: Cursor) -> bool:
-        """Read on for *cursor*, once. Whether it is to be done again.
+        """Read on once for *cursor*. Returns whether a reader must go on with it.
 
-        If not, it is live or over, or told of a gap, or has no room.
+        If not, the cursor is live or over, its stream has no room, or its stream emits ``"gap"``.
         """
         subscription = cursor.subscription
         drains = subscription.drains
@@ -617,12 +638,14 @@ class Following:
                 return True
             if piece.misses(at):
                 if piece.has_other_past(at):
-                    # What was said to others before it came is not known any more.
+                    # The number of `began` has no meaning in the other past. Obey every control
+                    # frame from now on.
                     cursor.began = None
                 return self._tell_of_gap(cursor, piece)
             items = items_of(piece)
             if not items:
-                # At its end: live, unless the listener has got something meanwhile.
+                # The cursor is at the end of the log, and goes live unless the listener has got
+                # new entries meanwhile.
                 cursor.position = piece.end
                 self._found(cursor.feed, piece.end)
                 return not self._goes_live(cursor, here or piece.end)
@@ -630,15 +653,17 @@ class Following:
             return True
         with self._lock:
             cursor.reading = False
-        # It may have drained while this looked like reading.
+        # The stream may have drained while `reading` was still True, and then `drained` did
+        # nothing.
         if subscription.over or subscription.drains != drains:
             self.read_on(cursor)
         return False
 
     def _begin(self, subscription: Subscription) -> None:
-        """Where the broker was down when it came: no event before all places are known.
+        """Find all positions of a stream that subscribed while the broker was down.
 
-        The id of one that came before could not say where the other channels began.
+        No event may be sent before all positions are known, because its id could not say where
+        the other channels began.
         """
         cursors = [each for each in subscription.cursors if each.position is None]
         pieces = [self._broker.read(cursor.name, 0, 0, 0) for cursor in cursors]
@@ -647,9 +672,10 @@ class Following:
         subscription.tell_place()
 
     def _goes_live(self, cursor: Cursor, seen: Position | None = None) -> bool:
-        """Whether it does, or is over.
+        """Let *cursor* go live if it is at the end of the log. Returns whether it is live or over.
 
-        With *seen*, the broker had nothing more for it since the listener was there.
+        *seen* is the position of the listener before a read that found nothing more for *cursor*.
+        None if there was no such read.
         """
         feed = cursor.feed
         with self._lock:
@@ -659,7 +685,8 @@ class Following:
                 here is not None
                 and at is not None
                 and cursor.subscription.has_begun
-                # Beyond it is where its log has lost its end, unless it has just been read.
+                # A cursor beyond the listener goes live only after a read: otherwise its log may
+                # have lost its newest entries.
                 and here in (at, seen)
             )
             if live and not over:
@@ -669,9 +696,11 @@ class Following:
             return live or over
 
     def _tell_of_gap(self, cursor: Cursor, piece: Slice) -> bool:
-        """Before anything else of the channel is delivered: an app may write a snapshot.
+        """Emit ``"gap"``, and let *cursor* read on after its handlers.
 
-        Whether to read on at once, as what is lost was told of already.
+        ``"gap"`` comes before any other event of the channel, so that an app can write a snapshot.
+        Returns True, and emits nothing, if an earlier gap told of the same loss; then the reader
+        goes on at once.
         """
         oldest, told, at = piece.beginning, cursor.told, cursor.position
         assert at is not None
@@ -684,9 +713,10 @@ class Following:
         stream = cursor.subscription.stream
 
         def go_on() -> None:
-            # Not before: a client that leaves without the snapshot is told again.
+            # Move the cursor only after the handlers of "gap" have run. A client that leaves
+            # without the snapshot then gets a gap again.
             cursor.position = oldest
-            # The id that the client has would be a gap again, if nothing else followed.
+            # Send an id now. If no event followed, the old id of the client would be a gap again.
             cursor.subscription.tell_place()
             with self._lock:
                 cursor.reading = False

@@ -320,7 +320,7 @@ def test_a_wrong_password_is_an_error_that_lasts(
     until(lambda: told(caplog), "it to be told")
     (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert record.levelno == logging.ERROR
-    assert "until somebody mends it" in record.getMessage()
+    assert "an operator must correct this" in record.getMessage()
     assert "wrong-password" not in caplog.text
 
 

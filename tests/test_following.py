@@ -415,7 +415,7 @@ def test_what_is_no_message_is_left_out_and_told_once(
             assert data_of(client.take(3))[:2] == ["1", "2"]
     assert len(channels.history("news")) == 4
     assert len(warnings(caplog)) == 1
-    assert "no message" in warnings(caplog)[0]
+    assert "is not a message" in warnings(caplog)[0]
     assert app.gaps == both.gaps == []
 
 
