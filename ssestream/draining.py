@@ -1,33 +1,39 @@
-"""The end of a worker: every stream is ended before it."""
+"""`drain`: end all streams of a process before the process stops."""
 
 from .clock import clock
 from .hub import current_home, logger
 from .schedule import schedule_of
 from .statistics import books
 
-#: Seconds in which clients take what waits for them, before they are cut: well
-#: within the ten that init systems commonly give, and gunicorn's thirty.
+#: Seconds in which clients must take their waiting messages before they are cut. Init systems
+#: commonly give ten seconds, and gunicorn gives thirty.
 TIMEOUT = 1.0
 
-#: Times as long that a stream has whose server has not come to send it: the process has many
-#: streams, and the machine is busy.
+#: A stream gets this many times as long if its server has not sent the messages yet: the
+#: process may have many streams, on a busy machine.
 PATIENCE = 5
 
 
 def drain(timeout: float = TIMEOUT) -> None:
-    """End every open stream of this process, and those that are opened from now on.
+    """End every stream of this process: the open ones, and any that open later.
 
-    Each client gets what waits for it, a ``retry`` at random within the setting
-    ``retry_after``, and the end of its response; ``"close"`` comes as ever.
-    Whoever has not taken it all after *timeout* seconds is cut; a stream that a busy
-    process has not come to send has five times as long. Returns at once. Not for a signal
-    handler itself, which may have interrupted what it would wait for: start a thread there.
+    Each client gets its waiting messages, a ``retry`` at random within the setting
+    ``retry_after``, and the end of its response. Then ``"close"`` is emitted as usual.
 
-    For servers that ``ssestream.gunicorn`` does not know of: call it when the
-    process is to stop, and stop the server afterwards.
+    A client that has not taken everything after *timeout* seconds is cut. A stream gets five
+    times as long if the busy process has not sent its messages yet.
+
+    Returns at once. Do not call it in a signal handler: the handler may have interrupted
+    code that holds a lock which this function needs. Start a thread there instead.
+
+    Use it with servers other than gunicorn: call it when the process has to stop, and stop
+    the server afterwards. For gunicorn, ``ssestream.gunicorn`` calls it.
+
+    Raises ``TypeError`` if *timeout* is not a number, and ``ValueError`` if it is negative or
+    not finite.
     """
     if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
-        raise TypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
     if not 0 <= timeout < float("inf"):
         raise ValueError(f"timeout must be finite and not negative, and is {timeout}")
     books.draining = True

@@ -1,14 +1,14 @@
-"""What a fork leaves to the child: nothing of what its parent serves.
+"""Forks: a child process must not serve its parent's clients.
 
-A child of a process that runs gevent has copies of all greenlets, and of all that the
-loop waits for. They go on in the child, and have the sockets of the same clients. So
-after a fork each part of this package forgets in the child what is its parent's (see the
-functions that are given to ``os.register_at_fork`` elsewhere).
+The child of a process that runs gevent has copies of all greenlets and of all watchers. The
+copies run on in the child, with the sockets of the same clients. So each room of this
+package registers a function with ``os.register_at_fork``. In the child, the function drops
+everything that belongs to the parent.
 
-Not every fork makes such a child. gunicorn with ``--preload`` forks its workers from a
-process that has loaded the app, and an app's module may have begun a stream or a timer there
-for each of them. Such a process has served nobody yet, and forks where its program began,
-not in a greenlet of its own. Every other fork is that of a job.
+There are two kinds of children. gunicorn with ``--preload`` forks its workers from a process
+that has loaded the app. The app's modules may have made streams or timers for the workers
+there. Such a parent has served no request yet, and forks in its main greenlet. Every other
+child is called a job here.
 """
 
 import os
@@ -25,31 +25,31 @@ _socketpair: Any = monkey.get_original("socket", "socketpair")
 
 
 class _Process:
-    """What this process is."""
+    """The state of this process: does it serve clients, or is it a job?"""
 
     def __init__(self) -> None:
-        #: Whether it has begun to answer requests, or is about to.
+        #: Whether the process answers requests, or is about to.
         self.serves = False
-        #: Whether it is a job of a process that serves.
+        #: Whether the process is a job: a child of a process that serves.
         self.is_job = False
-        #: How often that has come about, in this process and those before it.
+        #: How many jobs there are in the line of processes from the first to this one.
         self.life = 0
-        #: The greenlet that goes on in it. All others are copies of the parent's.
+        #: The greenlet that forked, in a child. All other greenlets are copies of the parent's.
         self.survivor: Any = None
-        #: The servers of gevent's, or the worker of gunicorn's, that listen in it.
+        #: The gevent servers, or the gunicorn worker, that listen in this process.
         self.servers: list[Any] = []
         self._silence: tuple[socket.socket, socket.socket] | None = None
 
     def begin(self) -> None:
-        """It answers a request, in the calling greenlet."""
+        """Note that this process answers a request, in the calling greenlet."""
         if not self.serves:
             self.serves = True
             self._find_server()
 
     def _find_server(self) -> None:
-        """Find the server of gevent's, or the worker of gunicorn's, that calls the app.
+        """Find the gevent server or the gunicorn worker that calls the app.
 
-        A request knows neither.
+        A request has no reference to either, so look for it in the callers' frames.
         """
         frame = sys._getframe()
         while frame.f_back is not None:
@@ -63,7 +63,7 @@ class _Process:
                     return
 
     def fork(self) -> None:
-        """This is a child now."""
+        """Called in the child of a fork."""
         self.survivor = greenlet.getcurrent()
         if self.serves or self.survivor.parent is not None:
             self.serves = False
@@ -72,10 +72,14 @@ class _Process:
             self._deafen()
 
     def _deafen(self) -> None:
-        """Whoever connects is answered by the parent, also once this is the last to listen."""
+        """Replace the listening sockets, so that only the parent accepts connections.
+
+        Without this, the job would accept connections, and keep the port open when the parent
+        has closed it.
+        """
         servers, self.servers = self.servers, []
         try:
-            # Nothing ever comes to it, as long as its other end is open and silent.
+            # Nothing ever arrives at this socket: its other end stays open and silent.
             self._silence = deaf, _ = _socketpair()
             for server in servers:
                 for sock in server.sockets if hasattr(server, "sockets") else [server.socket]:
@@ -89,29 +93,29 @@ process = _Process()
 
 
 class Held(Protocol):
-    """What must not be in the middle of something when the process forks."""
+    """An object that must be in a consistent state when the process forks."""
 
-    #: Held for a few instructions, and while it is held no other is waited for.
+    #: Held for a few instructions only. A thread that holds it waits for no other lock.
     _lock: Any
 
     def before_fork(self) -> None:
-        """Under the lock."""
+        """Called before the fork, under the lock."""
 
     def after_fork(self) -> None:
-        """In the child, whose locks may all be held by threads that are not there."""
+        """Called in the child. Any lock may be held by a thread that the child does not have."""
 
 
 class AtFork:
     """Holds the locks of all *members* while a thread forks.
 
-    Several threads may fork at the same time. One after the other does, as a lock that one
-    of them has taken could not be given back by another.
+    Threads fork one after another: a thread cannot release the locks of another thread.
     """
 
     def __init__(self, members: "Sequence[Held] | Any") -> None:
         self._members = members
         self._turn = _new_lock()
-        # Of the thread whose turn it is. A greenlet may fork in the midst of another's fork.
+        # The locked members of the forking thread, as a stack: a greenlet may fork while
+        # another greenlet of the thread is forking.
         self._held: list[list[Held]] = []
         os.register_at_fork(
             before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child
@@ -141,5 +145,5 @@ class AtFork:
         return iter(list(self._members))
 
 
-# Before all others, which ask what has become of this process.
+# Registered first: the functions of all other rooms ask whether this process is a job.
 os.register_at_fork(after_in_child=process.fork)

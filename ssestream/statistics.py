@@ -1,4 +1,4 @@
-"""What this process has done and is doing, as numbers; and which streams are open."""
+"""The open streams of this process, and its counts."""
 
 import dataclasses
 import os
@@ -8,32 +8,32 @@ from typing import Literal, Protocol
 
 from .hub import new_lock
 
-#: Why a stream is over: its client left; the app ended it; its client took
-#: nothing for too long; too much was waiting for it; it was old; the worker
-#: stopped; there were too many; it was destroyed.
+#: Why a stream is over. In the order below: its client left; the app ended it; its client
+#: took nothing for too long; too much waited for its client; it was too old; the worker
+#: stopped; there were too many streams; it was destroyed.
 Cause = Literal["client", "ended", "stalled", "overflow", "age", "shutdown", "refused", "error"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """A snapshot of the process. Counts are since it started."""
+    """A snapshot of the process. The counts start with the process."""
 
     #: Streams that are open now.
     open: int
-    #: Streams that were opened, these included.
+    #: Streams that were opened, including the streams that are still open.
     opened: int
-    #: Streams that are over, by cause; those that were refused are not among them.
+    #: Streams that are over, by cause. Refused streams are not included.
     closed: dict[Cause, int]
-    #: Streams that were refused because there were too many.
+    #: Streams that were refused, as there were too many or the process was about to stop.
     refused: int
-    #: Messages handed to servers, and their bytes, before compression and framing.
+    #: Messages that servers have taken, and their bytes before compression and HTTP framing.
     messages: int
     bytes: int
-    #: Bytes that wait now for their clients, in all open streams and before them.
+    #: Bytes that wait now for the clients of all open streams: in streams and in responses.
     waiting: int
     #: Messages dropped by ``overflow="drop-oldest"``.
     dropped: int
-    #: Comments sent into silence.
+    #: Heartbeats sent.
     heartbeats: int
 
 
@@ -41,29 +41,29 @@ class Counted(Protocol):
     """An open stream."""
 
     def waiting(self) -> int:
-        """Bytes that wait for its client."""
+        """The number of bytes that wait for the client."""
 
     def sent(self) -> tuple[int, int]:
-        """Messages and bytes that were handed to its server."""
+        """The numbers of messages and bytes that the server has taken."""
 
     def _in_hand(self) -> bool:
-        """Whether its server has something that its client does not take."""
+        """Whether the server has a chunk in hand, and has not come back for more."""
 
     def retire(self, cause: Cause) -> None:
-        """Tell the client when to come back, and end."""
+        """Tell the client when to reconnect, and end the stream."""
 
     def cut(self, cause: Cause) -> None:
-        """End at once."""
+        """End the stream at once."""
 
 
 class _Books:
-    """Kept under one lock, as any thread may write to them."""
+    """All open streams and all counts, under one lock, as any thread may change them."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Of a process that has done nothing yet."""
+        """Start with no streams and no counts, as a new process does."""
         self._lock = new_lock()
         self._open: dict[int, Counted] = {}
         self._counts: Counter[str] = Counter()
@@ -79,7 +79,11 @@ class _Books:
         client: Hashable | None,
         most_of_client: int | None,
     ) -> bool:
-        """Enter *stream*. False, and it is not, where there are too many already."""
+        """Enter *stream*. Return False if it is refused, and do not enter it then.
+
+        *most* bounds the open streams of this process, and *most_of_client* the open streams
+        of *client*. None means no bound. While the process drains, every stream is refused.
+        """
         with self._lock:
             full = most is not None and len(self._open) >= most
             if client is not None and most_of_client is not None:
@@ -114,7 +118,7 @@ class _Books:
 
     @property
     def has_open(self) -> bool:
-        """Whether a stream is open. Takes no lock: a handler of signals may ask."""
+        """Whether a stream is open. It takes no lock, so that a signal handler may ask."""
         return bool(self._open)
 
     def streams(self) -> list[Counted]:
@@ -142,10 +146,10 @@ class _Books:
 books = _Books()
 
 
-# No client of the parent is one of the child.
+# A child process has no clients yet: all streams are its parent's.
 os.register_at_fork(after_in_child=books.begin)
 
 
 def statistics() -> Statistics:
-    """A snapshot of this process's streams, as frozen as a photograph."""
+    """Return a snapshot of this process's streams. It does not change afterwards."""
     return books.snapshot()

@@ -1,14 +1,16 @@
-"""How a worker of gunicorn that has open streams stops, and what its jobs have of it.
+"""How a gunicorn worker with open streams stops, and how its jobs leave the worker's code.
 
-gunicorn has no hook for the moment at which a worker is to stop. Each of its ways comes down
-to the worker's ``alive`` being false, so that is looked at. Two ways leave no time:
+gunicorn has no hook for the moment when a worker has to stop. In each case it sets the
+worker's ``alive`` to False, so this room looks at ``alive`` now and then. Two cases leave no
+time, and are handled apart:
 
 * SIGINT and SIGQUIT end the process after a tenth of a second.
-* When gunicorn's master is gone, a worker ends at once, or never sees that it is to.
+* When gunicorn's master is gone, a worker ends at once, or never learns that it has to.
 
-A job is a child that an app forks (see ``forking``). gunicorn's worker goes on in it: its main
-greenlet would end the job, as the job has another parent; its handlers of signals would keep
-``Process.terminate()`` from it; and its copies of the server would answer clients there.
+A job is a child that an app forks (see ``forking``). It has a copy of gunicorn's worker. The
+worker's main greenlet would end the job, as the job has another parent. The worker's signal
+handlers would make ``Process.terminate()`` useless. And its copy of the server would answer
+clients.
 """
 
 import contextlib
@@ -25,19 +27,20 @@ from .forking import process
 from .statistics import books
 from .timers import clear_interval, set_interval
 
-#: Milliseconds between two looks at whether the worker is to stop. Twenty a
-#: second cost nothing that could be measured, and no stream waits for longer.
+#: Milliseconds between two looks at ``alive``. Twenty looks a second cost nothing measurable,
+#: and no stream waits longer for its end.
 LOOK_MS = 50
 
-#: Seconds that a worker has which is told to end at once, from when its last stream is over:
-#: for what the kernel has not taken yet, and for the handlers of ``close``.
+#: If a worker is told to end at once, it ends so many seconds after its last stream. The
+#: kernel then takes the last bytes, and the handlers of ``close`` run.
 QUICK = 1.5
 
 
 class Stopping:
-    """That of one worker, which is this process.
+    """Stops one worker, which is this process.
 
-    *in_greenlets* or *in_main_thread* is where it runs the app.
+    *in_greenlets* says that the worker runs the app in greenlets, and *in_main_thread* that
+    it runs the app in its main thread.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Stopping:
         self._worker = worker
         self._in_greenlets, self._in_main_thread = in_greenlets, in_main_thread
         self._pid = os.getpid()
-        #: Whether it was told to end at once, with streams open.
+        #: Whether the worker was told to end at once while streams were open.
         self.is_quick = False
         self._drained = False
         # When a stream was last open.
@@ -58,14 +61,14 @@ class Stopping:
         _stopping = self
 
     def look(self) -> None:
-        """Drain the streams if the worker is to stop. In a job it does not return."""
+        """Drain the streams if the worker has to stop. In the copy in a job, do not return."""
         worker = self._worker
         if os.getpid() != self._pid:
             self._stay_still()
             return
         if worker.alive and worker.ppid != os.getppid():
             worker.log.info("Parent changed, shutting down: %s", worker)
-            # The worker itself would not wait for its streams.
+            # Do this before the worker itself does: it would not wait for its streams.
             worker.ppid = os.getppid()
             worker.alive = False
         if not worker.alive and not self._drained:
@@ -74,24 +77,24 @@ class Stopping:
             drain()
 
     def quit(self, number: int, frame: Any) -> None:
-        """The handler of SIGINT and SIGQUIT. Streams, where there are any, are ended before."""
-        if self.is_quick:  # by a terminal, and then by gunicorn's master
+        """Handle SIGINT or SIGQUIT. Open streams are ended before the worker exits."""
+        if self.is_quick:  # a terminal sends the signal, and then gunicorn's master does, too
             return
         if not books.has_open:
             self._worker.handle_quit(number, frame)
         else:
             self.is_quick = True
             if self._in_greenlets:
-                # Where it may wait.
+                # A greenlet may wait; a signal handler must not.
                 gevent.spawn(self._quit_soon)
             elif self._in_main_thread:
-                # It would exit in the very thread that sends, in its midst.
+                # Exiting here would interrupt this very thread while it sends a stream.
                 self.begin()
             else:
                 self._worker.handle_quit(number, frame)
 
     def begin(self) -> None:
-        """Stop, and let gunicorn's hook for this know."""
+        """Let the worker stop, and call gunicorn's hook ``worker_int``."""
         self._worker.alive = False
         self._worker.cfg.worker_int(self._worker)
 
@@ -100,19 +103,19 @@ class Stopping:
             self.begin()
         finally:
             self.look()
-            # Mostly the worker is gone before, as nothing is left to wait for.
+            # The worker mostly exits before this does, as it has nothing left to wait for.
             while not self.has_waited():
                 gevent.sleep(LOOK_MS / 1000)
             sys.exit(0)
 
     def has_waited(self) -> bool:
-        """Whether it is time for a worker to go that was told to end at once."""
+        """Whether a worker that was told to end at once has waited long enough."""
         if books.has_open:
             self._open_at = clock.now()
         return clock.now() > self._open_at + QUICK
 
     def watch(self) -> None:
-        """Do all of it beside a worker that knows nothing of it."""
+        """Stop a worker of any class. The worker's own code need not call this object."""
         worker = self._worker
         notify = worker.notify
 
@@ -120,7 +123,7 @@ class Stopping:
             self.look()
             notify()
 
-        # Before a worker looks for its master it says that it is alive.
+        # Every worker calls notify() before it checks for a changed parent.
         worker.notify = look_and_notify
         self._timer = set_interval(self.look, LOOK_MS)
         for number in (signal.SIGINT, signal.SIGQUIT):
@@ -129,7 +132,7 @@ class Stopping:
     # -- in a job
 
     def _stay_still(self) -> None:
-        """In the greenlet of the worker, of which this is a copy."""
+        """Called in a job, in the copy of the worker's greenlet: wait until the job ends."""
         survivor = process.survivor
         if self._in_greenlets and survivor is not gevent.getcurrent():
             while not survivor.dead:
@@ -137,7 +140,7 @@ class Stopping:
             os._exit(0)
 
     def leave(self) -> None:
-        """This process is a job: nothing of the worker's goes on in it."""
+        """Called in a job: give the signals back their usual handlers."""
         worker = self._worker
         usual: dict[int, Any] = {
             signal.SIGTERM: signal.SIG_DFL,
@@ -154,7 +157,7 @@ _stopping: Stopping | None = None
 
 def _after_fork() -> None:
     if _stopping is not None and process.is_job:
-        # A thread is no place for handlers of signals.
+        # Only the main thread can set signal handlers.
         with contextlib.suppress(ValueError):
             _stopping.leave()
 
