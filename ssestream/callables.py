@@ -13,7 +13,7 @@ from typing import Any
 def check_callable(name: str, function: Any, what: str = "callable") -> None:
     """Raise ``TypeError`` if *function* cannot be called, or if a call would have no effect.
 
-    *name* is the name of the argument. *what* names the kind that the error asks for.
+    The error says that the argument *name* must be *what*.
     """
     if not callable(function):
         raise TypeError(f"{name} must be {what}, not {type(function).__name__}")

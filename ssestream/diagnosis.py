@@ -1,6 +1,6 @@
-"""What is wrong with the set-up, as far as a stream can see it. Each is logged once.
+"""Warnings about a wrong set-up, as far as a stream can see it. Each is logged once.
 
-At WARNING, or at INFO where streams only cost more than they need to.
+The level is WARNING, or INFO if streams only cost more than they need to.
 """
 
 import itertools
@@ -33,7 +33,8 @@ _OF_ADAPTERS = tuple(_ADAPTERS)
 
 _said: set[str] = set()
 
-#: Set by a server that can send streams itself: says why it does not send the body of a message.
+#: Set by a server that can send streams itself. Returns the reason why the server does not send
+#: the body of an `OutgoingMessage` itself. None on other servers.
 why_standard_way: Callable[[Any], str] | None = None
 
 # Whether gevent has patched all of these. Asked until it is true.
@@ -132,7 +133,7 @@ def burst(name: str | None) -> None:
 
 
 def standard_way(message: Any) -> None:
-    """The server iterates the body of *message*, an event stream that is open."""
+    """Log why the server iterates the body of *message*, an open event stream."""
     if why_standard_way is None:
         return
     reason = why_standard_way(message)
@@ -147,7 +148,7 @@ def standard_way(message: Any) -> None:
 
 
 def view_writes_on() -> None:
-    """The view of the current request has written for long, and has not returned."""
+    """Warn that the current view has written for long and has not returned."""
     _warn(
         "%s: its view (%s) has written for over a second and has not returned. Nothing is sent"
         " before it returns its response: return the response first, and write from"

@@ -152,7 +152,7 @@ class OutgoingMessage(Emitter):
     def closed(self) -> bool:
         """Whether ``close`` was emitted or is about to be.
 
-        Also True in a job that a view forks, where the response is a copy.
+        Also True in a child process that a view forks, because the response there is a copy.
         """
         return self._closed or self._is_lost()
 
@@ -316,7 +316,7 @@ class OutgoingMessage(Emitter):
         return self._buffer.length + sum(inlet.waiting() for inlet in self._inlets)
 
     def _in_hand(self) -> bool:
-        """Whether the server was given something, and has not come back for more."""
+        """Whether the server has a chunk and has not asked for the next one."""
         return self._buffer.taken_at != 0.0
 
     def sent(self) -> tuple[int, int]:

@@ -236,7 +236,7 @@ class SseStream(Emitter):
     def destroyed(self) -> bool:
         """Whether the stream is over: destroyed, left by its client, or ended and delivered.
 
-        The copy of a stream in a job that a view forks is destroyed, too.
+        Also True in a child process that a view forks, because the stream there is a copy.
         """
         return self._closed or self._is_lost()
 
