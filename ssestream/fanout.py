@@ -1,8 +1,8 @@
 """Give one batch of events to many streams, as fast as possible.
 
 The speed of a broadcast depends on this module. Most streams follow one channel, have got all
-earlier events, and have nothing waiting. For such streams, the work that is equal is done once
-for all streams. Each stream gets the batch by the first of these ways that works:
+earlier events, and have nothing waiting. For such streams, all common work is done only once.
+Each stream gets the batch by the first of these ways that works:
 
 1. In a `Convoy`: streams on sockets of their own (see ``sender``) that were sent the same last
    batch, and nothing else since. Each stream costs one ``send``.
@@ -34,7 +34,7 @@ _send: Callable[[Any, bytes, int], int] = SocketType.send
 class Parcel(NamedTuple):
     """A batch and its bytes on the wire."""
 
-    #: See `feeds.Batch` for these four.
+    #: The same fields as in `feeds.Batch`.
     before: Position
     after: Position
     frames: bytes
@@ -115,14 +115,15 @@ class Convoy:
         rest = iter(sockets)
         while len(counts) < len(sockets):
             try:
-                # This loop runs in C, because a line of Python would cost as much as a send. If a
-                # send raises, the list has the counts of the sends before it.
+                # The loop over the sockets runs in C, because a line of Python for each socket
+                # takes about as long as all of this. If a send raises, the list has the counts of
+                # the sends before it.
                 counts.extend(
                     map(_send, rest, itertools.repeat(framed), itertools.repeat(SEND_FLAGS))
                 )
             except BlockingIOError:
                 counts.append(0)
-            except Exception:  # this socket is broken; go on with the others
+            except Exception:  # the socket is broken; go on with the others
                 counts.append(-1)
         return counts
 
@@ -187,8 +188,8 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
     convoy: Convoy | None = None
     for cursor in cursors:
         buffer = cursor.stream._straight if cursor.simple else None
-        # For speed, read the private attribute `_position`. It is valid because the stream is in
-        # no convoy. A convoy may also belong to another channel of the stream.
+        # Read the private attribute `_position` for speed: outside of a convoy, `_position` is
+        # the position. Ask the buffer for the convoy, which may be a convoy of another channel.
         if buffer is None or buffer.convoy is not None or cursor._position != before:
             others.append(cursor)
             continue

@@ -364,8 +364,8 @@ class Cursor:
         self.seat: Direct | None = None
         #: The end of the log when the stream subscribed. Control frames up to there are older than
         #: the subscription, and do not concern it. None if the broker could not tell the end; then
-        #: the cursor obeys every control frame. A client that is ended by mistake comes back, but
-        #: a client that is left by mistake would stay.
+        #: the cursor obeys every control frame. The client of a stream that ends by mistake comes
+        #: back, but a stream that goes on by mistake would keep its access.
         self.began: Position | None = None
         #: The end of the log at the last ``"gap"``. The app's snapshot has all events up to there.
         self.told = NOWHERE
@@ -485,9 +485,10 @@ class Keeper(Protocol):
         """Called when *subscription* follows nothing any more."""
 
     def _passed(self, subscription: "Subscription", cursor: Cursor, silently: int) -> None:
-        """Called after *cursor* has passed *silently* entries since the last that was sent.
+        """Called after *cursor* has passed *silently* entries since the last entry that was sent.
 
-        The client does not know these entries. With 0, the last entry was sent.
+        These entries were withheld, and the client does not know them. With 0, the newest entry
+        was sent.
         """
 
 
@@ -585,7 +586,7 @@ class Subscription:
         *why* is the reason for the log, and *name* the channel concerned, if any.
         """
         self.stop()
-        # In the lane's turn, as handlers of the log may wait, and a lock is held here.
+        # Log in the lane's turn: a handler of the log may wait, and the caller may hold a lock.
         self.stream._lane.soon(_end, self.stream, why, name)
 
     def tell_place(self, known: str | None = None) -> None:
@@ -699,8 +700,8 @@ class Subscription:
             return False
         if not stream.writable_need_drain:
             return True
-        # The queue has room, but its bytes may not. A stream that exceeds its bytes is cut, so
-        # fill only half of them.
+        # The stream should drain first, and a frame beyond its bounds would cut it. So accept
+        # only a frame that fits in half of the bytes.
         waiting = stream._waiting_bytes()
         return not waiting or waiting + len(frame) <= stream._settings.max_bytes // 2
 

@@ -1,9 +1,11 @@
-"""The listener of a process, which gets new entries, and readers for the streams that are behind.
+"""Bring new entries from the broker to the streams of this process: a listener and some readers.
 
 The listener waits in the broker for entries after the positions of the feeds, and gives new
 entries to the live cursors. The first subscription starts the listener, and the listener ends
 after the last subscription. When the broker fails, the listener tries again from its last
 positions, after growing pauses. So an outage of the broker ends no subscription.
+
+A cursor that is behind is moved by a reader, which reads from the log until the cursor is live.
 """
 
 import logging
@@ -116,8 +118,8 @@ class Following:
     def place(self, cursors: list[Cursor], latest: int) -> None:
         """Ask the broker where each of *cursors* begins, before they are added.
 
-        A cursor without a position begins before the *latest* entries. Does nothing more while the
-        broker is down; readers then place the cursors when the broker is back.
+        A cursor without a position begins with the last *latest* entries. While the broker is
+        down, nothing is asked; readers then place the cursors when the broker is back.
         """
         if latest:
             with self._lock:
@@ -262,6 +264,7 @@ class Following:
             raise error
 
     def _followed(self) -> list[Feed]:
+        """All feeds. If there are none, the listener counts as ended, and must end."""
         with self._lock:
             if not self._feeds:
                 self._listening = False
@@ -325,6 +328,7 @@ class Following:
         self._broker.ping()
 
     def _down(self, error: BrokerError) -> None:
+        """Set the state to ``"down"``, and log *error* unless it repeats too often."""
         if self.state == "down":
             return
         was_unsteady, words = self._is_unsteady, str(error)
@@ -339,6 +343,7 @@ class Following:
         self.state = "down"
 
     def _up(self) -> None:
+        """Set the state to ``"listening"``, and let all cursors that are behind read on."""
         if self.state == "down":
             self._back_at = clock.now()
             if not self._is_unsteady:
@@ -430,6 +435,7 @@ class Following:
     def _hand_on(
         self, feed: Feed, before: Position, piece: Slice, items: list[Item], lost_end: bool
     ) -> None:
+        """Give *items* to all live cursors, each by the fastest way for it (see ``fanout``)."""
         batches = batches_of(feed.name, before, items)
         parcels = [Parcel.of(batch) for batch in batches]
         home = current_home()
@@ -504,11 +510,11 @@ class Following:
     # -- ids for clients after entries that were not sent
 
     def passed(self, subscription: Subscription, cursor: Cursor, silently: int) -> None:
-        """Note that *cursor* has passed *silently* entries since the last that was sent.
+        """Note that *cursor* has passed *silently* entries since the last entry that was sent.
 
         The client does not know these entries, and its id would be a gap once the log drops them.
         So the client gets an id with its positions: after `TELL` seconds, or at once after half of
-        the history. With 0, the last entry was sent, and its id has all positions.
+        the history. With 0, the newest entry was sent, and its id has all positions.
         """
         with self._lock:
             if not silently:
@@ -536,6 +542,7 @@ class Following:
         schedule_of(home).add(clock.now() + TELL, lambda now: home.spawn(self._tell))
 
     def _tell(self) -> None:
+        """Send each client in `_untold` an id with its positions."""
         with self._lock:
             untold, self._untold = self._untold, {}
         for number, subscription in enumerate(untold, 1):

@@ -5,20 +5,22 @@ has returned, the end of a process cannot lose the entry, not even by ``kill -9`
 power may lose the newest entries, but leaves the file intact. (To wait for the disk at each
 append would stop everything else in the process.)
 
-After each append, the broker touches the file: it changes only the file's times. The kernel
-then wakes the waiting processes (inotify), so they need not poll. Without inotify, a waiting
-process looks at the file every 20 ms. Even with inotify, it looks once a second, because a
-process may be killed between its append and its touch.
+After each append, the broker touches the file, which changes only the file's times. The kernel
+then wakes the waiting processes (inotify), so no process needs to poll. Without inotify, a waiting
+process looks at the file every 20 ms. Even with inotify, a waiting process looks once a second,
+because a publisher may be killed between its append and its touch.
 
-`wait` asks which channels have changed since it last asked: each append takes the next number
-of a counter that all channels share. A restored backup sets the counter back. Therefore `wait`
-first checks that the entry with its last number is still the same entry.
+All channels share one counter, and each append takes the next number. `wait` remembers the last
+number that it saw, and asks which channels have a higher number. A restored backup sets the
+counter back. Therefore `wait` first checks that the entry with the remembered number is still the
+same entry.
 
 Each append removes a few entries that its log no longer keeps. Each append also removes a few
 entries that are too old for their logs, because some logs get no append any more.
 
 SQLite's calls do not give way to other greenlets. Therefore all transactions are short, and no
-transaction waits for a lock: it is tried again after a pause in which other greenlets run.
+transaction waits for a lock. A transaction that finds a lock is tried again after a pause in which
+other greenlets run.
 
 The file must be on a disk of this host, because write-ahead logs use shared memory.
 """
@@ -68,7 +70,8 @@ LOOK = 1.0
 #: Seconds between two looks without inotify.
 LOOK_OFTEN = 0.02
 
-#: The most entries that an append removes from its log, and that it removes for their age.
+#: The most entries that one append removes from its own log, and the most that it removes from
+#: all logs for their age.
 TRIMMED = 16
 
 #: The most channels that one `wait` reads, so that other greenlets get their turn.
@@ -98,9 +101,10 @@ TABLES = (
     f"PRAGMA application_id = {FORM}",
 )
 
-#: The mark of version 1, and the statements that turn its tables into version 2.
+#: The mark of a file of version 1.
 FORM_1 = 0x53534501
 
+#: The statements that turn version 1 into version 2.
 FROM_FORM_1 = (
     "ALTER TABLE channels ADD COLUMN token TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE channels ADD COLUMN messages INTEGER NOT NULL DEFAULT 0",
