@@ -1,14 +1,14 @@
-"""Node's events on pyee's emitter.
+"""Node's events, with pyee's emitter.
 
 Four things differ from a bare ``pyee.EventEmitter``:
 
-* A handler that raises is logged, and the other handlers run. ``"error"``
-  without a handler is logged too; Node would end the process.
-* A stream's own events come soon, not inside the call that caused them, one
-  after another and in order, as Node's do. A handler may block, write, close.
-* A handler that takes fewer arguments than its event has is given the first of them.
-* Handlers run outside every request and app context: a handler that needs one
-  pushes it (``with app.app_context():``), so that an open stream holds none.
+* If a handler raises, the exception is logged and the other handlers run. ``"error"``
+  without a handler is logged, too; Node would end the process.
+* A stream's own events come soon, but never inside the call that caused them. They come one
+  after another and in order, as in Node. A handler may block, write or close.
+* A handler may take fewer arguments than its event has. Then it gets the first ones.
+* Handlers run outside the request context and the app context, so that an open stream holds
+  neither. A handler that needs an app context pushes one (``with app.app_context():``).
 """
 
 import contextvars
@@ -30,40 +30,43 @@ from .uncopyable import Uncopyable
 
 
 class Follower(Protocol):
-    """What of this package's own is told of a stream's events, before the app's handlers.
+    """An object of this package that hears a stream's events, before the app's handlers.
 
-    In its lane's turn, and mostly in the hub's loop: it must not block.
+    It is called in the lane's turn, mostly in the hub's loop. So it must not block.
     """
 
     def heard(self, event: str) -> None: ...
 
 
 class Lane:
-    """Calls that run one after another, in the order in which they were asked for.
+    """A queue of calls that run one after another, in the order of the queue.
 
-    A stream and the response that it is piped into share one, so that theirs
-    is one order. Whoever comes first runs what is pending: a greenlet or a
-    thread started for it, or the one that ends the request. Most events are
-    heard by nobody, though, and a greenlet is not made to find that out.
+    A stream and its response share one lane, so that their events have one order. The first
+    of these runs the queue: a greenlet or a thread that is started for it, or the greenlet
+    or thread that ends the request. Most events have no handler. The hub's loop itself skips
+    them, so that no greenlet is made for them.
     """
 
     __slots__ = ("_busy", "_home", "_pending", "lock", "origin")
 
     def __init__(self, home: Home | None = None, origin: Origin | None = None) -> None:
         self._home = home
-        #: The request that the lane is of, for the log.
+        #: The request of the lane, for the log; None outside of requests.
         self.origin = origin
-        #: Guards what is below, and the state of all whose lane it is. It is never held for
-        #: more than a few instructions, and each lock takes a hundred bytes.
+        #: Guards the queue, and the state of every stream and response of this lane. They
+        #: share it, as each lock takes a hundred bytes. It is held for a few instructions only.
         self.lock = new_lock()
-        # Each with the emitter whose event it is, if it is one. No deque, which is
-        # large even when empty, and no list before anything waits here.
+        # The queue. An entry has an emitter if it is an event. A deque is large even when
+        # empty, so this is a list, and an empty tuple while nothing waits.
         self._pending: list[_Call] | tuple[()] = ()
         self._busy = False
 
     @property
     def home(self) -> Home:
-        """Decided when first needed: a stream of a module may be made before a fork."""
+        """The home in which the calls run.
+
+        It is chosen when first needed: a module may make a stream before the process forks.
+        """
         if self._home is None:
             self._home = current_home()
         return self._home
@@ -74,19 +77,19 @@ class Lane:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it is that of a client of the parent of this process."""
+        """Whether this process is a job, and the lane is a copy of its parent's."""
         return self._home is not None and self._home.is_lost
 
     def soon(self, function: Callable[..., object], *args: object) -> None:
-        """Call *function* in its turn."""
+        """Call *function* soon, after all earlier calls of the lane. Thread-safe."""
         self._add((None, function, args))
 
     def announce(self, emitter: "Emitter", event: str, args: tuple[Any, ...]) -> None:
-        """Let *emitter* emit *event* in its turn."""
+        """Let *emitter* emit *event* soon, after all earlier calls of the lane. Thread-safe."""
         self._add((emitter, emitter._emit_here, (event, *args)))
 
     def _add(self, call: "_Call") -> None:
-        # Before anything waits here, as there may be none to be had.
+        # Get the home before queuing: it may raise, for lack of descriptors for example.
         home = self.home
         if home.is_lost:
             return
@@ -103,10 +106,10 @@ class Lane:
             home.spawn(self.run)
 
     def run(self, in_loop: bool = False) -> None:
-        """Run what is pending, unless somebody already does.
+        """Run the queued calls, unless another thread or greenlet already runs them.
 
-        *In the loop* of its home that ends at the first call which might block, and
-        a greenlet goes on from there.
+        With *in_loop* the caller is the hub's loop, which must not block. Then this stops at
+        the first call that might block, and a greenlet runs the rest.
         """
         if self.is_lost:
             return
@@ -132,7 +135,7 @@ class Lane:
                     self._pending = ()
             if owed and in_loop:
                 self.home.enter(self.run)
-            elif owed:  # killed in the middle of a handler
+            elif owed:  # the greenlet was killed in the middle of a handler
                 self.home.spawn(self.run)
 
 
@@ -140,7 +143,7 @@ _LANE_KEY = "ssestream.lane"
 
 
 def lane_of(environ: dict[str, Any]) -> Lane:
-    """The lane of a request: what it streams and what answers it have one, and its lock."""
+    """Return the lane of a request. All its streams and its response share this lane."""
     lane: Lane | None = environ.get(_LANE_KEY)
     if lane is None:
         lane = environ[_LANE_KEY] = Lane(current_home(), origin_of(environ))
@@ -160,11 +163,11 @@ def run_logged(
     context: contextvars.Context | None = None,
     origin: Origin | None = None,
 ) -> None:
-    """Call an app's *function* outside every request; what it raises is logged.
+    """Call an app's *function* outside all Flask contexts, and log any exception.
 
-    That may be no ``Exception``, as a ``gevent.Timeout`` and ``sys.exit()`` are none.
-    *context* is for calls that belong together, such as those of one generator. *origin* is
-    the request for which the function runs.
+    This includes exceptions that are no ``Exception``: ``gevent.Timeout`` and ``SystemExit``.
+    Calls that belong together, such as all steps of one generator, share a *context*; None
+    makes a new one. *origin* is the request for which the function runs, for the log.
     """
     if context is None:
         context = contextvars.Context()
@@ -173,7 +176,7 @@ def run_logged(
         result = context.run(function, *args)
     except BaseException as error:
         log_failure(origin, "%r failed", function)
-        # The greenlet was killed, and is to end. Whoever has more to do starts another.
+        # The greenlet was killed, so let it end. Another greenlet will run the queue's rest.
         if isinstance(error, GreenletExit) and isinstance(gevent.getcurrent(), gevent.Greenlet):
             raise
     else:
@@ -187,17 +190,17 @@ _NO_HANDLERS: dict[str, Any] = {}
 
 
 def written_in_a_job(callback: Callable[[Exception], object] | None = None) -> None:
-    """A stream of the parent was written to; *callback* is told so."""
+    """Log that a job writes to a stream of its parent, and call *callback* with the error."""
     global _said_of_job
     if _said_of_job != os.getpid():
         _said_of_job = os.getpid()
         logger.warning(
-            "process %d, a job that was forked, writes to a stream of its parent, and nobody"
-            " gets it: publish to channels instead, of sqlite:/// or redis://",
+            "process %d is a forked job and writes to a stream of its parent: no client gets"
+            " this. Publish to channels of sqlite:/// or redis:// instead",
             os.getpid(),
         )
     if callback is not None:
-        error = StreamDestroyed("the stream is one of the parent of this process")
+        error = StreamDestroyed("the stream belongs to the parent of this process")
         current_home().spawn(run_logged, callback, error)
 
 
@@ -209,23 +212,23 @@ class Emitter(Uncopyable, pyee.EventEmitter):
 
     _only_one = "its events come once, to the handlers that it has"
 
-    # pyee's own would be a greenlet's lock in a patched process, and real threads meet
-    # here. One for all emitters: it is held for a look into a table of handlers.
+    # pyee's own lock would be a lock of greenlets in a patched process, but real threads use
+    # emitters, too. All emitters share one: it is held only to look into a table of handlers.
     _lock = new_lock()
 
     def __init__(self, lane: Lane | None = None) -> None:
-        # All that pyee's would make beside a lock for each: its table of handlers, of
-        # which most emitters have none.
+        # pyee's __init__ would make only this table, and a lock. Most emitters have no
+        # handlers, and share one empty table.
         self._events: dict[str, Any] = _NO_HANDLERS
         self._lane = lane or Lane()
         self._followers: tuple[Follower, ...] = ()
 
     def _is_lost(self) -> bool:
-        """Whether its client is one of the parent's, whose copy this is."""
+        """Whether this process is a job, and the emitter is a copy of its parent's."""
         return process.is_job and self._lane.is_lost
 
     def _announce(self, event: str, *args: object) -> None:
-        """Emit *event* soon, after whatever was announced before it."""
+        """Emit *event* soon, after all events that were announced before it."""
         self._lane.announce(self, event, args)
 
     def _add_event_handler(self, event: str, k: Any, v: Any) -> None:
@@ -243,7 +246,7 @@ class Emitter(Uncopyable, pyee.EventEmitter):
                 self._events = {}
 
     def _follow(self, follower: Follower) -> None:
-        """Tell *follower* of what is announced from now on, before the handlers."""
+        """Let *follower* hear every later event, before the handlers do."""
         with self._lock:
             self._followers = (*self._followers, follower)
 
@@ -251,13 +254,13 @@ class Emitter(Uncopyable, pyee.EventEmitter):
         for follower in self._followers:
             run_logged(follower.heard, event)
         if event == "close":
-            # They know this emitter, and are not to wait for the garbage collector.
+            # Followers refer to this emitter. Break the cycle: no garbage collector is needed.
             self._followers = ()
         if self._is_heard(event):
             self.emit(event, *args)
 
     def _is_heard(self, event: str) -> bool:
-        """Whether it makes a difference to an app that *event* is emitted."""
+        """Whether an app can notice that *event* is emitted."""
         return event == "error" or bool(self._events.get(event)) or self._emits_itself
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -268,13 +271,13 @@ class Emitter(Uncopyable, pyee.EventEmitter):
     _emits_itself = False
 
     def _call_handlers(self, event: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """All of them, also when the greenlet is killed in one."""
+        """Call all handlers of *event*, even if the greenlet is killed in one of them."""
         with self._lock:
             handlers = list(self._events.get(event, {}).items())
         killed: GreenletExit | None = None
         for given, handler in handlers:
             try:
-                # The handler of once() is pyee's, and calls the one that was given.
+                # With once(), *handler* is pyee's own, and calls the app's handler *given*.
                 self._emit_run(handler, fitting(given, args), kwargs)
             except GreenletExit as error:
                 killed = error
@@ -299,12 +302,12 @@ class Emitter(Uncopyable, pyee.EventEmitter):
             )
 
 
-#: What a lane calls: whose event it is (or None), the function, its arguments.
+#: A call in a lane's queue: the emitter of the event or None, the function, its arguments.
 _Call = tuple[Emitter | None, Callable[..., object], tuple[Any, ...]]
 
 
 def _after_fork() -> None:
-    # A thread of the parent may have held it.
+    # A thread of the parent may have held the lock.
     Emitter._lock = new_lock()
 
 
