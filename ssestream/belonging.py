@@ -46,7 +46,7 @@ def belong(environ: dict[str, Any], stream: Belonging) -> None:
 
 
 def belongs(stream: object) -> bool:
-    """Whether *stream* belongs to the current Flask request, whose view has not returned."""
+    """Whether *stream* belongs to the current Flask request, and its view has not returned yet."""
     if not flask.has_request_context():
         return False
     context = _request_context._get_current_object()

@@ -1,7 +1,8 @@
 """The public `Channels`: publish an event once, and each following stream gets it once, in order.
 
 A channel is an append-only log (see ``brokers``). The id of an event is a position in the log.
-A browser sends this id back as ``Last-Event-ID``, so any worker on any host can continue there.
+A browser sends this id back as ``Last-Event-ID`` (WHATWG HTML, section 9.2.4), so any worker on
+any host can continue there.
 """
 
 import gc
@@ -168,7 +169,7 @@ class Channels(Uncopyable):
         other._json = app.json
 
     def _here(self) -> "Channels":
-        """These channels, or the `Channels` with the broker of the current app."""
+        """The `Channels` with the broker of the current app: often this object itself."""
         app = current_app()
         if app is not None and self._url is None and not self._is_told and app not in self._apps:
             self._take_from(app)

@@ -593,7 +593,8 @@ class Subscription:
         """Send the client an id with its positions, unless it has this id already.
 
         *known* is the id that the client has; None if that is not known. The id comes after all
-        events that were given before this call, and before all later events.
+        events that were given before this call, and before all later events. A browser keeps the
+        id of such a block and fires no event (WHATWG HTML, section 9.2.6).
         """
         with self._lock:
             if self.over or not self.cursors or not self.has_begun:

@@ -514,7 +514,7 @@ class RedisBroker:
         pass
 
     def after_fork(self) -> None:
-        # Its connection is the parent's, who waits for an answer on it.
+        # The listener's connection belongs to the parent, which waits for an answer on it.
         self._listener = None
 
     def _holder(self) -> Any:
@@ -552,7 +552,10 @@ class RedisBroker:
     def _news(
         self, positions: Mapping[str, Position], limit: int, max_bytes: int
     ) -> dict[str, Slice]:
-        """A slice of each channel whose log does not end at its position in *positions*."""
+        """A slice of each channel that has news after its position in *positions*.
+
+        A log with another identity or another past is news too.
+        """
         pool = self._pool()
         names, found = list(positions), {}
         step = 1 if pool.cluster else AT_ONCE
