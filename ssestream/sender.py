@@ -1,20 +1,19 @@
-"""A body sent over a socket of its own, with no greenlet and nothing of the server's.
+"""Sends a response's body over its own socket, without a greenlet and without the server.
 
-A server keeps a greenlet, its stack, the request and its environ for as long as
-a response lasts, and sends through several layers. A `Sender` needs a socket
-that does not block, and runs in the hub's loop when there is something to do:
+A server keeps a greenlet, its stack, the request and its environ as long as a response
+lasts, and sends through several layers. A `Sender` needs only a non-blocking socket, and
+runs in the hub's loop when there is something to do:
 
-* what is written in one turn of the loop leaves with one ``send``, when the loop
-  next comes round (`Sender.wake`);
-* what the socket does not take is kept, and goes on when the kernel says that
-  there is room; nothing more is taken from the body meanwhile, so that all the
-  bounds hold;
-* a broadcast does not even come by here, but calls `Sender.send` with what is
-  framed once for all (see ``fanout``).
+* Everything that is written in one turn of the loop leaves with one ``send``, in the next
+  turn (`Sender.wake`).
+* If the socket takes only a part, the rest is kept until the kernel reports room. Meanwhile
+  nothing more is taken from the body, so that all bounds hold.
+* A broadcast goes past this: it frames an event once and calls ``send`` of each socket
+  itself (see ``fanout``).
 
-It frames the body as HTTP/1.1 does (chunked, RFC 9112, section 7.1) or, for
-HTTP/1.0, ends it with the connection. Whatever fails in here breaks its own
-stream off, and no socket stays behind.
+The body is framed as HTTP/1.1 does it (chunked, RFC 9112, section 7.1). For HTTP/1.0 the end
+of the connection ends the body. If anything fails here, only its own stream is broken off,
+and the socket is closed.
 """
 
 import contextlib
@@ -33,28 +32,27 @@ from .schedule import Appointment, schedule_of
 from .statistics import books
 from .wire import LAST_CHUNK, chunk_of
 
-#: Chunks of one stream that are sent before others have their turn.
+#: The number of chunks of one stream that are sent before other streams have their turn.
 CHUNKS = 4
 
-#: Seconds for the end of a body, which is a few bytes, where the stream has no
-#: send timeout of its own to say.
+#: Seconds in which the socket must take the last chunk, a few bytes, if the stream has no
+#: send timeout.
 LAST_SECONDS = 15.0
 
-#: Seconds between two looks at whether that is over: as long as others have when
-#: their worker stops.
+#: Seconds between two looks at this deadline and at whether the worker stops.
 LOOK = 1.0
 
-#: Bytes of what a client has sent behind its request that are read at the end: the
-#: kernel takes back what it has not sent yet of a connection that is closed over
-#: unread bytes (RFC 9112, section 9.6).
+#: The most bytes that are read at the end, if the client has sent more behind its request.
+#: When a socket is closed over unread bytes, the kernel drops the bytes that it has not sent
+#: yet (RFC 9112, section 9.6).
 BEHIND = 1024 * 1024
 
 
 class Sender:
-    """That of one response. All but `ring` is called in the loop of its home.
+    """Sends one response. All methods but `ring` are called in the loop of its home.
 
-    *sock* is its own to close. *head* is sent before the body. *on_end* is called
-    in the end, whatever the cause, where it may block.
+    The sender owns *sock* and closes it. If *chunked* is False, the body is sent without
+    framing. *on_end* is called with the sender at the end, for any cause. It may block.
     """
 
     __slots__ = (
@@ -82,24 +80,24 @@ class Sender:
     ) -> None:
         self._body = body
         self.message = message
-        #: For what is framed already while nothing waits, as well. What it does not take is
-        #: for `keep`.
+        #: A broadcast also sends to this socket, while nothing waits. If the socket does not
+        #: take everything, the broadcast must call `keep`.
         self.sock = sock
         self._chunked = chunked
         self._on_end = on_end
         self._plain = body.is_plain
-        # What is in hand and the socket has not taken.
+        # The framed bytes that the socket has not taken yet; None if it has taken all.
         self._rest: memoryview | None = None
-        # For the end of the body, while the socket does not take it.
+        # Checks that the socket takes the last chunk in time; None before.
         self._deadline: Appointment | None = None
-        # Bytes taken from the body, where they are not those that were put.
+        # The number of bytes of a body that is not plain: after compression, for example.
         self._taken = 0
         self._ended = False
         self.buffer = message._buffer
         self.home: Home = message._lane.home
 
     def begin(self, head: bytes) -> None:
-        """Send *head*, and from now on what comes."""
+        """Send *head*, and from now on everything that is written."""
         self.buffer.guard = self
         if self._chunked and self._plain:
             self.buffer.direct = self
@@ -111,7 +109,7 @@ class Sender:
             self.wake()
 
     def break_off(self) -> None:
-        """It cannot go on, and the client is to see that."""
+        """Destroy the response: the client sees a broken transfer."""
         try:
             self.message.destroy()
         finally:
@@ -119,18 +117,18 @@ class Sender:
 
     @property
     def sent(self) -> int:
-        """Bytes of the body, as the client has it but for the chunks' framing."""
+        """The number of sent bytes of the body, without the chunks' framing."""
         return self.message.sent()[1] if self._plain else self._taken
 
     def ring(self) -> None:
-        """There is more, or nothing more will come. From any thread."""
+        """Wake the sender: there is more to send, or the body has ended. Thread-safe."""
         if self.home.here():
             self._ring_here()
         else:
             self.home.call(self._ring_here)
 
     def _ring_here(self) -> None:
-        # At once, as nothing may be sent past what waits now.
+        # At once: a broadcast must not overtake the bytes that wait now.
         self._leave()
         self.home.in_turn((self.wake,))
 
@@ -142,7 +140,7 @@ class Sender:
     # -- what goes out
 
     def wake(self, _: None = None) -> None:
-        """There may be more to send, or an end. For `Home.in_turn`."""
+        """Send what waits, or end. Called by `Home.in_turn`."""
         if self._ended:
             return
         try:
@@ -158,7 +156,7 @@ class Sender:
         self.break_off()
 
     def _take(self, head: bytes = b"") -> None:
-        """Send what the body has, with *head* before it in the same segment."""
+        """Send the waiting chunks of the body, with *head* before them in the same segment."""
         for _ in range(CHUNKS):
             try:
                 chunk = self._body.take_now(self)
@@ -174,7 +172,10 @@ class Sender:
         self.home.in_turn((self.wake,))
 
     def _put_out(self, data: bytes | memoryview) -> bool:
-        """Whether all of *data* has left; if not, it will, or it is over."""
+        """Send *data*. Return True if the socket took all of it.
+
+        Otherwise the rest is kept and sent later, or the connection is broken and this is over.
+        """
         try:
             sent = self.sock.send(data, SEND_FLAGS)
         except BlockingIOError:
@@ -188,9 +189,10 @@ class Sender:
         return False
 
     def keep(self, framed: bytes, sent: int, length: int, messages: int) -> None:
-        """The socket took *sent* bytes of *framed*: so many messages, *length* without framing.
+        """Take over from a broadcast, as the socket took only *sent* bytes of *framed*.
 
-        Of a socket that is broken, it took -1.
+        *framed* holds *messages* messages, of *length* bytes without framing. A *sent* of -1
+        means that the connection is broken.
         """
         try:
             if sent < 0:
@@ -225,11 +227,11 @@ class Sender:
     # -- the end
 
     def _finish(self) -> None:
-        """The body is complete, or was broken off."""
+        """Send the last chunk and end, as the body is complete or was broken off."""
         if self.message._aborted or not self._chunked or self._put_out(LAST_CHUNK):
             self._end()
         elif not self._ended:
-            # The message is closed: nobody else looks after its client any more.
+            # The response is closed, so its upkeep no longer looks at the client.
             settings = self.message._settings
             seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS
             now = clock.now()
@@ -246,12 +248,12 @@ class Sender:
         return None
 
     def _lose(self) -> None:
-        # It may be that it was cut, and this is not the first to know.
+        # If the response was cut before, this call does nothing.
         self.message._client_left()
         self._end()
 
     def _client_left(self) -> None:
-        """It has left while only the end of the body was missing."""
+        """The client has left before it got the last chunk."""
         self._end()
 
     def _end(self) -> None:
@@ -268,7 +270,7 @@ class Sender:
             if message._connection is not None:
                 message._connection.release(cut=message._aborted)
             if not message._aborted:
-                # A child of this process may have a copy of it, which close() leaves open.
+                # A child process may have a copy of the socket, which close() leaves open.
                 self._say_end()
                 self._read_behind()
         finally:
@@ -284,12 +286,12 @@ class Sender:
             for _ in range(BEHIND // CHUNK):
                 if len(self.sock.recv(CHUNK)) < CHUNK:
                     return
-        except OSError:  # nothing is there, or nobody
+        except OSError:  # nothing to read, or the client has left
             pass
 
     def _let_go(self) -> None:
         try:
             self._body.close()
         finally:
-            # Behind the handlers, which may be running elsewhere.
+            # After the handlers of ``close``: another thread or greenlet may run them.
             self.message._lane.soon(self._on_end, self)
