@@ -1,17 +1,18 @@
-"""gunicorn: streams that end when their worker is told to stop, and more of them on a core.
+"""gunicorn workers that end streams when they stop, and a worker that serves more streams.
 
-Left alone, gunicorn waits for open streams until its ``graceful_timeout``, 30
-seconds, and then kills their worker with no cleanup run. Either of these ends
-them at once, on SIGTERM, SIGINT, a reload, ``max_requests`` and SIGTTOU:
+By itself, gunicorn waits for open streams until its ``graceful_timeout``, 30 seconds. Then it
+kills the worker without cleanup. Either of these ends all streams at once, on SIGTERM,
+SIGINT, a reload, ``max_requests`` and SIGTTOU:
 
 * ``gunicorn -k ssestream.gunicorn.SseWorker app:app``
 * for any other worker class, in ``gunicorn.conf.py``::
 
       from ssestream.gunicorn import post_worker_init
 
-What `SseWorker` does beside that: when an app's answer is the body of a
-`ServerResponse` itself, it takes the socket over and lets the request go, with
-its greenlet, its environ and its parser. What is left of a stream is the stream.
+`SseWorker` also saves memory and time. If an app's answer is the body of a `ServerResponse`,
+the worker takes over the socket and frees the request, with its greenlet, its environ and
+its parser. Only the stream is left. The body may be in a middleware's wrapper, if
+``unwrapping`` knows the wrapper.
 """
 
 import gc
@@ -41,31 +42,31 @@ from .statistics import books
 from .stopping import LOOK_MS, Stopping
 from .unwrapping import unwrapped
 
-# This module may be gunicorn's configuration itself (``-c python:ssestream.gunicorn``). gunicorn
-# takes every name in it that is the name of a setting for that setting. So a name that is
-# imported or defined here must be the name of no setting, except the hook's.
+# This module can be gunicorn's configuration itself (``-c python:ssestream.gunicorn``). Then
+# gunicorn reads every name here that is also the name of a setting. So no name in this module
+# may be the name of a setting, except the hook.
 __all__ = ["SseWorker", "post_worker_init"]
 
 #: Seconds between two signs of life to gunicorn's arbiter.
 NOTIFY = 1.0
 
-#: Bytes that must be left of what the process may use for connections to be taken.
+#: New connections are accepted only while the process may still use this many bytes.
 KEEP_FREE = 4 * 1024 * 1024
 
-#: Connections of which one looks whether so much is left. What these use is far less.
+#: One in this many connections checks the memory. So many connections use far less than
+#: `KEEP_FREE`.
 ASK_EVERY = 16
 
-#: What `Sender` calls in the end.
+#: The function that a `Sender` calls at its end.
 OnEnd = Callable[[Sender], object]
 
 _LATER_KEY = "ssestream.post_request_later"
 
 
 def post_worker_init(worker: Any) -> None:
-    """Drain the streams of *worker* once it is to stop, however it comes to that.
+    """gunicorn's hook: drain the streams of *worker* when it has to stop, for any reason.
 
-    It also takes what the app has made while it was loaded from the sight of Python's
-    garbage collector.
+    It also keeps Python's garbage collector from scanning the objects of the loaded app.
     """
     _freeze()
     in_greenlets, in_main_thread = (isinstance(worker, each) for each in (GeventWorker, SyncWorker))
@@ -73,30 +74,31 @@ def post_worker_init(worker: Any) -> None:
 
 
 def _freeze() -> None:
-    # What lives as long as the worker need not be looked through again, each time that
-    # there are a quarter more streams.
+    # The objects of the app live as long as the worker. Without this, the garbage collector
+    # scans them each time that the number of streams has grown by a quarter.
     gc.collect()
     gc.freeze()
 
 
 class SseWorker(GeventWorker):
-    """gunicorn's gevent worker, with streams that outlive their requests' greenlets.
+    """gunicorn's gevent worker, with streams that need no greenlet after their request.
 
-    Whatever is no stream by itself (it is wrapped by a middleware, or over TLS or
-    HTTP/2, or an answer to HEAD) goes the way of the gevent worker. An access
-    log line and the hook ``post_request`` come when a stream is over, and
-    it counts among ``worker_connections`` until then; where neither is set up,
-    nothing of the request is kept for them.
+    All other answers are sent as in the gevent worker. These include streams in an unknown
+    wrapper of a middleware, streams over TLS or HTTP/2, and answers to HEAD.
+
+    Until a stream is over, it counts as one of the ``worker_connections``. Its line in the
+    access log and its call of the hook ``post_request`` come when it is over. If the
+    configuration uses neither, nothing of the request is kept.
     """
 
     def init_process(self) -> None:
-        # Before the app is loaded, which may fork jobs.
+        # Do this before the app is loaded, as loading may fork jobs.
         self._stopping = Stopping(self, in_greenlets=True)
         hook = self.cfg.settings["post_request"]
         self._post_request = None if hook.get() is type(hook).default else hook.get()
         if self._post_request is not None:
             self.cfg.set("post_request", self._post_request_now_or_later)
-        # A logger of another class may count, and never write.
+        # Keep requests for another class of logger, too: it may count them without writing.
         self._keeps_requests = (
             self._post_request is not None
             or type(self.log) is not Logger
@@ -107,7 +109,7 @@ class SseWorker(GeventWorker):
     def load_wsgi(self) -> None:
         self.wsgi: Any
         super().load_wsgi()
-        # TLS is the server's to speak, and so is what another server is to frame.
+        # Only the server can speak TLS, or frame another protocol such as uwsgi.
         if not self.cfg.is_ssl and self._protocol() == "http":
             self._app = self.wsgi
             self.wsgi = self._run_app
@@ -133,7 +135,8 @@ class SseWorker(GeventWorker):
             if waited or clock.now() > began + self.cfg.graceful_timeout:
                 self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
                 for server in servers:
-                    # Streams whose handlers still run cannot be killed as greenlets are.
+                    # stop() kills the greenlets in the pool, but a stream is no greenlet. Take
+                    # out streams with running handlers first.
                     for stream in [each for each in server.pool if _is_stream(each)]:
                         server.pool.discard(stream)
                     server.stop(timeout=0)
@@ -152,11 +155,11 @@ class SseWorker(GeventWorker):
             super().handle_quit(sig, frame)
         else:
             self._stopping.is_quick = True
-            # Where it may wait.
+            # A greenlet may wait; a signal handler must not.
             gevent.spawn(self._stopping.begin)
 
     def _serve(self, listener: Any) -> StreamServer:
-        """As the gevent worker does, but in a pool that streams can stay in."""
+        """Serve *listener* as the gevent worker does, with a pool that can hold streams."""
         listener.setblocking(1)
         pool = _Places(self.worker_connections)
         options = {"ssl_context": make_ssl_context(self.cfg)} if self.cfg.is_ssl else {}
@@ -179,14 +182,15 @@ class SseWorker(GeventWorker):
     def _run_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         response: Any = getattr(start_response, "__self__", None)
         gevent.getcurrent().ssestream_answer = None
-        if type(response) is not Response:  # that of HTTP/2 is another
+        if type(response) is not Response:  # HTTP/2 has another class
             body: Iterable[bytes] = self._app(environ, start_response)
             return body
         began = datetime.now() if self._keeps_requests else None
         flush: list[OutgoingMessage] = []
         environ[FLUSH_LATER] = flush
         body = self._app(environ, start_response)
-        # A middleware may call the app, or start_response(), with the first chunk (PEP 3333).
+        # A middleware may call the app or start_response() as late as the first chunk
+        # (PEP 3333). Then there is no status yet.
         environ.pop(FLUSH_LATER, None)
         gevent.getcurrent().ssestream_answer = getattr(body, "gi_code", type(body))
         if response.status is None:
@@ -204,12 +208,12 @@ class SseWorker(GeventWorker):
         if not self._take_over(respiter):
             _flush(respiter.response, respiter.outer, respiter.body.message)
             return False
-        # The connection is over, as far as gunicorn has it.
+        # For gunicorn the connection is over. Its gevent worker ends it on StopIteration.
         raise StopIteration
 
     def _why_standard_way(self, message: Any) -> str:
-        """Why the body of *message* is not sent by the worker itself, for the log."""
-        # The class of what the app has answered, or the code of a generator.
+        """Say, for the log, why the worker itself does not send the body of *message*."""
+        # The class of the app's answer, or the code of a generator.
         answer = getattr(gevent.getcurrent(), "ssestream_answer", None)
         if not isinstance(message, ServerResponse):
             return "its view returns an SseStream in a Response, and no ServerResponse"
@@ -230,7 +234,7 @@ class SseWorker(GeventWorker):
         return str(getattr(self.cfg, "protocol", "http"))
 
     def _take_over(self, handover: "_Handover") -> bool:
-        """Whether the stream goes on without its request."""
+        """Take over the socket of *handover*. Return False if that is impossible."""
         body, response = handover.body, handover.response
         message = body.message
         connection = message._connection
@@ -262,7 +266,7 @@ class SseWorker(GeventWorker):
             try:
                 self._close_request(sender, response, environ, began)
             finally:
-                # Not before: an empty pool lets a worker that stops go.
+                # Leave the pool last: a stopping worker exits when its pool is empty.
                 leave(sender)
 
         return over
@@ -289,19 +293,19 @@ class SseWorker(GeventWorker):
 class _Memory:
     """Whether there is memory for more connections.
 
-    A process that uses all that its limit (``RLIMIT_AS``) permits is aborted: where
-    greenlet or libev get no memory, they end the process. Streams here are so small that
-    nothing else fails before. So some memory is kept free for both.
+    When greenlet or libev get no memory, they abort the process. This happens when the
+    process reaches its limit (``RLIMIT_AS``). Streams are so small here that nothing else
+    fails before. So some memory is kept free for greenlet and libev.
     """
 
     def __init__(self, log: Any) -> None:
         self._log = log
         self._count = 0
-        # Connections that fit beside what must be left, once that is known.
+        # The number of connections that fit into the memory; None while there is enough.
         self._fit: int | None = None
 
     def is_left(self, connections: int) -> bool:
-        """Whether there is any for one more, beside so many *connections*."""
+        """Whether there is memory for one more, with *connections* open already."""
         self._count += 1
         if self._fit is None and self._count % ASK_EVERY:
             return True
@@ -315,14 +319,15 @@ class _Memory:
             self._log.warning(
                 "No memory for more than %d connections: any more are closed at once", self._fit
             )
-        # What those had who have left is in this process still, for as many others.
+        # Closed connections leave free memory inside this process, which the system's
+        # answer does not show. It is enough for as many new connections.
         return connections <= self._fit
 
 
 def _is_free() -> bool:
-    """Whether the system would give as much as must be left."""
+    """Whether the system would give `KEEP_FREE` bytes now."""
     try:
-        # Nothing of it is used.
+        # The map is never written to, so it takes no real memory.
         mmap.mmap(-1, KEEP_FREE).close()
     except (OSError, MemoryError):
         return False
@@ -330,25 +335,25 @@ def _is_free() -> bool:
 
 
 class _Places(Pool):
-    """Those of ``worker_connections``: of greenlets, and of streams that need none."""
+    """The places of ``worker_connections``, for greenlets and for streams without one."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        #: One function for all streams of the pool.
+        #: Frees a stream's place. One function serves all streams of the pool.
         self.leave: OnEnd = lambda sender: self._discard(sender.message)
 
     def hand_on(self, greenlet: Any, stream: OutgoingMessage) -> None:
-        """The place of *greenlet* is that of *stream* from now on, and is not free in between."""
+        """Give the place of *greenlet* to *stream*. The place is never free in between."""
         greenlet.unlink(self._discard)
         self.greenlets.add(stream)
         self.greenlets.discard(greenlet)
 
 
 class _Handover:
-    """A body on its way to `SseWorker.is_already_handled`, and what belongs to it.
+    """A body with its request and response, on the way to `SseWorker.is_already_handled`.
 
-    It is an iterable as well: where it cannot be handed over the server goes on
-    with it.
+    It is also an iterable: if its socket cannot be taken over, the server iterates the body
+    as usual.
     """
 
     def __init__(
@@ -361,7 +366,7 @@ class _Handover:
         began: datetime | None,
     ) -> None:
         self.body = body
-        #: What the app answered: the body, or what a middleware has put around it.
+        #: The app's answer: the body, or a middleware's wrapper around it.
         self.outer = outer
         self.owed = owed
         self.response = response
@@ -386,9 +391,10 @@ def _closing(owed: Any, over: OnEnd) -> OnEnd:
 
 
 class _Heads:
-    """Takes the place of a socket to which gunicorn's responses write their heads.
+    """Makes the heads of gunicorn's responses, and keeps them for one second.
 
-    Those of one second are mostly alike, and half of what makes one is its date.
+    A head contains the date. Within one second most heads are equal, and formatting the date
+    is half of the work. To get its head, a response writes to this object as its socket.
     """
 
     def __init__(self) -> None:
@@ -397,7 +403,10 @@ class _Heads:
         self._data = b""
 
     def of(self, response: Any) -> bytes:
-        """What *response*, which closes its connection, would send first, unless it has."""
+        """Return the head of *response*, or ``b""`` if it was sent already.
+
+        The caller must have told the response to close its connection.
+        """
         if response.headers_sent:
             return b""
         second = int(time.time())
@@ -428,9 +437,10 @@ _heads = _Heads()
 
 
 def _flush(response: Any, body: Any, *messages: OutgoingMessage) -> None:
-    """Send the head; where that fails *body* is over, and so are *messages* inside it.
+    """Send the head. If that fails, end *body* and the streamed *messages* inside it.
 
-    The generator of a middleware that has not begun hands no ``close()`` on.
+    Closing *body* is not enough: it may be a middleware's generator. A generator that has not
+    started passes no ``close()`` on.
     """
     try:
         response.write(b"")
