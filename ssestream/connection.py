@@ -1,15 +1,14 @@
 """The client's socket behind a WSGI request: find it, tune it, watch it, cut it.
 
-WSGI has no word for "the client has left": a server notices when it writes,
-and mostly at the second write. The kernel knows at once. So each home has one
-epoll that waits for nothing but the peer's FIN or RST (``EPOLLRDHUP``), and one
-hub watcher on that epoll. Bytes that arrive, a pipelined request for example,
-are not waited for: they neither wake anybody nor look like a close, and they
-are never read.
+WSGI does not tell an app that the client has left. A server notices a departure when it
+writes, and mostly at the second write. The kernel knows at once. So each home has one epoll
+that waits only for the peer's FIN or RST (``EPOLLRDHUP``), and one hub watcher on that epoll.
+The epoll does not wait for arriving bytes, such as a pipelined request. They wake nothing,
+do not look like a departure, and are never read.
 
-Where a system has no such epoll, a hub watcher on the socket itself peeks
-(``MSG_PEEK``) without consuming. A request pipelined there hides the departure
-behind it, so that the next write finds it.
+On systems without such an epoll, a hub watcher on the socket itself peeks (``MSG_PEEK``)
+without reading. There a pipelined request hides the departure behind it, and the next write
+finds the departure.
 """
 
 import fcntl
@@ -34,17 +33,17 @@ from .peer import unread
 
 
 def _plain(module: str, name: str) -> Any:
-    """What a monkey-patched process had under this name, or None where there is none."""
+    """The unpatched *name* of *module*, or None if this system has none."""
     try:
         return monkey.get_original(module, name)
     except AttributeError:
         return None
 
 
-# Their gevent forms wait, and waiting is what we do elsewhere; epoll has none
-# at all and is taken away.
+# gevent's versions of these wait in the hub, which must not happen here. gevent has no epoll,
+# and removes Python's.
 _Socket: Any = _plain("socket", "socket")
-#: And that of the interpreter itself, which is smaller.
+#: The interpreter's own class of sockets, which is smaller than ``socket.socket``.
 SocketType: Any = _plain("socket", "SocketType")
 #: For ``send()``: a client that has just left must not end the process with a signal.
 SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -52,28 +51,28 @@ SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
 _poll: Any = _plain("select", "poll")
 _epoll: Any = _plain("select", "epoll")
 
-# Where servers put the socket: gunicorn's gevent, gthread and sync workers,
-# its gevent_pywsgi worker, Werkzeug's development server.
+# The keys of the environ under which servers put the socket: gunicorn's gevent, gthread and
+# sync workers, its gevent_pywsgi worker, Werkzeug's development server.
 _ENVIRON_KEYS = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
 
-# gunicorn marks a request that came over HTTP/2 with this. Its socket carries
-# other streams beside ours, so it is not ours to watch or to cut.
+# gunicorn puts this key into the environ of an HTTP/2 request. The socket of such a request
+# also carries other requests, so it must not be watched or cut.
 _HTTP2_KEY = "gunicorn.http2.send_trailers"
 
 _CACHE_KEY = "ssestream.connection"
 
-#: Bytes that the kernel may have for a client and not have sent yet. It would
-#: take megabytes for one that never reads, and nothing in them could be
-#: dropped, counted or taken back; what is on its way is not bounded by this.
+#: Bytes that the kernel may hold for a client before they are on their way. Without a bound
+#: it takes megabytes for a client that never reads. Bytes in the kernel cannot be dropped,
+#: counted or taken back. Bytes on their way are not bounded by this.
 IN_KERNEL = 16 * 1024
 
-# Behind a proxy the address is text of a header, which the client may have written.
+# Behind a proxy the address comes from a header, which the client may have written.
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{1,45}(%[\w.-]{1,20})?", re.ASCII)
 
-#: Characters of anything else in the place of an address that go into the log.
+#: If an address is no address, so many of its characters go into the log.
 SHOWN = 80
 
-# Of a struct tcp_info, up to the last field that is asked for.
+# The size of Linux's struct tcp_info, up to the last field that is read here.
 _INFO_SIZE = 216
 
 # Level, option, value.
@@ -81,7 +80,7 @@ _Option = tuple[int, int, int]
 
 
 def _tcp(**values: int) -> tuple[_Option, ...]:
-    """Options of TCP by their names, those of them that this system has."""
+    """TCP options by their names. Options that this system lacks are left out."""
     return tuple(
         (socket.IPPROTO_TCP, getattr(socket, name), value)
         for name, value in values.items()
@@ -97,7 +96,7 @@ _TUNING = (
 
 @functools.lru_cache
 def _giving_up(seconds: float) -> tuple[_Option, ...]:
-    """For `Connection.give_up_after`: mostly the same for all."""
+    """The options for `Connection.give_up_after`. Most streams have the same *seconds*."""
     return _tcp(
         TCP_USER_TIMEOUT=max(1, round(seconds * 1000)),
         TCP_KEEPIDLE=max(1, round(seconds / 2)),
@@ -107,28 +106,34 @@ def _giving_up(seconds: float) -> tuple[_Option, ...]:
 
 
 class Standing(NamedTuple):
-    """How far a peer has got with what it is sent."""
+    """How many of the sent bytes have reached the peer's kernel."""
 
     #: Bytes that this kernel has and the peer has not acknowledged; None where unknown.
     unsent: int | None
     #: A number that grows with every byte that the peer has got; None where unknown.
     acknowledged: int | None
-    #: Seconds since the peer last acknowledged anything, if only that it has no room.
+    #: Seconds since the peer's last acknowledgement. An answer that it has no room counts.
     silent: float
 
 
 class Owner(Protocol):
-    """Whose client it is. Not a function: a method would be one more object for each."""
+    """The object that is told when the client has left.
+
+    It is not a function, as a bound method would be one more object for each stream.
+    """
 
     def _client_left(self) -> None: ...
 
 
 class Connection:
-    """What is known of the client of one request; most of it may be unknown.
+    """The connection to the client of one request.
 
-    It keeps the socket, never the environ. ``reachable`` says whether there is
-    a socket to watch; where there is none, a departed client is found by
-    writing to it.
+    It holds the socket, but never the environ. ``reachable`` says whether there is a socket
+    to watch. Without a socket, only a failed write shows that the client has left.
+
+    *sock* is the client's socket, or None. *delimited* and *alone* are the attributes of these
+    names. *client* and *path* are text for the log, or None. *lock* may be shared with the
+    stream and the response; None makes a new one.
     """
 
     __slots__ = (
@@ -154,10 +159,10 @@ class Connection:
         lock: Any = None,
     ) -> None:
         self._client, self._path = client, path
-        #: Whether the response's end shows in its framing. Without that
-        #: (HTTP/1.0) only the connection's end tells the client.
+        #: Whether the framing marks the response's end. Without framing (HTTP/1.0), the end of
+        #: the connection is the end of the response.
         self.delimited = delimited
-        #: Whether its server answers nobody else meanwhile, in this process.
+        #: Whether the server answers one request at a time in this process.
         self.alone = alone
         self._sock = sock
         self._fd = -1
@@ -172,17 +177,18 @@ class Connection:
 
     @property
     def abandoned(self) -> bool:
-        """Whether its server has closed the socket, and has not said so.
+        """Whether the server has closed the socket without telling the response.
 
-        The kernel forgets what it was to tell of a descriptor that is closed.
+        The kernel reports nothing about a closed descriptor.
         """
         return self._sock is not None and _fileno(self._sock) < 0
 
     @property
     def name(self) -> str:
-        """For the log: who asked for what. No query, which may hold secrets.
+        """The client and the path of the request, for the log.
 
-        What the client may have chosen is escaped, and cannot look like another entry.
+        The query is left out, as it may hold secrets. Text that the client may have chosen is
+        escaped, so that it cannot look like another entry of the log.
         """
         client = self._client or "a client"
         if self._client and not _ADDRESS.fullmatch(client):
@@ -191,10 +197,10 @@ class Connection:
 
     @classmethod
     def of(cls, environ: dict[str, Any]) -> "Connection":
-        """The connection behind a WSGI *environ*, tuned as Node's ssestream does.
+        """Return the connection of a WSGI *environ*: always the same for one request.
 
-        Keep-alive on, no-delay on, no timeout. The same object for the same
-        request.
+        The first call tunes the socket as Node's ssestream does: keep-alive on, no-delay on,
+        no timeout.
         """
         found = environ.get(_CACHE_KEY)
         if isinstance(found, cls):
@@ -215,7 +221,7 @@ class Connection:
     def watch(self, home: Home, owner: Owner) -> None:
         """Tell *owner* once, in the loop of *home*, when the peer has left.
 
-        Not after `release`.
+        After `release` it is not told any more.
         """
         if home.is_lost:
             return
@@ -229,16 +235,19 @@ class Connection:
             self._watch.add(fd, self)
 
     def instead(self, owner: Owner) -> None:
-        """Tell *owner* then, and not whom `watch` was given, if the peer is still there."""
+        """Tell *owner* of the departure, instead of the owner that `watch` was given.
+
+        Does nothing if the first owner was told already.
+        """
         with self._lock:
             if self._owner is not None:
                 self._owner = owner
 
     def release(self, cut: bool = False) -> None:
-        """Forget the socket, which is the server's to close from now on.
+        """Forget the socket. The server closes it.
 
-        With *cut* it is shut down first, both ways, so that a send that is
-        stuck in it fails at once and nothing more is read from it.
+        With *cut* the socket is shut down first, both ways. Then a stuck send fails at once,
+        and nothing more is read.
         """
         with self._lock:
             sock, self._sock = self._sock, None
@@ -246,49 +255,48 @@ class Connection:
             if self._watch is not None:
                 self._watch.remove(self._fd, self)
                 self._watch = None
-            # Under the lock: whoever releases last must not find that the
-            # server has closed the socket and given its number to another.
+            # Under the lock: after another release the server may close the socket and give
+            # its number to a new one.
             if cut:
                 _shutdown(sock)
 
     def take_over(self) -> Any:
-        """The socket, taken from the server, which is left with a closed one.
+        """Take the socket from the server and return it. The server keeps a closed one.
 
-        None where it cannot be: not over TLS, whose state is the server's. It does not
-        block. It is watched and cut as before; whoever took it closes it, after
-        `release`.
+        The returned socket does not block. It is watched and cut as before. The caller must
+        close it, after `release`. Returns None if there is no socket, or if it speaks TLS: the
+        server has the state of TLS.
         """
         with self._lock:
             sock = self._sock
             if sock is None or isinstance(sock, ssl.SSLSocket):
                 return None
-            # Its number stays, and with that the watch.
+            # The descriptor's number stays, and so does the watch.
             own = SocketType(-1, socket.SOCK_STREAM, 0, sock.detach())
             own.setblocking(False)
             self._sock = own
         return own
 
     def when_writable(self, on_writable: Callable[[], object]) -> None:
-        """Call *on_writable* once, in the loop of its watch, when more may be sent."""
+        """Call *on_writable* once, in the loop of its watch, when the socket has room."""
         with self._lock:
             self._on_writable = on_writable
             if self._watch is not None:
                 self._watch.await_room(self._fd, self)
 
     def give_up_after(self, seconds: float) -> None:
-        """Let the kernel close it once the peer has not answered for *seconds*.
+        """Let the kernel close the connection when the peer has not answered for *seconds*.
 
-        With something on its way the kernel sends that again and again
-        (``TCP_USER_TIMEOUT``), without it sends probes (keep-alive), whose last is
-        unanswered at the same time. Where a system lacks one of them, it has
-        its own idea of it.
+        If bytes are on their way, the kernel sends them again and again for so long
+        (``TCP_USER_TIMEOUT``). Otherwise it sends keep-alive probes, and the last one fails
+        after the same time. If the system lacks an option, its own default counts.
         """
         self._set(_giving_up(seconds))
 
     def bear_with(self) -> None:
-        """The peer does answer, if only slowly, which the kernel would not forgive.
+        """Let the kernel wait for the peer: it is slow, but it answers.
 
-        To ``TCP_USER_TIMEOUT`` a window that stays small is as no answer.
+        With ``TCP_USER_TIMEOUT``, a peer with a window that stays small counts as silent.
         """
         self._set(_tcp(TCP_USER_TIMEOUT=0))
 
@@ -298,7 +306,7 @@ class Connection:
                 _set(self._sock, options)
 
     def written(self) -> int | None:
-        """Bytes that the kernel was given for the peer so far; None where unknown."""
+        """The number of bytes that the kernel was given for the peer; None where unknown."""
         info = self._info()
         if info is None:
             return None
@@ -308,7 +316,7 @@ class Connection:
         return int(not_sent + sent - again)
 
     def standing(self) -> Standing:
-        """What the kernel knows of how the peer takes what it is sent."""
+        """Ask the kernel how many bytes have reached the peer's kernel."""
         info = self._info()
         if info is None:
             return Standing(self._unsent(), None, 0.0)
@@ -318,7 +326,7 @@ class Connection:
         return Standing(self._unsent(), acknowledged, silent / 1000)
 
     def unread(self) -> int | None:
-        """Bytes that the peer's kernel has and the peer has not read; None where unknown."""
+        """The bytes in the peer's receive buffer, which it has not read. None where unknown."""
         with self._lock:
             return None if self._sock is None else unread(self._sock)
 
@@ -330,7 +338,7 @@ class Connection:
                 info: bytes = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
             except OSError:
                 return None
-        # It is shorter before Linux 4.19.
+        # Before Linux 4.19 the struct is shorter.
         return info if len(info) == _INFO_SIZE else None
 
     def _unsent(self) -> int | None:
@@ -339,14 +347,14 @@ class Connection:
             if fd < 0:
                 return None
             try:
-                # SIOCOUTQ, which has the number of TIOCOUTQ.
+                # This is SIOCOUTQ: it has the same number as TIOCOUTQ.
                 answer = fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0")
             except OSError:
                 return None
             return int.from_bytes(answer, sys.byteorder)
 
     def cut(self) -> None:
-        """Shut the connection down, both ways, and go on watching nothing."""
+        """Shut the connection down, both ways, and stop watching it."""
         self.release(cut=True)
 
     def _has_room(self) -> None:
@@ -357,7 +365,7 @@ class Connection:
 
     def _hang_up(self) -> None:
         with self._lock:
-            # The report may be old: of the last owner of this descriptor.
+            # The report may be old, from an earlier socket with the same descriptor.
             owner = self._owner
             if owner is None or not _peer_has_left(_fileno(self._sock)):
                 return
@@ -377,20 +385,20 @@ class Connection:
 
 
 if _epoll is not None:
-    #: Reported once, and not again before it is asked for again.
+    #: Reported once. The next report needs another call of ``modify``.
     _DEPARTURE = select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
 class _Watch:
-    """One home's wait for hang-ups, however many connections it has."""
+    """Waits for the departures of all clients of one home, with one epoll."""
 
     def __init__(self, home: Home) -> None:
         self._connections: dict[int, Connection] = {}
-        # So that table and epoll agree about who owns a descriptor.
+        # Keeps the table and the epoll consistent.
         self._lock = new_lock()
         self._epoll = _epoll()
         self._watcher = home.loop.io(self._epoll.fileno(), 1)
-        # A loop is not kept running for the sake of clients who may leave.
+        # Waiting for departures must not keep a loop running.
         self._watcher.ref = False
         home.call(self._watcher.start, self._ready)
 
@@ -399,7 +407,7 @@ class _Watch:
             self._connections[fd] = connection
             try:
                 self._epoll.register(fd, _DEPARTURE)
-            except FileExistsError:  # its number's last owner was closed unannounced
+            except FileExistsError:  # the last socket of this number was closed unannounced
                 self._epoll.modify(fd, _DEPARTURE)
 
     def remove(self, fd: int, connection: Connection) -> None:
@@ -408,7 +416,7 @@ class _Watch:
                 del self._connections[fd]
                 try:
                     self._epoll.unregister(fd)
-                except OSError:  # closed already, and so forgotten by the kernel
+                except OSError:  # closed already: the kernel has forgotten it
                     pass
 
     def await_room(self, fd: int, connection: Connection) -> None:
@@ -417,12 +425,12 @@ class _Watch:
                 self._epoll.modify(fd, _DEPARTURE | select.EPOLLOUT)
 
     def lose(self, home: Home) -> None:
-        """This process is a job. What the kernel reports is for the parent."""
+        """Called in a job: the kernel's reports are for the parent, so drop everything."""
         connections, self._connections = self._connections, {}
         self._lock = new_lock()
-        if home.here():  # the loop of another thread does not run any more
+        if home.here():  # the job does not have another thread's loop
             self._watcher.stop()
-        # The parent has it, too, and a change to it would be one for the parent.
+        # The parent shares this epoll. To unregister a socket would change the parent's, too.
         self._epoll.close()
         _let_go_of(connections)
 
@@ -434,12 +442,12 @@ class _Watch:
             try:
                 self._tell(connection, fd, events)
             except Exception:
-                # The others are not reported again.
-                logger.exception("%s: what its socket reported could not be told", connection.name)
+                # Go on: the events of the other sockets are not reported again.
+                logger.exception("%s: handling an event of its socket failed", connection.name)
 
     def _tell(self, connection: Connection, fd: int, events: int) -> None:
-        # Whatever is reported beside room is the peer's FIN or worse. Once is
-        # enough of that, or the loop would spin until the release.
+        # Any other event than room is the peer's FIN or worse. Do not ask for it again: the
+        # loop would spin until the release.
         if events & ~select.EPOLLOUT:
             connection._hang_up()
             return
@@ -450,10 +458,10 @@ class _Watch:
 
 
 class _PeekWatch:
-    """The same where there is no epoll: a hub watcher for each connection.
+    """Does the same on systems without epoll, with a hub watcher for each connection.
 
-    Each on a descriptor of its own, as a server may close its own before the
-    loop has stopped to watch; libev ends the process for that.
+    Each watcher has its own copy of the descriptor. A server may close its descriptor while
+    the loop still watches it, and then libev would abort the process.
     """
 
     def __init__(self, home: Home) -> None:
@@ -465,7 +473,7 @@ class _PeekWatch:
         watcher.ref = False
         _, stale = self._watchers.get(fd, (None, None))
         self._watchers[fd] = (connection, watcher)
-        if stale is not None:  # its number's last owner was closed unannounced
+        if stale is not None:  # the last socket of this number was closed unannounced
             self._drop(stale)
         self._home.call(self._start, fd, connection)
 
@@ -499,7 +507,7 @@ class _PeekWatch:
         _let_go_of(watchers)
 
     def _drop(self, watcher: Any) -> None:
-        # A watcher must be stopped before it is forgotten, in its own thread.
+        # A watcher must be stopped in its loop's thread before it is dropped.
         if self._home.here():
             _dispose(watcher)
         else:
@@ -512,8 +520,8 @@ class _PeekWatch:
     def _ready(self, fd: int, connection: Connection) -> None:
         watcher = self._watcher_of(fd, connection)
         if watcher is not None:
-            # Readable for good, whether by a FIN or by a request behind: once
-            # is enough, and any more would spin.
+            # A FIN or a pipelined request makes the socket readable for ever. Look once: any
+            # more looks would make the loop spin.
             watcher.stop()
             if _peer_has_left(watcher.fd):
                 connection._hang_up()
@@ -532,7 +540,7 @@ def _watch_of(home: Home) -> Any:
 
 
 def _after_fork() -> None:
-    # A thread of the parent may have held it.
+    # A thread of the parent may have held the lock.
     global _watches_lock
     _watches_lock = new_lock()
     for home, watch in list(_watches.items()):
@@ -544,19 +552,20 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _let_go_of(fds: Iterable[int]) -> None:
-    """Of each of *fds*, a copy of a descriptor of the parent, keep the number and nothing else.
+    """Replace each of *fds*, a job's copies of its parent's sockets, by an unconnected socket.
 
-    A copy keeps the client's connection when the parent has closed its own, and a server's
-    greenlet that was sending when the process forked sends here what the parent sends, too.
-    A number that was free would be given to the next file, which is closed then as the socket.
+    A copy would keep the client's connection open after the parent has closed its own. And a
+    server's greenlet that was sending during the fork would send the same bytes in the job
+    again. The numbers stay in use: a free number would go to the next opened file, and then
+    code that closes the old socket would close that file.
     """
     try:
-        # Not connected, so that whoever sends to it is told so.
+        # An unconnected socket, so that a send to it fails.
         with _Socket() as nobody:
             for fd in fds:
                 os.dup2(nobody.fileno(), fd, inheritable=False)
     except OSError:
-        logger.exception("a job has copies of its parent's sockets, and keeps them")
+        logger.exception("this job cannot drop its copies of its parent's client sockets")
 
 
 def _dispose(watcher: Any) -> None:
@@ -572,8 +581,8 @@ def _find(environ: Mapping[str, Any]) -> Any:
     for key in _ENVIRON_KEYS:
         if _is_socket(environ.get(key)):
             return environ[key]
-    # gevent.pywsgi and wsgiref hand out the file that they read the body
-    # from; a socket is at the bottom of it.
+    # gevent.pywsgi and wsgiref put the file of the request's body into the environ. There is
+    # a socket inside this file.
     source = environ.get("wsgi.input")
     for reader in (getattr(source, "rfile", None), source):
         sock = getattr(getattr(reader, "raw", None), "_sock", None)
@@ -598,7 +607,7 @@ def _set(sock: Any, options: tuple[_Option, ...]) -> None:
     for option in options:
         try:
             sock.setsockopt(*option)
-        except OSError:  # a Unix socket has no no-delay; a dead one nothing
+        except OSError:  # a Unix socket has no no-delay, and a dead socket no options
             pass
 
 
@@ -619,13 +628,13 @@ def _peer_has_left(fd: int) -> bool:
 
 
 def _shutdown(sock: Any) -> None:
-    # On the bare descriptor: a TLS socket's own shutdown() forgets its TLS,
-    # and what the server then sends would leave in the clear.
+    # Use the bare descriptor. The shutdown() of a TLS socket drops its TLS state, and the
+    # server would then send its next bytes as plain text.
     fd = _fileno(sock)
     if fd >= 0:
         raw = None
         try:
-            # Of any kind, or Python asks the kernel of which this one is.
+            # The given family and type do not matter. Without them Python asks the kernel.
             raw = _Socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
             raw.shutdown(socket.SHUT_RDWR)
         except OSError:  # not connected any more
