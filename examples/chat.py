@@ -1,16 +1,16 @@
-"""A chat with rooms: what was said before you came, who is here, any number of tabs.
+"""A chat with rooms: it shows the last messages and all people, in any number of tabs.
 
 ::
 
     python examples/chat.py
 
-and open http://127.0.0.1:8000/ in a few tabs. Or, with several workers, which then
-need a broker that they share::
+and open http://127.0.0.1:8000/ in a few tabs. Several workers need a broker that they
+share::
 
     export SSESTREAM_URL=sqlite:///chat.db
     gunicorn -k gevent -w 2 -b 127.0.0.1:8000 examples.chat:app
 
-There is no log-in: people are whoever they say they are, and two of one name are one.
+There is no log-in: anybody can use any name, and two people with one name count as one.
 """
 
 import json
@@ -38,32 +38,32 @@ app.config["MAX_CONTENT_LENGTH"] = 10_000
 
 channels = Channels(os.environ.get("SSESTREAM_URL", "memory://"), history=200)
 
-#: Any other room is 404.
+#: The rooms. Any other room is answered with 404.
 ROOM = "<any(lobby, garden, kitchen):room>"
 
-#: Seconds after which a worker says again who is in its rooms.
+#: Each worker publishes the names in its rooms again after so many seconds.
 EVERY = float(os.environ.get("CHAT_EVERY", 10))
 
-#: Seconds between two times that it says so because somebody has come or left. Everybody
-#: is told of everybody: if each one who comes were told of at once, a hundred who come
-#: together would be sent a million names.
+#: When people come or leave, a worker publishes the names at most once in so many seconds.
+#: Every client gets every name. If a hundred people came together, and each were published
+#: at once, a million names would be sent.
 PAUSE = 0.5
 
-#: Names of a room that a worker tells. Of any more it tells how many they are.
+#: A worker publishes at most so many names of a room. Of the others it publishes the number.
 MOST_NAMES = 100
 
 
 class Here:
-    """Who is in a room, as far as this worker knows: by the streams that are open here.
+    """The people in a room, from the open streams of this worker.
 
-    Each worker tells its part to everybody, soon after it has changed and now and then;
-    the page adds up what it is told, until that is out of date. So the tabs of a worker
-    that was killed are here for some seconds more, and no ghosts stay.
+    Each worker publishes its part of the names, soon after a change and every `EVERY`
+    seconds. The page adds up the parts of all workers. A part is valid for a short time. So
+    when a worker is killed, its names stay on the page for some seconds, but not for ever.
     """
 
     def __init__(self, room):
         self.channel = f"here:{room}"
-        self.names = {}  # of each stream
+        self.names = {}  # the name of each stream
         self.timer = None
         self.told_at = 0.0
         self.is_due = False
@@ -85,7 +85,7 @@ class Here:
         self.tell_soon()
 
     def tell_soon(self):
-        """Tell of all who come and leave in the next half second together."""
+        """Publish all changes of the next half second together."""
         with self.lock:
             if self.is_due:
                 return
@@ -109,10 +109,10 @@ class Here:
         try:
             channels.publish(self.channel, {"event": "here", "data": part})
         except BrokerError:
-            pass  # it will be told again
+            pass  # the timer publishes the names again
 
     def told(self):
-        """The last part of each worker, for somebody who is new."""
+        """The last valid part of each worker, for a new client."""
         parts = {}
         try:
             for message in channels.history(self.channel, 100):
@@ -128,10 +128,11 @@ here = {room: Here(room) for room in ("lobby", "garden", "kitchen")}
 
 @app.before_request
 def refuse_other_sites():
-    """Let no page of another site write here in the name of who looks at it.
+    """Refuse a message that a page of another site sends with the visitor's browser.
 
-    A browser says of each request which site it comes from; one of long ago, or without
-    TLS, at least which origin. What is no browser says neither, and is welcome.
+    With each request a browser says which site it comes from. An old browser, or any browser
+    without TLS, says at least the origin. A client that is no browser says neither, and is
+    allowed.
     """
     site, origin = (request.headers.get(name) for name in ("Sec-Fetch-Site", "Origin"))
     if site is None and origin is not None:
@@ -162,9 +163,9 @@ def events(room):
 
     here[room].enter(sse_stream, name)
     sse_stream.pipe(res)
-    # Who was away for long may have missed more than is kept.
+    # A client that was away for long may have missed events that the log no longer has.
     sse_stream.on("gap", lambda channel: sse_stream.write({"event": "gap", "data": channel}))
-    # Who is new gets the last of what was said, but not all that was told of who is here.
+    # A new client gets the last messages. It needs only the latest list of people.
     channels.subscribe(sse_stream, f"chat:{room}", latest=200)
     channels.subscribe(sse_stream, here[room].channel)
     for part in here[room].told():

@@ -4,9 +4,9 @@
 
     gunicorn -k gevent -b 127.0.0.1:8000 examples.clock:app
 
-and open http://127.0.0.1:8000/. The page tells what the browser notices; this
-console tells when a stream opens and when it closes. Stop the server and start
-it again: the clocks go on by themselves, and their ids go on from where they were.
+and open http://127.0.0.1:8000/. The page shows the browser's events. This console shows
+when a stream opens and closes. Stop the server and start it again: the clocks go on by
+themselves, and their ids continue.
 """
 
 import itertools
@@ -26,16 +26,17 @@ PAGE = Path(__file__).resolve().with_name("clock.html")
 
 GREETINGS = ["Grüße", "Привет", "Olá", "안녕하세요", "こんにちは", "👋"]
 
-#: The streams of /clock that are open, for /end.
+#: The open streams of /clock, for /end.
 clocks: set[SseStream] = set()
 
 
 @app.before_request
 def refuse_other_sites():
-    """Let no page of another site send forms here, in the name of who looks at it.
+    """Refuse a form that a page of another site sends with the visitor's browser.
 
-    A browser says of each request which site it comes from; one of long ago, or without
-    TLS, at least which origin. What is no browser says neither, and is welcome.
+    With each request a browser says which site it comes from. An old browser, or any browser
+    without TLS, says at least the origin. A client that is no browser says neither, and is
+    allowed.
     """
     site, origin = (request.headers.get(name) for name in ("Sec-Fetch-Site", "Origin"))
     if site is None and origin is not None:
@@ -56,7 +57,7 @@ def favicon():
 
 @app.get("/raw")
 def raw():
-    """The format written by hand. It is no more than this."""
+    """Write the format of the events by hand."""
     res = ServerResponse()
     res.header("Content-Type", "text/event-stream")
     first = next_id(request.headers.get("Last-Event-ID"))
@@ -75,7 +76,7 @@ def raw():
 
 @app.get("/clock")
 def clock():
-    """Messages, serialised by an SseStream; and every three seconds an event of its own name."""
+    """Write messages into an SseStream: the time, and every three seconds an event "foo"."""
     res = ServerResponse()
     sse_stream = SseStream(request)
     sse_stream.pipe(res)
@@ -87,7 +88,7 @@ def clock():
             {
                 "id": next(counter),
                 "event": "message",
-                "retry": 2000,  # the browser comes back after two seconds
+                "retry": 2000,  # the browser reconnects after two seconds
                 "data": now(),
             }
         ),
@@ -111,7 +112,7 @@ def clock():
 
 @app.post("/end")
 def end():
-    """The server may end a stream as well; the browser then comes back."""
+    """End all streams of /clock from the server. The browser then reconnects."""
     for sse_stream in tuple(clocks):
         sse_stream.end()
     return "", 204
@@ -119,7 +120,7 @@ def end():
 
 @app.get("/pipeline")
 def through_a_pipeline():
-    """A generator, drawn from as fast as the client takes it, and closed when that leaves."""
+    """Send a generator's messages at the client's pace. Close it when the client leaves."""
     sse_stream = SseStream(request)
     first = next_id(sse_stream.last_event_id)
     res = ServerResponse()
@@ -135,7 +136,7 @@ def ticks(first):
 
 
 def next_id(last_event_id):
-    """The id after the one that the client saw last, which may say anything."""
+    """The id after the client's last one. The client may send any text as its last id."""
     if last_event_id is not None and re.fullmatch("[0-9]{1,15}", last_event_id):
         return int(last_event_id) + 1
     return 0
@@ -146,7 +147,7 @@ def now():
 
 
 def tell(path, first, res):
-    """Say on the console that a stream opens, and when it closes how long it lived."""
+    """Print that a stream opens, and later that it closes and how long it lived."""
     opened = time.monotonic()
     print(f"{path} opens with id {first}", flush=True)
 

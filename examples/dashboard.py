@@ -4,8 +4,8 @@
 
     python examples/dashboard.py
 
-and open http://127.0.0.1:8000/. The weather is made up, here in a thread beside the
-server. Or in a process of its own, with several workers and a broker for all of them::
+and open http://127.0.0.1:8000/. A thread beside the server makes up the weather. To do this
+in another process, and to use several workers, give all of them one broker::
 
     export SSESTREAM_URL=sqlite:///dashboard.db
     python examples/dashboard.py station &
@@ -24,7 +24,7 @@ from ssestream import BrokerError, Channels, ServerResponse, SseStream
 
 app = Flask(__name__)
 
-#: A minute of each channel is kept, for who opens the page.
+#: Each channel keeps a minute of measurements, for new clients.
 channels = Channels(os.environ.get("SSESTREAM_URL", "memory://"), history=120)
 
 #: Seconds between two measurements.
@@ -40,17 +40,17 @@ def page():
 
 @app.get("/events")
 def events():
-    """One stream: a page needs no more, and browsers allow six to one host."""
+    """One stream for all channels. A browser opens at most six connections to a host."""
     res = ServerResponse()
     sse_stream = SseStream(request)
     sse_stream.pipe(res)
-    # Who is new gets the last of what was measured.
+    # A new client gets the last measurements first.
     channels.subscribe(sse_stream, "temperature", "wind", "warnings", latest=1000)
     return res
 
 
 def station():
-    """Measure for ever. The names of the events tell the page what is what."""
+    """Measure for ever. The page tells the channels apart by the names of the events."""
     temperature, wind = 18.0, 8.0
     while True:
         temperature += random.uniform(-0.4, 0.4) + (18 - temperature) / 50

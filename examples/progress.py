@@ -1,4 +1,4 @@
-"""A long job in a process of its own, and a page that shows how far it is.
+"""A long job in its own process, and a page that shows its progress.
 
 ::
 
@@ -9,8 +9,8 @@ and open http://127.0.0.1:8000/. Or with several workers::
     gunicorn -k gevent -w 2 -b 127.0.0.1:8000 examples.progress:app
 
 Reload the page, open it twice, kill the server and start it again: the job goes on, and
-the page shows each of its steps once. Every process must find the same broker: it is
-``progress.db`` in the current directory, or what ``SSESTREAM_URL`` says.
+the page shows each of its steps once. All processes must use the same broker: the file
+``progress.db`` in the current directory, or the URL in ``SSESTREAM_URL``.
 """
 
 import os
@@ -30,7 +30,7 @@ channels = Channels(os.environ.get("SSESTREAM_URL", "sqlite:///progress.db"))
 
 SCRIPT = Path(__file__).with_name("progress_job.py")
 
-#: Jobs that one worker lets run at once.
+#: The number of jobs that one worker runs at the same time.
 MOST = 4
 
 jobs = []
@@ -38,10 +38,11 @@ jobs = []
 
 @app.before_request
 def refuse_other_sites():
-    """Let no page of another site send forms here, in the name of who looks at it.
+    """Refuse a form that a page of another site sends with the visitor's browser.
 
-    A browser says of each request which site it comes from; one of long ago, or without
-    TLS, at least which origin. What is no browser says neither, and is welcome.
+    With each request a browser says which site it comes from. An old browser, or any browser
+    without TLS, says at least the origin. A client that is no browser says neither, and is
+    allowed.
     """
     site, origin = (request.headers.get(name) for name in ("Sec-Fetch-Site", "Origin"))
     if site is None and origin is not None:
@@ -61,14 +62,14 @@ def start():
     if len(jobs) >= MOST:
         abort(429)
     job = str(uuid.uuid4())
-    # In a session of its own, so that it outlives this worker.
+    # Start the job in a new session, so that it outlives this worker.
     jobs.append(subprocess.Popen([sys.executable, SCRIPT, job], start_new_session=True))
     return redirect(url_for("page", job=job), 303)
 
 
 @app.get("/jobs/<job>")
 def page(job):
-    """The page, with all that the job has told so far; it goes on behind the last of it."""
+    """The page, with all messages of the job so far. Its stream continues after the last one."""
     return render_template("progress.html", job=job, history=channels.history(channel_of(job)))
 
 
@@ -77,8 +78,8 @@ def events(job):
     res = ServerResponse()
     sse_stream = SseStream(request)
     sse_stream.pipe(res)
-    # After `last_event_id`: what the browser says when it comes back, or before that
-    # what the page says. Without either, from the beginning.
+    # The stream starts after `last_event_id`: from the browser when it reconnects, or from
+    # the page's URL the first time. Without an id it starts at the beginning.
     channels.subscribe(sse_stream, channel_of(job), latest=1000)
     return res
 

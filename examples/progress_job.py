@@ -1,6 +1,6 @@
-"""A long job that tells how far it is. It knows nothing of the web.
+"""A long job that publishes its progress. It needs no web server.
 
-What runs it does not matter: `progress.py`, a shell, cron, a task of Celery. By hand,
+Run it from anywhere: from `progress.py`, a shell, cron or a Celery task. To run it by hand,
 with the page at http://127.0.0.1:8000/jobs/nightly::
 
     python examples/progress_job.py nightly
@@ -14,7 +14,7 @@ from ssestream import Channels
 
 STEPS = 100
 
-#: How long the job takes. It only sleeps.
+#: The duration of the job in seconds. It only sleeps.
 SECONDS = float(os.environ.get("JOB_SECONDS", 20))
 
 channels = Channels(os.environ.get("SSESTREAM_URL", "sqlite:///progress.db"))
@@ -33,7 +33,7 @@ def main(job):
 
 
 def work(step):
-    """One step of it; it returns what it has done."""
+    """Do one step, and return a text that describes it."""
     time.sleep(SECONDS / STEPS)
     return f"picture {step}"
 

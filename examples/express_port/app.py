@@ -15,7 +15,7 @@ def today():
     return datetime.now(timezone.utc).date().isoformat()
 
 
-# From 1, as app.js has it. Here 0 would be sent, too.
+# Start with 1, like app.js. Here an id of 0 would be sent, too.
 @app.get("/raw")
 def raw():
     res = ServerResponse()
