@@ -803,6 +803,42 @@ def test_who_comes_after_a_cut_is_not_ended_by_it(channels: Channels) -> None:
             assert first.all() == []
 
 
+@on_threads_and_greenlets
+@pytest.mark.parametrize("had_events", [False, True])
+def test_access_that_is_revoked_while_the_view_checks_it_ends_the_stream(
+    make: Make, had_events: bool
+) -> None:
+    """As the page on channels says: subscribe, then check; take the right away, then cut."""
+    here, elsewhere = make(), make()
+    if not here._broker.shared:
+        elsewhere = here
+    if had_events:
+        publish(elsewhere, "news", 3)
+    readers = {"7"}
+    app = flask.Flask(__name__)
+
+    @app.get("/")
+    def page() -> ServerResponse:
+        res = ServerResponse()
+        sse_stream = SseStream(flask.request)
+        sse_stream.pipe(res)
+        here.subscribe(sse_stream, "news", key="7")
+        if "7" not in readers:
+            flask.abort(403)
+        readers.discard("7")
+        elsewhere.cut("news", "7")
+        return res
+
+    with Client(app) as client:
+        assert client.all() == []
+    # It comes back, and is refused; nothing follows any more.
+    with Visit(app, "/") as again:
+        again.read_to_end()
+        assert b" 403 " in again.received.partition(b"\r\n")[0]
+        assert b"text/event-stream" not in again.received
+    until(lambda: here.statistics() == {}, "nobody to follow")
+
+
 def test_a_cut_reaches_one_who_is_far_behind_at_once(make: Make) -> None:
     channels = make(history=10)
     app = Following(channels, "news", key="k", stream={"max_messages": 50})

@@ -107,9 +107,12 @@ def test_the_first_event_arrives_within_100_ms_of_being_written(either: Deployme
     assert statistics.median(delays) < 0.1, delays
 
 
-def test_it_is_the_header_of_a_stream_that_does_it(deploy: Deploy) -> None:
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_it_is_the_header_of_a_stream_that_does_it(version: str, deploy: Deploy) -> None:
     ignore = ("http2;", "http2;\n proxy_ignore_headers X-Accel-Buffering;")
-    client = Client(deploy(site=(ignore,)).https, tls=True).get("/times?count=10")
+    # nginx's default, where the file says nothing.
+    speaking = ("proxy_http_version 1.1;", f"proxy_http_version {version};")
+    client = Client(deploy(site=(ignore, speaking)).https, tls=True).get("/times?count=10")
     client.read_until(b"data: ")
     arrived = time.monotonic()
     client.read_until(b"0\r\n\r\n")

@@ -9,6 +9,7 @@ import gevent
 import gevent.event
 import gevent.queue
 import pytest
+from gevent import GreenletExit
 
 from ssestream import (
     MessageError,
@@ -272,6 +273,34 @@ def test_a_source_that_never_waits_is_closed_when_the_client_leaves() -> None:
         visit.read_until(b"data: 1000\n\n")
     played.over()
     until(lambda: source.closed, "the source's close")
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize(("size", "expected"), [(1, GreenletExit), (1 << 20, GeneratorExit)])
+def test_a_source_that_sleeps_and_one_that_waits_for_its_client_are_ended_differently(
+    size: int, expected: type[BaseException]
+) -> None:
+    """So only a ``finally`` sees every end."""
+    ended: list[BaseException] = []
+
+    def source() -> Iterator[dict[str, str]]:
+        try:
+            while True:
+                yield {"data": "x" * size}
+                if size == 1:
+                    gevent.sleep(1000)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    played = Played(source())
+    with Visit(played, send_buffer=8192) as visit:
+        if size == 1:
+            visit.read_until(b"x\n\n")
+        else:
+            until(lambda: played.sse_stream and played.sse_stream.writable_need_drain, "the wait")
+    until(lambda: ended, "the source's end")
+    assert [type(each) for each in ended] == [expected]
 
 
 @on_threads_and_greenlets
