@@ -19,6 +19,9 @@ import flask
 from flask.globals import request_ctx
 from flask.signals import request_finished, request_tearing_down
 
+from .asyncviews import cancelled_tasks, note_loop
+from .diagnosis import cancelled_with_view, never_piped
+
 # The type of the proxy is declared as the type of its target, which has no
 # _get_current_object(), so the annotation is Any.
 _request_context: Any = request_ctx
@@ -32,6 +35,9 @@ class Belonging(Protocol):
     def _leads_to(self, response: object) -> bool:
         """Whether the stream is piped into *response*."""
 
+    def _is_forgotten(self, response: object) -> bool:
+        """Whether a view returned *response* and forgot to pipe the stream into it."""
+
     def _request_over(self) -> None:
         """End the stream, because its request is over and no response sends the stream."""
 
@@ -40,6 +46,7 @@ def belong(environ: dict[str, Any], stream: Belonging) -> None:
     """End *stream* with its request, if *environ* is the environ of the current Flask request."""
     if not flask.has_request_context():
         return
+    note_loop(environ)
     context = _request_context._get_current_object()
     if context.request.environ is environ:
         environ[_KEY] = (*environ.get(_KEY, ()), (context, stream))
@@ -69,6 +76,9 @@ def _take_streams() -> list[Belonging]:
 
 
 def _answered(sender: object, response: Any, **extra: object) -> None:
+    tasks = cancelled_tasks(flask.request.environ)
+    if tasks:
+        cancelled_with_view(tasks)
     body = getattr(response, "response", None)
     left = [
         stream
@@ -77,6 +87,10 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
     ]
     if not left:
         return
+    # Each of them is asked, since it notes what the answer is.
+    forgotten = [stream for stream in left if stream._is_forgotten(response)]
+    if forgotten:
+        never_piped()
     end = functools.partial(_end, left)
     complete = isinstance(body, (list, tuple, str, bytes, bytearray))
     if complete or not 200 <= response.status_code < 300:

@@ -211,7 +211,7 @@ class Connection:
             delimited,
             environ.get("REMOTE_ADDR"),
             environ.get("PATH_INFO", ""),
-            not environ.get("wsgi.multithread", True),
+            _is_alone(environ),
             lane_of(environ).lock,
         )
         connection._tune()
@@ -590,6 +590,26 @@ def _find(environ: Mapping[str, Any]) -> Any:
             return sock
     logger.debug("no client socket in the environ of %r", environ.get("SERVER_SOFTWARE"))
     return None
+
+
+def has_connection(environ: Mapping[str, Any]) -> bool:
+    """Whether `Connection.of` was called for *environ*, as every stream of the request does."""
+    return _CACHE_KEY in environ
+
+
+def _is_alone(environ: Mapping[str, Any]) -> bool:
+    """Whether a server answers one request at a time in this process.
+
+    The test clients of Flask, Werkzeug and others call the app themselves, and say of
+    themselves what a server of that kind says. A server has a name.
+    """
+    if environ.get("wsgi.multithread", True):
+        return False
+    name = environ.get("SERVER_SOFTWARE")
+    if name is None:
+        return "uwsgi.version" in environ
+    # Werkzeug's server makes a process for each request instead.
+    return not (environ.get("wsgi.multiprocess") and str(name).startswith("Werkzeug/"))
 
 
 def _is_socket(value: Any) -> bool:

@@ -14,6 +14,7 @@ from gevent import monkey
 from .connection import Connection
 from .hub import Home, logger
 from .printable import escape
+from .statistics import books
 
 #: The modules in which an app's code waits. If one is not patched, a wait in it stops every
 #: stream.
@@ -50,7 +51,8 @@ def look_at_server(connection: Connection, home: Home) -> None:
     """Warn if the server is not fit for an event stream that is being opened."""
     global _is_patched
     if home.cooperative:
-        if _is_patched:
+        # What has no socket may be the client of a test, which no server answers.
+        if _is_patched or not connection.reachable:
             return
         unpatched = [name for name in _WAITING if not monkey.is_module_patched(name)]
         _is_patched = not unpatched
@@ -79,6 +81,42 @@ def look_at_server(connection: Connection, home: Home) -> None:
                 adapter,
                 "is only one" if adapter == "asgiref" else "are few",
             )
+    if not home.cooperative and not connection.alone and _LAST_THREAD not in _said:
+        threads = threads_of_server()
+        if threads is not None and books.number_open() >= threads:
+            _warn(_LAST_THREAD, connection.name, threads)
+
+
+_LAST_THREAD = (
+    "%s: this stream has taken the last of the %d threads of its server, and every other request"
+    " waits until a stream ends: give the server more --threads than there are streams, use"
+    " gunicorn's gevent worker, or set SSESTREAM_MAX_STREAMS below the threads"
+)
+
+
+def threads_of_server() -> int | None:
+    """How many threads answer requests in this process; None where that is not known.
+
+    The server's own objects tell, and the stack of the calling thread leads to them. No
+    number is kept, since a process may have several servers.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        find = _THREADS.get(frame.f_globals.get("__name__", ""))
+        if find is not None:
+            try:
+                return int(find(frame.f_locals["self"]))
+            except (AttributeError, KeyError, TypeError):  # of a function beside the worker's
+                pass
+    return None
+
+
+#: By the module of a server, from the object whose method runs: its number of threads.
+_THREADS: dict[str, Callable[[Any], int]] = {
+    "gunicorn.workers.gthread": lambda worker: worker.cfg.threads,
+    "waitress.task": lambda dispatcher: len(dispatcher.threads) - dispatcher.stop_count,
+}
 
 
 def asgi_adapter() -> str | None:
@@ -155,6 +193,27 @@ def view_writes_on() -> None:
         " set_interval(), pipeline() or a thread",
         _view(),
         flask.request.endpoint,
+    )
+
+
+def never_piped(connection: Connection | None = None) -> None:
+    """A view has returned, and its stream is piped into no response."""
+    _warn(
+        "%s: the view made an SseStream and returned a response that the stream is not piped"
+        " into: the client gets no event, and on most servers not even a head. Call"
+        " sse_stream.pipe(res) before the view returns res",
+        _view() if connection is None else connection.name,
+    )
+
+
+def cancelled_with_view(tasks: list[str]) -> None:
+    """An ``async def`` view has returned, and the *tasks* that it had started are no more."""
+    _warn(
+        "%s: the async def view has returned, and with it ended its event loop, which cancelled"
+        " the tasks that the view had started (%s): nothing writes to the stream. Use"
+        " set_interval(), a thread, or a generator that pipeline() draws from",
+        _view(),
+        ", ".join(map(escape, tasks)),
     )
 
 

@@ -257,11 +257,12 @@ class OutgoingMessage(Emitter):
         self._settings = settings
         if settings is not None:
             self._client = client
-            look_at_server(connection, self._lane.home)
             if not books.open(self, settings.max_streams, client, settings.max_streams_per_client):
                 self.retire("shutdown" if books.draining else "refused")
             elif settings.retry is not None:
                 self._buffer.put_opening(retry_block(draw(settings.retry)))
+            # Afterwards, since this stream counts among those that hold a thread.
+            look_at_server(connection, self._lane.home)
         upkeep = self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
         upkeep.begin(self._lane.home)
         if self._closed:  # it was closed before `_upkeep` was there to finish

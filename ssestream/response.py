@@ -28,11 +28,13 @@ from werkzeug.datastructures import Headers
 from werkzeug.utils import get_content_type
 from werkzeug.wsgi import ClosingIterator
 
+from .asyncviews import note_loop
 from .body import Body
 from .buffer import FrameBuffer
 from .callables import check_callable
 from .compression import accepts_gzip
-from .connection import Connection
+from .connection import Connection, has_connection
+from .diagnosis import never_piped
 from .errors import HeadersSent
 from .events import lane_of
 from .heads import CheckedHeaders, check_status, checked, grouped
@@ -135,6 +137,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         if type(status) is not int or status != 200 or headers is not None:
             self.write_head(status, headers)
         if environ is not None:
+            note_loop(environ)
             environ[_MADE_KEY] = (*environ.get(_MADE_KEY, ()), (context, self))
 
     # -- status and headers
@@ -231,6 +234,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 if settings.compress:
                     self._compress(environ)
             body, status, headers = self.get_wsgi_response(environ)
+            had_stream = has_connection(environ)
             connection = Connection.of(environ)
             write = start_response(status, headers)
             bodyless = self._bodyless(environ)
@@ -240,6 +244,9 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 self._connection = connection
             else:
                 self.open(connection, settings, client)
+                # Of Flask's requests `belonging` knows more.
+                if had_stream and settings is None and not flask.has_request_context():
+                    self._tell_if_empty(connection)
             # Bytes that wait take the head along.
             if self._flush and not bodyless and not self._buffer.length:
                 later = environ.get(FLUSH_LATER)
@@ -358,6 +365,12 @@ class ServerResponse(OutgoingMessage, flask.Response):
 
     def _bodyless(self, environ: dict[str, Any]) -> bool:
         return environ.get("REQUEST_METHOD") == "HEAD" or self.status_code in (204, 304)
+
+    def _tell_if_empty(self, connection: Connection) -> None:
+        if isinstance(self.response, Body) and not (
+            self._inlets or self._ended or self._closed or self._buffer.length
+        ):
+            never_piped(connection)
 
     def _check_unsent(self, call: str) -> None:
         if self.headers_sent:

@@ -112,6 +112,9 @@ class _Books:
                 if not self._clients[client]:
                     del self._clients[client]
 
+    def number_open(self) -> int:
+        return len(self._open)
+
     def count(self, name: str, number: int) -> None:
         with self._lock:
             self._counts[name] += number

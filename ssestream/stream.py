@@ -55,7 +55,7 @@ from .buffer import FrameBuffer
 from .callables import check_callable, fitting
 from .clock import clock
 from .connection import Connection
-from .diagnosis import burst
+from .diagnosis import burst, never_piped
 from .errors import (
     BufferFull,
     ClientDisconnected,
@@ -137,6 +137,10 @@ class SseStream(Emitter):
     _unpiped = False
 
     _only_one = "it is on its way to its clients. Copy the messages instead"
+    # Whether its request was answered by a response that it is not piped into. A class attribute,
+    # because few streams are left so.
+    _is_left_over = False
+
     # Whether the client sent an id that no server can have given it. A class attribute, because
     # hardly any stream sets it.
     _has_bad_id = False
@@ -548,10 +552,13 @@ class SseStream(Emitter):
         self._flow()
         with self._state_lock:
             full = self._queue.is_full()
-            if full and not self._need_drain:
+            fills = full and not self._need_drain
+            if fills:
                 self._need_drain = True
                 self._queue.full_at = clock.now()
             too_many = told and self._is_over()
+        if fills and self._is_left_over and not self._pipes:
+            never_piped(self._connection)
         if too_many and self._settings.overflow != "error":
             self._overflow()
         return not full
@@ -612,7 +619,7 @@ class SseStream(Emitter):
         if self._pipes:
             return
         if self._connection is not None:
-            if not full and not self._closed:  # it was not piped yet
+            if not (full or self._closed or self._is_left_over):  # it was not piped yet
                 burst(None)
             self._close(None, BufferFull("more waited than is allowed"), cut=False)
         else:
@@ -717,6 +724,24 @@ class SseStream(Emitter):
 
     def _leads_to(self, response: object) -> bool:
         return any(pipe.destination is response for pipe in self._pipes)
+
+    def _is_forgotten(self, response: Any) -> bool:
+        """Whether a view returned *response* and forgot to pipe the stream into it."""
+        elsewhere = not all(isinstance(p.destination, OutgoingMessage) for p in self._pipes)
+        if self._closed or self._unpiped or self._iterated or elsewhere:
+            return False
+        body: Any = response.response
+        is_event_stream = bool(response.mimetype == "text/event-stream")
+        if not isinstance(response, OutgoingMessage):
+            # Without a byte, and so without a message of another making.
+            return is_event_stream and bool(body == [] and response.status_code == 200)
+        if response.closed or response.writable_ended or not isinstance(body, Body):
+            return False
+        self._is_left_over = True
+        if self._queue or self._channels is not None:
+            return True
+        # A view may write all events by hand, and use the stream for its `last_event_id` alone.
+        return not (response._inlets or response.writable_length or is_event_stream)
 
     def _request_over(self) -> None:
         """Close the stream: its request is over, and the answer does not carry the stream."""

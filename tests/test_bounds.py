@@ -127,7 +127,7 @@ def test_a_view_that_writes_on_and_never_returns_is_told_why_nothing_is_sent(
         assert stream.destroyed
     (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
     assert warning.startswith("'/replay': more was written to an unsent response than may wait")
-    assert "before the view has returned: use pipeline()" in warning
+    assert "before the view has returned. Use pipeline()" in warning
 
 
 @pytest.mark.parametrize("overflow", ["close", "drop-oldest", "error"])
@@ -236,7 +236,7 @@ def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
                 message.write("data: x\n\n")
         warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
         assert len(warnings) == told
-        assert all("'/replay'" in each and "use pipeline()" in each for each in warnings)
+        assert all("'/replay'" in each and "Use pipeline()" in each for each in warnings)
 
 
 @pytest.mark.server

@@ -39,6 +39,7 @@ ROOMS = (
     "schedule",
     "upkeep",
     "diagnosis",
+    "asyncviews",
     "outgoing",
     "compression",
     "body",
