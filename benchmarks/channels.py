@@ -47,8 +47,8 @@ import psutil  # noqa: E402 - after the patches
 from flask import Flask, request  # noqa: E402 - after the patches
 
 from ssestream import Channels, ServerResponse, SseStream  # noqa: E402 - after the patches
-from ssestream.body import Body  # noqa: E402 - after the patches
-from ssestream.outgoing import OutgoingMessage  # noqa: E402 - after the patches
+from ssestream.http.body import Body  # noqa: E402 - after the patches
+from ssestream.http.outgoing import OutgoingMessage  # noqa: E402 - after the patches
 from ssestream.wire import encode  # noqa: E402 - after the patches
 
 STREAMS, ROUNDS, MESSAGES = 1000, 15, 10

@@ -30,7 +30,7 @@ import psutil
 from flask import Flask, request
 
 from ssestream import ServerResponse, SseStream
-from ssestream.compression import LEVEL, MEMORY_LEVEL, WINDOW_BITS
+from ssestream.http.compression import LEVEL, MEMORY_LEVEL, WINDOW_BITS
 from ssestream.wire import encode
 
 COUNT = 2000

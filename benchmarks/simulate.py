@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssestream import settings
+from ssestream.http.keepalive import EARLIEST, LOOKS, RARELY
 from ssestream.settings import DEFAULTS, Retry, Settings
-from ssestream.upkeep import EARLIEST, LOOKS, RARELY
 from ssestream.wire import HEARTBEAT
 
 

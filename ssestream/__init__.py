@@ -1,7 +1,6 @@
 """Server-Sent Events for WSGI: Node's ssestream for Flask, Werkzeug and gunicorn."""
 
-from .channels import Channel, Channels
-from .draining import drain
+from .channels.channels import Channel, Channels
 from .errors import (
     BrokerError,
     BufferFull,
@@ -13,10 +12,11 @@ from .errors import (
     StreamError,
     WriteAfterEnd,
 )
+from .http.draining import drain
+from .http.registry import Statistics, statistics
 from .pipeline import pipeline
 from .response import ServerResponse
 from .settings import Settings
-from .statistics import Statistics, statistics
 from .stream import SseStream
 from .timers import clear_interval, clear_timeout, set_interval, set_timeout
 

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 from .brokers import open_broker
 from .brokers.broker import CONTROL, Broker, ChannelError, Position, Slice, check_name
-from .channels import Channels
+from .channels.channels import Channels
+from .channels.ids import format_id, parse_id
 from .errors import BrokerError
-from .positions import format_id, parse_id
 from .printable import escape, escape_json
 from .wire import Decoder, is_frame, with_id
 

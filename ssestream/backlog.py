@@ -4,8 +4,8 @@ import functools
 from collections import deque
 from collections.abc import Callable
 
+from .http.interning import shared
 from .settings import Settings
-from .shared import shared
 
 Callback = Callable[[BaseException | None], object]
 

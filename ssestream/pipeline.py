@@ -16,13 +16,13 @@ from gevent import GreenletExit
 from gevent.event import Event
 
 from .errors import StreamDestroyed, WriteAfterEnd
-from .events import run_logged
-from .hub import Home, current_home, home_of, logger, new_lock, start_thread
-from .origin import log_failure
-from .outgoing import OutgoingMessage
-from .piping import Destination
+from .http.outgoing import OutgoingMessage
+from .pipe import Destination
+from .runtime.emitter import run_logged
+from .runtime.loop import Home, current_home, home_of, logger, new_lock, start_thread
+from .runtime.origin import log_failure
+from .runtime.threadloop import run_in_hub
 from .stream import D, SseStream
-from .threadloop import run_in_hub
 from .wire import Message
 
 

@@ -29,20 +29,20 @@ from werkzeug.utils import get_content_type
 from werkzeug.wsgi import ClosingIterator
 
 from .asyncviews import note_loop
-from .body import Body
-from .buffer import FrameBuffer
-from .callables import check_callable
-from .compression import accepts_gzip
-from .connection import Connection, has_connection
-from .diagnosis import never_piped
 from .errors import HeadersSent
-from .events import lane_of
-from .heads import CheckedHeaders, check_status, checked, grouped
-from .hub import logger
-from .outgoing import HIGH_WATER_MARK, OutgoingMessage
+from .http.body import Body
+from .http.compression import accepts_gzip
+from .http.connection import Connection, has_connection
+from .http.diagnosis import never_piped
+from .http.heads import CheckedHeaders, check_status, checked, grouped
+from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage
+from .http.output import FrameBuffer
+from .http.unsent import UnsentBuffer, sent
+from .runtime.callables import check_callable
+from .runtime.emitter import lane_of
+from .runtime.loop import logger
 from .settings import app_settings, client_of
 from .stream import HEADERS
-from .unsent import UnsentBuffer, sent
 
 # Typed as Any, because type checkers do not know this method of the proxy.
 _request_context: Any = request_ctx

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypedDict
 
 import flask
 
-from .callables import check_callable, is_coroutine
-from .hub import logger
 from .proxies import behind
+from .runtime.callables import check_callable, is_coroutine
+from .runtime.loop import logger
 
 Overflow = Literal["close", "drop-oldest", "error"]
 Retry = int | tuple[int, int]

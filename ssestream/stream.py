@@ -50,12 +50,6 @@ from gevent import GreenletExit
 
 from .backlog import Backlog, Callback
 from .belonging import belong
-from .body import Body
-from .buffer import FrameBuffer
-from .callables import check_callable, fitting
-from .clock import clock
-from .connection import Connection
-from .diagnosis import burst, never_piped
 from .errors import (
     BufferFull,
     ClientDisconnected,
@@ -64,18 +58,24 @@ from .errors import (
     StreamError,
     WriteAfterEnd,
 )
-from .events import Emitter, Lane, lane_of, written_in_a_job
-from .forking import process
-from .hub import sleep
+from .http.body import Body
+from .http.connection import Connection
+from .http.diagnosis import burst, never_piped
+from .http.interning import LARGE, shared
+from .http.outgoing import OutgoingMessage
+from .http.output import FrameBuffer
+from .http.registry import books
+from .http.request import environ_of, last_event_id
+from .http.unsent import look_at_queue
 from .jsontext import app_dumps, app_json
-from .outgoing import OutgoingMessage
-from .piping import Destination, Pipe, Unpiped
+from .pipe import Destination, Pipe, Unpiped
 from .plain import plain_bytes
-from .request import environ_of, last_event_id
+from .runtime.callables import check_callable, fitting
+from .runtime.clock import clock
+from .runtime.emitter import Emitter, Lane, lane_of, written_in_a_job
+from .runtime.forking import process
+from .runtime.loop import sleep
 from .settings import Options, client_of, stream_settings
-from .shared import LARGE, shared
-from .statistics import books
-from .unsent import look_at_queue
 from .wire import Message, encode, id_of
 
 

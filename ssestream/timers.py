@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .callables import check_callable, fitting
-from .events import run_logged
-from .hub import current_home
-from .origin import current_origin
-from .uncopyable import Uncopyable
+from .runtime.callables import check_callable, fitting
+from .runtime.emitter import run_logged
+from .runtime.loop import current_home
+from .runtime.origin import current_origin
+from .runtime.uncopyable import Uncopyable
 
 
 class Timer(Uncopyable):

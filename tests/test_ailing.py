@@ -10,9 +10,11 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream import BrokerError, Channels, SseStream, ailing, following
+from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers import redis as redis_broker
 from ssestream.brokers.broker import ChannelError, Position
+from ssestream.channels import ailing
+from ssestream.channels import listener as following
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer
 from tests.visit import until

@@ -18,12 +18,12 @@ from ssestream import (
     StreamError,
     statistics,
 )
-from ssestream.body import Body
-from ssestream.buffer import CHUNK, STUCK
-from ssestream.connection import Connection
-from ssestream.outgoing import OutgoingMessage
+from ssestream.http.body import Body
+from ssestream.http.connection import Connection
+from ssestream.http.interning import EACH, SIZE, Shared
+from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.output import CHUNK, STUCK
 from ssestream.settings import DEFAULTS, KNOWN, Options, Settings, _of_streams
-from ssestream.shared import EACH, SIZE, Shared
 from ssestream.wire import Decoder
 from tests.servers import SERVERS, Client, Server, body_of, wait_until
 
@@ -117,7 +117,7 @@ def test_why_one_is_over_is_told_to_who_pipes_it() -> None:
 def test_a_view_that_writes_on_and_never_returns_is_told_why_nothing_is_sent(
     piped: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssestream.diagnosis._said", set())
+    monkeypatch.setattr("ssestream.http.diagnosis._said", set())
     app = Flask(__name__)
     with app.test_request_context("/replay"):
         stream = SseStream(request, high_water_mark=4, max_bytes=400)
@@ -222,7 +222,7 @@ def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
 ) -> None:
     for held, told in [(0.0, 1), (STUCK, 0)]:
         caplog.clear()
-        monkeypatch.setattr("ssestream.diagnosis._said", set())
+        monkeypatch.setattr("ssestream.http.diagnosis._said", set())
         stream = SseStream(max_bytes=50_000)
         message = OutgoingMessage()
         stream.pipe(message)

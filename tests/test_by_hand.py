@@ -7,9 +7,9 @@ import gevent
 import pytest
 
 from ssestream import SseStream
-from ssestream.body import Body
-from ssestream.connection import Connection
-from ssestream.outgoing import OutgoingMessage
+from ssestream.http.body import Body
+from ssestream.http.connection import Connection
+from ssestream.http.outgoing import OutgoingMessage
 from ssestream.settings import Settings
 from ssestream.wire import HEARTBEAT, Decoder
 

@@ -21,8 +21,8 @@ from werkzeug.local import LocalProxy
 from ssestream import Channels, MessageError, ServerResponse, SseStream
 from ssestream.brokers.broker import Position
 from ssestream.brokers.redis import RedisBroker
-from ssestream.feeds import ChannelStatistics
-from ssestream.positions import format_id, parse_id
+from ssestream.channels.ids import format_id, parse_id
+from ssestream.channels.tail import ChannelStatistics
 from ssestream.wire import Decoder
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer

@@ -16,9 +16,9 @@ import pytest
 from ssestream import BrokerError, Channels
 from ssestream.brokers import redis, sqlite
 from ssestream.brokers.memory import MemoryBroker
-from ssestream.clock import clock
-from ssestream.hub import current_home
-from ssestream.schedule import schedule_of
+from ssestream.runtime.clock import clock
+from ssestream.runtime.loop import current_home
+from ssestream.runtime.wheel import schedule_of
 from tests.servers import PATIENCE, ROOT, free_port
 
 Hold = Callable[[str], AbstractContextManager[Any]]
@@ -58,7 +58,7 @@ def test_it_goes_on_where_it_is_imported_while_the_others_are_held() -> None:
     words = (
         "import freezegun\n"
         "with freezegun.freeze_time('2026-01-01'):\n"
-        "    from ssestream.clock import clock\n"
+        "    from ssestream.runtime.clock import clock\n"
         "    began = clock.now()\n"
         "    assert any(clock.now() > began for _ in range(1_000_000))\n"
         "assert 0 <= clock.now() - began < 60\n"
@@ -140,7 +140,7 @@ def test_no_deadline_is_on_another_clock(path: Path) -> None:
         and node.value.id == "time"
     }
     # The wall clock is for ages that several processes compare, and for a head's date.
-    wall = {"time"} if path.stem in ("sqlite", "gunicorn") else set()
+    wall = {"time"} if path.stem in ("sqlite", "worker") else set()
     allowed = {"sleep", *wall}
     if path.stem == "clock":
         allowed |= {"perf_counter", "clock_gettime", "CLOCK_MONOTONIC"}

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssestream import MessageError, ServerResponse, SseStream, pipeline, statistics
-from ssestream.buffer import CHUNK
+from ssestream.http.output import CHUNK
 from ssestream.wire import encode
 from tests.live.browser import browser
 from tests.live.compressed import GREEDY, NOISE, WAYS

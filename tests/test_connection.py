@@ -14,9 +14,9 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream
-from ssestream import connection as connections
-from ssestream.connection import Connection
-from ssestream.hub import current_home
+from ssestream.http import connection as connections
+from ssestream.http.connection import Connection
+from ssestream.runtime.loop import current_home
 from tests.visit import Visit, on_threads_and_greenlets, until
 
 #: How departures are noticed: by the epoll of a home, by a watcher of each socket that asks

@@ -8,15 +8,9 @@ from collections.abc import Callable, Iterator
 import flask
 import pytest
 
-from ssestream import (
-    ServerResponse,
-    SseStream,
-    clear_interval,
-    diagnosis,
-    set_interval,
-    unsent,
-)
-from ssestream.outgoing import HIGH_WATER_MARK
+from ssestream import ServerResponse, SseStream, clear_interval, set_interval
+from ssestream.http import diagnosis, unsent
+from ssestream.http.outgoing import HIGH_WATER_MARK
 from tests.servers import ROOT, SERVERS, Client, Server, wait_until
 
 pytestmark = pytest.mark.server

@@ -19,7 +19,7 @@ import docutils.nodes
 import pytest
 
 import ssestream
-from ssestream.statistics import Cause
+from ssestream.http.registry import Cause
 from ssestream.wire import Decoder
 from tests.servers import ROOT, Client, Server, free_port, wait_until
 

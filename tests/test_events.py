@@ -13,7 +13,7 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream
-from ssestream.events import Emitter, Lane
+from ssestream.runtime.emitter import Emitter, Lane
 from tests.visit import on_threads_and_greenlets, until
 
 

@@ -13,10 +13,11 @@ import pytest
 from gevent.monkey import get_original
 from werkzeug.test import EnvironBuilder
 
-from ssestream import Channels, ServerResponse, SseStream, following
-from ssestream.body import Body
-from ssestream.connection import Connection
-from ssestream.sender import Sender
+from ssestream import Channels, ServerResponse, SseStream
+from ssestream.channels import listener as following
+from ssestream.gunicorn.sender import Sender
+from ssestream.http.body import Body
+from ssestream.http.connection import Connection
 from ssestream.settings import Settings
 from ssestream.wire import Decoder
 from tests.following import data_of, numbers
@@ -136,7 +137,7 @@ def test_who_was_sent_the_same_is_in_one_convoy() -> None:
 
 @as_a_greenlet
 def test_a_convoy_is_no_larger_than_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssestream.fanout.TURN", 3)
+    monkeypatch.setattr("ssestream.channels.fanout.TURN", 3)
     channels = begun()
     clients = [Direct(channels, "news") for _ in range(8)]
     for number in range(1, 4):

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ssestream import BrokerError, Channels, SseStream, following
+from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers.broker import Position, Slice
 from ssestream.brokers.memory import MemoryBroker
+from ssestream.channels import listener as following
 from ssestream.wire import Decoder, encode, is_frame
 from tests.following import Client, Following, data_of, numbers
 from tests.servers import ROOT
@@ -634,7 +635,7 @@ def test_whatever_happens_everybody_gets_everything_once_and_in_order(seed: int)
 PATCHED = """
 from gevent import monkey; monkey.patch_all()
 import gevent, sys
-from ssestream import following
+from ssestream.channels import listener as following
 from tests.test_following import Breakable, over, torture
 following.SOONEST, following.LATEST = 0.01, 0.08
 broker = Breakable(history=10_000)

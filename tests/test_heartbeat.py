@@ -13,13 +13,13 @@ from flask import Flask, Response, request
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream, statistics
-from ssestream.body import Body
-from ssestream.buffer import CHUNK, FrameBuffer
-from ssestream.connection import Connection
-from ssestream.outgoing import HIGH_WATER_MARK, OutgoingMessage
-from ssestream.schedule import SLOT, schedule_of
+from ssestream.http.body import Body
+from ssestream.http.connection import Connection
+from ssestream.http.keepalive import EARLIEST
+from ssestream.http.outgoing import HIGH_WATER_MARK, OutgoingMessage
+from ssestream.http.output import CHUNK, FrameBuffer
+from ssestream.runtime.wheel import SLOT, schedule_of
 from ssestream.settings import Settings
-from ssestream.upkeep import EARLIEST
 from ssestream.wire import HEARTBEAT
 from tests.test_schedule import entered, entered_in, others_are_kept
 from tests.visit import Visit, on_threads_and_greenlets, until

@@ -9,8 +9,8 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream import hub
-from ssestream.hub import Home, Pool
+from ssestream.runtime import loop as hub
+from ssestream.runtime.loop import Home, Pool
 from tests.servers import ROOT
 from tests.visit import until
 
@@ -34,7 +34,7 @@ _MODULE_LEVEL = """
 import threading
 import gevent
 from ssestream import clear_interval, set_interval
-from ssestream.hub import current_home
+from ssestream.runtime.loop import current_home
 
 ticks = []
 
@@ -79,7 +79,7 @@ def test_a_real_thread_in_a_patched_process_is_given_no_hub() -> None:
 from gevent import monkey; monkey.patch_all()
 import gevent
 from ssestream import set_timeout
-from ssestream.hub import current_home
+from ssestream.runtime.loop import current_home
 homes, fired = [], []
 def work():
     homes.append(current_home())
@@ -126,7 +126,7 @@ def test_calls_from_other_threads_leave_the_loops_count_as_it_was() -> None:
 import threading
 import time
 import gevent
-from ssestream.hub import home_of
+from ssestream.runtime.loop import home_of
 
 hub = gevent.get_hub()
 home = home_of(hub)
@@ -160,7 +160,7 @@ def test_a_loop_goes_on_while_a_broadcast_has_given_way_in_it() -> None:
     program = """
 import gevent
 from gevent.event import Event
-from ssestream.hub import TURN, Doorbell, give_way, home_of
+from ssestream.runtime.loop import TURN, Doorbell, give_way, home_of
 
 bells, woken, all_woken = [], [], Event()
 
@@ -189,8 +189,8 @@ from gevent import monkey; monkey.patch_all()
 import logging
 import time
 import gevent
-from ssestream.hub import current_home, logger
-from ssestream.schedule import schedule_of
+from ssestream.runtime.loop import current_home, logger
+from ssestream.runtime.wheel import schedule_of
 
 class Waiting(logging.Handler):
     def emit(self, record):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from ssestream import diagnosis
+from ssestream.http import diagnosis
 from tests.live.mistakes import app, channels, werkzeug
 from tests.servers import Client, Server, wait_until
 from tests.visit import Visit, until

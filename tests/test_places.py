@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from ssestream import BrokerError, Channels, MessageError, SseStream, StreamError, following
+from ssestream import BrokerError, Channels, MessageError, SseStream, StreamError
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.brokers.sqlite import SqliteBroker
-from ssestream.positions import parse_id
+from ssestream.channels import listener as following
+from ssestream.channels.ids import parse_id
 from ssestream.wire import Decoder, encode
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer

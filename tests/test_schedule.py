@@ -11,11 +11,11 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream.connection import Connection
-from ssestream.events import Lane
-from ssestream.hub import Home, current_home
-from ssestream.outgoing import OutgoingMessage
-from ssestream.schedule import SLOT, SWEEP, Appointment, Schedule, schedule_of
+from ssestream.http.connection import Connection
+from ssestream.http.outgoing import OutgoingMessage
+from ssestream.runtime.emitter import Lane
+from ssestream.runtime.loop import Home, current_home
+from ssestream.runtime.wheel import SLOT, SWEEP, Appointment, Schedule, schedule_of
 from ssestream.settings import Settings
 from tests.visit import on_threads_and_greenlets, until
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
-from ssestream.body import Body
-from ssestream.connection import Connection
-from ssestream.outgoing import OutgoingMessage
-from ssestream.sender import LOOK, Sender
-from ssestream.statistics import books
+from ssestream.gunicorn.sender import LOOK, Sender
+from ssestream.http.body import Body
+from ssestream.http.connection import Connection
+from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.registry import books
 
 
 class Pair:

@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from ssestream import connection as connections
-from ssestream.body import Body
-from ssestream.connection import Connection
-from ssestream.outgoing import OutgoingMessage
-from ssestream.peer import unread
+from ssestream.http import connection as connections
+from ssestream.http.body import Body
+from ssestream.http.connection import Connection
+from ssestream.http.keepalive import PATIENCE
+from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.peer import unread
 from ssestream.settings import Settings
-from ssestream.upkeep import PATIENCE
 from tests.servers import NO_CONTROL_SOCKET, ROOT, Client, Server, free_port, wait_until
 from tests.visit import until
 

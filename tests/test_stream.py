@@ -30,11 +30,11 @@ from ssestream import (
     WriteAfterEnd,
     set_timeout,
 )
-from ssestream.body import Body
-from ssestream.callables import fitting
-from ssestream.connection import Connection
-from ssestream.outgoing import OutgoingMessage
-from ssestream.request import MAX_LAST_EVENT_ID
+from ssestream.http.body import Body
+from ssestream.http.connection import Connection
+from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.request import MAX_LAST_EVENT_ID
+from ssestream.runtime.callables import fitting
 from ssestream.wire import Decoder, encode
 from tests.visit import Visit, on_threads_and_greenlets, until
 

@@ -14,20 +14,13 @@ import pytest
 from gevent import GreenletExit
 from werkzeug.test import EnvironBuilder
 
-from ssestream import (
-    Channels,
-    ServerResponse,
-    SseStream,
-    clear_interval,
-    following,
-    hub,
-    pipeline,
-    set_interval,
-)
-from ssestream.events import Lane
-from ssestream.feeds import Subscription
-from ssestream.hub import Home, Pool, current_home
-from ssestream.schedule import Schedule
+from ssestream import Channels, ServerResponse, SseStream, clear_interval, pipeline, set_interval
+from ssestream.channels import listener as following
+from ssestream.channels.tail import Subscription
+from ssestream.runtime import loop as hub
+from ssestream.runtime.emitter import Lane
+from ssestream.runtime.loop import Home, Pool, current_home
+from ssestream.runtime.wheel import Schedule
 from tests.following import Client, Following, data_of, numbers
 from tests.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 

@@ -16,8 +16,8 @@ import gevent.queue
 import gevent.socket
 import pytest
 
-from ssestream.hub import current_home
-from ssestream.threadloop import ThreadLoop, run_in_hub
+from ssestream.runtime.loop import current_home
+from ssestream.runtime.threadloop import ThreadLoop, run_in_hub
 from tests.visit import until
 
 

@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from ssestream import clear_interval, clear_timeout, set_interval, set_timeout
-from ssestream.hub import current_home
+from ssestream.runtime.loop import current_home
 from ssestream.timers import Timer
 from tests.visit import in_greenlet, on_threads_and_greenlets, until
 

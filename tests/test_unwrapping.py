@@ -4,7 +4,7 @@ import pytest
 from werkzeug.wsgi import ClosingIterator
 
 from ssestream import ServerResponse
-from ssestream.unwrapping import unwrapped
+from ssestream.gunicorn.unwrapping import unwrapped
 
 
 def nothing() -> None:

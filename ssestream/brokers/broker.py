@@ -32,8 +32,8 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from ..errors import BrokerError
-from ..hub import logger
 from ..plain import plain_text
+from ..runtime.loop import logger
 
 __all__ = [
     "Bounds",

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..clock import clock
-from ..forking import AtFork
-from ..hub import Doorbell, new_lock
+from ..runtime.clock import clock
+from ..runtime.forking import AtFork
+from ..runtime.loop import Doorbell, new_lock
 from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, News, Position, Slice
 
 

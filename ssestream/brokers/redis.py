@@ -33,9 +33,9 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from ..clock import clock
-from ..forking import AtFork
-from ..hub import new_lock
+from ..runtime.clock import clock
+from ..runtime.forking import AtFork
+from ..runtime.loop import new_lock
 from .broker import (
     CHECK_LENGTH,
     CONTROL,

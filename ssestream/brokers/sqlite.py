@@ -37,10 +37,10 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ..clock import clock
-from ..forking import AtFork
-from ..hub import new_lock
 from ..printable import escape
+from ..runtime.clock import clock
+from ..runtime.forking import AtFork
+from ..runtime.loop import new_lock
 from ..settings import chance
 from .broker import (
     CHECK_LENGTH,

@@ -17,7 +17,7 @@ from typing import Any
 import gevent
 
 from ssestream import Channels
-from ssestream.positions import parse_id
+from ssestream.channels.ids import parse_id
 from tests.chaos import author, text
 from tests.chaos.clients import Crowd, Follower
 from tests.chaos.faults import Faults

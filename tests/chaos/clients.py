@@ -11,8 +11,8 @@ from typing import Any
 import gevent
 import gevent.socket
 
-from ssestream.feeds import NOWHERE
-from ssestream.positions import parse_id
+from ssestream.channels.ids import parse_id
+from ssestream.channels.tail import NOWHERE
 from ssestream.wire import Decoder
 from tests.chaos import author
 

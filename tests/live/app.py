@@ -23,8 +23,8 @@ from ssestream import (
     set_interval,
     set_timeout,
 )
-from ssestream import connection as connections
-from ssestream import schedule as schedules
+from ssestream.http import connection as connections
+from ssestream.runtime import wheel as schedules
 from ssestream.timers import Timer
 from tests.live import tell
 

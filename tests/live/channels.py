@@ -10,7 +10,7 @@ import os
 from flask import Flask, request
 
 from ssestream import Channels, ServerResponse, SseStream, set_interval
-from ssestream.statistics import books
+from ssestream.http.registry import books
 from ssestream.timers import Timer
 from tests.live import tell
 

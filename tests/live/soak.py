@@ -30,9 +30,9 @@ from ssestream import (
     set_timeout,
     statistics,
 )
-from ssestream.connection import Connection
-from ssestream.hub import new_lock
-from ssestream.statistics import books
+from ssestream.http.connection import Connection
+from ssestream.http.registry import books
+from ssestream.runtime.loop import new_lock
 from tests.live.app import inside as what_is_inside
 from tests.soak import text
 

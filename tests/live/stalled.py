@@ -15,7 +15,7 @@ import greenlet
 from flask import request
 
 from ssestream import ServerResponse, SseStream, statistics
-from ssestream.sender import Sender
+from ssestream.gunicorn.sender import Sender
 from ssestream.wire import encode
 from tests.live.app import app
 

@@ -18,7 +18,7 @@ from gevent import monkey
 from werkzeug.wsgi import ClosingIterator
 
 from ssestream import Channels, ServerResponse, clear_interval, set_interval
-from ssestream.sender import Sender
+from ssestream.gunicorn.sender import Sender
 from ssestream.wire import encode
 from tests.live import tell
 from tests.live.app import app, open_stream, streams

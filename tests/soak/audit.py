@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from ssestream.buffer import CHUNK
+from ssestream.http.output import CHUNK
 from tests.soak.client import Answer
 
 #: Causes upon which the server has sent everything, and says so with a clean end.

@@ -22,7 +22,7 @@ from gevent import monkey
 from gevent.hub import Hub, set_hub
 
 from .clock import clock
-from .hub import Home
+from .loop import Home
 
 _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 

@@ -21,11 +21,11 @@ from typing import Any
 
 import gevent
 
-from .clock import clock
-from .draining import drain
-from .forking import process
-from .statistics import books
-from .timers import clear_interval, set_interval
+from ..http.draining import drain
+from ..http.registry import books
+from ..runtime.clock import clock
+from ..runtime.forking import process
+from ..timers import clear_interval, set_interval
 
 #: Milliseconds between two looks at ``alive``. Twenty looks a second cost nothing measurable,
 #: and no stream waits longer for its end.

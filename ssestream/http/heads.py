@@ -12,7 +12,7 @@ from typing import Any
 
 from werkzeug.datastructures import Headers
 
-from .plain import plain_int, plain_text
+from ..plain import plain_int, plain_text
 
 # A token (RFC 9110, section 5.6.2).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple, Protocol
 
 from gevent import monkey
 
-from .events import lane_of
-from .hub import Home, logger, new_lock
+from ..runtime.emitter import lane_of
+from ..runtime.loop import Home, logger, new_lock
 from .peer import unread
 
 
@@ -59,7 +59,7 @@ _ENVIRON_KEYS = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
 # also carries other requests, so it must not be watched or cut.
 _HTTP2_KEY = "gunicorn.http2.send_trailers"
 
-_CACHE_KEY = "ssestream.connection"
+_CACHE_KEY = "ssestream.http.connection"
 
 #: Bytes that the kernel may hold for a client before they are on their way. Without a bound
 #: it takes megabytes for a client that never reads. Bytes in the kernel cannot be dropped,

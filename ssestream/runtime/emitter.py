@@ -21,10 +21,10 @@ import gevent
 import pyee
 from gevent import GreenletExit
 
+from ..errors import StreamDestroyed
 from .callables import check_callable, fitting, is_coroutine
-from .errors import StreamDestroyed
 from .forking import process
-from .hub import Home, current_home, logger, new_lock
+from .loop import Home, current_home, logger, new_lock
 from .origin import Origin, enter, log_failure, origin_of
 from .uncopyable import Uncopyable
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import flask
 
-from .hub import logger
+from .loop import logger
 
 #: Origins that are kept. Most streams of a process have one of a few paths.
 KEPT = 256
@@ -33,7 +33,7 @@ _origin = functools.lru_cache(KEPT)(Origin)
 
 # What runs for a request that is over; a timer that it sets has the same origin.
 _running: contextvars.ContextVar[Origin | None] = contextvars.ContextVar(
-    "ssestream.origin", default=None
+    "ssestream.runtime.origin", default=None
 )
 
 

@@ -19,19 +19,19 @@ import dataclasses
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
-from .buffer import FrameBuffer
+from ..errors import WriteAfterEnd
+from ..plain import plain_bytes, plain_text
+from ..runtime.emitter import Emitter, Lane, written_in_a_job
+from ..runtime.forking import process
+from ..runtime.loop import current_home, logger
+from ..settings import DEFAULTS, Settings, draw
+from ..wire import first_id_block, retry_block
 from .connection import Connection
 from .diagnosis import burst, look_at_server
-from .errors import WriteAfterEnd
-from .events import Emitter, Lane, written_in_a_job
-from .forking import process
-from .hub import current_home, logger
-from .plain import plain_bytes, plain_text
-from .settings import DEFAULTS, Settings, draw
-from .shared import LARGE, shared
-from .statistics import Cause, books
-from .upkeep import Upkeep
-from .wire import first_id_block, retry_block
+from .interning import LARGE, shared
+from .keepalive import Upkeep
+from .output import FrameBuffer
+from .registry import Cause, books
 
 #: Bytes that may wait before ``write()`` returns False. Node has the same default for streams
 #: of bytes up to version 20 (64 KiB since 22). It is also the usual size of a TLS record.

@@ -11,10 +11,10 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-from .brokers.broker import Broker, ChannelError
-from .errors import BrokerError
-from .hub import logger, new_lock
-from .settings import chance
+from ..brokers.broker import Broker, ChannelError
+from ..errors import BrokerError
+from ..runtime.loop import logger, new_lock
+from ..settings import chance
 
 #: Seconds before the next try: after the first failure, and at most.
 SOONEST, LATEST = 0.1, 2.0

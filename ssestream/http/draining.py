@@ -1,9 +1,9 @@
 """`drain`: end all streams of a process before the process stops."""
 
-from .clock import clock
-from .hub import current_home, logger
-from .schedule import schedule_of
-from .statistics import books
+from ..runtime.clock import clock
+from ..runtime.loop import current_home, logger
+from ..runtime.wheel import schedule_of
+from .registry import books
 
 #: Seconds in which clients must take their waiting messages before they are cut. Init systems
 #: commonly give ten seconds, and gunicorn gives thirty.

@@ -22,15 +22,15 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from .body import Body
-from .buffer import CHUNK
-from .clock import clock
-from .connection import SEND_FLAGS
-from .hub import Home, logger
-from .outgoing import OutgoingMessage
-from .schedule import Appointment, schedule_of
-from .statistics import books
-from .wire import LAST_CHUNK, chunk_of
+from ..http.body import Body
+from ..http.connection import SEND_FLAGS
+from ..http.outgoing import OutgoingMessage
+from ..http.output import CHUNK
+from ..http.registry import books
+from ..runtime.clock import clock
+from ..runtime.loop import Home, logger
+from ..runtime.wheel import Appointment, schedule_of
+from ..wire import LAST_CHUNK, chunk_of
 
 #: The number of chunks of one stream that are sent before other streams have their turn.
 CHUNKS = 4

@@ -32,13 +32,13 @@ from gunicorn.sock import ssl_context as make_ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.sync import SyncWorker
 
-from . import diagnosis
-from .body import Body
-from .clock import clock
-from .outgoing import OutgoingMessage
-from .response import FLUSH_LATER, HEADS, ServerResponse
+from ..http import diagnosis
+from ..http.body import Body
+from ..http.outgoing import OutgoingMessage
+from ..http.registry import books
+from ..response import FLUSH_LATER, HEADS, ServerResponse
+from ..runtime.clock import clock
 from .sender import Sender
-from .statistics import books
 from .stopping import LOOK_MS, Stopping
 from .unwrapping import unwrapped
 

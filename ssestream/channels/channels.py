@@ -14,14 +14,23 @@ from typing import Any
 import flask
 from flask.json.provider import JSONProvider
 
-from .brokers import open_broker
-from .brokers.broker import Bounds, Broker, Position, check_name
-from .brokers.configuration import Configuration, check
-from .brokers.configuration import configuration as make_configuration
-from .brokers.memory import MemoryBroker
-from .callables import check_callable
-from .errors import MessageError, StreamError
-from .feeds import (
+from ..brokers import open_broker
+from ..brokers.broker import Bounds, Broker, Position, check_name
+from ..brokers.configuration import Configuration, check
+from ..brokers.configuration import configuration as make_configuration
+from ..brokers.memory import MemoryBroker
+from ..errors import MessageError, StreamError
+from ..jsontext import app_dumps, app_json
+from ..plain import plain_text
+from ..runtime.callables import check_callable
+from ..runtime.loop import logger, new_lock
+from ..runtime.uncopyable import Uncopyable
+from ..settings import current_app
+from ..stream import SseStream
+from ..wire import Decoder, Message, encode, is_frame, with_id
+from .ids import format_id, parse_id
+from .listener import Following, State
+from .tail import (
     CLOSE,
     NOWHERE,
     ChannelStatistics,
@@ -30,15 +39,6 @@ from .feeds import (
     Subscription,
     cut_word,
 )
-from .following import Following, State
-from .hub import logger, new_lock
-from .jsontext import app_dumps, app_json
-from .plain import plain_text
-from .positions import format_id, parse_id
-from .settings import current_app
-from .stream import SseStream
-from .uncopyable import Uncopyable
-from .wire import Decoder, Message, encode, is_frame, with_id
 
 #: Seconds for which `Channels.close` waits for the listener.
 CLOSING = 1.0

@@ -2,9 +2,9 @@
 
 from typing import Any, Protocol
 
-from .buffer import FrameBuffer
-from .events import Lane
-from .outgoing import OutgoingMessage
+from .http.outgoing import OutgoingMessage
+from .http.output import FrameBuffer
+from .runtime.emitter import Lane
 from .wire import OK
 
 

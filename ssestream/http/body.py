@@ -8,12 +8,12 @@ quietly. An exception would be reported by the server and by each middleware.
 import errno
 from collections.abc import Iterator
 
-from .buffer import Bell
-from .clock import clock
+from ..runtime.clock import clock
+from ..runtime.uncopyable import Uncopyable
 from .compression import Gzip
 from .diagnosis import held_back, may_be_held_back, standard_way
 from .outgoing import OutgoingMessage
-from .uncopyable import Uncopyable
+from .output import Bell
 
 
 class Body(Uncopyable):

@@ -29,18 +29,18 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable
 from typing import Any, NamedTuple, Protocol
 
-from .brokers.broker import CONTROL, Bounds, Entry, Position, Slice
-from .buffer import Direct
-from .callables import check_callable, is_coroutine
-from .clock import clock
-from .errors import StreamError
-from .hub import logger, new_lock
-from .origin import enter, log_failure
-from .positions import check_fits, format_id
-from .printable import escape
-from .proxies import behind
-from .stream import SseStream
-from .wire import Decoder, id_block, is_frame, with_id
+from ..brokers.broker import CONTROL, Bounds, Entry, Position, Slice
+from ..errors import StreamError
+from ..http.output import Direct
+from ..printable import escape
+from ..proxies import behind
+from ..runtime.callables import check_callable, is_coroutine
+from ..runtime.clock import clock
+from ..runtime.loop import logger, new_lock
+from ..runtime.origin import enter, log_failure
+from ..stream import SseStream
+from ..wire import Decoder, id_block, is_frame, with_id
+from .ids import check_fits, format_id
 
 #: The most entries that a feed keeps, and the most bytes: about the events that a client misses
 #: during a reload, on a busy channel.

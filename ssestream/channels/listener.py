@@ -17,12 +17,16 @@ from typing import Literal
 
 from gevent import GreenletExit, monkey
 
+from ..brokers.broker import Broker, Busy, ChannelError, Position, Slice
+from ..errors import BrokerError
+from ..runtime.clock import clock
+from ..runtime.loop import current_home, give_way, logger, new_lock, start_thread
+from ..runtime.origin import log_failure
+from ..runtime.wheel import schedule_of
+from ..settings import chance
 from .ailing import Ailing
-from .brokers.broker import Broker, Busy, ChannelError, Position, Slice
-from .clock import clock
-from .errors import BrokerError
 from .fanout import TURN, Parcel, hand_round, send_to_convoys
-from .feeds import (
+from .tail import (
     CUT,
     MAY_BE_CUT,
     NOWHERE,
@@ -38,10 +42,6 @@ from .feeds import (
     batches_of,
     items_of,
 )
-from .hub import current_home, give_way, logger, new_lock, start_thread
-from .origin import log_failure
-from .schedule import schedule_of
-from .settings import chance
 
 #: Seconds before the broker is tried again: after the first failure, and at most.
 SOONEST, LATEST = 0.1, 2.0

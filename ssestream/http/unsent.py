@@ -13,12 +13,12 @@ from typing import Any
 import flask
 from flask.globals import request_ctx
 
-from .belonging import belongs
-from .buffer import FrameBuffer
-from .clock import clock
+from ..belonging import belongs
+from ..pipe import Pipe
+from ..runtime.clock import clock
+from ..runtime.emitter import known_lane
 from .diagnosis import view_writes_on
-from .events import known_lane
-from .piping import Pipe
+from .output import FrameBuffer
 
 #: Seconds for which a view may write before it returns.
 LONG = 1.0

@@ -16,13 +16,13 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from .brokers.broker import Position
-from .buffer import Direct
-from .clock import clock
-from .connection import SEND_FLAGS, SocketType
-from .feeds import Batch, Cursor, Feed
-from .hub import Home, logger, new_lock
-from .wire import chunk_of
+from ..brokers.broker import Position
+from ..http.connection import SEND_FLAGS, SocketType
+from ..http.output import Direct
+from ..runtime.clock import clock
+from ..runtime.loop import Home, logger, new_lock
+from ..wire import chunk_of
+from .tail import Batch, Cursor, Feed
 
 #: Streams that get a batch before other greenlets have a turn.
 TURN = 256

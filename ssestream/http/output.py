@@ -12,8 +12,8 @@ nothing leaves a bell, and the next writer rings it once.
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .clock import clock
-from .hub import Doorbell, Home, new_lock
+from ..runtime.clock import clock
+from ..runtime.loop import Doorbell, Home, new_lock
 
 #: The largest chunk, in bytes. A chunk in the hand of the server cannot be taken back, and only
 #: its leaving shows that the client still reads. So a chunk must be small enough to leave in

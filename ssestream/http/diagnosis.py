@@ -11,10 +11,10 @@ from typing import Any
 import flask
 from gevent import monkey
 
+from ..printable import escape
+from ..runtime.loop import Home, logger
 from .connection import Connection
-from .hub import Home, logger
-from .printable import escape
-from .statistics import books
+from .registry import books
 
 #: The modules in which an app's code waits. If one is not patched, a wait in it stops every
 #: stream.

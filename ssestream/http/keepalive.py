@@ -3,14 +3,14 @@
 import functools
 from typing import Protocol
 
-from .buffer import FrameBuffer
-from .clock import clock
+from ..runtime.clock import clock
+from ..runtime.loop import Home
+from ..runtime.wheel import Appointment, schedule_of
+from ..settings import Settings, chance
+from ..wire import HEARTBEAT
 from .connection import Connection, Standing
-from .hub import Home
-from .schedule import Appointment, schedule_of
-from .settings import Settings, chance
-from .statistics import Cause, books
-from .wire import HEARTBEAT
+from .output import FrameBuffer
+from .registry import Cause, books
 
 #: A heartbeat comes at a random time between this part of its interval and the whole.
 #: Otherwise streams that fell silent together (after a broadcast or a restart) would send

@@ -11,8 +11,8 @@ space back into ``+``, because no name of a channel has a space.
 
 from collections.abc import Collection, Mapping
 
-from .brokers.broker import CHECK_LENGTH, NAME, Position, parse_position
-from .request import MAX_LAST_EVENT_ID
+from ..brokers.broker import CHECK_LENGTH, NAME, Position, parse_position
+from ..http.request import MAX_LAST_EVENT_ID
 
 #: The most characters that one channel takes in an id, besides its name.
 _LONGEST = len("=") + 32 + len(".") + 18 + len(".") + CHECK_LENGTH + len(",")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .clock import clock
-from .hub import Home, logger
+from .loop import Home, logger
 
 #: The length of a slot in seconds. No check is more urgent, and the checks of one slot do
 #: not hold up the loop.

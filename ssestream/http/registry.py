@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Literal, Protocol
 
-from .hub import new_lock
+from ..runtime.loop import new_lock
 
 #: Why a stream is over. In the order below: its client left; the app ended it; its client
 #: took nothing for too long; too much waited for its client; it was too old; the worker

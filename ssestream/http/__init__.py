@@ -1,0 +1,1 @@
+"""One response on its way to one client."""

@@ -1,0 +1,1 @@
+"""Where code runs: threads, gevent hubs, timers, events. It knows nothing of HTTP."""
