@@ -1,1 +1,1 @@
-"""What this project costs beside others, measured in turns: ``python -m benchmarks``."""
+"""The comparison with other servers, measured in turns: ``python -m benchmarks``."""

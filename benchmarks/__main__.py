@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: build what is needed, measure all contenders in turns, report."""
+"""``python -m benchmarks``: build the programs, measure all contenders in turns, report."""
 
 import argparse
 import json
@@ -55,7 +55,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 def measure(
     names: list[str], plan: Plan, rounds: int, patience: float = 10, quiet: bool = False
 ) -> list[Record]:
-    """All contenders in each round, in another order each time, with fresh servers."""
+    """Measure all contenders in each round, each time in another order, with fresh servers."""
     records: list[Record] = []
     for number in range(rounds):
         order = names[:]
@@ -87,7 +87,7 @@ def measure(
 
 def main() -> int:
     options = arguments()
-    # So that servers are ended, as they are on Ctrl-C.
+    # Exit as on Ctrl-C, so that the servers are ended.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     if options.read:

@@ -1,25 +1,25 @@
-"""What a channel costs.
+"""The cost of a channel.
 
-Run it as ``python benchmarks/channels.py [URL ...]``; without a URL the brokers are
-memory, a new SQLite file, and a Redis that is started here if there is one.
+Run it as ``python benchmarks/channels.py [URL ...]``. Without a URL, the brokers are memory,
+a new SQLite file, and a new Redis if there is a ``redis-server``.
 
 channels
-    What 10,000 channels with an idle subscriber each take of a process.
+    The memory and CPU time of a process with 10,000 channels and an idle subscriber for each.
 fan-out
-    One message to 1,000 streams that follow a channel, against a loop of ``push``
-    over the same streams with a frame that is made already. Taken in turns.
+    One message to 1,000 streams of a channel, compared with a loop of ``push`` over the same
+    streams with a frame that was made before. The two take turns.
 publish
     Messages a second of one publisher in one process.
 latency
-    From ``publish`` until a client has the message over HTTP, from a worker of
-    gunicorn's gevent kind; with one client, and with 1,000, where the ages that all
-    of them see count. The publisher is this process, and for memory the worker.
+    The time from ``publish`` until a client has the message over HTTP, from a ``gevent``
+    worker of gunicorn, with one client and with 1,000. With 1,000, the ages at all clients
+    count. The publisher is this process; for memory it is the worker.
 worker
-    Such a worker and 1,000 clients: the CPU time of a channel against that of the
-    loop of ``push``, sending included, in turns. Connecting, and memory.
+    Such a worker with 1,000 clients: the CPU time of a channel compared with the loop of
+    ``push``, in turns, with the sending. Also the connecting, and the memory.
 
-Messages carry the time at which they were published: all processes of a machine
-read the same clock. Clients are greenlets of a process of their own.
+Messages contain the time of their publishing. All processes of a machine read the same
+clock. The clients are greenlets of another process.
 """
 
 from gevent import monkey
@@ -58,7 +58,7 @@ FRAME = b"id: news=0123abcd.123456\ndata: " + b"x" * 100 + b"\n\n"
 STAMP = re.compile(rb"data: ([\d.]+) ")
 LAST = b"event: last\n"
 
-# What runs in the worker.
+# The code that runs in the worker.
 
 app = Flask(__name__)
 channels = Channels(os.environ.get("BENCHMARK_URL", "memory://"))
@@ -102,13 +102,13 @@ def stamped(last: bool) -> dict[str, str]:
     return {"event": "last" if last else "tick", "data": stamp}
 
 
-# What runs in the process that measures.
+# The code that runs in the measuring process.
 
 
 class Sink:
-    """A stream and where it flows to, which is emptied by hand."""
+    """A stream and its destination, which is emptied by hand."""
 
-    #: It is its reader's bell as well, which nobody need hear.
+    #: This object is also its reader's bell, and ignores the ringing.
     home = None
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ def fan_out() -> None:
             gevent.sleep(0)
 
     def through_channel() -> None:
-        # The one that is served last: to ask for all of them would cost as much as they do.
+        # Wait for the last stream only. To ask all streams would cost as much as the sending.
         last = list(followed._following._feeds["news"].live)[-1]
         goal = last.total + MESSAGES
         for _ in range(MESSAGES):
@@ -182,7 +182,7 @@ def fan_out() -> None:
             gevent.sleep(0.001)
 
     def timed(function: Callable[[], None]) -> float:
-        # Of the CPU, as a listener waits for the loop now and then.
+        # Measure CPU time, as a listener waits for the loop now and then.
         started = time.process_time()
         function()
         taken = time.process_time() - started
@@ -250,7 +250,7 @@ def ask(port: int, method: str, path: str) -> bytes:
 
 
 def connect(port: int) -> socket.socket:
-    """A client that has the first bytes of its stream. HTTP/1.0 has no chunks."""
+    """Connect a client and read its first bytes. HTTP/1.0 has no chunks."""
     sock = socket.create_connection(("127.0.0.1", port))
     sock.sendall(b"GET /news HTTP/1.0\r\nHost: localhost\r\n\r\n")
     received = b""
@@ -260,7 +260,7 @@ def connect(port: int) -> socket.socket:
 
 
 class Crowd:
-    """Clients in a process of their own, which read until they have the last message."""
+    """Clients in another process. They read until they have the last message."""
 
     def __init__(self, port: int, clients: int) -> None:
         self.process = subprocess.Popen(
@@ -268,7 +268,7 @@ class Crowd:
             stdout=subprocess.PIPE,
             text=True,
         )
-        #: Seconds that connecting took.
+        #: The seconds that it took to connect.
         self.took = self.said()[0]
 
     def said(self) -> list[float]:
@@ -281,8 +281,8 @@ class Crowd:
 
 
 def crowd(port: int, clients: int) -> None:
-    """Tells how long connecting took; then, each time that all have the last message,
-    when that was and half and 99 of 100 of the ages that messages came with.
+    """Print how long connecting took. Then, each time that all clients have the last message,
+    print the time, and the 50th and 99th percentile of the messages' ages.
     """
     ages: list[float] = []
 
@@ -336,7 +336,7 @@ def deliveries() -> None:
     with worker_of("memory://") as (port, process):
         readers = Crowd(port, STREAMS)
         for pace, count, pause in ("one at a time", 60, 0.06), ("all at once", 200, 0.0):
-            # The first of each is to warm up.
+            # The first round of each is a warm-up.
             spent: dict[str, list[float]] = {"loop": [], "channel": []}
             for way in ["loop", "channel"] * 4:
                 before, started = cpu_of(process), time.monotonic()
@@ -354,7 +354,7 @@ def deliveries() -> None:
 
 def connections() -> None:
     with worker_of("memory://") as (port, process):
-        # So that the worker has begun.
+        # Wait until the worker has started.
         ask(port, "GET", "/subscribers")
         crowds, before = [Crowd(port, 500)], cpu_of(process)
         rss = process.memory_info().rss
@@ -371,7 +371,7 @@ def connections() -> None:
 
 @contextlib.contextmanager
 def redis_server() -> Iterator[str | None]:
-    """The URL of a Redis that keeps nothing on the disk, or None."""
+    """Start a Redis that stores nothing on the disk, and return its URL, or None."""
     executable = shutil.which("redis-server")
     if executable is None:
         print("redis: left out, there is no redis-server here")
@@ -395,7 +395,7 @@ def redis_server() -> Iterator[str | None]:
 
 
 def main() -> None:
-    # Each client is a file to this process or to the worker.
+    # Each client takes a file descriptor of this process or of the worker.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
     many()

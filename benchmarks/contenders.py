@@ -1,4 +1,4 @@
-"""Who is compared, how each is started, and what is missing for it here."""
+"""The contenders: how to start each of them, and which are missing on this machine."""
 
 import contextlib
 import importlib.metadata
@@ -14,7 +14,7 @@ from gunicorn.config import make_settings
 
 from .servers import BUILD, HERE, Contender
 
-# Gunicorn 23 has no such socket, and does not know of it.
+# gunicorn 23 has no control socket, and does not know the option.
 NO_CONTROL_SOCKET = ("--no-control-socket",) if "control_socket_disable" in make_settings() else ()
 
 GUNICORN = (
@@ -64,8 +64,8 @@ CONTENDERS = {
             "nginx and nchan",
             (nginx() or "nginx", "-p", "{folder}", "-c", "{folder}/nginx.conf"),
             over_http=True,
-            # It numbers the messages of a second with 15 bits, and what is published to a
-            # channel beyond 32,768 of them does not arrive.
+            # nchan numbers the messages of a second with 15 bits. Beyond 32,768 in a second on
+            # one channel, messages do not arrive.
             most_a_second=30_000,
             files={
                 "nginx.conf": (HERE / "apps" / "nchan.conf")
@@ -84,7 +84,7 @@ CONTENDERS = {
 
 
 def missing(contender: Contender) -> str | None:
-    """What is not installed for it, in words, or None."""
+    """Say which program is missing for a contender, or return None."""
     if contender.command[0] == "node":
         if shutil.which("node") is None:
             return "there is no node; Debian has it in nodejs"
@@ -102,7 +102,7 @@ def missing(contender: Contender) -> str | None:
 
 
 def build(npm: bool = True) -> None:
-    """Make what is not there yet: the two C programs and the folder of npm packages."""
+    """Build the two C programs and install the npm packages, if they are missing."""
     BUILD.mkdir(exist_ok=True)
     for name in ("load", "floor"):
         source, target = HERE / "native" / f"{name}.c", BUILD / name
@@ -111,19 +111,19 @@ def build(npm: bool = True) -> None:
         compiler = shutil.which("cc")
         if compiler is None:
             raise SystemExit("the load client is written in C, and there is no cc here")
-        # Built beside its place and then moved: two runs may do this at the same time.
+        # Build it beside its place and then move it: two runs may do this at the same time.
         fresh = target.with_suffix(".new")
         command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)]
         subprocess.run(command, check=True)
         fresh.replace(target)
     if npm and shutil.which("npm") and not (NODE / "node_modules").is_dir():
         command = ["npm", "ci", "--prefix", str(NODE), "--no-audit", "--no-fund"]
-        # If that fails it has said why, and those who need them are left out.
+        # If this fails, npm has printed the reason, and its contenders are left out.
         subprocess.run([*command, "--loglevel=error"], stdout=subprocess.DEVNULL)
 
 
 def versions() -> dict[str, str]:
-    """Of what the contenders that are here are made of."""
+    """The versions of the programs and packages of the contenders here."""
     found = {}
     for name in ("gunicorn", "gevent", "sse-starlette", "uvicorn", "uvloop"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

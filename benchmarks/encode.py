@@ -18,7 +18,7 @@ DATA = {
 
 
 def per_second(function: Callable[[], object]) -> float:
-    """The best of five, as what disturbs only ever makes it slower."""
+    """The best of five runs, as a disturbance can only make a run slower."""
     timer = timeit.Timer(function)
     number, _ = timer.autorange()
     return number / min(timer.repeat(5, number))

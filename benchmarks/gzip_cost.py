@@ -1,13 +1,12 @@
-"""What gzip saves of a stream, and what it costs in CPU time and in memory.
+"""The savings of gzip for a stream, and its cost in CPU time and memory.
 
 Run it as ``python benchmarks/gzip_cost.py [--clients 100] [--messages 500]``.
 
-First typical events go through zlib with several parameters: each event flushed
-by itself through one compressor, which stays in the processor's cache; the same
-through `MANY` of them in turns, as a broadcast does; and in bursts of `BURST`
-that leave together. Then one worker of gunicorn's gevent kind broadcasts to
-clients with ``compress`` and without, in turns, so that what slows the machine
-slows both.
+First, typical events go through zlib with several parameters, in three ways. Each event is
+flushed by itself through one compressor, which stays in the processor's cache. The same goes
+through `MANY` compressors in turns, as in a broadcast. And bursts of `BURST` events are
+flushed together. Then a ``gevent`` worker of gunicorn broadcasts to clients with ``compress``
+and without, in turns, so that other work on the machine slows both.
 """
 
 import argparse
@@ -38,7 +37,7 @@ BURST = 20
 MANY = 100
 ROUNDS = 5
 
-#: zlib's own window and memory level.
+#: zlib's default window and memory level.
 ZLIB = (15, 8)
 OURS = (LEVEL, WINDOW_BITS, MEMORY_LEVEL)
 PARAMETERS = [
@@ -74,7 +73,7 @@ def small_json() -> Iterable[dict[str, Any]]:
 
 
 def chat() -> Iterable[dict[str, Any]]:
-    """English sentences, which Python brings along: those of its manual."""
+    """English sentences, from the manual that comes with Python."""
     text = " ".join(" ".join(pydoc_data.topics.topics.values()).split())
     sentences = re.findall(r"[A-Z][^.]{20,160}\.", text)
     chance = random.Random(2)
@@ -117,7 +116,7 @@ def compressor(level: int, window_bits: int, memory_level: int) -> Any:
 def through(
     parameters: tuple[int, int, int], chunks: list[bytes], compressors: int = 1
 ) -> tuple[float, float]:
-    """What is left of a byte, and the least CPU seconds for one chunk of some rounds."""
+    """The compressed share of the bytes, and the least CPU seconds for a chunk of all rounds."""
     best = float("inf")
     for _ in range(ROUNDS):
         made = [compressor(*parameters) for _ in range(compressors)]
@@ -131,7 +130,7 @@ def through(
 
 
 def state_of(parameters: tuple[int, int, int], chunks: list[bytes], count: int = 100) -> float:
-    """KiB that one compressor keeps between two events."""
+    """The memory of one compressor between two events, in KiB."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     made = []
@@ -169,7 +168,7 @@ def each_event() -> None:
 # -- a broadcast
 
 app = Flask(__name__)
-# Nobody is to be cut who gets everything at once.
+# No client may be cut when it gets everything at once.
 app.config.update(SSESTREAM_MAX_MESSAGES=COUNT, SSESTREAM_MAX_BYTES=2**30)
 streams: set[SseStream] = set()
 
@@ -222,7 +221,7 @@ def read_all(sock: Any) -> int:
 def measure(
     port: int, worker: psutil.Process, kind: str, name: str, pace: str, clients: int, messages: int
 ) -> tuple[float, int]:
-    """The worker's CPU seconds, and the bytes on the wire."""
+    """Measure the worker's CPU seconds, and the bytes on the wire."""
     readers = [gevent.spawn(read_all, connect(port, kind)) for _ in range(clients)]
     before = worker.cpu_times()
     with gevent.socket.create_connection(("127.0.0.1", port)) as publisher:

@@ -1,4 +1,4 @@
-"""What is measured of a server, and when a measurement is not to be trusted."""
+"""The measurements of a server, and the signs that a measurement is wrong."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 from .servers import Failure, Load, Server, kernel_memory, machine
 
-#: One measurement: what, of whom, with how many clients, its numbers and its blemishes.
+#: One measurement: measure, contender, number of clients, results, faults and doubts.
 Record = dict[str, Any]
 
 MEASURES = {
@@ -21,21 +21,21 @@ MEASURES = {
     "growth": "cost of a delivery at 10,000 clients, to that at 100",
 }
 
-#: Messages that are published together.
+#: The number of messages that are published together.
 BURST = 64
 STREAM_BATCH = 500
-#: Connections that are being made at the same time.
+#: The number of connections that are made at the same time.
 FLIGHT = 64
 FEW, MANY = 1000, 10_000
 
-#: What the load client counts that must not be.
+#: The faults that the load client counts.
 FAULTS = ("missing", "late", "doubles", "broken", "hung_up", "failed", "refused")
 
 
 @dataclass(frozen=True)
 class Plan:
     measures: frozenset[str]
-    #: None are the usual ones of each measure.
+    #: Numbers of clients; None means the usual ones of each measure.
     clients: tuple[int, ...] | None = None
     seconds: float = 1.5
     warm_up: float = 0.3
@@ -57,7 +57,7 @@ class Plan:
 
 
 class Measuring:
-    """Measurements of one server, which is fresh."""
+    """Measures one fresh server."""
 
     def __init__(self, server: Server, load: Load, plan: Plan) -> None:
         self.server, self.load, self.plan = server, load, plan
@@ -71,7 +71,7 @@ class Measuring:
         return result
 
     def measured(self, measure: str, clients: int, command: str, one: float, two: float) -> Record:
-        """Have the load client do something, and read what it costs the server."""
+        """Run a command of the load client, and measure its cost to the server."""
         host, cpu = machine(), self.server.cpu()
         result = self.load.do(command, one, two)
         cpu = self.server.cpu() - cpu
@@ -82,7 +82,7 @@ class Measuring:
             "clients": clients,
             "server_share": cpu / seconds,
             "client_share": result["busy"] / seconds,
-            # The client goes on for a moment, for what comes too late or too often.
+            # The client reads on for a moment, to find late or double messages.
             "others_share": max(0.0, host["busy"] - cpu - result["cpu"] - 0.03) / seconds,
             "steal_share": host["steal"] / seconds,
             "deliveries": result["deliveries"],
@@ -121,7 +121,7 @@ class Measuring:
         sizes = []
         for clients in FEW, MANY:
             self.connect(clients)
-            # What was needed to connect is given back, or not, as the server does it.
+            # Give the server time to free the memory that it used to connect.
             time.sleep(0.5)
             sizes.append((self.server.memory(), kernel_memory()))
         if "memory" in self.plan.measures:
@@ -140,7 +140,7 @@ class Measuring:
 
     def arrivals(self) -> Iterator[Record]:
         self.load.do("churn", 20, FLIGHT)
-        # First, as the generator does not learn of those who have left.
+        # First, as the generator does not notice clients that have left.
         if "connect" in self.plan.measures:
             yield self.measured("connect", 0, "connect", self.plan.churn, FLIGHT)
         if "churn" in self.plan.measures:
@@ -152,7 +152,7 @@ class Measuring:
 
 
 def visits(plan: Plan) -> list[str]:
-    """What a fresh server is started for, in this order."""
+    """The visits of a round, in order. Each has a fresh server."""
     found = []
     if "stream" in plan.measures:
         found.append("single")
@@ -166,7 +166,7 @@ def visits(plan: Plan) -> list[str]:
 
 
 def doubts(record: Record) -> list[str]:
-    """Why its numbers may say less of the server than they seem to."""
+    """The reasons why the numbers of a record may be misleading."""
     found: list[str] = []
     if "server_share" not in record:
         return found

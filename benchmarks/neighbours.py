@@ -1,15 +1,14 @@
 """Ordinary requests to a worker that has streams: ``python -m benchmarks.neighbours``.
 
-One after another over a connection that is kept, each after a pause of a few
-milliseconds, to the two workers in turns:
+The requests go one after another over one connection, with a pause of a few milliseconds
+before each, to the two workers in turns:
 
 without streams
-    What the request costs by itself; and, without the pauses, how many there are in a
-    second.
+    The time of the request by itself; and, without the pauses, the requests in a second.
 with idle streams
-    That many are open, and nothing is sent to them.
+    The streams are open, and nothing is sent to them.
 with broadcasts
-    They are sent a message of 150 bytes several times a second.
+    All streams get a message of 150 bytes several times a second.
 """
 
 import argparse
@@ -27,7 +26,7 @@ PAUSE = 0.005
 
 
 def requests(port: int, seconds: float, pause: float) -> list[float]:
-    """Milliseconds of each."""
+    """The milliseconds of each request."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.connect()
     taken = []

@@ -1,4 +1,4 @@
-"""What a run measured, written into ``docs/benchmarks.rst``, with plots beside it."""
+"""Writes the results of a run into ``docs/benchmarks.rst``, with plots."""
 
 import statistics
 import textwrap
@@ -23,10 +23,10 @@ FOLDER = HERE.parent / "docs" / "benchmarks"
 BEGIN = ".. What follows is written by ``python -m benchmarks --write-docs``.\n"
 END = ".. So far.\n"
 
-#: What the others are compared with in the plots.
+#: The plots show ratios to this contender.
 REFERENCE = "generator"
 
-#: Told apart by those who see no red or no green, too.
+#: People who are blind to red or green can tell these colours apart, too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 MARKERS = "os^Dv*Px"
 
@@ -111,14 +111,14 @@ def in_words(record: dict[str, Any]) -> str:
 
 
 def draw(records: list[dict[str, Any]]) -> dict[str, str]:
-    """Draw what there is, and return the names of the files with what they show."""
+    """Draw the plots, and return the names of the files with their titles."""
     try:
         import matplotlib
     except ImportError:
         print("no plots were drawn: there is no matplotlib; tox installs it")
         return {}
     matplotlib.use("svg")
-    # Text as text, and the same file for the same numbers.
+    # Keep text as text, and give the same file for the same numbers.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "0", "font.size": 9})
     numbers, names = Numbers(records), names_in(records)
     drawn = {}
@@ -159,7 +159,7 @@ def _save(name: str, title: str, fill: Callable[[Any], None]) -> None:
 
 
 def _dots(axes: Any, series: Series, names: Sequence[str]) -> None:
-    """A row for each contender; a mark for the median, and a line from least to most."""
+    """Draw a row for each contender: a mark for the median, a line from least to greatest."""
     step = 0.7 / max(1, len(series))
     for number, (label, values) in enumerate(series.items()):
         rows = [names.index(who) + (number - (len(series) - 1) / 2) * step for who in values]
@@ -191,7 +191,7 @@ def _lines(axes: Any, growth: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def _ratios(axis: Any, set_scale: Callable[[str], None]) -> None:
-    """Ratios are equally far from one in both directions."""
+    """Scale the axis so that a ratio and its inverse are equally far from one."""
     set_scale("log")
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")

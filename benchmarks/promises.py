@@ -1,4 +1,4 @@
-"""What this project promises itself, and whether a run has kept it."""
+"""The performance goals of this project, and whether a run has reached them."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ class Promise:
     clients: int
     quantity: str
     contender: str
-    #: Whom it is a ratio to; None is for an absolute number.
+    #: The ratio is to this contender; None means an absolute number.
     reference: str | None
-    #: At least if positive is better, else at most.
+    #: One of these two bounds is given: the least ratio, or the greatest.
     least: float | None = None
     most: float | None = None
 

@@ -1,4 +1,4 @@
-"""Tables of ratios, in reStructuredText, from what was measured."""
+"""Tables of ratios in reStructuredText, from the measurements."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from .promises import PROMISES
 
 OURS = ("ours-gevent", "ours-worker")
 
-#: What is shown of a measure: the key of a record, its unit, and how it is written.
+#: The quantities of each measure: the key in a record, and the unit for a reader.
 QUANTITIES = {
     "stream": {"rate": "messages a second", "cpu": "CPU microseconds a message"},
     "connect": {"rate": "connections a second", "p99": "milliseconds to the first byte, p99"},
@@ -29,7 +29,7 @@ Key = tuple[str, int, str]
 
 
 class Numbers:
-    """Each quantity by what it is of: one value for each round that has it."""
+    """The values of each quantity, by contender and round."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._values: dict[Key, dict[str, dict[int, float]]] = {}
@@ -54,11 +54,11 @@ class Numbers:
         return list(self._values.get(key, {}).get(name, {}).values())
 
     def ratios(self, key: Key, name: str, reference: str) -> list[float]:
-        """Of *name* to *reference*, one for each round that both were in."""
+        """The ratios of *name* to *reference*, one for each round that has both."""
         these = self._values.get(key, {}).get(name, {})
         those = self._values.get(key, {}).get(reference, {})
         rounds = sorted(these.keys() & those.keys())
-        # Next to no memory, as the floor takes, is no part of a ratio that says anything.
+        # The floor takes almost no memory. A ratio to almost nothing means nothing.
         least = 0.05 if key[2] == "own" else 0
         pairs = [(these[number], those[number]) for number in rounds]
         return [this / that for this, that in pairs if min(this, that) > least]
@@ -71,7 +71,7 @@ def number(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and from where to where the others are."""
+    """The median, with the least and the greatest value."""
     if not values:
         return "\\-"
     middle = number(statistics.median(values))
@@ -81,7 +81,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A simple table."""
+    """A simple table in reStructuredText."""
     lines = [list(head), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "  ".join("=" * width for width in widths)
@@ -111,7 +111,7 @@ def names_in(records: Iterable[Record]) -> list[str]:
 
 
 def measured_tables(records: list[Record], under: str = "-") -> list[str]:
-    """A heading and tables for each measure, and how busy both sides were."""
+    """For each measure a heading, its tables, and how busy server and client were."""
     numbers, names = Numbers(records), names_in(records)
     parts = []
     for measure in MEASURES:
@@ -138,7 +138,7 @@ def measured_tables(records: list[Record], under: str = "-") -> list[str]:
 
 
 def shares(records: list[Record], measure: str, clients: int, names: list[str]) -> str:
-    """How busy server and client were, in a line: the highest share of the client counts."""
+    """A line that says how busy server and client were, as median shares of their cores."""
     cells = []
     for name in names:
         found = [
@@ -202,7 +202,7 @@ def promises_table(records: list[Record]) -> str:
 
 
 def faults(results: dict[str, Any]) -> str:
-    """What went wrong, and what was not to be trusted."""
+    """The measurements with faults, and the doubtful ones."""
     records = results["records"]
     lines = []
     for record in records:
@@ -223,7 +223,7 @@ def faults(results: dict[str, Any]) -> str:
 
 
 def line(record: Record) -> str:
-    """One measurement in a line, as it is printed while a run goes on."""
+    """One measurement in a line, as it is printed during a run."""
     parts = [f"{record['round'] + 1} {record['contender']:<14} {record['measure']:<8}"]
     if record["clients"]:
         parts.append(f"{record['clients']:>6,} clients")
@@ -237,7 +237,7 @@ def line(record: Record) -> str:
 
 
 def text(results: dict[str, Any]) -> str:
-    """Everything, for a terminal."""
+    """All tables, for a terminal."""
     parts = [*measured_tables(results["records"])]
     if promised := promises_table(results["records"]):
         parts += [heading("What was promised"), promised]
@@ -251,7 +251,7 @@ def machine_in_words() -> str:
 
 
 def as_json(results: dict[str, Any]) -> str:
-    """One record in a line, with no more digits than mean anything."""
+    """The results as JSON: one record in a line, with significant digits only."""
 
     def short(record: Record) -> Record:
         return {

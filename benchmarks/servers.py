@@ -1,4 +1,4 @@
-"""Start a server and its clients, each on a core of its own; read what they cost."""
+"""Start a server and its clients, each on its own core, and measure their CPU and memory."""
 
 import contextlib
 import json
@@ -23,11 +23,11 @@ PATIENCE = 20.0
 
 
 class Failure(Exception):
-    """A server or the load client did not do what it was told."""
+    """A server or the load client has failed."""
 
 
 def cores() -> tuple[int, int]:
-    """The core of the server and that of the client; the same if there is but one."""
+    """The server's core and the client's core: the same if there is only one."""
     available = sorted(os.sched_getaffinity(0))
     return available[0], available[-1]
 
@@ -39,9 +39,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(command: Sequence[str], core: int, **options: Any) -> "subprocess.Popen[bytes]":
-    """A process, and all that it starts, on one core and in a group of its own."""
+    """Start a process on one core and in its own group. Its children stay there, too."""
     mine = os.sched_getaffinity(0)
-    # It is inherited.
+    # A child inherits the core of its parent.
     os.sched_setaffinity(0, {core})
     try:
         return subprocess.Popen(command, start_new_session=True, **options)
@@ -50,7 +50,7 @@ def start(command: Sequence[str], core: int, **options: Any) -> "subprocess.Pope
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all that it has started, at once."""
+    """End a process and its children at once."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -63,22 +63,22 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 @dataclass(frozen=True)
 class Contender:
     name: str
-    #: What it is, for a reader.
+    #: A description for the tables.
     what: str
-    #: May have ``{port}``, ``{control}`` and ``{folder}`` in it.
+    #: The command. ``{port}``, ``{control}`` and ``{folder}`` are replaced.
     command: tuple[str, ...]
-    #: Whether a stream's body begins at once; what else is timed is its header.
+    #: Whether a stream's body begins at once. Otherwise the header is timed.
     greets: bool = True
-    #: Published to by HTTP instead of its second port.
+    #: Whether messages are published by HTTP instead of the second port.
     over_http: bool = False
-    #: More messages must not be published in a second; 0 is no limit.
+    #: The most messages that may be published in a second; 0 is no limit.
     most_a_second: int = 0
-    #: Files that are written to its folder: a name and a text that is formatted too.
+    #: Files for its folder, by name. The same names are replaced in their texts.
     files: Mapping[str, str] = field(default_factory=dict)
 
 
 class Server:
-    """A contender in processes of its own."""
+    """A contender's running processes."""
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
@@ -126,7 +126,7 @@ class Server:
                     contextlib.suppress(OSError),
                     socket.create_connection(("127.0.0.1", port)) as sock,
                 ):
-                    # Nobody else: a port of the kernel's choice may be this very socket's.
+                    # A socket can connect to itself, if the kernel gives it this very port.
                     if sock.getsockname() != sock.getpeername():
                         break
                 if self.process.poll() is not None or time.monotonic() > deadline:
@@ -137,19 +137,19 @@ class Server:
         return os.pread(self._log.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def processes(self) -> list[int]:
-        """All processes of its group: gunicorn's and nginx's masters too."""
+        """The ids of all processes of the group, with gunicorn's and nginx's masters."""
         found = []
         for entry in os.listdir("/proc"):
             if entry.isdigit():
                 with contextlib.suppress(OSError):
-                    # What follows the name, which may hold anything: state, parent, group.
+                    # The fields after the name: state, parent, group. A name may hold anything.
                     fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
                     if int(fields[2]) == self.process.pid:
                         found.append(int(entry))
         return found
 
     def cpu(self) -> float:
-        """Seconds that its processes have been on a core, with all their threads."""
+        """Seconds of CPU time of all its processes and threads."""
         total = 0
         for pid in self.processes():
             for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -158,7 +158,7 @@ class Server:
         return total / 1e9
 
     def memory(self) -> int:
-        """Bytes of its processes' own: their proportional set size."""
+        """The proportional set size of its processes, in bytes."""
         total = 0
         for pid in self.processes():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -173,7 +173,7 @@ class Server:
 
 
 class Load:
-    """The clients: one process, which ``native/load.c`` describes."""
+    """The process of all clients: see ``native/load.c``."""
 
     def __init__(self, server: Server, patience: float = 10, spin: bool = True) -> None:
         self._process = start(
@@ -184,7 +184,7 @@ class Load:
                 *("--over-http", str(int(server.contender.over_http))),
                 *("--most-a-second", str(server.contender.most_a_second)),
                 *("--patience", str(patience)),
-                # On a core that it shares with the server it has to sleep to let that work.
+                # If it shares the server's core, it must sleep to let the server work.
                 *("--spin", str(int(spin and len(set(cores())) > 1))),
             ],
             cores()[1],
@@ -216,7 +216,7 @@ class Load:
 def running(
     contender: Contender, patience: float = 10, spin: bool = True
 ) -> Iterator[tuple[Server, Load]]:
-    """A fresh server and a fresh load client; both are gone afterwards, whatever happens."""
+    """Start a fresh server and a fresh load client, and end both afterwards in any case."""
     server = Server(contender)
     try:
         load = Load(server, patience, spin)
@@ -229,7 +229,7 @@ def running(
 
 
 def machine() -> dict[str, float]:
-    """Seconds that the two cores were busy, and that others on the host took from them."""
+    """Seconds that the two cores were busy, and that other machines of the host took."""
     ticks = os.sysconf("SC_CLK_TCK")
     busy = steal = 0
     wanted = {f"cpu{core}" for core in cores()}
@@ -243,7 +243,7 @@ def machine() -> dict[str, float]:
 
 
 def kernel_memory() -> int | None:
-    """Bytes in the kernel's slabs and socket buffers, both ends of all connections."""
+    """Bytes in the kernel's slabs and socket buffers, for both ends of all connections."""
     slab = 0
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("Slab:"):

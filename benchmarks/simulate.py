@@ -2,25 +2,25 @@
 
 Run it as ``python benchmarks/simulate.py [--seed 1]``; it prints the tables of
 ``docs/scaling.rst``. With ``--write-docs`` it writes them into ``docs/scaling/``, and the
-plots if there is matplotlib; that takes a minute or two. Nothing is measured here: what
-was is in `WORKERS` and `MEASURED`, and everything else is computed from them.
+plots if there is matplotlib. That takes a minute or two. Nothing is measured here: the
+measured figures are in `WORKERS` and `MEASURED`, and all others are computed from them.
 
-What is simulated is one host that takes clients back; the others are like it. Times
-to come back are those of the project itself: its ``draw``, with its ``Settings``.
+One host that takes clients back is simulated; the other hosts are like it. The pauses of
+the clients come from the project's own ``draw``, with its ``Settings``.
 
 death
-    The clients of a host are cut at once, with no word. Each waits for what ``retry``
-    told it when its stream opened, or for what its browser does by itself. The hosts
-    that are left share them, with the part of their CPU that their own streams leave.
+    The clients of a host are cut at once, without a ``retry``. Each waits for the pause
+    that it got when its stream opened, or for its browser's own pause. The other hosts
+    share the clients. They have only the CPU time that their own streams leave.
 reload
-    The clients of a host are told ``retry_after``, and all come back to that host,
-    which has nothing else to do then.
+    The clients of a host get a pause from ``retry_after``. All come back to that host,
+    which has nothing else to do.
 
-A host opens streams one after another. Who waits for it is in its listen queue; when
-that is full a SYN is dropped, and sent again after 1, 3, 7 ... seconds. A client that
-has no stream after the timeout waits for its ``retry`` and tries again, as an
-``EventSource`` does after any network error. The host serves it in vain if it was in
-the queue by then. Whoever comes back is also sent what was missed meanwhile.
+A host opens streams one after another. Waiting clients are in its listen queue. When the
+queue is full, a SYN is dropped, and is sent again after 1, 3, 7 ... seconds. A client
+without a stream after the timeout waits for its ``retry`` and tries again, as an
+``EventSource`` does after any network error. If the client was in the queue by then, the
+host serves it in vain. Each client that comes back also gets the events that it missed.
 """
 
 import argparse
@@ -44,14 +44,14 @@ class Figure(NamedTuple):
     value: float
     unit: str
     what: str
-    #: "measured", or why it is taken for true.
+    #: "measured", or the reason why the figure is assumed.
     how: str
 
 
 MEASURED_HERE = "measured"
 TAKEN_LOW = "measured, 1,800 to 2,900 with an empty view; an app's views do more"
 
-#: What is known of each worker class, under the same names.
+#: The figures of each worker class, under the same names.
 WORKERS = {
     "gevent": {
         "delivery": Figure(27, "µs", "CPU time of a delivery that leaves by itself",
@@ -71,7 +71,7 @@ WORKERS = {
     },
 }  # fmt: skip
 
-#: What does not depend on the worker class.
+#: The figures that do not depend on the worker class.
 MEASURED = {
     "kernel": Figure(4, "KiB", "memory of the kernel for an idle connection", MEASURED_HERE),
     "replay": Figure(5, "µs", "CPU time of an event among many that leave together", MEASURED_HERE),
@@ -99,49 +99,48 @@ MEASURED = {
     "log": Figure(4.7, "KB", "Redis: memory of a channel with a single event", MEASURED_HERE),
 }  # fmt: skip
 
-#: A host, and how much of it may be used when one of the others is lost.
+#: A host, and the shares of it that may be used when another host is lost.
 CORES, MEMORY_GIB, GBIT = 8, 32, 10
 BUSY, FILLED = 0.7, 0.75
-#: Of a Redis, which has one core.
+#: The share of its one core that Redis may use.
 REDIS_BUSY = 0.6
 
-#: Seconds within which all are to be back after a host has died.
+#: All clients must be back so many seconds after a host has died.
 RECOVERY = 60
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
-#: Seconds within which a process is to be done with an event for all of its streams.
+#: A process must have sent an event to all of its streams within so many seconds.
 TURN = 1
 
-#: Clients up to which it is simulated that all come to one host at once.
+#: A storm without jitter on one host is simulated for up to so many clients.
 PATIENCE = 100_000
 
 #: Messages a second for each stream.
 PACES = {"silence": 0.0, "a message every 10 s": 0.1, "a message every second": 1.0}
 PACE = 0.1
 
-#: Milliseconds after which browsers come back that were told nothing: Chromium's and
-#: Safari's, Firefox's. And how many have the first.
+#: The pauses of browsers that got no ``retry``, in milliseconds: Chromium and Safari first,
+#: then Firefox. And the share of browsers with the first pause.
 BROWSERS = (3000, 5000)
 FIRST_BROWSER = 0.8
 
-#: Seconds from a client's timer until its SYN is there: timers and networks differ.
+#: Seconds from a client's timer until its SYN arrives, as timers and networks differ.
 NETWORK = (0.02, 0.12)
 
-#: Seconds after the first at which a SYN that was dropped comes again.
+#: If a SYN is dropped, it comes again at these seconds after the first.
 SYNS = (0, 1, 3, 7, 15, 31, 63)
 
-#: Of its capacity to open streams, what the advised range uses.
+#: The advised range uses this share of a host's capacity to open streams.
 USED = 0.8
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The project's jitter, from a generator that can be repeated.
+    """The project's own jitter, from a random generator with a seed.
 
-    ``draw`` looks the name `settings.chance` up when it is called, so another generator
-    stands there meanwhile, for this simulation only. What a number is drawn from is the
-    project's own code, unchanged.
+    ``draw`` looks up `settings.chance` at each call. So another generator replaces it during
+    the simulation. Apart from that, the project's own code is used unchanged.
     """
     real = settings.chance
     settings.chance = random.Random(seed)
@@ -156,27 +155,27 @@ def seeded(seed: int) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Storm:
-    """What comes over one host. Seconds, but for the microseconds that are named so."""
+    """The load of one host in a storm. Durations are in seconds."""
 
     clients: int
-    #: Streams it opens in a second.
+    #: Streams that the host opens in a second.
     per_second: float
-    #: gunicorn's default. The kernel bounds it with net.core.somaxconn.
+    #: The listen queue: gunicorn's default. The kernel bounds it with net.core.somaxconn.
     backlog: int = 2048
-    #: Of nginx until a connection is open; browsers by themselves give longer.
+    #: nginx's timeout for opening a connection. Browsers alone wait longer.
     timeout: float = 60.0
-    #: Of the host's time, for each second that a client was away: what it missed.
+    #: The host's time for a client's missed events, for each second that it was away.
     replay: float = 0.0
 
 
 class Outcome(NamedTuple):
-    #: Seconds without a stream, of each client, in order.
+    #: For each client the seconds without a stream, sorted.
     away: list[float]
-    #: Clients in the listen queue, at most.
+    #: The longest listen queue.
     queue: int
-    #: SYNs that were dropped.
+    #: The number of dropped SYNs.
     dropped: int
-    #: Times that a client waited for the whole timeout, and had no stream.
+    #: How often a client waited for the whole timeout and got no stream.
     given_up: int
 
     def percentile(self, part: float) -> float:
@@ -184,25 +183,25 @@ class Outcome(NamedTuple):
 
 
 def wait_of(retry: Retry | None) -> float:
-    """Seconds that one client waits between two tries."""
+    """Draw the seconds that one client waits between two tries."""
     if retry is None:
         return BROWSERS[settings.chance.random() >= FIRST_BROWSER] / 1000
     return settings.draw(retry) / 1000
 
 
 def simulate(storm: Storm, retry: Retry | None, seed: int) -> Outcome:
-    """All clients lose their streams at 0. *retry* is what they were told, None is nothing."""
+    """Run a storm: all clients lose their streams at time 0. *retry* is their setting or None."""
     with seeded(seed):
         return _simulate(storm, retry)
 
 
 def _simulate(storm: Storm, retry: Retry | None) -> Outcome:
     waits = [wait_of(retry) for _ in range(storm.clients)]
-    # When a SYN comes, of whom, when the first of this try came, and which it is.
+    # Each SYN: its time, its client, and its index in `SYNS`.
     syns = [(wait + settings.chance.uniform(*NETWORK), n, 0) for n, wait in enumerate(waits)]
     heapq.heapify(syns)
     away: list[float] = []
-    # When the host comes to each that is in the queue.
+    # For each client in the listen queue, the time when the host serves it.
     queue: deque[float] = deque()
     free_at, longest, dropped, given_up = 0.0, 0, 0, 0
     while syns:
@@ -230,45 +229,45 @@ def _simulate(storm: Storm, retry: Retry | None) -> Outcome:
 
 
 def after_death(streams: int, hosts: int) -> Storm:
-    """What each of the other hosts has to take, of *streams* on *hosts*, when one dies.
+    """The storm at each other host, when one of *hosts* with *streams* in all dies.
 
-    They know the latest events, so Redis only tells where the channel is.
+    The other hosts have the latest events. So Redis only gives the channel's position.
     """
     others = max(1, hosts - 1)
     return _storm(streams / hosts / others, CORES * (1 - BUSY), redis_opens(reads=1) / others)
 
 
 def after_reload(streams: int, hosts: int) -> Storm:
-    """What a host has to take that is reloaded while it has no streams.
+    """The storm at one of *hosts* with *streams* in all, when that host is reloaded.
 
-    Its processes are new and know no event, so each client's are read from Redis.
+    Its processes are new and have no events. So each client's events are read from Redis.
     """
     return _storm(streams / hosts, CORES, redis_opens(reads=2))
 
 
 def _storm(clients: float, free: float, redis: float) -> Storm:
-    """*free* cores, and as many streams a second as *redis* answers for."""
+    """The storm at a host with *free* cores, if Redis allows *redis* streams a second."""
     replay = PACE * MEASURED["replay"].value / 1e6 / free
     return Storm(math.ceil(clients), min(opens(free), redis), replay=replay)
 
 
 def opens(cores: float) -> float:
-    """Streams that *cores* open in a second."""
+    """The number of streams that *cores* open in a second."""
     return cores * min(worker["connect"].value for worker in WORKERS.values())
 
 
 def redis_opens(reads: int) -> float:
-    """Streams a second for which one Redis answers: where is it now, and what was missed."""
+    """The number of streams a second that one Redis serves, with *reads* reads for each."""
     us = MEASURED["place"].value + (reads - 1) * MEASURED["read"].value
     return REDIS_BUSY * 1e6 / us
 
 
 def width(storm: Storm) -> float:
-    """Seconds over which clients are to come, so that the host keeps up with them.
+    """Seconds over which the clients must be spread, so that the host keeps up with them.
 
-    In *width* seconds ``clients`` take ``clients / per_second`` seconds of the host, and
-    the last of them ``clients * replay * (width + 1)``: that is to be `USED` of *width*.
-    Raises ``ValueError`` where what is missed grows faster than it is sent.
+    To open the streams takes ``clients / per_second`` seconds of the host. To send the missed
+    events takes up to ``clients * replay * (width + 1)`` seconds. Together these must be
+    `USED` of the width. Raises ``ValueError`` if events are missed faster than they are sent.
     """
     left = USED - storm.clients * storm.replay
     if left <= 0:
@@ -281,23 +280,23 @@ def advised(storm: Storm) -> tuple[int, int]:
     return 1000, 1000 + 1000 * max(1, math.ceil(width(storm)))
 
 
-# -- what a size needs
+# -- the needs of each size
 
 
 def look_seconds() -> float:
-    """Between two looks at a client for whom nothing waits."""
+    """Seconds between two looks at a client without waiting messages."""
     timeouts = (DEFAULTS.send_timeout, DEFAULTS.tcp_user_timeout)
     return min(each for each in timeouts if each is not None) / LOOKS * RARELY
 
 
 def beat_seconds() -> float:
-    """Between two heartbeats into silence, on average."""
+    """Seconds between two heartbeats in silence, on average."""
     assert DEFAULTS.heartbeat is not None
     return DEFAULTS.heartbeat * (EARLIEST + 1) / 2
 
 
 def upkeep_cores(streams: int, worker: str, pace: float) -> float:
-    """For looks, and for heartbeats where no message comes before them."""
+    """The cores for looks, and for heartbeats if messages are rarer than heartbeats."""
     figures = WORKERS[worker]
     us = figures["look"].value / look_seconds()
     if pace * beat_seconds() < 1:
@@ -315,9 +314,9 @@ def gib(streams: int, figure: Figure) -> float:
 
 
 def gbit(streams: int, pace: float) -> float:
-    """Sent in a second, all headers included."""
+    """The network traffic to the clients in Gbit/s, with all headers."""
     if pace * beat_seconds() < 1:
-        # A chunk of HTTP has its length before and two line ends around.
+        # An HTTP chunk adds its length and two line ends.
         size, pace = len(HEARTBEAT) + 5, 1 / beat_seconds()
     else:
         size = int(MEASURED["message"].value)
@@ -325,7 +324,7 @@ def gbit(streams: int, pace: float) -> float:
 
 
 def hosts_for(streams: int, worker: str) -> int:
-    """So that all but one can carry all streams, and take those of that one in time."""
+    """The number of hosts such that all but one can carry all streams, and are quick enough."""
     memory = gib(streams, WORKERS[worker]["memory"]) + gib(streams, MEASURED["kernel"])
     carry = max(
         cores(streams, worker, PACE) / (CORES * BUSY),
@@ -340,7 +339,7 @@ def hosts_for(streams: int, worker: str) -> int:
 
 
 def redis_us(processes: int) -> float:
-    """Of its core, for one event that every process follows."""
+    """Microseconds of Redis's core for one event that every process follows."""
     return MEASURED["publish"].value + processes * MEASURED["listener"].value
 
 
@@ -348,7 +347,7 @@ def redis_us(processes: int) -> float:
 
 
 def number(value: float) -> str:
-    """With two digits that count."""
+    """*value* with two significant digits."""
     if value == 0:
         return "0"
     places = max(0, 1 - math.floor(math.log10(abs(value))))
@@ -365,7 +364,7 @@ def time_of(seconds: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In reStructuredText."""
+    """A table in reStructuredText."""
     widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
     rule = "  ".join("=" * width for width in widths)
     lines = [
@@ -463,13 +462,13 @@ def network() -> str:
 
 
 def redis() -> str:
-    """What many channels cost."""
+    """The table of the cost of many channels."""
     followed = (1, 100, 1000, 10_000, 100_000)
     wait, wait_here = MEASURED["channel"].value, MEASURED["channel_here"].value
     poll, poll_here = MEASURED["poll"].value, MEASURED["poll_here"].value
 
     def of_a_second(seconds: float) -> float:
-        """Polls begin a tenth of a second after the last one is done."""
+        """The share of a second, if each poll starts a tenth of a second after the last."""
         return seconds / (0.1 + seconds)
 
     rows = [
@@ -491,7 +490,7 @@ Variant = tuple[str, Retry | None]
 
 
 def variants(storm: Storm, told: bool) -> list[Variant]:
-    """What clients may have been told. *told* is for a reload, where they always are."""
+    """The values of ``retry`` to compare. *told* is for a reload: clients always get one."""
     default = Settings().retry_after
     assert isinstance(default, tuple)
     all_of_them: list[Variant] = [] if told else [("nothing", None)]
@@ -529,7 +528,7 @@ def storms(seed: int, told: bool) -> str:
     return table((*head, "median", "p99", "all back", "queue", "SYNs dropped", "gave up"), rows)
 
 
-#: Of the range that is advised.
+#: The ranges of the comparison, as parts of the advised range.
 PARTS = (0.25, 0.5, 0.8, 1.0, 1.5, 2.0)
 
 
@@ -538,7 +537,7 @@ def narrowed(retry: tuple[int, int], part: float) -> tuple[int, int]:
 
 
 def formula(seed: int) -> str:
-    """Does the advised range do, and would less have done?"""
+    """The table that shows if the advised range is enough, and if less is enough."""
     rows = []
     for size in SIZES:
         storm = after_death(size, hosts_for(size, "SseWorker"))
@@ -570,7 +569,7 @@ PLOTTED = 100_000
 
 
 def plot(folder: Path, seed: int) -> bool:
-    """Whether there is what draws them."""
+    """Whether the plots could be drawn: they need matplotlib."""
     try:
         import matplotlib
     except ImportError:
@@ -578,7 +577,7 @@ def plot(folder: Path, seed: int) -> bool:
     matplotlib.use("svg")
     matplotlib.rcParams.update(
         {
-            # Text stays text, and the same numbers give the same file.
+            # Keep text as text, and give the same file for the same numbers.
             "svg.fonttype": "none",
             "svg.hashsalt": "ssestream",
             "font.size": 10,

@@ -1,15 +1,15 @@
-"""What clients that never read cost those that do: how late a broadcast arrives.
+"""The delay of a broadcast to reading clients, beside clients that never read.
 
 Run it as ``python benchmarks/stalled.py [--clients 300] [--messages 1000]``.
 
-One worker, of gunicorn's gevent kind and of its gthread kind, writes messages of
-1 KB to all its streams. Each carries the time at which it was written, and the
-clients that read, which are in this process, note how old it is when it
-arrives. Rounds with and without as many more clients that never read take
-turns, so that what slows the machine slows both. The settings are the defaults.
+A worker of gunicorn, first ``gevent`` and then ``gthread``, writes messages of 1 KB to all
+its streams. Each message contains the time when it was written. The reading clients are in
+this process, and note the age of each message when it arrives. There are rounds with and
+without the same number of clients that never read, in turns, so that other work on the
+machine slows both. The settings are the defaults.
 
-At first the kernel still takes what is for the clients that never read, and they
-cost as much as others do. Then they have stalled, and after a while they are cut.
+At first the kernel still takes the messages for the clients that never read, and these cost
+as much as other clients. Then they have stalled, and after a while they are cut.
 """
 
 import argparse
@@ -31,10 +31,10 @@ from ssestream.wire import encode
 
 ROUNDS = 5
 SIZE = 1024
-#: Of a frame: ``data: `` and then the time.
+#: The place of the time in a frame, after ``data: ``.
 STAMP = slice(6, 26)
-#: Seconds between two messages: what a worker can send without falling behind,
-#: for latencies of a queue that grows say nothing.
+#: Seconds between two messages. A worker can send at this pace: the latencies of a growing
+#: queue would mean nothing.
 PAUSES = {"gevent": 0.05, "gthread": 0.06}
 
 app = Flask(__name__)
@@ -88,7 +88,7 @@ def connect(port: int, kind: str) -> socket.socket:
     if kind == "stalled":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", port))
-    # HTTP/1.0, so that what comes is the body and not its chunks.
+    # HTTP/1.0, so that the body comes without chunks.
     sock.sendall(b"GET /stream HTTP/1.0\r\nHost: localhost\r\n\r\n")
     received = b""
     while b":ok\n\n" not in received:
@@ -102,7 +102,7 @@ def wait_for(port: int, count: int) -> None:
 
 
 def round_of(port: int, kind: str, clients: int, stalled: int, messages: int) -> list[float]:
-    """The age of each message for each client that reads, in order of size."""
+    """The age of each message at each reading client, sorted."""
     never_read = [connect(port, "stalled") for _ in range(stalled)]
     readers = [connect(port, "good") for _ in range(clients)]
     wait_for(port, clients + stalled)
@@ -161,7 +161,7 @@ def report(kind: str, rounds: list[tuple[list[float], list[float]]]) -> None:
     def median_ms(which: int, percent: int) -> float:
         return 1000 * statistics.median(percentile(each[which], percent) for each in rounds)
 
-    # Of rounds that follow each other: others who use the machine come and go.
+    # Compare consecutive rounds only, as the other load of the machine changes.
     ratios = sorted(percentile(beside, 99) / percentile(alone, 99) for alone, beside in rounds)
     print(
         f"{kind:9}"
