@@ -23,6 +23,8 @@ from ssestream.brokers.broker import Position
 from ssestream.brokers.redis import RedisBroker
 from ssestream.channels.ids import format_id, parse_id
 from ssestream.channels.tail import ChannelStatistics
+from ssestream.http import diagnosis
+from ssestream.runtime.forking import process
 from ssestream.wire import Decoder
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer
@@ -1372,8 +1374,10 @@ def test_a_url_may_be_given_and_connects_to_nothing(tmp_path: Path) -> None:
 
 
 def test_memory_with_several_workers_is_warned_of_once(
-    local: Make, caplog: pytest.LogCaptureFixture
+    local: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(diagnosis, "_said", set())
+    monkeypatch.setattr(process, "is_one_of_several", False)
     app = flask.Flask(__name__)
     for several in (False, True):
         channels = local()

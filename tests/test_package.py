@@ -63,6 +63,7 @@ ROOMS = (
     "channels.fanout",
     "channels.ailing",
     "channels.listener",
+    "channels.unheard",
     "channels.channels",
     "channels.__init__",
     "response",

@@ -23,7 +23,7 @@ from ..errors import MessageError, StreamError
 from ..jsontext import app_dumps, app_json
 from ..plain import plain_text
 from ..runtime.callables import check_callable
-from ..runtime.loop import logger, new_lock
+from ..runtime.loop import new_lock
 from ..runtime.uncopyable import Uncopyable
 from ..settings import current_app
 from ..stream import SseStream
@@ -39,6 +39,7 @@ from .tail import (
     Subscription,
     cut_word,
 )
+from .unheard import Audience
 
 #: Seconds for which `Channels.close` waits for the listener.
 CLOSING = 1.0
@@ -95,6 +96,7 @@ class Channels(Uncopyable):
         self._others: dict[Configuration, Channels] = {}
         # Whether `init_app` was called.
         self._is_told = False
+        self._audience = Audience()
         self._begin()
         _all.add(self)
         if isinstance(url, flask.Flask):
@@ -107,7 +109,6 @@ class Channels(Uncopyable):
         self._lock = new_lock()
         self._following_made: Following | None = None
         self._subscriptions: dict[int, Subscription] = {}
-        self._warned = False
 
     # -- choosing a broker
 
@@ -281,8 +282,11 @@ class Channels(Uncopyable):
         self._here()._append(check_name(name), word)
 
     def _append(self, name: str, frame: bytes) -> str:
-        self._check_shared()
-        return format_id({name: self._broker.append(name, frame)})
+        broker = self._broker
+        position = broker.append(name, frame)
+        if not broker.shared:
+            self._audience.published()
+        return format_id({name: position})
 
     def keep(
         self, channel: str, *, history: int | None = None, history_age: float | None = None
@@ -357,7 +361,8 @@ class Channels(Uncopyable):
             options: dict[str, Any] = {"since": since, "latest": latest}
             here.subscribe(sse_stream, *names, filter=filter, key=key, **options)
             return
-        self._check_shared()
+        if not self._broker.shared:
+            self._audience.came()
         if sse_stream.destroyed or sse_stream.writable_ended:
             return
         text, is_none = since or sse_stream.last_event_id, not sse_stream._has_bad_id
@@ -426,6 +431,7 @@ class Channels(Uncopyable):
             return here.history(name, limit)
         if limit is not None and (not isinstance(limit, int) or limit < 0):
             raise ValueError(f"limit is an int from 0 on, or None, and not {limit!r}")
+        self._audience.read()
         where = self._broker.read(name, 0, 0, 0)
         after, wanted = where.last, where.last if limit is None else limit
         messages: list[dict[str, str | int]] = []
@@ -529,16 +535,6 @@ class Channels(Uncopyable):
                 del self._subscriptions[id(subscription.stream)]
                 subscription.stream._channels = None
 
-    def _check_shared(self) -> None:
-        if self._warned or self._broker.shared or not flask.has_request_context():
-            return
-        self._warned = True
-        if flask.request.environ.get("wsgi.multiprocess"):
-            logger.warning(
-                "Channels('memory://') with more than one worker: an event that one worker"
-                " publishes does not reach the clients of other workers. Use sqlite:/// or redis://"
-            )
-
 
 class Channel(Uncopyable):
     """A handle on one channel. Each method is described at the `Channels` method it calls."""
@@ -587,6 +583,7 @@ def _after_fork() -> None:
     # The parent's listener does not run in the child, and no stream is subscribed here.
     for channels in list(_all):
         channels._begin()
+        channels._audience.forked()
 
 
 os.register_at_fork(after_in_child=_after_fork)

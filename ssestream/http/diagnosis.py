@@ -6,7 +6,7 @@ The level is WARNING, or INFO if streams only cost more than they need to.
 import itertools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flask
 from gevent import monkey
@@ -215,6 +215,21 @@ def cancelled_with_view(tasks: list[str]) -> None:
         _view(),
         ", ".join(map(escape, tasks)),
     )
+
+
+_MEMORY = {
+    "several": "%sChannels('memory://') with more than one worker: an event that one worker"
+    " publishes does not reach the clients of other workers. Use sqlite:/// or redis://",
+    "job": "%sChannels('memory://') in a job: an event that a process beside the server publishes"
+    " does not reach the server's clients. Use sqlite:/// or redis:// in both",
+    "script": "%sChannels('memory://') in a script or a command: nobody follows what it publishes,"
+    " and it does not reach the clients of another process. Use sqlite:/// or redis:// in both",
+}
+
+
+def warn_of_memory(cause: Literal["several", "job", "script"]) -> None:
+    """Not all clients, or none at all, get what is published to ``memory://``."""
+    _warn(_MEMORY[cause], f"{_view()}: " if flask.has_request_context() else "")
 
 
 def _view() -> str:

@@ -148,6 +148,8 @@ def lane_of(environ: dict[str, Any]) -> Lane:
     if lane is None:
         lane = environ[_LANE_KEY] = Lane(current_home(), origin_of(environ))
         process.begin()
+        if environ.get("wsgi.multiprocess"):
+            process.is_one_of_several = True
     return lane
 
 

@@ -30,6 +30,8 @@ class _Process:
     def __init__(self) -> None:
         #: Whether the process answers requests, or is about to.
         self.serves = False
+        #: Whether a request or its server has said that there are processes beside this one.
+        self.is_one_of_several = False
         #: Whether the process is a job: a child of a process that serves.
         self.is_job = False
         #: How many jobs there are in the line of processes from the first to this one.

@@ -1,0 +1,291 @@
+"""Notice what is published to ``memory://`` where no client can get it.
+
+``memory://`` is of one process, and other processes have memories of their own. Publishing
+in such a process succeeds, and nothing is delivered. These are known, and each is logged once:
+
+* One of several processes of a server publishes. Clients of the others get nothing.
+* A job publishes: a child process of the server's, or a worker of a task queue.
+* A script or a command publishes, and nobody has followed anything there at its end.
+
+A server may publish before its first client comes, so a process that is or may become a
+server is not a script.
+"""
+
+import atexit
+import itertools
+import os
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Literal
+
+import flask
+import greenlet
+from gevent import monkey
+
+from ..http.diagnosis import warn_of_memory
+from ..runtime.clock import clock
+from ..runtime.forking import process
+
+#: Seconds for which a script may publish before somebody follows. It may never end by itself.
+LONG = 10.0
+
+#: Seconds between two looks at whether a script has become a server.
+LOOK = 0.5
+
+#: Modules that run a server, by the beginning of their names.
+_SERVERS = (
+    "cheroot.",
+    "gevent.baseserver",
+    "gevent.pywsgi",
+    "granian.",
+    "gunicorn.",
+    "hypercorn.",
+    "socketserver",
+    "tornado.",
+    "uvicorn.",
+    "waitress.",
+    "werkzeug.serving",
+    "wsgiref.simple_server",
+)
+
+#: Modules that only a process with a server imports.
+_OF_SERVERS = (
+    "bjoern",
+    "cheroot",
+    "gevent.pywsgi",
+    "granian",
+    "gunicorn.workers.base",
+    "hypercorn",
+    "mod_wsgi",
+    "tornado.httpserver",
+    "uvicorn",
+    "uwsgi",
+    "waitress",
+    "wsgiref.simple_server",
+)
+
+#: Modules that run tasks in processes for them.
+_QUEUES = ("billiard.", "celery.concurrency", "celery.worker", "dramatiq.worker", "rq.worker")
+
+#: Modules that run tests. A test may look at what was published without following it.
+_TESTS = ("_pytest.", "unittest.")
+
+#: Adapters that call every process one of several.
+_UNKNOWING = ("a2wsgi", "asgiref.wsgi", "starlette.middleware.wsgi", "uvicorn.middleware.wsgi")
+
+#: Where werkzeug's server keeps its socket for its reloader. A child process inherits it.
+_SERVER_FD = "WERKZEUG_SERVER_FD"
+_inherited_fd = os.environ.get(_SERVER_FD)
+
+_Socket: Any = monkey.get_original("socket", "socket")
+
+
+class Audience:
+    """What is known of those who can get what one `Channels` on ``memory://`` publishes."""
+
+    def __init__(self) -> None:
+        # Whether the parent of this process had an audience, which stays there.
+        self._was_with_parent = False
+        # Whether a view has forked this process.
+        self._is_of_view = False
+        self._begin()
+
+    def _begin(self) -> None:
+        # Whether somebody has followed here, or a request has published: this process serves.
+        self._is_here = self._is_read = False
+        self._is_told = False
+        self._has_looked_for_several = False
+        # Whether this process was a child when it was last looked for a job; None before.
+        self._looked_at_child: bool | None = None
+        # When a script first published, if this process looks like one.
+        self._script_since: float | None = None
+        self._look_again_at = 0.0
+
+    def forked(self) -> None:
+        """This process is a child. Nobody follows anything in it yet."""
+        self._was_with_parent = self._was_with_parent or self._is_here
+        self._is_of_view = self._is_of_view or flask.has_request_context()
+        self._begin()
+
+    def read(self) -> None:
+        """What was published is read in this process, perhaps by the script itself."""
+        self._is_read = True
+        self._script_since = None
+
+    def came(self) -> None:
+        """Somebody follows these channels in this process."""
+        self._is_here = True
+        self._script_since = None
+        if not self._is_told and flask.has_request_context() and _says_several():
+            self._tell("several")
+
+    def published(self) -> None:
+        """Something was published."""
+        if self._is_told:
+            return
+        # Before the request is asked: a job that a view forks has a copy of its context.
+        if not (self._is_here or process.serves) and self._is_in_job():
+            self._tell("job")
+        elif flask.has_request_context():
+            self._is_here = True
+            self._script_since = None
+            if _says_several():
+                self._tell("several")
+        elif _is_one_of_several() or self._finds_several():
+            self._tell("several")
+        elif not (self._is_here or self._is_read or process.serves):
+            self._published_by_script()
+
+    def ended(self) -> None:
+        """The script has ended, or has published for long."""
+        if self._script_since is not None and not (process.serves or _has_served()):
+            self._tell("script")
+
+    def _tell(self, cause: Literal["several", "job", "script"]) -> None:
+        self._is_told = True
+        self._script_since = None
+        warn_of_memory(cause)
+
+    def _is_in_job(self) -> bool:
+        if process.is_job or self._is_of_view:
+            return True
+        # A child by "spawn" imports modules before multiprocessing knows that it is one.
+        is_child = self._was_with_parent or _is_child_of_multiprocessing()
+        if is_child is self._looked_at_child:
+            return False
+        self._looked_at_child = is_child
+        if is_child:
+            return not _runs_server()
+        return any(_module(frame).startswith(_QUEUES) for frame in _frames())
+
+    def _finds_several(self) -> bool:
+        """Whether gunicorn has several workers. No request needs to have come."""
+        if self._has_looked_for_several:
+            return False
+        self._has_looked_for_several = True
+        callers = [
+            frame.f_locals.get("self")
+            for frame in _frames()
+            if _module(frame).startswith("gunicorn.workers.")
+        ]
+        for worker in [*process.servers, *callers]:
+            count = getattr(getattr(worker, "cfg", None), "workers", 1)
+            if isinstance(count, int) and count > 1:
+                process.is_one_of_several = True
+                return True
+        return False
+
+    def _published_by_script(self) -> None:
+        now = clock.now()
+        if now < self._look_again_at or "_pytest" in sys.modules or _is_loading_or_testing():
+            return
+        self._look_again_at = now + LOOK
+        if _listens() or _runs_server():
+            # Its first client may come later.
+            self._is_here = True
+            self._script_since = None
+        elif self._script_since is None:
+            self._script_since = now
+            _scripts.add(self)
+        elif now - self._script_since > LONG:
+            self.ended()
+
+
+#: The audiences of what scripts publish.
+_scripts: set[Audience] = set()
+
+
+@atexit.register
+def _at_exit() -> None:
+    for audience in list(_scripts):
+        audience.ended()
+
+
+os.register_at_fork(after_in_child=_scripts.clear)
+
+
+def _runs_server() -> bool:
+    """Whether a server runs in this process, or is about to."""
+    return any(_module(frame).startswith(_SERVERS) for frame in _frames())
+
+
+def _says_several() -> bool:
+    """Whether the server of the current request says that it has several processes."""
+    if flask.request.environ.get("wsgi.multiprocess"):
+        process.is_one_of_several = True
+    return _is_one_of_several()
+
+
+def _is_one_of_several() -> bool:
+    if not process.is_one_of_several:
+        return False
+    return sys.modules.keys().isdisjoint(_UNKNOWING) or _is_child_of_multiprocessing()
+
+
+def _is_child_of_multiprocessing() -> bool:
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
+
+
+def _is_loading_or_testing() -> bool:
+    """Whether the calling code runs while a module or an app is loaded, or in a test."""
+    return any(
+        frame.f_code.co_filename.startswith("<frozen importlib")
+        or (_module(frame) == "flask.cli" and frame.f_code.co_name == "load_app")
+        or _module(frame).startswith(_TESTS)
+        for frame in _stack(sys._getframe())
+    )
+
+
+def _has_served() -> bool:
+    """Whether this process has had a server, which may be gone."""
+    return (
+        not sys.modules.keys().isdisjoint(_OF_SERVERS)
+        or os.environ.get(_SERVER_FD) != _inherited_fd
+        or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
+    )
+
+
+def _listens() -> bool:
+    """Whether this process has a socket on which it accepts connections."""
+    for fd in range(1024):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                sock = _Socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+                try:
+                    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        return True
+                finally:
+                    sock.detach()
+        except OSError:
+            continue
+    return False
+
+
+def _module(frame: FrameType) -> str:
+    name = frame.f_globals.get("__name__")
+    return name if isinstance(name, str) else ""
+
+
+def _frames() -> Iterator[FrameType]:
+    """The frames of all threads of this process, and of greenlets that the caller's return to."""
+    waiting = []
+    parent = greenlet.getcurrent().parent
+    while parent is not None:
+        waiting.append(parent.gr_frame)
+        parent = parent.parent
+    for frame in itertools.chain([sys._getframe()], waiting, sys._current_frames().values()):
+        yield from _stack(frame)
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    """*frame* and its callers in this process: a fork copies the callers in the parent, too."""
+    while frame is not None:
+        yield frame
+        is_first = frame.f_code.co_name == "_bootstrap"
+        if is_first and _module(frame) in ("multiprocessing.process", "billiard.process"):
+            return
+        frame = frame.f_back
