@@ -1,7 +1,11 @@
 """One channel's error is that channel's, and what a broker refuses is told once."""
 
+import contextlib
 import logging
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +21,7 @@ from ssestream.channels import ailing
 from ssestream.channels import listener as following
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer
+from tests.servers import ROOT
 from tests.visit import until
 
 Start = Callable[..., RedisServer]
@@ -227,6 +232,20 @@ def test_an_append_to_a_damaged_channel_is_an_error_of_that_channel(
     publish(channels, "good", 1)
 
 
+@pytest.mark.server
+def test_of_a_channel_that_nobody_follows_any_more_nothing_is_said(
+    redis_server: RedisServer, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = opened(redis_server.url)
+    redis_server.client().set("ssestream:{bad}", "x")
+    with Client(Following(channels), "/?names=bad"):
+        until(lambda: told(caplog), "it to be told")
+    until(lambda: channels.statistics() == {}, "it to be followed by nobody")
+    # The turn of a try that began before.
+    channels._following._ailing._try("bad")
+    assert len(told(caplog)) == 1, told(caplog)
+
+
 # -- what is refused for good
 
 
@@ -339,6 +358,165 @@ def test_a_missing_directory_is_an_error_that_lasts(
     (tmp_path / "none").mkdir()
     until(lambda: channels.state == "listening", "it to be back")
     channels.ping()
+
+
+def a_text(path: Path) -> None:
+    path.write_text("no database\n" * 100)
+
+
+def a_database_of_others(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE events (mine)")
+    other.close()
+
+
+def a_half(path: Path) -> None:
+    with contextlib.closing(Channels(f"sqlite:///{path}")) as channels:
+        channels.publish("news", {"data": "x"})
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize("make", [a_text, a_database_of_others, a_half, Path.mkdir])
+def test_so_is_a_file_that_is_no_log(
+    make: Callable[[Path], object],
+    tmp_path: Path,
+    opened: Callable[[str], Channels],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make(tmp_path / "events.db")
+    channels = opened(f"sqlite:///{tmp_path}/events.db")
+    with pytest.raises(BrokerError, match=str(tmp_path)) as caught:
+        channels.ping()
+    assert caught.value.lasting
+    channels.subscribe(SseStream(), "news")
+    until(lambda: told(caplog), "it to be told")
+    assert [each.levelno for each in caplog.records] == [logging.ERROR]
+
+
+#: What an account without rights meets. The superuser may do all, and gives that up first.
+_WITHOUT_RIGHTS = """
+import os, sys
+from ssestream import BrokerError, Channels
+import ssestream.brokers.sqlite  # while the folder of Python may be read
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+channels = Channels("sqlite:///" + sys.argv[1])
+try:
+    channels.ping()
+except BrokerError as error:
+    print(error.lasting, error)
+"""
+
+
+@pytest.mark.parametrize("which", ["unreadable", "read-only", "directory"])
+def test_so_is_a_file_that_may_not_be_read_or_written(which: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        # Where everybody may go, as pytest's own folder is not.
+        Path(folder).chmod(0o777)
+        path = Path(folder) / "in" / "events.db"
+        path.parent.mkdir()
+        with contextlib.closing(Channels(f"sqlite:///{path}")) as channels:
+            channels.publish("news", {"data": "x"})
+        path.chmod({"unreadable": 0, "read-only": 0o444, "directory": 0o666}[which])
+        path.parent.chmod(0o555 if which == "directory" else 0o777)
+        command = [sys.executable, "-c", _WITHOUT_RIGHTS, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        path.parent.chmod(0o777)
+    assert done.stdout.startswith("True "), done
+    assert "must be allowed to write the file" in done.stdout
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("user", "rights"),
+    [
+        ("b", ["nocommands"]),
+        ("b", ["~*", "+@all", "-evalsha"]),
+        ("b", ["off", "~*", "+@all"]),
+        ("nobody", ["~*", "+@all"]),
+    ],
+)
+def test_so_is_an_account_without_rights(
+    redis_server: RedisServer,
+    opened: Callable[[str], Channels],
+    caplog: pytest.LogCaptureFixture,
+    user: str,
+    rights: list[str],
+) -> None:
+    redis_server.client().execute_command("ACL", "SETUSER", "b", "on", ">pw", *rights)
+    lasts(opened(f"redis://{user}:pw@127.0.0.1:{redis_server.port}/0"), caplog)
+
+
+@pytest.mark.server
+def test_so_is_a_database_that_there_is_not(
+    redis_server: RedisServer, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
+) -> None:
+    lasts(opened(f"redis://127.0.0.1:{redis_server.port}/99"), caplog)
+
+
+@pytest.mark.server
+def test_so_is_a_certificate_that_nobody_vouches_for(
+    start_redis: Start,
+    certificate: tuple[str, str],
+    opened: Callable[[str], Channels],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    files = ("--tls-cert-file", certificate[0], "--tls-key-file", certificate[1])
+    server = start_redis(
+        *files, "--tls-ca-cert-file", certificate[0], "--tls-auth-clients", "no", tls=True
+    )
+    url = f"rediss://localhost:{server.port}/0"
+    opened(f"{url}?ssl_ca_certs={certificate[0]}").ping()
+    lasts(opened(url), caplog)
+    plain = opened(f"redis://localhost:{server.port}/0")
+    with pytest.raises(BrokerError, match="if it speaks TLS, the URL begins with rediss"):
+        plain.ping()
+
+
+def lasts(channels: Channels, caplog: pytest.LogCaptureFixture) -> None:
+    """All that is asked of *channels* is an error that lasts, and one line says so."""
+    for call in (channels.ping, lambda: channels.publish("news", {"data": "x"})):
+        with pytest.raises(BrokerError) as caught:
+            call()
+        assert caught.value.lasting, caught.value
+    channels.subscribe(SseStream(), "news")
+    until(lambda: told(caplog), "it to be told")
+    assert [each.levelno for each in caplog.records] == [logging.ERROR]
+    assert ":pw" not in caplog.text
+
+
+def ping(channels: Channels) -> str:
+    """What is said of an outage that passes; nothing where there is none."""
+    try:
+        channels.ping()
+    except BrokerError as error:
+        return f"lasting: {error}" if error.lasting else str(error)
+    return ""
+
+
+@pytest.mark.server
+def test_a_redis_that_loads_and_a_name_that_is_not_known_yet_are_outages_that_pass(
+    start_redis: Start, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
+) -> None:
+    # It answers once for each KiB that it loads.
+    slowly = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
+    server = start_redis(*slowly)
+    channels = opened(server.url)
+    for number in range(200):
+        server.client().set(f"key-{number}", f"{number:0200}")
+    server.client().save()
+    server.kill()
+    server._answers = lambda: True  # type: ignore[method-assign]
+    server.start()
+    until(lambda: "is loading" in ping(channels), "it to load")
+    assert not ping(channels).startswith("lasting")
+    channels.subscribe(SseStream(), "news")
+    until(lambda: channels.state == "listening", "it to have loaded")
+    assert ping(channels) == ""
+    unknown = ping(opened("redis://no-such-host.invalid:6379/0"))
+    assert unknown.startswith("redis://no-such-host.invalid")
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 @pytest.mark.server

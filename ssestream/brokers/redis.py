@@ -18,6 +18,7 @@ import os
 import queue
 import re
 import select
+import ssl
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -108,6 +109,9 @@ ERRORS = (
     OSError,
     MemoryError,
 )
+
+#: The channel that `RedisBroker.ping` reads. Nobody need publish to it.
+PINGED = "ssestream/ping"
 
 #: Errors that may pass by themselves: Redis starts or stops, or another server becomes master.
 PASSING = (
@@ -421,9 +425,10 @@ class RedisBroker:
         return _bounds(*self._try(say, TRYING, channel))
 
     def ping(self) -> None:
-        # A refusal is an answer too: the server is up, and the account may not use PING.
-        with self._errors(), contextlib.suppress(exceptions.NoPermissionError):
-            self._pool().client.ping()
+        # A read and no PING, which an account without any other right may send. Which keys the
+        # account may use is a matter of each channel.
+        with contextlib.suppress(ChannelError), self._errors(PINGED):
+            self._news({PINGED: Position("*", 0)}, 0, 0)
 
     def wait(self, positions: Mapping[str, Position]) -> News:
         with self._errors():
@@ -904,10 +909,19 @@ def _is_lasting(error: BaseException) -> bool:
     """Whether *error* stays until an operator acts: a wrong password, or an unsuitable server."""
     if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
         return True
-    # An error reply that redis-py gives no class of its own lasts. Errors in *known* may pass,
-    # and an operator may grant a right at any time.
-    known = (*PASSING, exceptions.OutOfMemoryError, exceptions.NoPermissionError)
-    return type(error) is exceptions.ResponseError and not isinstance(error, known)
+    if isinstance(error, exceptions.NoPermissionError) or _is_untrusted(error):
+        return True
+    # An error reply that redis-py gives no class of its own lasts, except for these two: another
+    # client's script ends, and a replica comes back.
+    is_plain = type(error) is exceptions.ResponseError
+    return is_plain and not str(error).startswith(("BUSY ", "NOREPLICAS "))
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether the server's certificate is the cause of *error*."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _may_pass(cause: object) -> bool:

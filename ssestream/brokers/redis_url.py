@@ -62,7 +62,17 @@ class Target:
         """A text for the log: the server, *error*, and the cause if it is a lack of descriptors."""
         if isinstance(error, MemoryError):
             return f"{self.where}: no memory"
-        return f"{self.where}: {self._clean(str(error) or type(error).__name__)}{shortage(1)}"
+        words = self._clean(str(error) or type(error).__name__)
+        return f"{self.where}: {words}{self._cure(words)}{shortage(1)}"
+
+    def _cure(self, words: str) -> str:
+        if "unauthenticated" in words:  # what Redis says of a long command before a password
+            return " (it wants a password)"
+        if self.where.startswith("rediss") and "Timeout connecting" in words:
+            return " (if it does not speak TLS, the URL begins with redis)"
+        if not self.where.startswith(("rediss", "unix")) and "reset by peer" in words:
+            return " (if it speaks TLS, the URL begins with rediss)"
+        return ""
 
     def refuse(self, error: BaseException) -> str:
         """A text for the log about *error*, which redis-py raised for an option of the query."""

@@ -212,8 +212,9 @@ class SqliteBroker:
         return self._do("BEGIN IMMEDIATE", lambda db: self._keep(db, channel, bounds))
 
     def ping(self) -> None:
-        # A write transaction, so that the lack of a right to write is an error. Writes nothing.
-        self._do("BEGIN IMMEDIATE", lambda db: db.execute("SELECT 1 FROM channels LIMIT 1"))
+        # A write that changes no row, so that the lack of a right to write is an error. In a file
+        # that is read-only, SQLite takes BEGIN IMMEDIATE for BEGIN.
+        self._do("BEGIN IMMEDIATE", lambda db: db.execute("UPDATE channels SET last = 0 WHERE 0"))
 
     def wait(self, positions: Mapping[str, Position]) -> News:
         known, self._positions = self._positions, dict(positions)

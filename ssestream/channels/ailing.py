@@ -123,8 +123,11 @@ class Ailing:
             followed.resume(name)
 
     def _try(self, name: str) -> None:
+        places = self._places(name)
+        if places is None:  # every stream of it has ended since
+            return
         try:
-            for index, after in enumerate(self._places(name) or ()):
+            for index, after in enumerate(places):
                 self._broker.read(name, after, TRIED, TRIED_BYTES)
                 if index == 0 and name in self:
                     with self._lock:
