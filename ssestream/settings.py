@@ -197,6 +197,11 @@ def app_settings() -> Settings:
         # prefix.
         field, _, rest = str(error).partition(" ")
         raise type(error)(f"SSESTREAM_{field.upper()} {rest}") from None
+    if settings.max_streams_per_client is not None and settings.client_key is None:
+        logger.warning(
+            "SSESTREAM_MAX_STREAMS_PER_CLIENT bounds nothing without SSESTREAM_CLIENT_KEY, the"
+            " function that tells one client from another"
+        )
     _of_apps[app] = changed, settings
     return settings
 

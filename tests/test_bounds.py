@@ -580,3 +580,19 @@ def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
     after = statistics()
     assert after.closed["error"] == before.closed.get("error", 0) + 1
     assert (after.opened, after.open) == (before.opened + 1, before.open)
+
+
+def test_a_bound_for_each_client_without_a_key_to_know_clients_by_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_MAX_STREAMS_PER_CLIENT"] = 5
+    for _ in range(3):
+        with app.app_context():
+            SseStream()
+    (told,) = [each.getMessage() for each in caplog.records if "PER_CLIENT" in each.getMessage()]
+    assert "SSESTREAM_CLIENT_KEY" in told
+    app.config["SSESTREAM_CLIENT_KEY"] = lambda environ: environ["REMOTE_ADDR"]
+    with app.app_context():
+        SseStream()
+    assert len([each for each in caplog.records if "PER_CLIENT" in each.getMessage()]) == 1
