@@ -84,7 +84,7 @@ def test_every_event_comes_once_while_it_lives(
         get_more(client, 1)
     job = psutil.Process(ask(server, how)["pid"])
     for client in clients:
-        get_more(client, 60)
+        get_more(client, 25)
     assert job.is_running()
     for client in clients:
         got = numbers(client)
@@ -143,6 +143,13 @@ def test_its_end_by_a_signal_is_its_own(what: str, start: Start) -> None:
     get_more(clients[1], 20)
     assert not server.events(event="close")
     assert not any(b"retry: " in client.received for client in clients)
+
+
+def test_no_signal_is_lost_that_comes_while_it_is_forked(start: Start) -> None:
+    server = start()
+    client = opened(server, "/timer?key=a")
+    assert ask(server, "/terminate-at-once")["codes"] == [-signal.SIGTERM] * 20
+    get_more(client, 1)
 
 
 def test_it_ends_by_itself_when_it_is_done(start: Start) -> None:

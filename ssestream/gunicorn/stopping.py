@@ -20,12 +20,16 @@ import sys
 from typing import Any
 
 import gevent
+from gevent import monkey
 
 from ..http.draining import drain
 from ..http.registry import books
 from ..runtime.clock import clock
 from ..runtime.forking import process
 from ..timers import clear_interval, set_interval
+
+# The real one: a mask of signals belongs to a thread, not to a greenlet.
+_get_ident: Any = monkey.get_original("_thread", "get_ident")
 
 #: Milliseconds between two looks at ``alive``. Twenty looks a second cost nothing measurable,
 #: and no stream waits longer for its end.
@@ -154,12 +158,33 @@ class Stopping:
 
 _stopping: Stopping | None = None
 
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+# The signals that each thread which forks had blocked before.
+_blocked: dict[int, set[int]] = {}
+
+
+def _before_fork() -> None:
+    # A signal that came to a job before `leave` would be lost: the worker's handler would take
+    # it, or Python would forget it. A blocked signal waits.
+    if _stopping is not None:
+        _blocked[_get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+
+
+def _unblock() -> None:
+    mask = _blocked.pop(_get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
 
 def _after_fork() -> None:
     if _stopping is not None and process.is_job:
         # Only the main thread can set signal handlers.
         with contextlib.suppress(ValueError):
             _stopping.leave()
+    _unblock()
+    _blocked.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_unblock, after_in_child=_after_fork)

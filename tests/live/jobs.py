@@ -133,3 +133,19 @@ def terminate() -> dict[str, int | None]:
     process.terminate()
     process.join(5)
     return {"code": process.exitcode}
+
+
+@app.get("/terminate-at-once")
+def terminate_at_once() -> dict[str, list[int | None]]:
+    """Before the job has come to anything."""
+    codes = []
+    for _ in range(20):
+        process = multiprocessing.get_context("fork").Process(target=wait, args=(60.0,))
+        process.start()
+        process.terminate()
+        process.join(5)
+        codes.append(process.exitcode)
+        if process.exitcode is None:
+            process.kill()
+            break
+    return {"codes": codes}
