@@ -52,8 +52,8 @@ class Settings:
     #: 4 KiB a second, but no more than four times this setting in all.
     send_timeout: float | None = 15.0
 
-    #: Seconds for which the client's kernel may leave sent bytes unacknowledged before this
-    #: kernel closes the connection. So a client with a lost network is found. None leaves the
+    #: Seconds for which the client's kernel may leave this kernel without an answer before the
+    #: connection is closed. So a client with a lost network is found. None leaves the
     #: system's value, a quarter of an hour on Linux. The default is longer than a ride in a
     #: lift or a change of the mobile cell. The heartbeat makes sure that there are sent bytes;
     #: without a heartbeat the kernel's own probes do.

@@ -98,7 +98,6 @@ _TUNING = (
 def _giving_up(seconds: float) -> tuple[_Option, ...]:
     """The options for `Connection.give_up_after`. Most streams have the same *seconds*."""
     return _tcp(
-        TCP_USER_TIMEOUT=max(1, round(seconds * 1000)),
         TCP_KEEPIDLE=max(1, round(seconds / 2)),
         TCP_KEEPINTVL=max(1, round(seconds / 6)),
         TCP_KEEPCNT=3,
@@ -113,7 +112,11 @@ class Standing(NamedTuple):
     #: A number that grows with every byte that the peer has got; None where unknown.
     acknowledged: int | None
     #: Seconds since the peer's last acknowledgement. An answer that it has no room counts.
-    silent: float
+    silent: float = 0.0
+    #: How many probes or retransmissions in a row the peer has not answered.
+    asked: int = 0
+    #: Whether sent bytes are not acknowledged yet. If not, the peer has everything or no room.
+    on_its_way: bool = False
 
 
 class Owner(Protocol):
@@ -285,20 +288,15 @@ class Connection:
                 self._watch.await_room(self._fd, self)
 
     def give_up_after(self, seconds: float) -> None:
-        """Let the kernel close the connection when the peer has not answered for *seconds*.
+        """Let the kernel close the connection when a silent peer does not answer for *seconds*.
 
-        If bytes are on their way, the kernel sends them again and again for so long
-        (``TCP_USER_TIMEOUT``). Otherwise it sends keep-alive probes, and the last one fails
-        after the same time. If the system lacks an option, its own default counts.
+        The kernel sends keep-alive probes, but only while no bytes are on their way.
+        Otherwise `Upkeep` checks that the peer answers. ``TCP_USER_TIMEOUT`` is not set: Linux
+        counts it from the first time that the peer had no room, and starts again only when the
+        peer has room for a whole buffer of the kernel. A peer that was slow once would lose its
+        connection at its next pause, even an hour later.
         """
         self._set(_giving_up(seconds))
-
-    def bear_with(self) -> None:
-        """Let the kernel wait for the peer: it is slow, but it answers.
-
-        With ``TCP_USER_TIMEOUT``, a peer with a window that stays small counts as silent.
-        """
-        self._set(_tcp(TCP_USER_TIMEOUT=0))
 
     def _set(self, options: tuple[_Option, ...]) -> None:
         with self._lock:
@@ -319,11 +317,14 @@ class Connection:
         """Ask the kernel how many bytes have reached the peer's kernel."""
         info = self._info()
         if info is None:
-            return Standing(self._unsent(), None, 0.0)
+            return Standing(self._unsent(), None)
         # See struct tcp_info of linux/tcp.h.
+        again, probes = struct.unpack_from("BB", info, 2)
+        (on_its_way,) = struct.unpack_from("I", info, 24)
         (silent,) = struct.unpack_from("I", info, 56)
         (acknowledged,) = struct.unpack_from("Q", info, 120)
-        return Standing(self._unsent(), acknowledged, silent / 1000)
+        asked = again if on_its_way else probes
+        return Standing(self._unsent(), acknowledged, silent / 1000, asked, bool(on_its_way))
 
     def unread(self) -> int | None:
         """The bytes in the peer's receive buffer, which it has not read. None where unknown."""

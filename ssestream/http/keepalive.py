@@ -37,9 +37,14 @@ KEPT = 256 * 1024
 #: its send timeout.
 PATIENCE = 4
 
-#: A client is not reading if its kernel has not answered for this part of the time. A
-#: kernel without room is asked after 0.2 s, 0.4 s, 0.8 s and so on, and answers each time.
-UNANSWERED = 0.6
+#: A client does not answer if this many probes or retransmissions in a row have had no
+#: answer. One may just be on its way. A kernel without room is asked after 0.2 s, 0.4 s,
+#: 0.8 s and so on, up to two minutes, and answers each time.
+UNANSWERED = 2
+
+#: Linux does not count retransmissions to a kernel without room. Then a client does not
+#: answer if its kernel was silent for this part of the time.
+SILENT = 0.6
 
 _NEVER = float("inf")
 
@@ -66,7 +71,7 @@ class Upkeep:
         "_began",
         "_buffer",
         "_connection",
-        "_kernel_may",
+        "_is_probed",
         "_old_at",
         "_over",
         "_read",
@@ -83,8 +88,8 @@ class Upkeep:
         self._buffer = buffer
         self._connection = connection
         self._settings = settings
-        # Whether TCP_USER_TIMEOUT is set on the socket; None before the first look.
-        self._kernel_may: bool | None = None
+        # Whether the kernel sends keep-alive probes.
+        self._is_probed = False
         self._began = 0.0
         self._old_at = _NEVER
         if settings.max_age is not None:
@@ -135,7 +140,6 @@ class Upkeep:
         beat_at = self._beat_at(now)
         client_at = self._client_at(now)
         if client_at is None:
-            self._stream.cut("stalled")
             return None
         if now >= self._old_at:
             self._old_at = _NEVER
@@ -158,15 +162,17 @@ class Upkeep:
         return silent_since + heartbeat * chance.uniform(EARLIEST, 1.0)
 
     def _client_at(self, now: float) -> float | None:
-        """Look at the client. Return when to look again, or None if the client is stalled."""
+        """Look at the client. Return when to look again, or None if the client was cut."""
         settings = self._settings
         every = _look_every(settings.send_timeout, settings.tcp_user_timeout)
         if every is None:
             return _NEVER
-        if self._kernel_may is None:
-            # Not in `begin`: after a restart all streams begin at once, and this costs four
+        if not self._is_probed:
+            # Not in `begin`: after a restart all streams begin at once, and this costs three
             # system calls for each.
-            self._let_kernel_give_up(True)
+            self._is_probed = True
+            if settings.tcp_user_timeout is not None:
+                self._connection.give_up_after(settings.tcp_user_timeout)
         again = now + every
         # At random: otherwise streams that a busy moment has brought together stay together.
         rarely = now + every * RARELY * chance.uniform(EARLIEST, 1.0)
@@ -177,13 +183,12 @@ class Upkeep:
         standing, in_hand = self._connection.standing(), self._buffer.taken_at
         if not standing.unsent and not in_hand:
             self._seen = None
-            self._let_kernel_give_up(True)
             if self._buffer.length:
                 return again
             self._has_taken(standing, now)
             self._took_at = now
             return rarely
-        unsent, acknowledged, silent = standing
+        unsent, acknowledged = standing[:2]
         change = (in_hand, unsent) if acknowledged is None else acknowledged
         seen, self._seen = self._seen, (change, None)
         if seen is None:
@@ -191,17 +196,24 @@ class Upkeep:
             # The client may have been as it is now ever since the last look.
             self._took_at = now - every * RARELY
         elif seen[0] != change or self._reads(seen):
-            self._let_kernel_give_up(False)
             self._has_taken(standing, now)
             self._took_at = now - every
-        elif settings.send_timeout is not None:
-            self._let_kernel_give_up(silent > UNANSWERED * (now - self._took_at))
+        if settings.tcp_user_timeout is not None and self._is_unanswered(standing, now):
+            silent_since = max(self._took_at, now - standing.silent)
+            gone_at = silent_since + settings.tcp_user_timeout
+            if now >= gone_at:
+                self._stream.cut("client")
+                return None
+            again = min(again, gone_at)
         if settings.send_timeout is None:
             return again
         stalled_at = self._took_at + settings.send_timeout
         if now >= stalled_at:
             stalled_at += self._grace(standing, now)
-        return None if now >= stalled_at else min(again, stalled_at)
+        if now >= stalled_at:
+            self._stream.cut("stalled")
+            return None
+        return min(again, stalled_at)
 
     def _reads(self, seen: tuple[object, int | None]) -> bool:
         """Whether the client has read something since, though its kernel takes nothing more."""
@@ -229,7 +241,7 @@ class Upkeep:
 
     def _grace(self, standing: Standing, now: float) -> float:
         """Return how many seconds beyond the send timeout the client may still be reading."""
-        if standing.unsent is None or standing.silent > UNANSWERED * (now - self._took_at):
+        if standing.unsent is None or self._is_unanswered(standing, now):
             return 0.0
         held = self._taken(standing) - self._read
         if self._seen is not None and self._seen[1] is not None:
@@ -239,15 +251,11 @@ class Upkeep:
         timeout = self._settings.send_timeout or 0.0
         return min(max(held, 0) / SLOWEST, (PATIENCE - 1) * timeout)
 
-    def _let_kernel_give_up(self, it_may: bool) -> None:
-        """Set or clear TCP_USER_TIMEOUT on the client's socket."""
-        user_timeout = self._settings.tcp_user_timeout
-        if user_timeout is not None and it_may != self._kernel_may:
-            self._kernel_may = it_may
-            if it_may:
-                self._connection.give_up_after(user_timeout)
-            else:
-                self._connection.bear_with()
+    def _is_unanswered(self, standing: Standing, now: float) -> bool:
+        """Return whether even the client's kernel does not answer."""
+        if standing.asked >= UNANSWERED:
+            return True
+        return standing.on_its_way and standing.silent > SILENT * (now - self._took_at)
 
 
 @functools.lru_cache
