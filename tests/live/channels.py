@@ -1,11 +1,13 @@
 """Channels behind real servers, configured by ``CHANNELS_CONFIG`` (JSON).
 
 With ``CHANNELS_LOOK`` a worker looks all the time at what its streams hold, and tells
-how many are behind.
+how many are behind. It prints the stacks of its threads on SIGUSR2.
 """
 
+import faulthandler
 import json
 import os
+import signal
 
 from flask import Flask, request
 
@@ -29,6 +31,9 @@ LOOK_MS = 20
 most = {"waiting": 0, "lagging": 0}
 
 lookers: list[Timer] = []
+
+if "CHANNELS_LOOK" in os.environ:
+    faulthandler.register(signal.SIGUSR2)
 
 
 @app.get("/news")
