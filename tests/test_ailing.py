@@ -297,8 +297,8 @@ def test_a_connection_that_may_not_be_unblocked_asks_for_it_once(
     for n in range(20):
         broker.wake()
         broker.wait({f"channel-{m}": Position("", 0) for m in range(n + 1)})
-    log: Any = client.execute_command("ACL", "LOG")
-    assert sum(entry[b"count"] for entry in log if "unblock" in str(entry)) <= 1
+    log: Any = client.acl_log()
+    assert sum(entry["count"] for entry in log if "unblock" in str(entry)) <= 1
 
 
 def test_what_works_and_fails_in_turn_is_told_twice(

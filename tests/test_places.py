@@ -341,6 +341,7 @@ def broken(path: str) -> Callable[[], None]:
         target = sqlite3.connect(path, timeout=5)
         copy.backup(target)
         target.close()
+        copy.close()
 
     return put_back
 

@@ -12,6 +12,7 @@ have new entries; a script then reads the entries.
 """
 
 import contextlib
+import hashlib
 import inspect
 import math
 import os
@@ -652,6 +653,27 @@ class _NoTurn(Exception):
     """All connections of the pool stay in use."""
 
 
+class _ClusterScript:
+    """A script on the node of its keys.
+
+    redis-py would load a script on all masters. After a lost connection, redis-py 6 may know
+    of none.
+    """
+
+    def __init__(self, client: Any, text: str) -> None:
+        self._client = client
+        self._text = text
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, keys: list[Any], args: list[Any]) -> Any:
+        try:
+            return self._client.evalsha(self._sha, len(keys), *keys, *args)
+        except exceptions.NoScriptError:
+            node = self._client.get_node_from_key(keys[0])
+            self._client.execute_command("SCRIPT LOAD", self._text, target_nodes=node)
+            return self._client.evalsha(self._sha, len(keys), *keys, *args)
+
+
 class _Pool:
     """The connections for commands that Redis answers at once, and the scripts.
 
@@ -668,9 +690,10 @@ class _Pool:
         patched = monkey.is_module_patched("socket")
         self._free: Any = gevent.lock.Semaphore(connections) if patched else _Turns(connections)
         self.cluster = isinstance(client, redis.RedisCluster)
-        self.append = client.register_script(_APPEND)
-        self.read = client.register_script(_READ)
-        self.keep = client.register_script(_KEEP)
+        self.append, self.read, self.keep = (
+            _ClusterScript(client, text) if self.cluster else client.register_script(text)
+            for text in (_APPEND, _READ, _KEEP)
+        )
 
     @contextlib.contextmanager
     def turn(self, deadline: float) -> Iterator[None]:

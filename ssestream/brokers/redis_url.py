@@ -152,6 +152,9 @@ def _check(scheme: str, kind: str, rest: str) -> None:
     reason = ""
     if "#" in rest:
         reason = "it has a #, which begins a fragment, and no broker uses a fragment"
+    elif "@" in authority and re.search(r"[\[\]]", authority.rpartition("@")[0]):
+        # Python 3.10 would accept such a URL.
+        reason = "its user name or password has a [ or ]"
     elif " " in rest or not rest.isprintable():
         reason = "it has a space or a control character"
     elif scheme == "unix":
