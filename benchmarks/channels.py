@@ -108,8 +108,8 @@ def stamped(last: bool) -> dict[str, str]:
 class Sink:
     """A stream and its destination, which is emptied by hand."""
 
-    #: This object is also its reader's bell, and ignores the ringing.
-    home = None
+    #: This object is also its reader's waker, and ignores the ringing.
+    loop = None
 
     def __init__(self) -> None:
         self.stream = SseStream()
@@ -117,11 +117,11 @@ class Sink:
         self._body = Body(self.response)
         self.empty()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         pass
 
     def empty(self) -> None:
-        while self._body.take_now(self):  # type: ignore[arg-type]
+        while self._body.take_nowait(self):  # type: ignore[arg-type]
             self._body.left()
 
 
@@ -173,7 +173,7 @@ def fan_out() -> None:
 
     def through_channel() -> None:
         # Wait for the last stream only. To ask all streams would cost as much as the sending.
-        last = list(followed._following._feeds["news"].live)[-1]
+        last = list(followed._listener._tails["news"].live)[-1]
         goal = last.total + MESSAGES
         for _ in range(MESSAGES):
             followed.publish("news", DATA)

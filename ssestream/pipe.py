@@ -3,8 +3,8 @@
 from typing import Any, Protocol
 
 from .http.outgoing import OutgoingMessage
-from .http.output import FrameBuffer
-from .runtime.emitter import Lane
+from .http.output import OutputBuffer
+from .runtime.emitter import CallQueue
 from .wire import OK
 
 
@@ -21,14 +21,14 @@ class Destination(Protocol):
         """Take *chunk*. May block.
 
         The first call runs in `SseStream.pipe`. All later calls run in a thread or greenlet
-        of the stream's home, so that no writer is held up.
+        of the stream's loop, so that no writer is held up.
         """
 
 
 class Source(Protocol):
     """The stream, as far as a pipe knows it."""
 
-    _lane: Lane
+    _call_queue: CallQueue
 
     def _flow(self) -> None: ...
     def unpipe(self, destination: Destination, /) -> object: ...
@@ -59,7 +59,7 @@ class Pipe:
         self.never_blocks = isinstance(destination, OutgoingMessage)
         #: The buffer into which a response's ``write()`` puts frames. None for any other
         #: destination, and if the app has overridden ``write``.
-        self.buffer: FrameBuffer | None = None
+        self.buffer: OutputBuffer | None = None
         if isinstance(destination, OutgoingMessage):
             function = getattr(destination.write, "__func__", None)
             if function is OutgoingMessage.write:
@@ -130,13 +130,13 @@ class Pipe:
             return
         self._stop_listening()
         if self._ending and hasattr(destination, "end"):
-            self.source._lane.soon(destination.end)
+            self.source._call_queue.call_soon(destination.end)
         self.tell("unpipe")
         if destroying and hasattr(destination, "destroy"):
             if self.never_blocks:
                 destination.destroy()
             else:
-                self.source._lane.soon(destination.destroy)
+                self.source._call_queue.call_soon(destination.destroy)
 
     def tell(self, event: str) -> None:
         """Let the destination emit *event*, ``"pipe"`` or ``"unpipe"``, with the stream."""
@@ -144,9 +144,9 @@ class Pipe:
         if isinstance(destination, OutgoingMessage):
             # A handler that is added later would not hear of it in Node either.
             if destination._is_heard(event):
-                destination._announce(event, self.source)
+                destination._emit_soon(event, self.source)
         elif callable(getattr(destination, "emit", None)):
-            self.source._lane.soon(destination.emit, event, self.source)
+            self.source._call_queue.call_soon(destination.emit, event, self.source)
 
     # -- calls and events from the destination
 

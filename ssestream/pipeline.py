@@ -19,7 +19,7 @@ from .errors import StreamDestroyed, WriteAfterEnd
 from .http.outgoing import OutgoingMessage
 from .pipe import Destination
 from .runtime.emitter import run_logged
-from .runtime.loop import Home, current_home, home_of, logger, new_lock, start_thread
+from .runtime.loop import Loop, current_loop, logger, loop_of, new_lock, start_thread
 from .runtime.origin import log_failure
 from .runtime.threadloop import run_in_hub
 from .stream import D, SseStream
@@ -67,7 +67,7 @@ class _Drawer:
         # Set by `_enter` at the start, or by `_stop` if the source is stopped before it has
         # started. The method that sets this closes the source.
         self._begun = False
-        self._home: Home | None = None
+        self._loop: Loop | None = None
         self._greenlet: Any = None
         self._drained: Any = None
 
@@ -87,11 +87,13 @@ class _Drawer:
         self._start()
 
     def _start(self) -> None:
-        home = self._stream._lane.home
-        if home.cooperative:
-            home.spawn(self._enter)
+        loop = self._stream._call_queue.loop
+        if loop.cooperative:
+            loop.spawn(self._enter)
         else:
-            home.insist(lambda: start_thread(run_in_hub, (self._enter_thread, home)), self._source)
+            loop.retry_start(
+                lambda: start_thread(run_in_hub, (self._enter_thread, loop)), self._source
+            )
 
     def _enter_thread(self) -> None:
         greenlet = gevent.spawn(self._enter)
@@ -101,7 +103,7 @@ class _Drawer:
             except BaseException:
                 # For example sys.exit() in a greenlet that the source has started.
                 logger.exception("the thread of a pipeline was interrupted, and goes on")
-        home_of(gevent.get_hub()).close()
+        loop_of(gevent.get_hub()).close()
 
     def _enter(self) -> None:
         with self._lock:
@@ -109,15 +111,15 @@ class _Drawer:
                 return
             self._begun = True
             self._greenlet = gevent.getcurrent()
-            self._home = current_home()
+            self._loop = current_loop()
             self._drained = Event()
         try:
-            run_logged(self._draw, context=self._context, origin=self._stream._lane.origin)
+            run_logged(self._draw, context=self._context, origin=self._stream._call_queue.origin)
         finally:
             with self._lock:
-                # Also forget the home. A callback in the hub's loop may refer to this object,
+                # Also forget the loop. A callback in the hub's loop may refer to this object,
                 # and the garbage collector cannot see this reference.
-                self._greenlet = self._home = None
+                self._greenlet = self._loop = None
             self.close_source()
 
     def _draw(self) -> None:
@@ -141,7 +143,7 @@ class _Drawer:
             if isinstance(error, GreenletExit) and self._over():
                 return
             if stream.listeners("error"):
-                log_failure(stream._lane.origin, "the source of a pipeline failed")
+                log_failure(stream._call_queue.origin, "the source of a pipeline failed")
             stream.destroy(error)
 
     def _over(self) -> bool:
@@ -165,10 +167,10 @@ class _Drawer:
 
     def _in_hub(self, function: Any) -> None:
         with self._lock:
-            if self._home is not None:
-                self._home.call(function)
+            if self._loop is not None:
+                self._loop.call(function)
 
     def close_source(self) -> None:
         close = getattr(self._source, "close", None)
         if callable(close):
-            run_logged(close, context=self._context, origin=self._stream._lane.origin)
+            run_logged(close, context=self._context, origin=self._stream._call_queue.origin)

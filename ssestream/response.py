@@ -36,10 +36,10 @@ from .http.connection import Connection, has_connection
 from .http.diagnosis import never_piped
 from .http.heads import CheckedHeaders, check_status, checked, grouped
 from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage
-from .http.output import FrameBuffer
+from .http.output import OutputBuffer
 from .http.unsent import UnsentBuffer, sent
 from .runtime.callables import check_callable
-from .runtime.emitter import lane_of
+from .runtime.emitter import call_queue_of
 from .runtime.loop import logger
 from .settings import app_settings, client_of
 from .stream import HEADERS
@@ -117,13 +117,13 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise TypeError(f"high_water_mark is an int of bytes, not {high_water_mark!r}")
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
-        context = environ = lane = None
+        context = environ = call_queue = None
         if flask.has_request_context():
             context = _request_context._get_current_object()
             environ = context.request.environ
-            lane = lane_of(environ)
-        buffer = FrameBuffer if lane is None else UnsentBuffer
-        OutgoingMessage.__init__(self, lane, high_water_mark, buffer)
+            call_queue = call_queue_of(environ)
+        buffer = OutputBuffer if call_queue is None else UnsentBuffer
+        OutgoingMessage.__init__(self, call_queue, high_water_mark, buffer)
         # Whether `_headers` is shared with other responses and must be copied before a change.
         self._lent = False
         own: Any = type(self)

@@ -48,7 +48,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gevent import GreenletExit
 
-from .backlog import Backlog, Callback
 from .belonging import belong
 from .errors import (
     BufferFull,
@@ -63,16 +62,17 @@ from .http.connection import Connection
 from .http.diagnosis import burst, never_piped
 from .http.interning import LARGE, shared
 from .http.outgoing import OutgoingMessage
-from .http.output import FrameBuffer
-from .http.registry import books
+from .http.output import OutputBuffer
+from .http.registry import registry
 from .http.request import environ_of, last_event_id
 from .http.unsent import look_at_queue
 from .jsontext import app_dumps, app_json
+from .message_queue import Callback, MessageQueue
 from .pipe import Destination, Pipe, Unpiped
 from .plain import plain_bytes
 from .runtime.callables import check_callable, fitting
 from .runtime.clock import clock
-from .runtime.emitter import Emitter, Lane, lane_of, written_in_a_job
+from .runtime.emitter import CallQueue, Emitter, call_queue_of, written_in_a_job
 from .runtime.forking import process
 from .runtime.loop import sleep
 from .settings import Options, client_of, stream_settings
@@ -161,8 +161,8 @@ class SseStream(Emitter):
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
         environ = None if request is None else environ_of(request)
-        # Without a request, the stream's home is not known yet.
-        super().__init__(None if environ is None else lane_of(environ))
+        # Without a request, the stream's loop is not known yet.
+        super().__init__(None if environ is None else call_queue_of(environ))
         self._settings = stream_settings(options)
         if high_water_mark is HIGH_WATER_MARK:
             high_water_mark = min(int(high_water_mark), self._settings.max_messages)
@@ -186,14 +186,14 @@ class SseStream(Emitter):
                 self._has_bad_id = True
             self._client = client_of(environ, self._settings)
         self._json = app_json()
-        # The stream keeps this lock, even when `pipe` moves it to another lane.
-        self._state_lock = self._lane.lock
-        self._queue = Backlog.empty(high_water_mark, self._settings)
+        # The stream keeps this lock, even when `pipe` moves it to another call queue.
+        self._state_lock = self._call_queue.lock
+        self._queue = MessageQueue.empty(high_water_mark, self._settings)
         # A tuple is never changed, only replaced, so that it can be read without the lock.
         self._pipes: tuple[Pipe, ...] = ()
         # The response's buffer, if frames may go past the queue: there is exactly one pipe, it
-        # leads to a response, and nothing waits. `_lead` and `_detour` keep this true.
-        self._straight: FrameBuffer | None = None
+        # leads to a response, and nothing waits. `_set_pipes` and `_hold` keep this true.
+        self._output: OutputBuffer | None = None
         self._pumping = False
         self._need_drain = False
         self._ended = False
@@ -282,7 +282,7 @@ class SseStream(Emitter):
             self._check_id(frame)
         if len(frame) > LARGE:
             frame = shared.large(frame)
-        return (callback is None and self._pass(frame)) or self._queue_up(frame, callback)
+        return (callback is None and self._write_through(frame)) or self._queue_up(frame, callback)
 
     def write_message(
         self,
@@ -306,7 +306,7 @@ class SseStream(Emitter):
             frame = plain_bytes(frame)
         if self._channels is not None:
             self._check_id(frame)
-        return self._pass(frame) or self._queue_up(frame, None)
+        return self._write_through(frame) or self._queue_up(frame, None)
 
     def end(self, message: Message | None = None) -> None:
         """Take no more writes. The queue is delivered first, then the response ends.
@@ -318,7 +318,7 @@ class SseStream(Emitter):
             self.write(message)
         with self._state_lock:
             self._ended = True
-            self._lead(self._pipes)
+            self._set_pipes(self._pipes)
         self._flow()
 
     def destroy(self, error: BaseException | None = None) -> None:
@@ -374,13 +374,13 @@ class SseStream(Emitter):
         pipe.greet()
         if isinstance(destination, OutgoingMessage):
             destination._settings = self._settings
-            # The stream of one client shares the lane of its response, so that the events of
-            # both come in one order. A stream of many clients keeps its own lane: a slow
+            # The stream of one client shares the call queue of its response, so that the events of
+            # both come in one order. A stream of many clients keeps its own call queue: a slow
             # handler of one client must not delay it.
             if self._connection is not None:
-                self._lane = destination._lane
-            elif not self._lane.has_home:
-                self._lane = Lane(destination._lane.home)
+                self._call_queue = destination._call_queue
+            elif not self._call_queue.has_home:
+                self._call_queue = CallQueue(destination._call_queue.loop)
         pipe.tell("pipe")
         with self._state_lock:
             over = self._closed
@@ -389,7 +389,7 @@ class SseStream(Emitter):
                 if self._unpiped:
                     self._unpiped = False
                 pipes = (*self._pipes, pipe)
-                self._lead(pipes)
+                self._set_pipes(pipes)
         if over:
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
@@ -420,7 +420,7 @@ class SseStream(Emitter):
         with self._state_lock:
             all_pipes = self._pipes
             leaving = [p for p in all_pipes if destination is None or p.destination is destination]
-            self._lead(tuple(p for p in all_pipes if p not in leaving))
+            self._set_pipes(tuple(p for p in all_pipes if p not in leaving))
             belongs = self._connection is not None and not self._closed
         for pipe in leaving:
             pipe.detach()
@@ -436,7 +436,7 @@ class SseStream(Emitter):
         The response is opened when the server asks for the first chunk. For
         HEAD it never asks.
         """
-        outgoing = OutgoingMessage(self._lane if self._connection else None)
+        outgoing = OutgoingMessage(self._call_queue if self._connection else None)
         with self._state_lock:
             self._iterated = (*self._iterated, outgoing)
         try:
@@ -458,40 +458,40 @@ class SseStream(Emitter):
             for outgoing in self._iterated:
                 outgoing.server_done()
             self._close(None, _disconnected(), cut=False)
-            self._lane.run()
+            self._call_queue.run()
 
     # -- methods that change the state
 
-    def _lead(self, pipes: tuple[Pipe, ...]) -> None:
+    def _set_pipes(self, pipes: tuple[Pipe, ...]) -> None:
         """Set the pipes. Called under the lock, after any other change of state."""
-        self._detour()
+        self._hold()
         self._pipes = pipes
         if len(pipes) == 1 and not (self._ended or self._closed or self._queue or self._pumping):
-            self._straight = pipes[0].buffer
+            self._output = pipes[0].buffer
 
-    def _detour(self) -> None:
+    def _hold(self) -> None:
         """Let no frame go past the queue. Called under the lock."""
-        straight, self._straight = self._straight, None
-        if straight is not None and straight.convoy is not None and straight.direct is not None:
-            straight.convoy.leave(straight.direct)
+        straight, self._output = self._output, None
+        if straight is not None and straight.cohort is not None and straight.direct is not None:
+            straight.cohort.leave(straight.direct)
 
-    def _pass(self, frame: bytes, messages: int = 1) -> bool:
+    def _write_through(self, frame: bytes, messages: int = 1) -> bool:
         """Write *frame* (*messages* messages) past the queue. False if it has to be queued."""
-        buffer = self._straight
-        if buffer is None or (process.is_job and self._lane.is_lost):
+        buffer = self._output
+        if buffer is None or (process.is_job and self._call_queue.is_lost):
             return False
-        return buffer.put_straight(frame, messages)
+        return buffer.put_if_clear(frame, messages)
 
     def _hand_on(self, frame: bytes) -> None:
         """Write *frame*, an event of the channels that this stream follows."""
-        if not self._pass(frame):
-            self._put(frame, None)
+        if not self._write_through(frame):
+            self._enqueue(frame, None)
 
     def _say(self, block: bytes) -> None:
         """Write *block*, which does not count as a message."""
         try:
-            if not self._pass(block, 0):
-                self._put(block, None)
+            if not self._write_through(block, 0):
+                self._enqueue(block, None)
         except StreamError:  # the app has ended the stream
             pass
 
@@ -516,9 +516,9 @@ class SseStream(Emitter):
     def _queue_up(self, frame: bytes, callback: Callback | None) -> bool:
         """Queue *frame*, which the app has written."""
         look_at_queue(self, self._pipes)
-        return self._put(frame, callback)
+        return self._enqueue(frame, callback)
 
-    def _put(self, frame: bytes, callback: Callback | None) -> bool:
+    def _enqueue(self, frame: bytes, callback: Callback | None) -> bool:
         if self._is_lost():
             written_in_a_job(callback)
             return False
@@ -542,7 +542,7 @@ class SseStream(Emitter):
                 # buffer of the stream's readable half by now.
                 taken = self._unpiped and len(self._queue) < self._queue.high_water_mark
                 self._queue.append(frame, None if taken else callback)
-                self._detour()
+                self._hold()
         if lost:
             late = WriteAfterEnd("write() after end()") if self._ended else self._gone
             self._tell([callback], late or _disconnected())
@@ -597,7 +597,7 @@ class SseStream(Emitter):
             if not isinstance(response, OutgoingMessage) or buffer is None:
                 continue
             # A reader in this very thread cannot run while this waits.
-            if not response._lane.home.here():
+            if not response._call_queue.loop.here():
                 until = buffer.taken_at + TIME_TO_READ
                 while buffer.is_stuck(since) and clock.now() < until:
                     sleep(0.001)
@@ -614,7 +614,7 @@ class SseStream(Emitter):
             if isinstance(pipe.destination, OutgoingMessage):
                 pipe.destination.cut("overflow")
             else:
-                self._announce("error", BufferFull("a destination is too slow"))
+                self._emit_soon("error", BufferFull("a destination is too slow"))
                 self._part(pipe.destination)
         if self._pipes:
             return
@@ -629,7 +629,7 @@ class SseStream(Emitter):
     def _drop_oldest(self) -> None:
         with self._state_lock:
             dropped = self._queue.trim()
-        books.count("dropped", len(dropped))
+        registry.count("dropped", len(dropped))
         self._tell(dropped, BufferFull("dropped, as newer messages came"))
 
     def _flow(self) -> None:
@@ -637,7 +637,7 @@ class SseStream(Emitter):
         if all(pipe.never_blocks for pipe in self._pipes):
             self._pump()
         else:
-            self._lane.home.spawn(self._pump)
+            self._call_queue.loop.spawn(self._pump)
 
     def _pump(self) -> None:
         while True:
@@ -660,7 +660,7 @@ class SseStream(Emitter):
             finally:
                 self._pumping = False
             if killed is not None:
-                self._lane.home.spawn(self._pump)
+                self._call_queue.loop.spawn(self._pump)
                 raise killed
         self._settle()
 
@@ -670,7 +670,7 @@ class SseStream(Emitter):
             pipe.send(frame)
         except BaseException as error:  # a gevent.Timeout is no Exception
             # As in Node: unpipe the destination that fails, and keep the others.
-            self._announce("error", error)
+            self._emit_soon("error", error)
             if pipe.never_blocks:  # a response: the app has ended it
                 self._left(pipe)
             else:
@@ -691,23 +691,23 @@ class SseStream(Emitter):
             if self._finished and pipes and all(pipe.ready for pipe in pipes):
                 ended = self._closed = True
                 self._pipes = ()
-            self._lead(self._pipes)
+            self._set_pipes(self._pipes)
         if drained and not self._ended:
-            self._announce("drain")
+            self._emit_soon("drain")
         if finished:
-            self._announce("finish")
+            self._emit_soon("finish")
         if ended:
-            self._announce("end")
+            self._emit_soon("end")
             for pipe in pipes:
                 pipe.detach(ending=True)
-            self._announce("close")
+            self._emit_soon("close")
 
     def _left(self, pipe: Pipe) -> None:
         """Drop *pipe*, because its destination has closed."""
         with self._state_lock:
             if pipe not in self._pipes:
                 return
-            self._lead(tuple(other for other in self._pipes if other is not pipe))
+            self._set_pipes(tuple(other for other in self._pipes if other is not pipe))
             last = not self._pipes
         pipe.detach()
         if not last:
@@ -720,7 +720,7 @@ class SseStream(Emitter):
                 owed = self._need_drain
             self._drop(_disconnected())
             if owed:
-                self._announce("drain")
+                self._emit_soon("drain")
 
     def _leads_to(self, response: object) -> bool:
         return any(pipe.destination is response for pipe in self._pipes)
@@ -762,7 +762,7 @@ class SseStream(Emitter):
         with self._state_lock:
             if pipe not in self._pipes:
                 return []
-            self._lead(tuple(other for other in self._pipes if other is not pipe))
+            self._set_pipes(tuple(other for other in self._pipes if other is not pipe))
             last = not self._pipes
             if last:
                 self._retiring = True
@@ -801,13 +801,13 @@ class SseStream(Emitter):
             self._closed = True
             self._gone = reason
             pipes = self._pipes
-            self._lead(())
+            self._set_pipes(())
         self._drop(error or reason)
         if error is not None:
-            self._announce("error", error)
+            self._emit_soon("error", error)
         for pipe in pipes:
             pipe.detach(destroying=cut)
-        self._announce("close")
+        self._emit_soon("close")
 
     def _drop(self, reason: BaseException) -> None:
         with self._state_lock:
@@ -818,7 +818,7 @@ class SseStream(Emitter):
     def _tell(self, callbacks: list[Callback | None], error: BaseException | None) -> None:
         for callback in callbacks:
             if callback is not None:
-                self._lane.soon(callback, *fitting(callback, (error,)))
+                self._call_queue.call_soon(callback, *fitting(callback, (error,)))
 
 
 def _disconnected() -> ClientDisconnected:

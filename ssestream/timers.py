@@ -5,7 +5,7 @@ slow callback never overlaps itself. A delay under 1 counts as 1. Both clearing 
 clear both kinds. Unlike in Node, an exception in a callback is logged and the interval
 goes on.
 
-A timer belongs to the home of the thread or greenlet that sets it (see ``hub``). Its
+A timer belongs to the loop of the thread or greenlet that sets it (see ``hub``). Its
 callback runs in a greenlet there, or on threaded servers in a plain thread, outside every
 request and app context. Any thread may clear the timer.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from .runtime.callables import check_callable, fitting
 from .runtime.emitter import run_logged
-from .runtime.loop import current_home
+from .runtime.loop import current_loop
 from .runtime.origin import current_origin
 from .runtime.uncopyable import Uncopyable
 
@@ -29,14 +29,14 @@ class Timer(Uncopyable):
     def __init__(
         self, callback: Callable[..., object], delay_ms: float, args: tuple[Any, ...], repeat: bool
     ) -> None:
-        self._home = current_home()
+        self._loop = current_loop()
         self._origin = current_origin()
         self._call: tuple[Callable[..., object], tuple[Any, ...]] = (callback, args)
         self._seconds = max(1, delay_ms) / 1000
         self._repeat = repeat
         self._cleared = False
         self._watcher: Any = None
-        self._home.call(self._arm)
+        self._loop.call(self._arm)
 
     # Only the thread of the watcher's own hub touches the watcher.
 
@@ -44,14 +44,14 @@ class Timer(Uncopyable):
         if self._cleared:
             return
         if self._watcher is None:
-            self._watcher = self._home.loop.timer(self._seconds, self._seconds)
+            self._watcher = self._loop.libev.timer(self._seconds, self._seconds)
         # libev counts from the time when its loop last woke up, and this may be a while ago.
         # Without the update a timer could fire early.
         self._watcher.again(self._due, update=True)
 
     def _due(self) -> None:
         self._watcher.stop()
-        self._home.spawn(self._run)
+        self._loop.spawn(self._run)
 
     def _disarm(self) -> None:
         watcher, self._watcher = self._watcher, None
@@ -68,7 +68,7 @@ class Timer(Uncopyable):
             run_logged(callback, *args, origin=self._origin)
         finally:
             if self._repeat and not self._cleared:
-                self._home.call(self._arm)
+                self._loop.call(self._arm)
             else:
                 self.clear()
 
@@ -76,7 +76,7 @@ class Timer(Uncopyable):
         self._cleared = True
         # The app may keep the timer. The timer must not keep the callback.
         self._call = (_nothing, ())
-        self._home.call(self._disarm)
+        self._loop.call(self._disarm)
 
 
 def _nothing() -> None:

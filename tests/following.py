@@ -16,8 +16,8 @@ class Watched(SseStream):
 
     most_messages = most_bytes = 0
 
-    def _put(self, frame: bytes, callback: Any) -> bool:
-        result = super()._put(frame, callback)
+    def _enqueue(self, frame: bytes, callback: Any) -> bool:
+        result = super()._enqueue(frame, callback)
         self.most_messages = max(self.most_messages, self.writable_length)
         self.most_bytes = max(self.most_bytes, self._waiting_bytes())
         return result

@@ -17,8 +17,7 @@ import pytest
 from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers import redis as redis_broker
 from ssestream.brokers.broker import ChannelError, Position
-from ssestream.channels import ailing
-from ssestream.channels import listener as following
+from ssestream.channels import ailing, listener
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer
 from tests.servers import ROOT
@@ -29,7 +28,7 @@ Start = Callable[..., RedisServer]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (following, ailing):
+    for module in (listener, ailing):
         monkeypatch.setattr(module, "SOONEST", 0.01)
         monkeypatch.setattr(module, "LATEST", 0.08)
     monkeypatch.setattr(redis_broker, "BLOCK", 0.3)
@@ -242,7 +241,7 @@ def test_of_a_channel_that_nobody_follows_any_more_nothing_is_said(
         until(lambda: told(caplog), "it to be told")
     until(lambda: channels.statistics() == {}, "it to be followed by nobody")
     # The turn of a try that began before.
-    channels._following._ailing._try("bad")
+    channels._listener._ailing._try("bad")
     assert len(told(caplog)) == 1, told(caplog)
 
 
@@ -304,7 +303,7 @@ def test_a_connection_that_may_not_be_unblocked_asks_for_it_once(
 def test_what_works_and_fails_in_turn_is_told_twice(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "STEADY", 1.0)
+    monkeypatch.setattr(listener, "STEADY", 1.0)
     channels = Channels()
     broker: Any = channels._broker
     read, failures = broker.read, [0]
@@ -312,7 +311,7 @@ def test_what_works_and_fails_in_turn_is_told_twice(
 
     def fails(name: str, after: int, limit: int, max_bytes: int) -> Any:
         # Only what a reader asks for.
-        if limit == following.READ and is_failing:
+        if limit == listener.READ and is_failing:
             failures[0] += 1
             raise BrokerError("not this")
         return read(name, after, limit, max_bytes)

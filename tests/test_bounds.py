@@ -42,7 +42,7 @@ class Slow:
         """Take what there is, and tell of it, without waiting for more."""
         buffer = self.message._buffer
         while True:
-            if buffer.give_back():
+            if buffer.mark_sent():
                 for inlet in self.message._inlets:
                     inlet.drained()
             if not buffer.length:
@@ -141,11 +141,11 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
         stream.pipe(message)
     if when == "in one turn":
         message.open(Connection(), stream._settings)
-        asked = Bell()
+        asked = Wakeable()
         body = Body(message)
-        assert body.take_now(asked) == b":ok\n\n"
+        assert body.take_nowait(asked) == b":ok\n\n"
         body.left()
-        assert body.take_now(asked) == b""  # it sleeps
+        assert body.take_nowait(asked) == b""  # it sleeps
     write_on(stream, 1000)
     if when == "before it is piped":
         stream.pipe(message)
@@ -156,13 +156,13 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
     assert received.count(b"\ndata: more\n") == 1000
 
 
-class Bell:
-    home = None
+class Wakeable:
+    loop = None
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         pass
 
-    wake: Any = ring
+    wake_now: Any = wake
 
 
 def test_a_client_that_takes_what_was_written_at_once_is_not_slow_meanwhile() -> None:

@@ -74,10 +74,10 @@ def test_a_beat_is_in_no_line(first: str, second: str) -> None:
     for piece in (first, second):
         message.write(piece)
         received += next(body)
-        message._buffer.give_back()
+        message._buffer.mark_sent()
         if message._buffer.put_into_silence(HEARTBEAT):
             received += next(body)
-            message._buffer.give_back()
+            message._buffer.mark_sent()
     assert Decoder().feed(received) == [{"retry": 3000}, WHOLE]
     assert received.endswith(HEARTBEAT)
 
@@ -106,7 +106,7 @@ def test_between_two_events_the_last_retry_is_a_block_of_its_own(beats: bool) ->
     message.open(Connection(), QUIET)
     message.write("data: whole\n\n")
     received = message._buffer.take() or b""
-    message._buffer.give_back()
+    message._buffer.mark_sent()
     assert not beats or message._buffer.put_into_silence(HEARTBEAT)
     message.retire("shutdown")
     received += b"".join(Body(message))

@@ -59,7 +59,7 @@ def opened() -> Iterator[list[Channels]]:
     for each in channels:
         for subscription in list(each._subscriptions.values()):
             subscription.stream.destroy()
-        until(lambda each=each: not each._following._listening, "the listener to end")
+        until(lambda each=each: not each._listener._listening, "the listener to end")
         each._broker.close()
 
 
@@ -97,13 +97,13 @@ def publish(channels: Channels, name: str, *span: int) -> list[str]:
 
 def nothing_remains(channels: Channels) -> None:
     until(lambda: channels.statistics() == {}, "the last to leave")
-    following = channels._following
+    following = channels._listener
     until(lambda: not following._listening, "the listener to end")
     assert channels.state == "idle"
     # The stream's own thread or greenlet takes its subscription out, after the last event.
     until(lambda: channels._subscriptions == {}, "the subscriptions to be gone")
     until(lambda: not following._readers, "the readers to end")
-    assert not following._feeds
+    assert not following._tails
     assert not following._behind
 
 
@@ -1285,7 +1285,7 @@ def test_close_ends_the_streams_the_listener_and_the_connections(make: Make) -> 
         until(lambda: channels.state == "listening", "the listener")
         channels.close()
         assert channels.state == "idle"
-        assert not channels._following._listening
+        assert not channels._listener._listening
         assert data_of(client.all()) == ["0", "1"]
     nothing_remains(channels)
     db = getattr(channels._broker, "_db", None)

@@ -17,8 +17,8 @@ from ssestream import BrokerError, Channels
 from ssestream.brokers import redis, sqlite
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.runtime.clock import clock
-from ssestream.runtime.loop import current_home
-from ssestream.runtime.wheel import schedule_of
+from ssestream.runtime.loop import current_loop
+from ssestream.runtime.wheel import wheel_of
 from tests.servers import PATIENCE, ROOT, free_port
 
 Hold = Callable[[str], AbstractContextManager[Any]]
@@ -115,7 +115,7 @@ def test_a_redis_that_is_away_is_given_up_though_the_clock_stands(
 def test_what_is_due_is_kept_though_the_clock_stands(hold: Hold) -> None:
     kept = threading.Event()
     with hold("2026-01-01"):
-        schedule_of(current_home()).add(clock.now() + 0.05, lambda now: kept.set())
+        wheel_of(current_loop()).add(clock.now() + 0.05, lambda now: kept.set())
         assert kept.wait(PATIENCE)
 
 

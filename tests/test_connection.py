@@ -16,10 +16,10 @@ from werkzeug.test import EnvironBuilder
 from ssestream import ServerResponse, SseStream
 from ssestream.http import connection as connections
 from ssestream.http.connection import Connection
-from ssestream.runtime.loop import current_home
+from ssestream.runtime.loop import current_loop
 from tests.visit import Visit, on_threads_and_greenlets, until
 
-#: How departures are noticed: by the epoll of a home, by a watcher of each socket that asks
+#: How departures are noticed: by the epoll of a loop, by a watcher of each socket that asks
 #: poll(), and by one that peeks.
 WAYS = ("epoll", "poll", "peek")
 
@@ -73,18 +73,18 @@ class Watched:
     def __init__(self, sock: Any, connection: Connection | None = None) -> None:
         self.gone = 0
         self.connection = connection or Connection(sock)
-        self.connection.watch(current_home(), self)
+        self.connection.watch(current_loop(), self)
 
-    def _client_left(self) -> None:
+    def _connection_lost(self) -> None:
         self.gone += 1
 
 
 def loop_turns() -> None:
-    """Let the loop of the current home go round a few times, watchers and all."""
-    home = current_home()
+    """Let the loop of the current loop go round a few times, watchers and all."""
+    loop = current_loop()
     for _ in range(5):
         turned: list[int] = []
-        home.loop.run_callback_threadsafe(turned.append, 1)
+        loop.libev.run_callback_threadsafe(turned.append, 1)
         until(lambda turned=turned: turned, "a turn of the loop")
     # And one that it must wait for.
     pair = Pair()
@@ -216,7 +216,7 @@ def test_a_released_connection_is_watched_no_more(way: str, pair: Pair) -> None:
     loop_turns()
     assert watched.gone == 0
     assert not watched.connection.reachable
-    watch = connections._watch_of(current_home())
+    watch = connections._watch_of(current_loop())
     left = watch._connections if way == "epoll" else watch._watchers
     assert pair.server.fileno() not in left
     pair.server.sendall(b"it is not closed")
@@ -240,9 +240,9 @@ def test_cut_ends_both_ways_and_may_come_twice(way: str, pair: Pair) -> None:
 @on_threads_and_greenlets
 def test_a_release_may_come_from_the_departure_itself(way: str, pair: Pair) -> None:
     class Cutting(Watched):
-        def _client_left(self) -> None:
+        def _connection_lost(self) -> None:
             self.connection.cut()
-            super()._client_left()
+            super()._connection_lost()
 
     watched = Cutting(pair.server)
     pair.fin()
@@ -256,13 +256,13 @@ def test_one_that_cannot_be_told_keeps_no_other_from_it(
     way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(Watched):
-        def _client_left(self) -> None:
-            super()._client_left()
+        def _connection_lost(self) -> None:
+            super()._connection_lost()
             raise LookupError("not to be told")
 
     pairs = [Pair() for _ in range(6)]
     all_watched = [(Failing if n % 2 else Watched)(pair.server) for n, pair in enumerate(pairs)]
-    current_home().call(lambda: [pair.fin() for pair in pairs])
+    current_loop().call(lambda: [pair.fin() for pair in pairs])
     until(lambda: all(watched.gone for watched in all_watched), "every departure")
     if way == "epoll":  # else each has a watcher of its own, and gevent reports it
 

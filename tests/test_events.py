@@ -13,7 +13,7 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream
-from ssestream.runtime.emitter import Emitter, Lane
+from ssestream.runtime.emitter import CallQueue, Emitter
 from tests.visit import on_threads_and_greenlets, until
 
 
@@ -50,7 +50,7 @@ def at_once(*threads: Callable[[], object]) -> None:
 def settled(emitter: Emitter) -> None:
     """Wait until every event that is due by now was emitted."""
     reached = threading.Event()
-    emitter._lane.soon(reached.set)
+    emitter._call_queue.call_soon(reached.set)
     until(reached.is_set, "the events")
 
 
@@ -107,7 +107,7 @@ def test_an_error_with_a_handler_is_not(
 
 
 def test_an_error_of_any_kind_is_logged_by_what_it_is(log: Callable[[], list[str]]) -> None:
-    Emitter(Lane()).emit("error", "only words")
+    Emitter(CallQueue()).emit("error", "only words")
     assert "an error on Emitter, and no handler for it: 'only words'" in log()
 
 
@@ -180,7 +180,7 @@ def test_events_of_several_threads_come_one_at_a_time_in_each_ones_order() -> No
 
     def announce(writer: int) -> None:
         for number in range(500):
-            emitter._announce("tick", writer, number)
+            emitter._emit_soon("tick", writer, number)
 
     at_once(*(lambda writer=writer: announce(writer) for writer in range(4)))
     settled(emitter)
@@ -225,7 +225,9 @@ def test_events_come_after_the_call_that_caused_them() -> None:
     sse_stream.on("close", lambda: seen.append("close"))
     gate = threading.Lock()
     with gate:
-        sse_stream._lane.soon(lambda: seen.append("gate open") if gate.acquire(timeout=5) else None)
+        sse_stream._call_queue.call_soon(
+            lambda: seen.append("gate open") if gate.acquire(timeout=5) else None
+        )
         sse_stream.destroy()
         seen.append("destroy has returned")
     until(lambda: len(seen) == 3, "close")

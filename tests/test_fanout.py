@@ -14,7 +14,7 @@ from gevent.monkey import get_original
 from werkzeug.test import EnvironBuilder
 
 from ssestream import Channels, ServerResponse, SseStream
-from ssestream.channels import listener as following
+from ssestream.channels import listener
 from ssestream.gunicorn.sender import Sender
 from ssestream.http.body import Body
 from ssestream.http.connection import Connection
@@ -39,8 +39,8 @@ def as_a_greenlet(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.fixture(autouse=True)
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:
     """The listener is a greenlet, as in a process that gevent has patched."""
-    monkeypatch.setattr(following, "spawn", gevent.spawn)
-    monkeypatch.setattr(following.time, "sleep", gevent.sleep)
+    monkeypatch.setattr(listener, "spawn", gevent.spawn)
+    monkeypatch.setattr(listener.time, "sleep", gevent.sleep)
 
 
 class Direct:
@@ -93,18 +93,18 @@ class Direct:
         return data_of(self.messages)
 
     @property
-    def convoy(self) -> Any:
-        return self.response._buffer.convoy
+    def cohort(self) -> Any:
+        return self.response._buffer.cohort
 
     def close(self) -> None:
         self.sock.close()
 
 
 def check_places(channels: Channels, name: str = "news") -> None:
-    """Whoever is live is either in a convoy or apart, and nobody else is in either."""
-    feed = channels._following._feeds.get(name)
+    """Whoever is live is either in a cohort or apart, and nobody else is in either."""
+    feed = channels._listener._tails.get(name)
     if feed is not None:
-        together = {cursor for convoy in feed.convoys for cursor in convoy.members.values()}
+        together = {cursor for cohort in feed.cohorts for cursor in cohort.members.values()}
         assert not together & feed.apart
         assert together | feed.apart == feed.live
         assert feed.live <= feed.cursors
@@ -117,10 +117,10 @@ def test_who_was_sent_the_same_is_in_one_convoy() -> None:
     channels.publish("news", {"data": "1"})
     for client in clients:
         assert client.take(1) == ["1"]
-    assert clients[0].convoy is not None
-    assert len({id(client.convoy) for client in clients}) == 1
+    assert clients[0].cohort is not None
+    assert len({id(client.cohort) for client in clients}) == 1
     # A broadcast need not look at any of them by itself.
-    assert channels._following._feeds["news"].apart == set()
+    assert channels._listener._tails["news"].apart == set()
     check_places(channels)
     channels.publish("news", {"data": "2"})
     for client in clients:
@@ -144,15 +144,15 @@ def test_a_convoy_is_no_larger_than_a_turn(monkeypatch: pytest.MonkeyPatch) -> N
         channels.publish("news", {"data": str(number)})
         for client in clients:
             assert client.take(number) == numbers(1, number + 1)
-    convoys = {id(client.convoy): client.convoy for client in clients}
-    assert sorted(len(convoy.members) for convoy in convoys.values()) == [2, 3, 3]
+    cohorts = {id(client.cohort): client.cohort for client in clients}
+    assert sorted(len(cohort.members) for cohort in cohorts.values()) == [2, 3, 3]
     # Who leaves makes room for who comes.
     clients.pop().close()
     clients.append(Direct(channels, "news"))
     until(lambda: channels.channel("news").subscribers == 8, "the one who left")
     channels.publish("news", {"data": "last"})
     assert clients[-1].take(1) == ["last"]
-    assert len({id(client.convoy) for client in clients}) == 3
+    assert len({id(client.cohort) for client in clients}) == 3
     for client in clients:
         client.close()
 
@@ -170,7 +170,7 @@ def test_what_is_written_meanwhile_comes_in_its_order() -> None:
     # What is published goes by way of the listener, so that what is written is first.
     assert one.take(100) == expected
     assert other.take(50) == expected[1::2]
-    # Its own went with the flush of a turn, and took it out of the convoy.
+    # Its own went with the flush of a turn, and took it out of the cohort.
     assert one.response.sent()[0] == 100
     assert other.response.sent()[0] == 50
     assert channels.statistics()["news"].delivered == 100
@@ -234,11 +234,11 @@ def test_whatever_else_happens_to_one_takes_it_out(how: str) -> None:
     channels.publish("news", {"data": "1"})
     for client in clients:
         client.take(1)
-    convoy = clients[1].convoy
-    assert len(convoy.members) == 3
+    cohort = clients[1].cohort
+    assert len(cohort.members) == 3
     leaves(how, channels, clients[1])
-    assert clients[1].convoy is None
-    assert len(convoy.members) == 2
+    assert clients[1].cohort is None
+    assert len(cohort.members) == 2
     check_places(channels)
     channels.publish("news", {"data": "2"})
     for client in (clients[0], clients[2]):
@@ -255,16 +255,16 @@ def test_one_that_takes_no_more_is_left_behind_and_loses_nothing() -> None:
     for number in range(200):
         channels.publish("news", {"data": f"{number} {text}"})
         quick.take(number + 1)
-    assert slow.convoy is None
-    assert quick.convoy is not None
+    assert slow.cohort is None
+    assert quick.cohort is not None
     assert slow.response._buffer.length > 0
     assert slow.take(200) == quick.take(200)
     until(lambda: channels.statistics()["news"].lagging == 0, "the slow one to be live")
     assert channels.statistics()["news"].delivered == 400
-    until(lambda: slow.response.sent() == quick.response.sent(), "the books to agree")
+    until(lambda: slow.response.sent() == quick.response.sent(), "the registry to agree")
     channels.publish("news", {"data": "last"})
     assert slow.take(201)[-1] == quick.take(201)[-1] == "last"
-    assert slow.convoy is not None
+    assert slow.cohort is not None
     check_places(channels)
     slow.close()
     quick.close()
@@ -285,7 +285,7 @@ def test_one_for_which_nothing_can_be_kept_breaks_off_and_no_other(
         sent = 1
         for client in clients:
             client.take(1)
-        assert len({id(client.convoy) for client in clients}) == 1
+        assert len({id(client.cohort) for client in clients}) == 1
     bad, *others = clients
     connection = bad.response._connection
     # The kernel will not say when there is room.
@@ -335,7 +335,7 @@ def test_who_is_taken_out_while_it_is_sent_to_is_in_no_convoy(how: str) -> None:
     assert other.take(1) == ["1"]
     assert client.take(1) == ["1"]
     client.sender.sock = sock
-    assert client.convoy is None
+    assert client.cohort is None
     check_places(channels)
     channels.publish("news", {"data": "2"})
     assert other.take(2) == ["1", "2"]
@@ -359,7 +359,7 @@ def test_what_was_sent_directly_counts_as_written() -> None:
     before = time.monotonic()
     channels.publish("news", {"data": "2"})
     assert late.take(1) == ["2"]
-    assert late.convoy is early.convoy
+    assert late.cohort is early.cohort
     assert late.response._buffer._written_at >= before
     for client in (early, late):
         client.close()

@@ -17,8 +17,8 @@ from ssestream.http.body import Body
 from ssestream.http.connection import Connection
 from ssestream.http.keepalive import EARLIEST
 from ssestream.http.outgoing import HIGH_WATER_MARK, OutgoingMessage
-from ssestream.http.output import CHUNK, FrameBuffer
-from ssestream.runtime.wheel import SLOT, schedule_of
+from ssestream.http.output import CHUNK, OutputBuffer
+from ssestream.runtime.wheel import SLOT, wheel_of
 from ssestream.settings import Settings
 from ssestream.wire import HEARTBEAT
 from tests.test_schedule import entered, entered_in, others_are_kept
@@ -31,7 +31,7 @@ SHORT = 0.02
 LONG = 1000.0
 
 
-class WatchedBuffer(FrameBuffer):
+class WatchedBuffer(OutputBuffer):
     """What tells when it was asked to beat; a busy one was always written to just now."""
 
     busy = False
@@ -136,7 +136,7 @@ def test_the_middle_of_a_raw_line_is_left_alone() -> None:
         visit.read_until(b":ok\n\n:\n")
         kept[0][1].write("data: the first half, ")
         visit.read_until(b"half, ")
-        others_are_kept(schedule_of(kept[0][1]._lane.home), SHORT)
+        others_are_kept(wheel_of(kept[0][1]._call_queue.loop), SHORT)
         kept[0][1].write("the second\n\n")
         visit.read_until(b"data: the first half, the second\n\n:\n")
 
@@ -147,7 +147,7 @@ def test_none_is_off_and_a_longer_one_is_longer(options: dict[str, Any]) -> None
     app, kept = app_of(**options)
     with Visit(app) as visit:
         visit.read_until(b":ok\n\n")
-        others_are_kept(schedule_of(kept[0][1]._lane.home), SHORT)
+        others_are_kept(wheel_of(kept[0][1]._call_queue.loop), SHORT)
         kept[0][0].end()
         visit.read_to_end()
     assert visit.body == b":ok\n\n"
@@ -163,7 +163,7 @@ def test_what_still_waits_is_not_added_to() -> None:
         sse_stream.write({"data": "x" * 1_000_000})
         until(lambda: res._buffer._taken == CHUNK, "more in the server's hands than it can send")
         waiting = res.writable_length
-        others_are_kept(schedule_of(res._lane.home), SHORT)
+        others_are_kept(wheel_of(res._call_queue.loop), SHORT)
         assert res.writable_length == waiting
 
 
@@ -196,7 +196,7 @@ def test_what_is_no_event_stream_does_not_beat() -> None:
 
     with Visit(app) as visit:
         visit.read_until(b"plain\n")
-        others_are_kept(schedule_of(kept[0]._lane.home), SHORT)
+        others_are_kept(wheel_of(kept[0]._call_queue.loop), SHORT)
         kept[0].end()
         visit.read_to_end()
     assert visit.body == b"plain\n"
@@ -218,10 +218,10 @@ def test_a_beat_finds_out_that_a_client_without_a_socket_has_left() -> None:
 def test_looks_that_a_busy_moment_has_brought_together_are_spread_again(opened: Opened) -> None:
     for _ in range(1000):
         message = opened(LONG)
-        message._upkeep._settings = Settings(heartbeat=None, tcp_user_timeout=None)
-        message._buffer.give_back()
+        message._keepalive._settings = Settings(heartbeat=None, tcp_user_timeout=None)
+        message._buffer.mark_sent()
     now = time.monotonic()
-    dues = [each._upkeep.look(now) for each in opened.messages]
+    dues = [each._keepalive.look(now) for each in opened.messages]
     every = 15.0 / 8
     assert all(now + 2 * every * EARLIEST <= due <= now + 2 * every for due in dues)
     assert max(Counter(int(due / 0.1) for due in dues).values()) < 1000 / 3
@@ -272,16 +272,16 @@ def test_a_write_puts_the_beat_off(opened: Opened) -> None:
     began = message._buffer.written_at
     message.write("data: later\n\n")
     assert next(body) == b"data: later\n\n"
-    message._buffer.give_back()
+    message._buffer.mark_sent()
     written = message._buffer.written_at
     assert written > began
     # Looked at when silence since the beginning would have been too long.
     silent_at = began + LONG * EARLIEST
-    due = message._upkeep.look(silent_at)
+    due = message._keepalive.look(silent_at)
     assert due is not None
     assert written + LONG * EARLIEST <= due <= written + LONG
     assert (message.beats, message.writable_length) == ([], 0)
-    message._upkeep.look(due)
+    message._keepalive.look(due)
     assert (len(message.beats), message.writable_length) == (1, len(HEARTBEAT))
 
 
@@ -298,12 +298,12 @@ def test_no_beat_comes_early(opened: Opened) -> None:
 def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Opened) -> None:
     for _ in range(10_000):
         opened(LONG)
-    now = [each._upkeep._began for each in opened.messages]
-    schedule = schedule_of(opened.messages[0]._lane.home)
-    entered(schedule, *(each._upkeep._appointment for each in opened.messages))
-    slots = schedule._slots.copy().items()
+    now = [each._keepalive._began for each in opened.messages]
+    wheel = wheel_of(opened.messages[0]._call_queue.loop)
+    entered(wheel, *(each._keepalive._timer for each in opened.messages))
+    slots = wheel._slots.copy().items()
     ends = {each: number * SLOT for number, slot in slots for each in slot}
-    due = [ends[each._upkeep._appointment] for each in opened.messages]
+    due = [ends[each._keepalive._timer] for each in opened.messages]
     for _ in range(3):
         waits = sorted(then - before for then, before in zip(due, now, strict=True))
         assert waits[0] >= LONG * EARLIEST
@@ -316,11 +316,11 @@ def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Open
         # And so after each beat.
         now, due = (
             due,
-            [each._upkeep.look(then) for each, then in zip(opened.messages, due, strict=True)],
+            [each._keepalive.look(then) for each, then in zip(opened.messages, due, strict=True)],
         )
         for each in opened.messages:
             each._buffer.take()
-            each._buffer.give_back()
+            each._buffer.mark_sent()
 
 
 def test_a_beat_is_counted_and_is_no_message(opened: Opened) -> None:
@@ -375,10 +375,10 @@ def test_a_stream_that_is_over_beats_no_more_and_is_let_go() -> None:
     app, kept = app_of(heartbeat=SHORT)
     with Visit(app) as visit:
         visit.read_until(b":ok\n\n:\n")
-        schedule = schedule_of(kept[0][1]._lane.home)
+        wheel = wheel_of(kept[0][1]._call_queue.loop)
         ref = weakref.ref(kept[0][1])
     until(lambda: kept[0][0].destroyed, "the departure")
-    checks = [each.check for each in entered_in(schedule) if each.check is not None]
+    checks = [each.check for each in entered_in(wheel) if each.check is not None]
     assert all(getattr(check, "_stream", None) is not ref() for check in checks)
     del checks
     visit.environ.clear()

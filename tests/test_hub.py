@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 from ssestream.runtime import loop as hub
-from ssestream.runtime.loop import Home, Pool
+from ssestream.runtime.loop import Loop, Pool
 from tests.servers import ROOT
 from tests.visit import until
 
@@ -34,7 +34,7 @@ _MODULE_LEVEL = """
 import threading
 import gevent
 from ssestream import clear_interval, set_interval
-from ssestream.runtime.loop import current_home
+from ssestream.runtime.loop import current_loop
 
 ticks = []
 
@@ -47,7 +47,7 @@ def tick():
 {event}
 timer = set_interval(tick, 1)
 done.wait()
-print(current_home().cooperative, current_home().hub is gevent.get_hub(), len(ticks))
+print(current_loop().cooperative, current_loop().hub is gevent.get_hub(), len(ticks))
 """
 
 
@@ -79,15 +79,15 @@ def test_a_real_thread_in_a_patched_process_is_given_no_hub() -> None:
 from gevent import monkey; monkey.patch_all()
 import gevent
 from ssestream import set_timeout
-from ssestream.runtime.loop import current_home
-homes, fired = [], []
+from ssestream.runtime.loop import current_loop
+loops, fired = [], []
 def work():
-    homes.append(current_home())
+    loops.append(current_loop())
     set_timeout(lambda: fired.append(True), 1)
 monkey.get_original("_thread", "start_new_thread")(work, ())
 while not fired:
     gevent.sleep(0.001)
-print(homes[0].hub is not gevent.get_hub(), homes[0].cooperative)
+print(loops[0].hub is not gevent.get_hub(), loops[0].cooperative)
 """
     assert printed_by(program) == "True True"
 
@@ -126,16 +126,16 @@ def test_calls_from_other_threads_leave_the_loops_count_as_it_was() -> None:
 import threading
 import time
 import gevent
-from ssestream.runtime.loop import home_of
+from ssestream.runtime.loop import loop_of
 
 hub = gevent.get_hub()
-home = home_of(hub)
+loop = loop_of(hub)
 before = hub.loop.activecnt
 calls, came = 20_000, []
 
 def call():
     for number in range(calls):
-        home.call(came.append, number)
+        loop.call(came.append, number)
         # Gives the loop its turn, in which it counts as well.
         time.sleep(0.00002)
 
@@ -160,13 +160,13 @@ def test_a_loop_goes_on_while_a_broadcast_has_given_way_in_it() -> None:
     program = """
 import gevent
 from gevent.event import Event
-from ssestream.runtime.loop import TURN, Doorbell, give_way, home_of
+from ssestream.runtime.loop import TURN, Waker, checkpoint, loop_of
 
-bells, woken, all_woken = [], [], Event()
+wakers, woken, all_woken = [], [], Event()
 
 def sleep():
-    bells.append(Doorbell())
-    bells[-1].sleep()
+    wakers.append(Waker())
+    wakers[-1].wait()
     woken.append(1)
     if len(woken) == 5 * TURN:
         all_woken.set()
@@ -174,9 +174,9 @@ def sleep():
 for _ in range(5 * TURN):
     gevent.spawn(sleep)
 gevent.idle()
-home_of(gevent.get_hub()).in_turn([bell.wake for bell in bells])
+loop_of(gevent.get_hub()).call_each([waker.wake_now for waker in wakers])
 all_woken.wait()
-gevent.spawn(give_way).get()
+gevent.spawn(checkpoint).get()
 print(len(woken) // TURN)
 """
     assert printed_by(program) == "5"
@@ -189,8 +189,8 @@ from gevent import monkey; monkey.patch_all()
 import logging
 import time
 import gevent
-from ssestream.runtime.loop import current_home, logger
-from ssestream.runtime.wheel import schedule_of
+from ssestream.runtime.loop import current_loop, logger
+from ssestream.runtime.wheel import wheel_of
 
 class Waiting(logging.Handler):
     def emit(self, record):
@@ -201,15 +201,15 @@ lines = []
 logger.addHandler(Waiting())
 logger.setLevel("INFO")
 logger.propagate = False
-home = current_home()
+loop = current_loop()
 
 def fail(now):
     logger.info("first")
     raise RuntimeError("second")
 
-schedule_of(home).add(time.monotonic(), fail)
-schedule_of(home).add(time.monotonic(), lambda now: logger.info("third"))
-home.call(logger.info, "fourth")
+wheel_of(loop).add(time.monotonic(), fail)
+wheel_of(loop).add(time.monotonic(), lambda now: logger.info("third"))
+loop.call(logger.info, "fourth")
 while len(lines) < 4:
     gevent.sleep(0.01)
 logger.info("fifth")
@@ -236,17 +236,17 @@ def test_a_loop_that_gets_no_thread_says_so_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of a server with threads, where an app's code runs in those of a pool."""
-    threads, home = Threads(monkeypatch), Home(gevent.get_hub(), Pool())
-    monkeypatch.setattr(gevent.get_hub(), "ssestream_home", home, raising=False)
+    threads, loop = Threads(monkeypatch), Loop(gevent.get_hub(), Pool())
+    monkeypatch.setattr(gevent.get_hub(), "ssestream_home", loop, raising=False)
     threads.to_be_had = False
     done: list[int] = []
     for number in range(3):
-        home.call(home.spawn, done.append, number)
-    home.call(done.append, "the loop's own")
+        loop.call(loop.spawn, done.append, number)
+    loop.call(done.append, "the loop's own")
     until(lambda: done, "the loop")
     assert [record.message[:15] for record in caplog.records] == ["no thread to be"] * 3
     threads.to_be_had = True
-    home.spawn(done.append, 3)
+    loop.spawn(done.append, 3)
     until(lambda: len(done) == 5, "all of them, once there is a thread")
 
 

@@ -249,13 +249,13 @@ def log_of(reader: Reader) -> str:
 def test_slow_readers_lose_nothing_hold_little_and_hold_up_nobody(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
-    with house("SseWorker", "sqlite", serve, tmp_path, history=2 * MESSAGES) as home:
-        fast = [Reader(home.server.port) for _ in range(FAST)]
-        slow = [Reader(home.server.port, receive_buffer=LITTLE) for _ in range(SLOW)]
-        assert home.state()["subscribers"] == FAST + SLOW
-        before = most = home.resident()
+    with house("SseWorker", "sqlite", serve, tmp_path, history=2 * MESSAGES) as loop:
+        fast = [Reader(loop.server.port) for _ in range(FAST)]
+        slow = [Reader(loop.server.port, receive_buffer=LITTLE) for _ in range(SLOW)]
+        assert loop.state()["subscribers"] == FAST + SLOW
+        before = most = loop.resident()
 
-        home.publish(1)
+        loop.publish(1)
         log = log_of(fast[0])
         frames = [frame(log, number) for number in range(1, MESSAGES + 1)]
         expected = b"".join(frames)
@@ -266,44 +266,44 @@ def test_slow_readers_lose_nothing_hold_little_and_hold_up_nobody(
         runs = [gevent.spawn(reader.read_all, expected) for reader in fast]
         crawls = [gevent.spawn(reader.read_slowly, expected, hurry) for reader in slow]
 
-        with home.within(2 * PATIENCE, lambda: progress(fast, expected)):
-            while home.published < MESSAGES:
-                home.publish(min(BURST, MESSAGES - home.published))
-                enough = ends[max(0, home.published - AHEAD)]
+        with loop.within(2 * PATIENCE, lambda: progress(fast, expected)):
+            while loop.published < MESSAGES:
+                loop.publish(min(BURST, MESSAGES - loop.published))
+                enough = ends[max(0, loop.published - AHEAD)]
                 while any(reader.have < enough for reader in fast):
                     look_at(runs)
                     gevent.sleep(0.01)
-                most = max(most, home.resident())
+                most = max(most, loop.resident())
                 look_at(crawls)
-            home.wait_for(lambda: look_at(runs), "the fast")
+            loop.wait_for(lambda: look_at(runs), "the fast")
         assert all(reader.have == len(expected) for reader in fast)
 
         # They have everything, and the slow ones are nowhere near it.
         assert all(reader.have < len(expected) / 2 for reader in slow)
-        home.wait_for(
-            lambda: home.state()["lagging"] == SLOW, "all slow streams, and no other, to lag"
+        loop.wait_for(
+            lambda: loop.state()["lagging"] == SLOW, "all slow streams, and no other, to lag"
         )
-        state = home.state()
+        state = loop.state()
         assert state["open"] == FAST + SLOW
         # At no time did one of the fast lag, nor hold any stream more than it may.
         assert state["most"]["lagging"] == SLOW
         assert DEFAULTS.max_bytes // 4 < state["most"]["waiting"] <= DEFAULTS.max_bytes
 
         hurry.set()
-        with home.within(2 * PATIENCE, lambda: progress(slow, expected)):
+        with loop.within(2 * PATIENCE, lambda: progress(slow, expected)):
             while not look_at(crawls):
-                most = max(most, home.resident())
+                most = max(most, loop.resident())
                 gevent.sleep(0.1)
         assert all(reader.have == len(expected) for reader in slow)
-        home.wait_for(lambda: home.state()["lagging"] == 0, "the slow to be live again")
-        state = home.state()
+        loop.wait_for(lambda: loop.state()["lagging"] == 0, "the slow to be live again")
+        state = loop.state()
         assert state["gaps"] == 0
         assert state["most"]["lagging"] == SLOW
         assert state["most"]["waiting"] <= DEFAULTS.max_bytes
         assert most - before < GROWTH
 
         # And live they are: one more comes to all.
-        home.publish(1)
+        loop.publish(1)
         for reader in (*fast, *slow):
             reader.have = 0
             reader.read_all(frame(log, MESSAGES + 1))
@@ -316,24 +316,24 @@ def test_whoever_falls_out_of_the_history_is_told_in_the_stream_and_counted(
     kind: str, broker: str, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
     kept = 100
-    with house(kind, broker, serve, tmp_path, history=kept) as home:
-        reader = Reader(home.server.port, receive_buffer=LITTLE)
-        home.publish(1)
+    with house(kind, broker, serve, tmp_path, history=kept) as loop:
+        reader = Reader(loop.server.port, receive_buffer=LITTLE)
+        loop.publish(1)
         log = log_of(reader)
-        while home.published < 3000:
-            home.publish(BURST)
-        home.wait_for(lambda: home.state()["lagging"] == 1, "the stream to lag")
-        assert home.state()["gaps"] == 0
+        while loop.published < 3000:
+            loop.publish(BURST)
+        loop.wait_for(lambda: loop.state()["lagging"] == 1, "the stream to lag")
+        assert loop.state()["gaps"] == 0
 
-        last = frame(log, home.published)
+        last = frame(log, loop.published)
         reader.read_until(last)
         frames = bytes(reader.body).split(b"\n\n")
         at = frames.index(b"event: gap\ndata: news")
         frames = [each + b"\n\n" for each in frames[:-1]]
         # All from the first that fit into the stream, then the word, then all that are kept.
         assert frames[:at] == [frame(log, number) for number in range(1, at + 1)]
-        rest = range(home.published - kept + 1, home.published + 1)
+        rest = range(loop.published - kept + 1, loop.published + 1)
         assert frames[at + 1 :] == [frame(log, number) for number in rest]
         assert at + 1 < rest[0]
-        assert home.state()["gaps"] == 1
-        assert home.server.wait_for(event="gap")["name"] == "news"
+        assert loop.state()["gaps"] == 1
+        assert loop.server.wait_for(event="gap")["name"] == "news"

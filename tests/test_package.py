@@ -32,7 +32,7 @@ ROOMS = (
     "runtime.preconditions",
     "runtime.loop",
     "settings",
-    "backlog",
+    "message_queue",
     "http.registry",
     "runtime.origin",
     "runtime.emitter",

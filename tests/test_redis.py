@@ -710,7 +710,7 @@ for way in ("dropped", "left"):
         time.sleep(0.01)
     if way == "dropped":
         stream.destroy()
-        while channels._following._listening:
+        while channels._listener._listening:
             time.sleep(0.01)
         del channels, stream
         gc.collect()
@@ -958,10 +958,10 @@ def test_a_cluster(start_redis: Start, broker: Callable[..., RedisBroker]) -> No
 
     # One node fails and comes back.
     follower = Follower(each, "of/7")
-    home = next(node for node in nodes if node.client().keys("ssestream:{of/7}"))
-    home.kill()
+    loop = next(node for node in nodes if node.client().keys("ssestream:{of/7}"))
+    loop.kill()
     thread, result = in_thread(lambda: each.append("of/7", b"two"))
-    home.start()
+    loop.start()
     thread.join(20)
     assert [position[:2] for position in result] == [(at["of/7"].log, 2)]
     wait_until(lambda: follower.frames == [b"one", b"two"], "what came meanwhile")

@@ -1,4 +1,4 @@
-"""The schedule: one timer of a home for everything that is due there."""
+"""The wheel: one timer of a loop for everything that is due there."""
 
 import gc
 import math
@@ -13,9 +13,9 @@ import pytest
 
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage
-from ssestream.runtime.emitter import Lane
-from ssestream.runtime.loop import Home, current_home
-from ssestream.runtime.wheel import SLOT, SWEEP, Appointment, Schedule, schedule_of
+from ssestream.runtime.emitter import CallQueue
+from ssestream.runtime.loop import Loop, current_loop
+from ssestream.runtime.wheel import SLOT, SWEEP, TimerHandle, TimerWheel, wheel_of
 from ssestream.settings import Settings
 from tests.visit import on_threads_and_greenlets, until
 
@@ -58,41 +58,41 @@ class Kept:
 
 
 @pytest.fixture
-def home() -> Home:
-    home = Home(gevent.get_hub())
-    home.loop = CountingLoop(home.loop)
-    return home
+def loop() -> Loop:
+    loop = Loop(gevent.get_hub())
+    loop.libev = CountingLoop(loop.libev)
+    return loop
 
 
 @pytest.fixture
-def schedule(home: Home) -> Schedule:
-    return Schedule(home)
+def wheel(loop: Loop) -> TimerWheel:
+    return TimerWheel(loop)
 
 
 def soon(seconds: float = SHORT) -> float:
     return time.monotonic() + seconds
 
 
-def others_are_kept(schedule: Schedule, pause: float, times: int = 3) -> None:
-    """Wait until another appointment of *schedule* was kept some *times*, *pause* apart."""
+def others_are_kept(wheel: TimerWheel, pause: float, times: int = 3) -> None:
+    """Wait until another timer of *wheel* was kept some *times*, *pause* apart."""
     other = Kept(pause)
-    appointment = schedule.add(soon(pause), other.check)
+    timer = wheel.add(soon(pause), other.check)
     until(lambda: len(other.times) >= times, "another's turn")
-    appointment.cancel()
+    timer.cancel()
 
 
-def entered_in(schedule: Schedule) -> list[Appointment]:
+def entered_in(wheel: TimerWheel) -> list[TimerHandle]:
     # Its own thread may be adding some.
-    return [each for slot in schedule._slots.copy().values() for each in slot]
+    return [each for slot in wheel._slots.copy().values() for each in slot]
 
 
-def entered(schedule: Schedule, *appointments: Appointment) -> None:
-    until(lambda: set(appointments) <= set(entered_in(schedule)), "all of them")
+def entered(wheel: TimerWheel, *timers: TimerHandle) -> None:
+    until(lambda: set(timers) <= set(entered_in(wheel)), "all of them")
 
 
-def next_of(schedule: Schedule) -> float:
+def next_of(wheel: TimerWheel) -> float:
     """When it keeps what is due first."""
-    return schedule._numbers[0] * SLOT
+    return wheel._numbers[0] * SLOT
 
 
 # -- one for all
@@ -100,125 +100,125 @@ def next_of(schedule: Schedule) -> float:
 
 @on_threads_and_greenlets
 def test_a_home_has_one_schedule() -> None:
-    assert schedule_of(current_home()) is schedule_of(current_home())
+    assert wheel_of(current_loop()) is wheel_of(current_loop())
 
 
 def test_another_home_has_another_and_neither_outlives_its_home() -> None:
-    home, other = Home(gevent.get_hub()), Home(gevent.get_hub())
-    assert schedule_of(home) is not schedule_of(other)
-    refs = [weakref.ref(home), weakref.ref(schedule_of(home))]
-    del home
+    loop, other = Loop(gevent.get_hub()), Loop(gevent.get_hub())
+    assert wheel_of(loop) is not wheel_of(other)
+    refs = [weakref.ref(loop), weakref.ref(wheel_of(loop))]
+    del loop
     gc.collect()
     assert [ref() for ref in refs] == [None, None]
 
 
-def test_ten_thousand_appointments_share_one_timer(home: Home, schedule: Schedule) -> None:
-    assert home.loop.timers() == []
+def test_ten_thousand_appointments_share_one_timer(loop: Loop, wheel: TimerWheel) -> None:
+    assert loop.libev.timers() == []
     dues = [soon(random.uniform(100, LONG)) for _ in range(10_000)]
     kept = Kept()
     for due in dues:
-        schedule.add(due, kept.check)
-    until(lambda: len(entered_in(schedule)) == 10_000, "all of them")
-    assert home.loop.timers() == [schedule._timer]
-    assert min(dues) < next_of(schedule) <= min(dues) + SLOT
+        wheel.add(due, kept.check)
+    until(lambda: len(entered_in(wheel)) == 10_000, "all of them")
+    assert loop.libev.timers() == [wheel._timer]
+    assert min(dues) < next_of(wheel) <= min(dues) + SLOT
     assert kept.times == []
 
 
-def test_ten_thousand_streams_share_one_timer(home: Home) -> None:
-    streams = [OutgoingMessage(Lane(home)) for _ in range(10_000)]
+def test_ten_thousand_streams_share_one_timer(loop: Loop) -> None:
+    streams = [OutgoingMessage(CallQueue(loop)) for _ in range(10_000)]
     for stream in streams:
         stream.open(Connection(), Settings(max_age=LONG))
-    schedule = schedule_of(home)
-    until(lambda: len(entered_in(schedule)) == 10_000, "all of them")
-    assert home.loop.timers() == [schedule._timer]
+    wheel = wheel_of(loop)
+    until(lambda: len(entered_in(wheel)) == 10_000, "all of them")
+    assert loop.libev.timers() == [wheel._timer]
     for stream in streams:
         stream.server_done()
-    assert all(each.check is None for each in entered_in(schedule))
+    assert all(each.check is None for each in entered_in(wheel))
 
 
 # -- when
 
 
-def test_they_are_kept_in_the_order_in_which_they_are_due(schedule: Schedule) -> None:
+def test_they_are_kept_in_the_order_in_which_they_are_due(wheel: TimerWheel) -> None:
     # What an earlier test has left to its loop is done first.
-    others_are_kept(schedule, SHORT)
+    others_are_kept(wheel, SHORT)
     kept: list[tuple[float, float]] = []
     dues = [soon() + number * SLOT for number in range(20)]
     for due in random.sample(dues, 20):
-        schedule.add(due, lambda now, due=due: kept.append((due, now)))
+        wheel.add(due, lambda now, due=due: kept.append((due, now)))
     until(lambda: len(kept) == 20, "all of them")
     assert [due for due, _ in kept] == dues
     assert all(now >= due for due, now in kept)
 
 
-def test_those_of_one_slot_are_kept_together_at_its_end(schedule: Schedule) -> None:
+def test_those_of_one_slot_are_kept_together_at_its_end(wheel: TimerWheel) -> None:
     kept: list[float] = []
     began = math.ceil(soon(5 * SHORT) / SLOT) * SLOT
     dues = [began + SLOT * part for part in (0.01, 0.5, 0.99)]
     for due in random.sample(dues, 3):
-        schedule.add(due, lambda now: kept.append(now))
+        wheel.add(due, lambda now: kept.append(now))
     until(lambda: len(kept) == 3, "all of them")
     assert len(set(kept)) == 1
     assert kept[0] >= began + SLOT * 0.999
 
 
-def test_of_those_due_at_once_the_first_comes_first(schedule: Schedule) -> None:
+def test_of_those_due_at_once_the_first_comes_first(wheel: TimerWheel) -> None:
     order: list[int] = []
     due = soon()
     for number in range(200):
-        schedule.add(due, lambda now, number=number: order.append(number))
+        wheel.add(due, lambda now, number=number: order.append(number))
     until(lambda: len(order) == 200, "all of them")
     assert order == list(range(200))
 
 
-def test_an_earlier_one_that_comes_later_goes_before(home: Home, schedule: Schedule) -> None:
+def test_an_earlier_one_that_comes_later_goes_before(loop: Loop, wheel: TimerWheel) -> None:
     late, early = Kept(), Kept()
-    entered(schedule, schedule.add(soon(LONG), late.check))
-    schedule.add(soon(), early.check)
+    entered(wheel, wheel.add(soon(LONG), late.check))
+    wheel.add(soon(), early.check)
     until(lambda: early.times, "the early one's turn")
     assert late.times == []
-    assert home.loop.timers() == [schedule._timer]
+    assert loop.libev.timers() == [wheel._timer]
 
 
-def test_it_is_kept_again_when_it_says_and_never_earlier(schedule: Schedule) -> None:
+def test_it_is_kept_again_when_it_says_and_never_earlier(wheel: TimerWheel) -> None:
     kept = Kept(SHORT)
     due = soon()
-    appointment = schedule.add(due, kept.check)
+    timer = wheel.add(due, kept.check)
     until(lambda: len(kept.times) >= 4, "some turns")
-    appointment.cancel()
+    timer.cancel()
     assert kept.times[0] >= due
     for before, after in zip(kept.times, kept.times[1:], strict=False):
         assert after >= before + SHORT
 
 
-def test_what_was_due_long_ago_is_kept_at_once(schedule: Schedule) -> None:
+def test_what_was_due_long_ago_is_kept_at_once(wheel: TimerWheel) -> None:
     kept = Kept()
-    schedule.add(soon(-LONG), kept.check)
+    wheel.add(soon(-LONG), kept.check)
     until(lambda: kept.times, "its turn")
 
 
-def test_none_is_never_again(schedule: Schedule) -> None:
+def test_none_is_never_again(wheel: TimerWheel) -> None:
     kept = Kept()
-    appointment = schedule.add(soon(), kept.check)
+    timer = wheel.add(soon(), kept.check)
     until(lambda: kept.times, "its turn")
-    others_are_kept(schedule, SHORT)
+    others_are_kept(wheel, SHORT)
     assert len(kept.times) == 1
-    assert appointment not in entered_in(schedule)
+    assert timer not in entered_in(wheel)
 
 
-def test_one_that_is_always_due_leaves_the_loop_to_others(schedule: Schedule) -> None:
+def test_one_that_is_always_due_leaves_the_loop_to_others(wheel: TimerWheel) -> None:
     times: list[float] = []
 
     def check(now: float) -> float | None:
         times.append(now)
         return now if len(times) < 5 else None
 
-    schedule.add(soon(), check)
+    wheel.add(soon(), check)
     until(lambda: len(times) == 5, "its turns")
     assert len(set(times)) == 5
 
 
-def test_one_that_fails_holds_up_no_other(schedule: Schedule) -> None:
+def test_one_that_fails_holds_up_no_other(wheel: TimerWheel) -> None:
     kept = Kept(SHORT)
     failed: list[float] = []
 
@@ -227,24 +227,24 @@ def test_one_that_fails_holds_up_no_other(schedule: Schedule) -> None:
         raise RuntimeError("this one fails")
 
     due = soon()
-    schedule.add(due, check)
-    appointment = schedule.add(due, kept.check)
+    wheel.add(due, check)
+    timer = wheel.add(due, kept.check)
     until(lambda: len(kept.times) >= 3, "the other's turns", 5)
-    appointment.cancel()
+    timer.cancel()
     assert len(failed) == 1
 
 
 # -- from other threads
 
 
-def test_any_thread_may_add_and_all_are_kept_in_the_homes(schedule: Schedule) -> None:
+def test_any_thread_may_add_and_all_are_kept_in_the_homes(wheel: TimerWheel) -> None:
     kept: list[tuple[int, int]] = []
     start = threading.Barrier(8)
 
     def add(thread: int) -> None:
         start.wait()
         for number in range(250):
-            schedule.add(
+            wheel.add(
                 soon(random.uniform(0, SHORT)),
                 lambda now, me=thread * 250 + number: kept.append((me, threading.get_ident())),
             )
@@ -255,131 +255,131 @@ def test_any_thread_may_add_and_all_are_kept_in_the_homes(schedule: Schedule) ->
     until(lambda: len(kept) >= 2000, "all of them")
     for thread in threads:
         thread.join()
-    others_are_kept(schedule, SHORT)
+    others_are_kept(wheel, SHORT)
     assert sorted(number for number, _ in kept) == list(range(2000))
     assert {thread for _, thread in kept} == {threading.get_ident()}
 
 
 def test_a_sleeping_home_is_woken_by_another_thread() -> None:
     """As by the threads of a server that has no hub."""
-    schedules: list[Schedule] = []
-    thread = threading.Thread(target=lambda: schedules.append(schedule_of(current_home())))
+    wheels: list[TimerWheel] = []
+    thread = threading.Thread(target=lambda: wheels.append(wheel_of(current_loop())))
     thread.start()
     thread.join()
     kept = Kept()
-    schedules[0].add(soon(), kept.check)
+    wheels[0].add(soon(), kept.check)
     until(lambda: kept.times, "its turn")
 
 
-def test_any_thread_may_cancel(schedule: Schedule) -> None:
+def test_any_thread_may_cancel(wheel: TimerWheel) -> None:
     kept = Kept()
-    appointment = schedule.add(soon(), kept.check)
-    thread = threading.Thread(target=appointment.cancel)
+    timer = wheel.add(soon(), kept.check)
+    thread = threading.Thread(target=timer.cancel)
     thread.start()
     thread.join()
-    others_are_kept(schedule, SHORT)
+    others_are_kept(wheel, SHORT)
     assert kept.times == []
 
 
 # -- what is left
 
 
-def test_a_cancelled_one_holds_nothing_and_is_never_kept(schedule: Schedule) -> None:
+def test_a_cancelled_one_holds_nothing_and_is_never_kept(wheel: TimerWheel) -> None:
     all_kept = [Kept(SHORT) for _ in range(10)]
-    appointments = [schedule.add(soon(), kept.check) for kept in all_kept]
-    entered(schedule, *appointments)
+    timers = [wheel.add(soon(), kept.check) for kept in all_kept]
+    entered(wheel, *timers)
     refs = [weakref.ref(kept) for kept in all_kept]
     kept = all_kept.pop()
-    for appointment in appointments:
-        appointment.cancel()
+    for timer in timers:
+        timer.cancel()
     times = len(kept.times)
     del all_kept
     gc.collect()
     assert [ref() for ref in refs] == [None] * 9 + [kept]
-    others_are_kept(schedule, SHORT)
+    others_are_kept(wheel, SHORT)
     assert len(kept.times) == times
     # Those that were due are gone from their slots, too.
-    assert not set(appointments) & set(entered_in(schedule))
+    assert not set(timers) & set(entered_in(wheel))
 
 
-def test_one_that_is_cancelled_before_it_has_entered_never_does(schedule: Schedule) -> None:
+def test_one_that_is_cancelled_before_it_has_entered_never_does(wheel: TimerWheel) -> None:
     kept = Kept()
-    made: list[Appointment] = []
+    made: list[TimerHandle] = []
     # Of the hub's own thread it would be in its slot at once.
-    other = threading.Thread(target=lambda: made.append(schedule.add(soon(LONG), kept.check)))
+    other = threading.Thread(target=lambda: made.append(wheel.add(soon(LONG), kept.check)))
     other.start()
     other.join()
     made[0].cancel()
-    others_are_kept(schedule, SHORT)
+    others_are_kept(wheel, SHORT)
     assert kept.times == []
-    assert made[0] not in entered_in(schedule)
+    assert made[0] not in entered_in(wheel)
 
 
-def test_one_may_cancel_itself_while_it_is_kept(schedule: Schedule) -> None:
+def test_one_may_cancel_itself_while_it_is_kept(wheel: TimerWheel) -> None:
     times: list[float] = []
-    appointments: list[Appointment] = []
+    timers: list[TimerHandle] = []
 
     def check(now: float) -> float:
         times.append(now)
-        appointments[0].cancel()
+        timers[0].cancel()
         return now + SHORT
 
-    appointments.append(schedule.add(soon(), check))
+    timers.append(wheel.add(soon(), check))
     until(lambda: times, "its turn")
-    others_are_kept(schedule, SHORT)
+    others_are_kept(wheel, SHORT)
     assert len(times) == 1
-    assert appointments[0] not in entered_in(schedule)
+    assert timers[0] not in entered_in(wheel)
 
 
-def test_cancelled_ones_are_swept_once_there_are_many(schedule: Schedule) -> None:
+def test_cancelled_ones_are_swept_once_there_are_many(wheel: TimerWheel) -> None:
     """Long before they are due."""
     kept = Kept()
-    staying = schedule.add(soon(LONG), kept.check)
+    staying = wheel.add(soon(LONG), kept.check)
     for _ in range(5):
-        appointments = [schedule.add(soon(LONG), kept.check) for _ in range(SWEEP)]
-        entered(schedule, appointments[-1])
-        for appointment in appointments:
-            appointment.cancel()
-        assert len(entered_in(schedule)) <= 3 * SWEEP
-    last = schedule.add(soon(LONG), kept.check)
-    entered(schedule, last)
-    left = [each for each in entered_in(schedule) if each.check is not None]
+        timers = [wheel.add(soon(LONG), kept.check) for _ in range(SWEEP)]
+        entered(wheel, timers[-1])
+        for timer in timers:
+            timer.cancel()
+        assert len(entered_in(wheel)) <= 3 * SWEEP
+    last = wheel.add(soon(LONG), kept.check)
+    entered(wheel, last)
+    left = [each for each in entered_in(wheel) if each.check is not None]
     assert set(left) == {staying, last}
-    assert sorted(schedule._numbers) == sorted(schedule._slots)
-    assert schedule._entered == len(entered_in(schedule))
+    assert sorted(wheel._numbers) == sorted(wheel._slots)
+    assert wheel._entered == len(entered_in(wheel))
     assert kept.times == []
 
 
-def test_a_sweep_loses_none_and_keeps_the_order(schedule: Schedule) -> None:
+def test_a_sweep_loses_none_and_keeps_the_order(wheel: TimerWheel) -> None:
     order: list[int] = []
-    cancelled = [schedule.add(soon(LONG), lambda now: None) for _ in range(2 * SWEEP)]
-    entered(schedule, cancelled[-1])
+    cancelled = [wheel.add(soon(LONG), lambda now: None) for _ in range(2 * SWEEP)]
+    entered(wheel, cancelled[-1])
     began = soon(5 * SHORT)
     numbers = list(range(50))
     random.shuffle(numbers)
     staying = [
-        schedule.add(began + number * SLOT, lambda now, number=number: order.append(number))
+        wheel.add(began + number * SLOT, lambda now, number=number: order.append(number))
         for number in numbers[:25]
     ]
-    entered(schedule, *staying)
-    for appointment in cancelled:
-        appointment.cancel()
+    entered(wheel, *staying)
+    for timer in cancelled:
+        timer.cancel()
     for number in numbers[25:]:
-        schedule.add(began + number * SLOT, lambda now, number=number: order.append(number))
+        wheel.add(began + number * SLOT, lambda now, number=number: order.append(number))
     until(lambda: len(order) == 50, "all that were not cancelled")
     assert order == sorted(numbers)
-    assert entered_in(schedule) == []
+    assert entered_in(wheel) == []
 
 
-def test_an_empty_one_rests_and_starts_again(home: Home, schedule: Schedule) -> None:
+def test_an_empty_one_rests_and_starts_again(loop: Loop, wheel: TimerWheel) -> None:
     for _ in range(2):
-        others_are_kept(schedule, SHORT)
-        until(lambda: not schedule._slots, "no slot")
-        until(lambda: not home.loop.timers(), "its rest")
-        assert schedule._timer is None
+        others_are_kept(wheel, SHORT)
+        until(lambda: not wheel._slots, "no slot")
+        until(lambda: not loop.libev.timers(), "its rest")
+        assert wheel._timer is None
 
 
-def test_it_does_not_keep_a_loop_from_its_end(schedule: Schedule) -> None:
+def test_it_does_not_keep_a_loop_from_its_end(wheel: TimerWheel) -> None:
     """A process with open streams can end."""
-    entered(schedule, schedule.add(soon(LONG), Kept().check))
-    assert not schedule._timer.ref
+    entered(wheel, wheel.add(soon(LONG), Kept().check))
+    assert not wheel._timer.ref

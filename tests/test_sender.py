@@ -10,7 +10,7 @@ from ssestream.gunicorn.sender import LOOK, Sender
 from ssestream.http.body import Body
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage
-from ssestream.http.registry import books
+from ssestream.http.registry import registry
 
 
 class Pair:
@@ -57,7 +57,7 @@ class Pair:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    # In a greenlet: it is at home in this thread.
+    # In a greenlet: it is at loop in this thread.
     pair: Pair = gevent.spawn(Pair).get()
     yield pair
     pair.message.destroy()
@@ -99,6 +99,6 @@ def test_it_is_over_when_the_client_leaves_meanwhile(pair: Pair) -> None:
 
 def test_it_is_over_soon_when_the_worker_stops(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     with_only_the_end_to_send(pair)
-    monkeypatch.setattr(books, "draining", True)
+    monkeypatch.setattr(registry, "draining", True)
     with gevent.Timeout(2 * LOOK, AssertionError("not soon")):
         until(lambda: pair.ends)

@@ -86,10 +86,10 @@ class Download:
         self.message = OutgoingMessage()
         made = Settings(heartbeat=None, **settings)
         self.message.open(Connection.of({"gunicorn.socket": server}), made)
-        upkeep = self.message._upkeep
+        upkeep = self.message._keepalive
         assert upkeep is not None
-        assert upkeep._appointment is not None
-        upkeep._appointment.cancel()
+        assert upkeep._timer is not None
+        upkeep._timer.cancel()
         self.upkeep = upkeep
         self.now = time.monotonic()
         self.look_at = self.now

@@ -254,17 +254,17 @@ def test_no_inotify_to_be_had_is_no_error(
     taken = []
     try:
         for _ in range(limit + 1):
-            bell = sqlite._new_bell()
-            if bell is None:
+            waker = sqlite._new_bell()
+            if waker is None:
                 break
-            taken.append(bell)
-        assert bell is None
+            taken.append(waker)
+        assert waker is None
         waiter = Elsewhere(news, broker, {"news": NEVER})
         opened().append("news", b"x")
         assert waiter.result()["news"].last == 1
     finally:
         taken.clear()
-        del bell
+        del waker
 
 
 # -- others who are busy with it
@@ -712,7 +712,9 @@ def test_threads_that_fork_at_the_same_time_leave_no_lock_taken(tmp_path: Path) 
     # In a process of its own, as a lock that stays taken would hold up every other test.
     words = f"""
 import os, threading
+import logging
 from ssestream import Channels
+logging.getLogger('ssestream').setLevel('ERROR')
 urls = ["sqlite:///{tmp_path}/events.db", "memory://"]
 all_channels = [Channels(url) for url in urls]
 def append(channels):

@@ -194,7 +194,7 @@ def test_drain_comes_once_however_many_threads_filled_it() -> None:
 def settled(sse_stream: SseStream) -> None:
     """Wait until every event that is due by now was emitted."""
     reached = threading.Event()
-    sse_stream._lane.soon(reached.set)
+    sse_stream._call_queue.call_soon(reached.set)
     until(reached.is_set, "the events")
 
 
@@ -252,7 +252,7 @@ def test_one_that_is_over_ends_no_loop_of_its_writers(over: str) -> None:
     if over == "destroyed":
         res.destroy()
     elif over == "left":
-        res._client_left()
+        res._connection_lost()
     else:
         sse_stream.end()
         assert b"".join(body) == b":ok\n\n"

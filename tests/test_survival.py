@@ -15,12 +15,12 @@ from gevent import GreenletExit
 from werkzeug.test import EnvironBuilder
 
 from ssestream import Channels, ServerResponse, SseStream, clear_interval, pipeline, set_interval
-from ssestream.channels import listener as following
+from ssestream.channels import listener
 from ssestream.channels.tail import Subscription
 from ssestream.runtime import loop as hub
-from ssestream.runtime.emitter import Lane
-from ssestream.runtime.loop import Home, Pool, current_home
-from ssestream.runtime.wheel import Schedule
+from ssestream.runtime.emitter import CallQueue
+from ssestream.runtime.loop import Loop, Pool, current_loop
+from ssestream.runtime.wheel import TimerWheel
 from tests.following import Client, Following, data_of, numbers
 from tests.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 
@@ -52,7 +52,7 @@ def channels() -> Iterator[Channels]:
     yield made
     for subscription in list(made._subscriptions.values()):
         subscription.stream.destroy()
-    until(lambda: not made._following._listening, "the listener to end")
+    until(lambda: not made._listener._listening, "the listener to end")
 
 
 def failing(error: type[BaseException]) -> Callable[..., Any]:
@@ -98,7 +98,7 @@ def test_a_killed_handler_leaves_the_others_to_run(log: Callable[[], list[Any]])
     sse_stream.on("close", waits)
     sse_stream.on("close", lambda: seen.append("second"))
     sse_stream.destroy()
-    sse_stream._lane.soon(seen.append, "what came behind")
+    sse_stream._call_queue.call_soon(seen.append, "what came behind")
     until(lambda: running, "the handler")
     running[0].kill()
     until(lambda: len(seen) == 2, "the others")
@@ -236,7 +236,7 @@ def test_each_function_is_called_on_close(raised: type[BaseException]) -> None:
 
     body = app(EnvironBuilder().get_environ(), lambda status, headers: None)
     assert b"".join(body) == b"all"
-    res = body.message
+    res = body.outgoing
     with pytest.raises(raised):
         body.close()
     assert sorted(seen) == ["event", "function"]
@@ -287,12 +287,12 @@ def test_a_timeout_that_a_filter_has_left_running_stops_nobody(channels: Channel
 
 def greenlets_only(play: Callable[[], None]) -> Callable[[], None]:
     def played() -> None:
-        real = following.monkey.is_module_patched
-        following.monkey.is_module_patched = lambda name: True
+        real = listener.monkey.is_module_patched
+        listener.monkey.is_module_patched = lambda name: True
         try:
             play()
         finally:
-            following.monkey.is_module_patched = real
+            listener.monkey.is_module_patched = real
 
     return played
 
@@ -330,20 +330,20 @@ def test_who_is_left_when_handing_on_is_interrupted_reads_on(
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(app)) for app in apps]
         until(lambda: not channels.statistics()["news"].lagging, "all to be live")
-        monkeypatch.setattr(following, "TURN", 1)
-        hand_round, calls = following.hand_round, []
+        monkeypatch.setattr(listener, "TURN", 1)
+        broadcast, calls = listener.broadcast, []
 
         def interrupted(*args: Any) -> Any:
             calls.append(1)
             if len(calls) == 2:
                 raise error
-            return hand_round(*args)
+            return broadcast(*args)
 
-        monkeypatch.setattr(following, "hand_round", interrupted)
+        monkeypatch.setattr(listener, "broadcast", interrupted)
         channels.publish("news", {"data": 0})
         for client in clients:
             assert data_of(client.take(1)) == ["0"]
-        monkeypatch.setattr(Subscription, "give_at_once", failing(error))
+        monkeypatch.setattr(Subscription, "deliver_now", failing(error))
         monkeypatch.setattr(Subscription, "lose_place", failing(error))
         channels.cut("news", 3)
         assert clients[3].all() == clients[3].messages
@@ -363,7 +363,7 @@ class Threads:
         self.to_be_had = True
         self.refused = 0
         self._start = hub.start_thread
-        for module in (hub, following):
+        for module in (hub, listener):
             monkeypatch.setattr(module, "start_thread", self.start)
 
     def start(self, function: Callable[..., object], args: tuple[Any, ...]) -> int:
@@ -378,7 +378,7 @@ def test_a_listener_and_a_reader_that_got_no_thread_are_started_when_there_is_on
 ) -> None:
     threads = Threads(monkeypatch)
     ids = [channels.publish("news", {"data": number}) for number in range(3)]
-    current_home()
+    current_loop()
     got: list[bytes] = []
 
     class Sink:
@@ -401,8 +401,8 @@ def test_a_call_whose_thread_was_not_to_be_had_does_not_wait_for_those_that_are_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads, pool = Threads(monkeypatch), Pool()
-    home = Home(gevent.get_hub(), pool)
-    monkeypatch.setattr(gevent.get_hub(), "ssestream_home", home, raising=False)
+    loop = Loop(gevent.get_hub(), pool)
+    monkeypatch.setattr(gevent.get_hub(), "ssestream_home", loop, raising=False)
     stuck, done = threading.Event(), []
     pool.submit(stuck.wait)
     threads.to_be_had = False
@@ -421,17 +421,17 @@ def test_a_first_thread_that_cannot_be_started_is_told_and_nothing_is_half_done(
 ) -> None:
     """That of the hub which all streams of a process with threads share."""
     threads = Threads(monkeypatch)
-    monkeypatch.setattr(hub, "_service_home", None)
+    monkeypatch.setattr(hub, "_service_loop", None)
     threads.to_be_had = False
     sse_stream, callbacks = SseStream(), []
     with pytest.raises(RuntimeError, match="can't start new thread"):
         channels.subscribe(sse_stream, "news")
     assert channels.statistics() == {}
-    lane = Lane()
+    call_queue = CallQueue()
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        lane.soon(callbacks.append, 0)
+        call_queue.call_soon(callbacks.append, 0)
     threads.to_be_had = True
-    lane.soon(callbacks.append, 1)
+    call_queue.call_soon(callbacks.append, 1)
     until(lambda: callbacks == [1], "the call")
     channels.subscribe(sse_stream, "news")
     sse_stream.destroy()
@@ -441,21 +441,21 @@ def test_what_else_is_due_is_kept_when_a_signal_raises_in_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.undo()  # gevent is to hand it on
-    home, kept = Home(gevent.get_hub()), []
-    schedule, due = Schedule(home), time.monotonic() - 1
+    loop, kept = Loop(gevent.get_hub()), []
+    wheel, due = TimerWheel(loop), time.monotonic() - 1
 
     def raising(now: float) -> None:
         raise KeyboardInterrupt
 
-    schedule.add(due, lambda now: kept.append("first"))
-    schedule.add(due, raising)
-    schedule.add(due, lambda now: kept.append("second"))
-    home.call(raising, 0.0)
+    wheel.add(due, lambda now: kept.append("first"))
+    wheel.add(due, raising)
+    wheel.add(due, lambda now: kept.append("second"))
+    loop.call(raising, 0.0)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             gevent.sleep(0.1)
-    home._call_later(raising, 0.0)
-    home._call_later(kept.append, "a call behind")
+    loop._call_later(raising, 0.0)
+    loop._call_later(kept.append, "a call behind")
     with pytest.raises(KeyboardInterrupt):
         gevent.sleep(0.1)
     until(lambda: len(kept) == 3, "all of them")

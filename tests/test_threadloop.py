@@ -16,7 +16,7 @@ import gevent.queue
 import gevent.socket
 import pytest
 
-from ssestream.runtime.loop import current_home
+from ssestream.runtime.loop import current_loop
 from ssestream.runtime.threadloop import ThreadLoop, run_in_hub
 from tests.visit import until
 
@@ -31,7 +31,7 @@ def run(main: Callable[[], Any]) -> Any:
         except BaseException as error:
             results.append(error)
 
-    thread = threading.Thread(target=run_in_hub, args=(played, current_home()), daemon=True)
+    thread = threading.Thread(target=run_in_hub, args=(played, current_loop()), daemon=True)
     thread.start()
     thread.join(20)
     assert results, "it has not come to its end"
@@ -46,7 +46,7 @@ def descriptors() -> int:
 
 
 def test_it_takes_no_descriptor_to_sleep() -> None:
-    current_home()
+    current_loop()
     before = descriptors()
 
     def main() -> int:

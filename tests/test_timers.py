@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from ssestream import clear_interval, clear_timeout, set_interval, set_timeout
-from ssestream.runtime.loop import current_home
+from ssestream.runtime.loop import current_loop
 from ssestream.timers import Timer
 from tests.visit import in_greenlet, on_threads_and_greenlets, until
 
@@ -38,7 +38,7 @@ class Ticks:
 
 
 def others_tick() -> None:
-    """Let the time of several ticks of a timer of 1 ms pass, on the same home."""
+    """Let the time of several ticks of a timer of 1 ms pass, on the same loop."""
     ticks = Ticks()
     timer = set_interval(ticks, 1)
     ticks.come(10)
@@ -52,10 +52,10 @@ def is_gone(timer: Timer) -> None:
 @on_threads_and_greenlets
 def test_the_home_is_where_it_is_set() -> None:
     timer = set_timeout(lambda: None, 0)
-    assert timer._home.cooperative is in_greenlet()
-    assert timer._home is current_home()
+    assert timer._loop.cooperative is in_greenlet()
+    assert timer._loop is current_loop()
     if in_greenlet():
-        assert timer._home.hub is gevent.get_hub()
+        assert timer._loop.hub is gevent.get_hub()
     is_gone(timer)
 
 

@@ -415,11 +415,11 @@ def test_what_all_write_arrives_whole_and_in_each_writers_order(seed: int, worke
     readers = [Reader(server, f"{seed} {way}".replace(" ", ""), *way) for way in ways]
     zipping = worker(max_bytes=1 << 28, max_messages=100_000, compress=True)
     others = [Reader(zipping, f"z{seed}{small}", True, "1.1", small) for small in (True, False)]
-    for home, clients in ((server, readers), (zipping, others)):
+    for loop, clients in ((server, readers), (zipping, others)):
         for reader in clients:
             while len(reader.had["view"]) < COUNT // 2:
                 reader.read()
-        ask(home, f"/torture?seed={seed}", "POST")
+        ask(loop, f"/torture?seed={seed}", "POST")
     everybody = [*readers, *others]
     deadline = time.monotonic() + 60
     while any(len(r.had[writer]) < COUNT for r in everybody for writer in WRITERS):
@@ -428,8 +428,8 @@ def test_what_all_write_arrives_whole_and_in_each_writers_order(seed: int, worke
             (reader,) = [each for each in everybody if each.client.sock is ready]
             reader.read()
             assert not reader.ended, reader.client.sock
-    for home in (server, zipping):
-        ask(home, "/end", "POST")
+    for loop in (server, zipping):
+        ask(loop, "/end", "POST")
     for reader in everybody:
         while not reader.ended:
             reader.read()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..runtime.clock import clock
 from ..runtime.forking import AtFork
-from ..runtime.loop import Doorbell, new_lock
+from ..runtime.loop import Waker, new_lock
 from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, News, Position, Slice
 
 
@@ -67,7 +67,7 @@ class MemoryBroker:
         self._logs: dict[str, _Log] = {}
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
-        self._bell: Doorbell | None = None
+        self._waker: Waker | None = None
         self._woken = False
         # The positions that the last `wait` was given, and the channels that may have
         # entries after them.
@@ -85,9 +85,9 @@ class MemoryBroker:
             if channel in self._positions:
                 self._doubtful.add(channel)
             position = Position(self._identity, log.last)
-            bell, self._bell = self._bell, None
-        if bell is not None:
-            bell.ring()
+            waker, self._waker = self._waker, None
+        if waker is not None:
+            waker.wake()
         return position
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
@@ -108,7 +108,7 @@ class MemoryBroker:
         pass
 
     def wait(self, positions: Mapping[str, Position]) -> News:
-        bell = Doorbell()
+        waker = Waker()
         with self._lock:
             known, self._positions = self._positions, dict(positions)
             self._doubtful &= positions.keys()
@@ -119,15 +119,15 @@ class MemoryBroker:
                 if found or self._woken:
                     self._woken = False
                     return found
-                self._bell = bell
-            bell.sleep()
+                self._waker = waker
+            waker.wait()
 
     def wake(self) -> None:
         with self._lock:
             self._woken = True
-            bell, self._bell = self._bell, None
-        if bell is not None:
-            bell.ring()
+            waker, self._waker = self._waker, None
+        if waker is not None:
+            waker.wake()
 
     def close(self) -> None:
         pass
@@ -138,15 +138,15 @@ class MemoryBroker:
             self._logs.clear()
             self._identity = secrets.token_hex(4)
             self._doubtful.update(self._positions)
-            bell, self._bell = self._bell, None
-        if bell is not None:
-            bell.ring()
+            waker, self._waker = self._waker, None
+        if waker is not None:
+            waker.wake()
 
     def before_fork(self) -> None:
         pass
 
     def after_fork(self) -> None:
-        self._bell = None
+        self._waker = None
         self._identity = secrets.token_hex(4)
 
     def _more(self) -> News:

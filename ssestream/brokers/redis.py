@@ -373,10 +373,10 @@ class RedisBroker:
         # process, because a gevent socket works only in its own thread.
         self._common: Any = SimpleNamespace()
         self._own: Any = _Local()
-        # Guards the bell and the held connections. Held for a few instructions only.
+        # Guards the waker and the held connections. Held for a few instructions only.
         self._lock = new_lock()
-        self._bell: _Bell | None = None
-        # Whether `wake` was called before there was a bell.
+        self._waker: _PollableWaker | None = None
+        # Whether `wake` was called before there was a waker.
         self._woken = False
         # The connections to close when the broker is dropped.
         self._held = _Held()
@@ -433,7 +433,7 @@ class RedisBroker:
 
     def wait(self, positions: Mapping[str, Position]) -> News:
         with self._errors():
-            bell = self._my_bell()
+            waker = self._my_bell()
         with self._lock:
             listener, self._held.listener = self._held.listener, None
             closed = self._closed
@@ -455,7 +455,7 @@ class RedisBroker:
                         listener.checked = clock.now()
                 if not found:
                     try:
-                        names = listener.wait(positions, bell)
+                        names = listener.wait(positions, waker)
                     except exceptions.ResponseError as error:
                         # The error does not name the key, so look at each channel.
                         if not _is_of_channel(error):
@@ -478,12 +478,12 @@ class RedisBroker:
 
     def wake(self) -> None:
         with self._lock:
-            bell = self._bell
-            if bell is None or bell.process != os.getpid():
-                # Nobody waits. A new bell could fail here for lack of file descriptors.
+            waker = self._waker
+            if waker is None or waker.process != os.getpid():
+                # Nobody waits. A new waker could fail here for lack of file descriptors.
                 self._woken = True
                 return
-        bell.ring()
+        waker.wake()
 
     def close(self) -> None:
         with self._lock:
@@ -546,14 +546,14 @@ class RedisBroker:
             return _Poller(pool)
         return _Listener(pool, self._open())
 
-    def _my_bell(self) -> "_Bell":
+    def _my_bell(self) -> "_PollableWaker":
         with self._lock:
-            if self._bell is None or self._bell.process != os.getpid():
-                self._bell = _Bell()
+            if self._waker is None or self._waker.process != os.getpid():
+                self._waker = _PollableWaker()
             if self._woken:
                 self._woken = False
-                self._bell.ring()
-            return self._bell
+                self._waker.wake()
+            return self._waker
 
     def _news(
         self, positions: Mapping[str, Position], limit: int, max_bytes: int
@@ -735,10 +735,10 @@ class _Turns:
         self._free.put(None)
 
 
-class _Bell:
+class _PollableWaker:
     """Wakes a waiting thread or greenlet from any thread, by a pipe.
 
-    The waiter can wait for the bell and for a socket at the same time.
+    The waiter can wait for the waker and for a socket at the same time.
     """
 
     _read = _write = -1
@@ -754,22 +754,22 @@ class _Bell:
             os.close(self._read)
             os.close(self._write)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         # A full pipe already wakes the waiter.
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"!")
 
     def wait(self, seconds: float, sock: Any = None) -> tuple[bool, bool]:
-        """Wait up to *seconds*: whether the bell was rung, and whether *sock* can be read."""
+        """Wait up to *seconds*: whether the waker was woken, and whether *sock* can be read."""
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
         if sock is not None:
             poll.register(sock, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(max(seconds, 0) * 1000)}
-        rung = self._read in ready
-        if rung:
+        woken = self._read in ready
+        if woken:
             os.read(self._read, 4096)
-        return rung, bool(ready - {self._read})
+        return woken, bool(ready - {self._read})
 
 
 class _Listener:
@@ -796,18 +796,18 @@ class _Listener:
             client.close()
             raise
 
-    def wait(self, positions: Mapping[str, Position], bell: _Bell) -> list[str]:
-        """The channels with new entries. An empty list after `BLOCK` seconds or a ring."""
+    def wait(self, positions: Mapping[str, Position], waker: _PollableWaker) -> list[str]:
+        """The channels with new entries. An empty list after `BLOCK` seconds or a wake."""
         if positions != self._asked:
             if self._asked is not None:
                 self._withdraw()
             if not positions:
-                bell.wait(BLOCK)
+                waker.wait(BLOCK)
                 return []
             keys = [_key(name) for name in positions]
             behind = [_id(position) for position in positions.values()]
             if not self._has_asked:
-                # The first ``XREAD`` does not block, so that a refusal is known before a ring
+                # The first ``XREAD`` does not block, so that a refusal is known before a wake
                 # can end the wait.
                 self._connection.send_command("XREAD", "COUNT", 1, "STREAMS", *keys, *behind)
                 answer = self._connection.read_response()
@@ -820,12 +820,12 @@ class _Listener:
             )
             self._asked = dict(positions)
             self._until = clock.now() + BLOCK + ANSWER
-        rung, answered = bell.wait(self._until - clock.now(), self._connection._sock)
+        woken, answered = waker.wait(self._until - clock.now(), self._connection._sock)
         if answered:
             self._asked = None
             answer = self._connection.read_response()
             return [_name(key) for key in dict(answer or ())]
-        if not rung:
+        if not woken:
             raise exceptions.TimeoutError("no answer to XREAD")
         return []
 
@@ -866,7 +866,7 @@ class _Poller:
         self.pool = pool
         self.checked = -math.inf
 
-    def wait(self, positions: Mapping[str, Position], bell: _Bell) -> list[str]:
+    def wait(self, positions: Mapping[str, Position], waker: _PollableWaker) -> list[str]:
         pipeline = self.pool.client.pipeline()
         for name, position in positions.items():
             pipeline.xrange(_key(name), min=_id(position, 1), count=1)
@@ -876,7 +876,7 @@ class _Poller:
                 raise answer
         news = [name for name, some in zip(positions, answers, strict=True) if some]
         if not news:
-            bell.wait(POLL)
+            waker.wait(POLL)
         return news
 
     def close(self) -> None:

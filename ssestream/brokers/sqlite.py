@@ -177,7 +177,7 @@ class SqliteBroker:
         self._lock = self._held.lock = new_lock()
         self._held.db = None
         self._file: tuple[int, ...] | None = None
-        self._bell: _Bell | None = None
+        self._waker: _PollableWaker | None = None
         self._woken = False
         # The state after the last `wait`: its connection with the newest change and its check,
         # the positions of its caller, and the channels that may have news.
@@ -222,16 +222,16 @@ class SqliteBroker:
         kept = (name for name in self._doubtful if name in positions)
         self._doubtful = dict.fromkeys([*kept, *moved])
         while True:
-            bell = self._bell
-            if bell is None:
-                bell = self._bell = _new_bell()
+            waker = self._waker
+            if waker is None:
+                waker = self._waker = _new_bell()
             # Watch before the read, so that no append between read and watch goes unnoticed.
-            watching = bell is not None and bell.watch(self._path)
+            watching = waker is not None and waker.watch(self._path)
             found = self._do("BEGIN", self._news)
             if self._take_wake() or found:
                 return found
-            if bell is not None and watching:
-                bell.sleep(LOOK)
+            if waker is not None and watching:
+                waker.wait(LOOK)
             else:
                 time.sleep(LOOK_OFTEN)
             # `close` also wakes, and then nothing may open the file again.
@@ -240,15 +240,15 @@ class SqliteBroker:
 
     def wake(self) -> None:
         self._woken = True
-        bell = self._bell
-        if bell is not None:
-            bell.ring()
+        waker = self._waker
+        if waker is not None:
+            waker.wake()
 
     def close(self) -> None:
         with self._lock:
             self._forget()
         self.wake()
-        self._bell = None  # a caller of `wait` still holds the bell, and closes it by dropping it
+        self._waker = None  # a caller of `wait` still holds the waker, and closes it by dropping it
 
     def _take_wake(self) -> bool:
         woken, self._woken = self._woken, False
@@ -606,8 +606,8 @@ class _Held:
                 self.lock.release()
 
 
-class _Bell:
-    """Lets one thread or greenlet sleep until the file is touched, or any thread rings."""
+class _PollableWaker:
+    """Lets one thread or greenlet sleep until the file is touched, or any thread wakes."""
 
     def __init__(self) -> None:
         self._fds: list[int] = []
@@ -615,8 +615,8 @@ class _Bell:
         if self._told < 0:  # the usual limit is 128 for each user
             raise OSError(ctypes.get_errno(), "no inotify instance is free")
         self._fds.append(self._told)
-        self._rung = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._fds.append(self._rung)
+        self._is_awake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._fds.append(self._is_awake)
 
     def __del__(self) -> None:
         for fd in self._fds:
@@ -626,10 +626,10 @@ class _Bell:
         """Watch the file that is at *path* now. False if there is no file."""
         return bool(_libc.inotify_add_watch(self._told, os.fsencode(path), TOUCHED) >= 0)
 
-    def ring(self) -> None:
-        os.eventfd_write(self._rung, 1)
+    def wake(self) -> None:
+        os.eventfd_write(self._is_awake, 1)
 
-    def sleep(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         # In a patched process this is gevent's poll, which lets other greenlets run.
         poll = select.poll()
         for fd in self._fds:
@@ -641,9 +641,9 @@ class _Bell:
                 pass
 
 
-def _new_bell() -> _Bell | None:
+def _new_bell() -> _PollableWaker | None:
     try:
-        return None if _libc is None else _Bell()
+        return None if _libc is None else _PollableWaker()
     except OSError:
         return None
 

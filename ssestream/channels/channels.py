@@ -29,15 +29,15 @@ from ..settings import current_app
 from ..stream import SseStream
 from ..wire import Decoder, Message, encode, is_frame, with_id
 from .ids import format_id, parse_id
-from .listener import Following, State
+from .listener import Listener, State
 from .tail import (
     CLOSE,
-    NOWHERE,
+    UNKNOWN,
     ChannelStatistics,
     Cursor,
     Filter,
     Subscription,
-    cut_word,
+    cut_frame,
 )
 from .unheard import Audience
 
@@ -107,7 +107,7 @@ class Channels(Uncopyable):
     def _begin(self) -> None:
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
-        self._following_made: Following | None = None
+        self._listener_made: Listener | None = None
         self._subscriptions: dict[int, Subscription] = {}
 
     # -- choosing a broker
@@ -199,13 +199,13 @@ class Channels(Uncopyable):
             # Several apps with this configuration, or one app that is made again, share a broker.
             if self._configuration == configuration:
                 return
-            if self._following_made is not None and not self._following_made.idle:
+            if self._listener_made is not None and not self._listener_made.idle:
                 raise RuntimeError("these channels have subscribers already")
             broker = open_broker(*configuration)
             if self._broker_made is not None:
                 self._broker_made.close()
             self._broker_made, self._configuration = broker, configuration
-            self._following_made = None
+            self._listener_made = None
 
     @property
     def _broker(self) -> Broker:
@@ -220,12 +220,12 @@ class Channels(Uncopyable):
             return self._broker_made
 
     @property
-    def _following(self) -> Following:
+    def _listener(self) -> Listener:
         with self._lock:
-            if self._following_made is None:
+            if self._listener_made is None:
                 broker = self._broker
-                self._following_made = Following(broker)
-            return self._following_made
+                self._listener_made = Listener(broker)
+            return self._listener_made
 
     @property
     def state(self) -> State:
@@ -234,7 +234,7 @@ class Channels(Uncopyable):
         ``"idle"`` while no stream follows a channel, ``"down"`` while the broker cannot be
         used, else ``"listening"``.
         """
-        return self._here()._following.state
+        return self._here()._listener.state
 
     # -- writing
 
@@ -256,7 +256,7 @@ class Channels(Uncopyable):
             )
         dumps = app_dumps(app_json() or self._json)
         event_id = self._append(channel, encode(message, dumps))
-        self._following.published(channel)
+        self._listener.published(channel)
         return event_id
 
     def close_channel(self, name: str) -> None:
@@ -276,7 +276,7 @@ class Channels(Uncopyable):
         means no key, and for a key without a ``repr()`` of its own. Raises as `publish` does for
         a name, and `BrokerError`.
         """
-        word = None if key is None else cut_word(key)
+        word = None if key is None else cut_frame(key)
         if word is None:
             raise ValueError("key must be the key of a subscription, and not None")
         self._here()._append(check_name(name), word)
@@ -355,7 +355,7 @@ class Channels(Uncopyable):
         names = tuple(map(check_name, names))
         since = None if since is None else plain_text(since)
         # Read the key now, because a proxy has a value only during the request.
-        word = None if key is None else cut_word(key)
+        word = None if key is None else cut_frame(key)
         here = self._here()
         if here is not self:
             options: dict[str, Any] = {"since": since, "latest": latest}
@@ -372,20 +372,20 @@ class Channels(Uncopyable):
         subscription = self._subscription(sse_stream)
         subscription.check_fits(names)
         cursors = [
-            Cursor(subscription, name, NOWHERE if known is None else known.get(name), filter, word)
+            Cursor(subscription, name, UNKNOWN if known is None else known.get(name), filter, word)
             for name in dict.fromkeys(names)
             if subscription.cursor_of(name) is None
         ]
-        following = self._following
-        following.place(cursors, latest)
+        listener = self._listener
+        listener.place(cursors, latest)
         # Add all cursors before the first event, because its id has a position in each channel.
         new = subscription.add(cursors)
         subscription.tell_place(None if since else sse_stream.last_event_id)
-        following.add(new)
+        listener.add(new)
         # The stream may have ended during this call.
-        if subscription.over or sse_stream.destroyed:
+        if subscription.closed or sse_stream.destroyed:
             self._gone(subscription)
-            self._following.remove(cursors)
+            self._listener.remove(cursors)
 
     def _subscription(self, sse_stream: SseStream) -> Subscription:
         with self._lock:
@@ -395,7 +395,7 @@ class Channels(Uncopyable):
                     "this stream already follows channels of another Channels. A browser keeps one"
                     " id, so a stream can follow the channels of one Channels only"
                 )
-            if subscription is not None and not subscription.over:
+            if subscription is not None and not subscription.closed:
                 return subscription
             subscription = Subscription(sse_stream, self)
             self._subscriptions[id(sse_stream)] = subscription
@@ -412,7 +412,7 @@ class Channels(Uncopyable):
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
         if subscription is not None:
-            self._following.remove(subscription.take_out(names))
+            self._listener.remove(subscription.take_out(names))
             if not subscription.cursors:
                 sse_stream._channels = None
 
@@ -461,7 +461,7 @@ class Channels(Uncopyable):
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         """The statistics of each channel that a stream of this process follows."""
-        return self._here()._following.statistics()
+        return self._here()._listener.statistics()
 
     def ping(self) -> None:
         """Return if the broker can be used now, and raise `BrokerError` if not.
@@ -488,12 +488,12 @@ class Channels(Uncopyable):
             other.close()
         with self._lock:
             subscriptions = list(self._subscriptions.values())
-            broker, following = self._broker_made, self._following_made
+            broker, listener = self._broker_made, self._listener_made
         for subscription in subscriptions:
-            subscription.end("its Channels were closed")
-            subscription.finish()
-        if following is not None:
-            following.wait_until_idle(CLOSING)
+            subscription.end_stream("its Channels were closed")
+            subscription.cancel()
+        if listener is not None:
+            listener.wait_until_idle(CLOSING)
         if broker is not None:
             broker.close()
 
@@ -522,14 +522,14 @@ class Channels(Uncopyable):
         # compares the count, and then reads on.
         subscription.drains += 1
         for cursor in subscription.cursors:
-            self._following.drained(cursor)
+            self._listener.drained(cursor)
 
     def _passed(self, subscription: Subscription, cursor: Cursor, silently: int) -> None:
-        self._following.passed(subscription, cursor, silently)
+        self._listener.passed(subscription, cursor, silently)
 
     def _gone(self, subscription: Subscription) -> None:
-        subscription.stop()
-        self._following.remove(subscription.let_go())
+        subscription.close()
+        self._listener.remove(subscription.release())
         with self._lock:
             if self._subscriptions.get(id(subscription.stream)) is subscription:
                 del self._subscriptions[id(subscription.stream)]

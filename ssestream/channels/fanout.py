@@ -4,11 +4,11 @@ The speed of a broadcast depends on this module. Most streams follow one channel
 earlier events, and have nothing waiting. For such streams, all common work is done only once.
 Each stream gets the batch by the first of these ways that works:
 
-1. In a `Convoy`: streams on sockets of their own (see ``sender``) that were sent the same last
+1. In a `Cohort`: streams on sockets of their own (see ``sender``) that were sent the same last
    batch, and nothing else since. Each stream costs one ``send``.
-2. By `hand_round`: other streams that keep up. A stream on a socket of its own is sent to, and
-   then joins a convoy. For the other streams, one callback wakes the readers of all.
-3. By `feeds.Subscription.give`: all other streams, with filters, several channels or waiting
+2. By `broadcast`: other streams that keep up. A stream on a socket of its own is sent to, and
+   then joins a cohort. For the other streams, one callback wakes the readers of all.
+3. By `tails.Subscription.give`: all other streams, with filters, several channels or waiting
    frames.
 """
 
@@ -20,9 +20,9 @@ from ..brokers.broker import Position
 from ..http.connection import SEND_FLAGS, SocketType
 from ..http.output import Direct
 from ..runtime.clock import clock
-from ..runtime.loop import Home, logger, new_lock
+from ..runtime.loop import Loop, logger, new_lock
 from ..wire import chunk_of
-from .tail import Batch, Cursor, Feed
+from .tail import Batch, Cursor, Tail
 
 #: Streams that get a batch before other greenlets have a turn.
 TURN = 256
@@ -34,7 +34,7 @@ _send: Callable[[Any, bytes, int], int] = SocketType.send
 class Parcel(NamedTuple):
     """A batch and its bytes on the wire."""
 
-    #: The same fields as in `feeds.Batch`.
+    #: The same fields as in `tails.Batch`.
     before: Position
     after: Position
     frames: bytes
@@ -47,10 +47,10 @@ class Parcel(NamedTuple):
         return cls(*batch, chunk_of(batch.frames))
 
 
-class Convoy:
+class Cohort:
     """Streams at the same position with nothing waiting, each on a socket of its own.
 
-    All members run in one home. The convoy keeps the position and the counts that change with
+    All members run in one loop. The cohort keeps the position and the counts that change with
     every broadcast, once for all members. A member that is to be sent anything else must leave
     first; `leave` writes the position and the counts back to the member. The lock is held during a
     broadcast, so that a member that leaves from another thread was sent all of the batch or none.
@@ -59,19 +59,19 @@ class Convoy:
     __slots__ = (
         "_sockets",
         "bytes",
-        "home",
         "lock",
+        "loop",
         "members",
         "messages",
         "position",
         "written_at",
     )
 
-    def __init__(self, home: Home, position: Position, now: float) -> None:
-        self.home = home
+    def __init__(self, loop: Loop, position: Position, now: float) -> None:
+        self.loop = loop
         self.position = position
         self.written_at = now
-        #: Messages and bytes that each member was sent since the convoy was made.
+        #: Messages and bytes that each member was sent since the cohort was made.
         self.messages = self.bytes = 0
         self.members: dict[Direct, Cursor] = {}
         # The sockets of all members in the same order. None after a change of the members.
@@ -79,7 +79,7 @@ class Convoy:
         self.lock = new_lock()
 
     def send(self, parcel: Parcel) -> None:
-        """Send *parcel* to all members. Called in the thread of the home."""
+        """Send *parcel* to all members. Called in the thread of the loop."""
         framed = parcel.framed
         length = len(framed)
         missed: list[tuple[Direct, int]] = []
@@ -95,7 +95,7 @@ class Convoy:
             self.written_at = clock.now()
             for sender, _ in missed:
                 # The sender counts the rest of this batch by itself, so the member leaves before
-                # the convoy counts the batch.
+                # the cohort counts the batch.
                 cursor = self.members.get(sender)
                 if cursor is not None:
                     self.leave(sender)
@@ -128,19 +128,19 @@ class Convoy:
         return counts
 
     def join(self, sender: Direct, cursor: Cursor) -> None:
-        """Add *sender*, which has just been sent the same batch as the members, in this home."""
+        """Add *sender*, which has just been sent the same batch as the members, in this loop."""
         with self.lock:
             self.members[sender] = cursor
             self._sockets = None
-            # `leave` adds the counts of the convoy, which include batches before this moment.
+            # `leave` adds the counts of the cohort, which include batches before this moment.
             cursor.delivered -= self.messages
-            sender.buffer.messages_left -= self.messages
-            sender.buffer.bytes_left -= self.bytes
+            sender.buffer.messages_sent -= self.messages
+            sender.buffer.bytes_sent -= self.bytes
             cursor.seat = sender
-            cursor.convoy = sender.buffer.convoy = self
-            cursor.feed.apart.discard(cursor)
+            cursor.cohort = sender.buffer.cohort = self
+            cursor.tail.apart.discard(cursor)
             # Another thread may have changed the stream since the caller looked at it.
-            if not cursor.simple or cursor.stream._straight is not sender.buffer:
+            if not cursor.simple or cursor.stream._output is not sender.buffer:
                 self.leave(sender)
 
     def leave(self, sender: Direct) -> None:
@@ -152,49 +152,49 @@ class Convoy:
             self._sockets = None
             buffer = sender.buffer
             cursor._position = self.position
-            cursor.convoy = buffer.convoy = cursor.seat = None
-            cursor.feed.stand_apart(cursor)
+            cursor.cohort = buffer.cohort = cursor.seat = None
+            cursor.tail.stand_apart(cursor)
             cursor.delivered += self.messages
-            buffer.messages_left += self.messages
-            buffer.bytes_left += self.bytes
+            buffer.messages_sent += self.messages
+            buffer.bytes_sent += self.bytes
             buffer.written_at = max(buffer.written_at, self.written_at)
 
 
-def send_to_convoys(feed: Feed, parcel: Parcel, home: Home) -> Iterable[None]:
-    """Send *parcel* to the convoys of *feed* that stand just before it.
+def broadcast_to_cohorts(tail: Tail, parcel: Parcel, loop: Loop) -> Iterable[None]:
+    """Send *parcel* to the cohorts of *tail* that stand just before it.
 
-    Yields before each convoy, so that the caller can let other greenlets run.
+    Yields before each cohort, so that the caller can let other greenlets run.
     """
-    feed.convoys = [convoy for convoy in feed.convoys if convoy.members]
-    for convoy in feed.convoys[:]:
+    tail.cohorts = [cohort for cohort in tail.cohorts if cohort.members]
+    for cohort in tail.cohorts[:]:
         yield
-        if convoy.home is home and convoy.position == parcel.before:
-            convoy.send(parcel)
-        else:  # a listener in another home made the convoy, or it missed a batch
-            for sender in list(convoy.members):
-                convoy.leave(sender)
+        if cohort.loop is loop and cohort.position == parcel.before:
+            cohort.send(parcel)
+        else:  # a listener in another loop made the cohort, or it missed a batch
+            for sender in list(cohort.members):
+                cohort.leave(sender)
 
 
-def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home) -> list[Cursor]:
+def broadcast(tail: Tail, parcel: Parcel, cursors: Iterable[Cursor], loop: Loop) -> list[Cursor]:
     """Give *parcel* to each of *cursors* that can take all of it at once. Returns the others.
 
-    Called in the thread of *home*. No other greenlet of *home* runs before this returns.
+    Called in the thread of *loop*. No other greenlet of *loop* runs before this returns.
     """
     before, after, frames, messages, framed = parcel
     length = len(framed)
     now = clock.now()
     others: list[Cursor] = []
     wakes: list[Callable[[None], object]] = []
-    convoy: Convoy | None = None
+    cohort: Cohort | None = None
     for cursor in cursors:
-        buffer = cursor.stream._straight if cursor.simple else None
-        # Read the private attribute `_position` for speed: outside of a convoy, `_position` is
-        # the position. Ask the buffer for the convoy, which may be a convoy of another channel.
-        if buffer is None or buffer.convoy is not None or cursor._position != before:
+        buffer = cursor.stream._output if cursor.simple else None
+        # Read the private attribute `_position` for speed: outside of a cohort, `_position` is
+        # the position. Ask the buffer for the cohort, which may be a cohort of another channel.
+        if buffer is None or buffer.cohort is not None or cursor._position != before:
             others.append(cursor)
             continue
         sender = buffer.direct
-        if sender is not None and buffer.asleep is not None and sender.home is home:
+        if sender is not None and buffer.waiting_reader is not None and sender.loop is loop:
             # The reader stays marked as asleep, because nothing else is sent before this returns.
             try:
                 sent = sender.sock.send(framed, SEND_FLAGS)
@@ -208,24 +208,24 @@ def hand_round(feed: Feed, parcel: Parcel, cursors: Iterable[Cursor], home: Home
             if sent != length:
                 _keep(sender, framed, sent, len(frames), messages)
                 continue
-            buffer.messages_left += messages
-            buffer.bytes_left += len(frames)
-            if convoy is None or len(convoy.members) >= TURN:
-                convoy = _with_room(feed, after, home, now)
-            convoy.join(sender, cursor)
+            buffer.messages_sent += messages
+            buffer.bytes_sent += len(frames)
+            if cohort is None or len(cohort.members) >= TURN:
+                cohort = _with_room(tail, after, loop, now)
+            cohort.join(sender, cursor)
             continue
-        bell = buffer.put_for_sleeper(frames, messages, now)
-        if bell is None:
-            if not buffer.put_straight(frames, messages):
+        waker = buffer.hand_to_reader(frames, messages, now)
+        if waker is None:
+            if not buffer.put_if_clear(frames, messages):
                 others.append(cursor)
                 continue
-        elif bell.home is home:
-            wakes.append(bell.wake)
+        elif waker.loop is loop:
+            wakes.append(waker.wake_now)
         else:
-            bell.ring()
+            waker.wake()
         cursor._position = after
         cursor.delivered += messages
-    home.in_turn(wakes)
+    loop.call_each(wakes)
     return others
 
 
@@ -241,11 +241,11 @@ def _keep(sender: Direct, framed: bytes, sent: int, length: int, messages: int) 
         logger.exception("a stream was cut during a broadcast, and cutting it failed")
 
 
-def _with_room(feed: Feed, position: Position, home: Home, now: float) -> Convoy:
-    convoy: Convoy
-    for convoy in feed.convoys:
-        if convoy.home is home and convoy.position == position and len(convoy.members) < TURN:
-            return convoy
-    convoy = Convoy(home, position, now)
-    feed.convoys.append(convoy)
-    return convoy
+def _with_room(tail: Tail, position: Position, loop: Loop, now: float) -> Cohort:
+    cohort: Cohort
+    for cohort in tail.cohorts:
+        if cohort.loop is loop and cohort.position == position and len(cohort.members) < TURN:
+            return cohort
+    cohort = Cohort(loop, position, now)
+    tail.cohorts.append(cohort)
+    return cohort

@@ -1,6 +1,6 @@
 """Bring new entries from the broker to the streams of this process: a listener and some readers.
 
-The listener waits in the broker for entries after the positions of the feeds, and gives new
+The listener waits in the broker for entries after the positions of the tails, and gives new
 entries to the live cursors. The first subscription starts the listener, and the listener ends
 after the last subscription. When the broker fails, the listener tries again from its last
 positions, after growing pauses. So an outage of the broker ends no subscription.
@@ -20,27 +20,27 @@ from gevent import GreenletExit, monkey
 from ..brokers.broker import Broker, Busy, ChannelError, Position, Slice
 from ..errors import BrokerError
 from ..runtime.clock import clock
-from ..runtime.loop import current_home, give_way, logger, new_lock, start_thread
+from ..runtime.loop import checkpoint, current_loop, logger, new_lock, start_thread
 from ..runtime.origin import log_failure
-from ..runtime.wheel import schedule_of
+from ..runtime.wheel import wheel_of
 from ..settings import chance
 from .ailing import Ailing
-from .fanout import TURN, Parcel, hand_round, send_to_convoys
+from .fanout import TURN, Parcel, broadcast, broadcast_to_cohorts
 from .tail import (
     CUT,
     MAY_BE_CUT,
-    NOWHERE,
     READ,
     READ_BYTES,
+    UNKNOWN,
     WAS_CUT,
     Batch,
     ChannelStatistics,
     Cursor,
-    Feed,
-    Item,
+    Publication,
     Subscription,
+    Tail,
     batches_of,
-    items_of,
+    publications_of,
 )
 
 #: Seconds before the broker is tried again: after the first failure, and at most.
@@ -63,24 +63,24 @@ State = Literal["idle", "listening", "down"]
 def spawn(function: Callable[..., object]) -> None:
     """Run *function*, which waits, in a greenlet or a thread of its own.
 
-    A greenlet is used if a wait lets other greenlets run: if the home runs greenlets, and gevent
+    A greenlet is used if a wait lets other greenlets run: if the loop runs greenlets, and gevent
     has patched ``socket`` and ``time``.
     """
-    home = current_home()
+    loop = current_loop()
     gives_way = monkey.is_module_patched("socket") and monkey.is_module_patched("time")
-    if home.cooperative and gives_way:
-        home.spawn(function)
+    if loop.cooperative and gives_way:
+        loop.spawn(function)
     else:
-        home.insist(lambda: start_thread(function, ()), function)
+        loop.retry_start(lambda: start_thread(function, ()), function)
 
 
-class Following:
-    """The listener, the readers and the feeds of one `Channels` in one process."""
+class Listener:
+    """The listener, the readers and the tails of one `Channels` in one process."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._lock = new_lock()
-        self._feeds: dict[str, Feed] = {}
+        self._tails: dict[str, Tail] = {}
         self.state: State = "idle"
         self._listening = False
         # An error that a reader met, until the listener raises it.
@@ -105,7 +105,7 @@ class Following:
     @property
     def idle(self) -> bool:
         """Whether no stream follows any channel."""
-        return not self._feeds
+        return not self._tails
 
     def wait_until_idle(self, seconds: float) -> None:
         """Wait at most *seconds* until the listener and the readers have ended."""
@@ -139,12 +139,12 @@ class Following:
     def _place(self, cursor: Cursor) -> None:
         at = cursor.position
         piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
-        cursor.began = piece.end
+        cursor.subscribed_at = piece.end
         if at is None:
             self._start(cursor, piece)
         elif piece.misses(at):
             # The position may be invented by the client. No later id may contain it.
-            cursor.position = NOWHERE
+            cursor.position = UNKNOWN
         elif at.number == piece.last and at.log == piece.log:
             cursor.position = piece.end
 
@@ -158,27 +158,27 @@ class Following:
                 cursor.position = piece.end if at_end else Position(piece.log, before)
 
     def add(self, cursors: list[Cursor]) -> None:
-        """Let *cursors* follow their channels from their positions. Raises as `current_home`."""
+        """Let *cursors* follow their channels from their positions. Raises as `current_loop`."""
         # Call this first: it may start a thread and fail, and then nothing may be added.
-        current_home()
+        current_loop()
         new = False
         with self._lock:
             for cursor in cursors:
-                feed = self._feeds.get(cursor.name)
-                if feed is None:
+                tail = self._tails.get(cursor.name)
+                if tail is None:
                     new = True
-                    feed = Feed(cursor.name)
-                    self._feeds[cursor.name] = feed
-                if feed.position is None:
-                    feed.position = cursor.began
-                elif feed.position == cursor.began:
+                    tail = Tail(cursor.name)
+                    self._tails[cursor.name] = tail
+                if tail.position is None:
+                    tail.position = cursor.subscribed_at
+                elif tail.position == cursor.subscribed_at:
                     # Many cursors share one position object, which saves memory.
-                    if cursor.position is cursor.began:
-                        cursor.position = feed.position
-                    cursor.began = feed.position
-                cursor.feed = feed
-                feed.cursors.add(cursor)
-            start = not self._listening and bool(self._feeds)
+                    if cursor.position is cursor.subscribed_at:
+                        cursor.position = tail.position
+                    cursor.subscribed_at = tail.position
+                cursor.tail = tail
+                tail.cursors.add(cursor)
+            start = not self._listening and bool(self._tails)
             if start:
                 self._listening = True
         for cursor in cursors:
@@ -197,47 +197,47 @@ class Following:
             for cursor in cursors:
                 self._latest.pop(cursor, None)
                 self._untold.pop(cursor.subscription, None)
-                feed = self._feeds.get(cursor.name)
-                if feed is None or cursor not in feed.cursors:
+                tail = self._tails.get(cursor.name)
+                if tail is None or cursor not in tail.cursors:
                     continue
-                feed.cursors.discard(cursor)
-                feed.fall_behind(cursor)
+                tail.cursors.discard(cursor)
+                tail.fall_behind(cursor)
                 cursor.complicate()
-                feed.delivered += cursor.delivered
-                feed.replayed += cursor.replayed
-                feed.gaps += cursor.gaps
-                if not feed.cursors:
-                    del self._feeds[feed.name]
-            last = self._listening and not self._feeds
+                tail.delivered += cursor.delivered
+                tail.replayed += cursor.replayed
+                tail.gaps += cursor.gaps
+                if not tail.cursors:
+                    del self._tails[tail.name]
+            last = self._listening and not self._tails
         if last:
             self._broker.wake()
 
     def drained(self, cursor: Cursor) -> None:
         """Let *cursor* read on if it is behind, because its stream has room again."""
         with self._lock:
-            live = cursor in cursor.feed.live
+            live = cursor in cursor.tail.live
         if not live:
             self.read_on(cursor)
 
     def published(self, name: str) -> None:
         """Count an event that this process has published to the channel *name*."""
         with self._lock:
-            feed = self._feeds.get(name)
-            if feed is not None:
-                feed.published += 1
+            tail = self._tails.get(name)
+            if tail is not None:
+                tail.published += 1
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         with self._lock:
-            return {name: feed.statistics() for name, feed in self._feeds.items()}
+            return {name: tail.statistics() for name, tail in self._tails.items()}
 
     # -- the listener
 
     def _listen(self) -> None:
         pause = SOONEST
         try:
-            while feeds := self._followed():
+            while tails := self._followed():
                 try:
-                    self._hear(feeds)
+                    self._hear(tails)
                     if not self._is_unsteady:
                         pause = SOONEST
                     continue
@@ -263,26 +263,26 @@ class Following:
         if isinstance(error, GreenletExit):
             raise error
 
-    def _followed(self) -> list[Feed]:
-        """All feeds. If there are none, the listener counts as ended, and must end."""
+    def _followed(self) -> list[Tail]:
+        """All tails. If there are none, the listener counts as ended, and must end."""
         with self._lock:
-            if not self._feeds:
+            if not self._tails:
                 self._listening = False
                 self.state = "idle"
-            return list(self._feeds.values())
+            return list(self._tails.values())
 
-    def _hear(self, feeds: list[Feed]) -> None:
-        """Wait once for news of *feeds*, and give the news to the cursors. Raises `BrokerError`."""
+    def _hear(self, tails: list[Tail]) -> None:
+        """Wait once for news of *tails*, and give the news to the cursors. Raises `BrokerError`."""
         if self.state == "down":
-            self._probe(feeds)
-        for feed in feeds:
-            if feed.position is None and feed.name not in self._ailing:
+            self._probe(tails)
+        for tail in tails:
+            if tail.position is None and tail.name not in self._ailing:
                 try:
-                    end = self._broker.read(feed.name, 0, 0, 0).end
+                    end = self._broker.read(tail.name, 0, 0, 0).end
                 except ChannelError as error:
                     self._ailing.add(error, listener=True)
                 else:
-                    self._found(feed, end)
+                    self._found(tail, end)
         was_down = self.state == "down"
         if was_down:
             # Let this wait return at once. The broker is back only if a wait works too: a read
@@ -290,8 +290,8 @@ class Following:
             self._broker.wake()
         elif self.state != "listening":
             self._up()
-        asked = {feed.name: feed for feed in feeds if feed.name not in self._ailing}
-        places = ((name, feed.position) for name, feed in asked.items())
+        asked = {tail.name: tail for tail in tails if tail.name not in self._ailing}
+        places = ((name, tail.position) for name, tail in asked.items())
         news = self._broker.wait({name: position for name, position in places if position})
         if was_down:
             self._up()
@@ -300,8 +300,8 @@ class Following:
         try:
             for name, piece in news.items():
                 with self._lock:
-                    found = self._feeds.get(name)
-                # The feed may have been replaced during the wait. The new feed has another
+                    found = self._tails.get(name)
+                # The tail may have been replaced during the wait. The new tail has another
                 # position, so this news is not for it.
                 if found is not None and found is asked.get(name):
                     if isinstance(piece, ChannelError):
@@ -315,13 +315,13 @@ class Following:
         if failure is not None:
             raise failure
 
-    def _probe(self, feeds: list[Feed]) -> None:
+    def _probe(self, tails: list[Tail]) -> None:
         """Test the broker: read one entry of any channel, or ping. Raises `BrokerError`."""
-        for feed in feeds:
-            if feed.name not in self._ailing:
-                after = 0 if feed.position is None else max(feed.position.number - 1, 0)
+        for tail in tails:
+            if tail.name not in self._ailing:
+                after = 0 if tail.position is None else max(tail.position.number - 1, 0)
                 try:
-                    self._broker.read(feed.name, after, 1, 1)
+                    self._broker.read(tail.name, after, 1, 1)
                     return
                 except ChannelError as error:
                     self._ailing.add(error, listener=True)
@@ -353,8 +353,8 @@ class Following:
                 spawn(self._await_steadiness)
         with self._lock:
             self.state = "listening"
-            feeds = self._feeds.values()
-            waiting = [cursor for feed in feeds for cursor in feed.cursors - feed.live]
+            tails = self._tails.values()
+            waiting = [cursor for tail in tails for cursor in tail.cursors - tail.live]
         for cursor in waiting:
             self.read_on(cursor)
 
@@ -375,99 +375,107 @@ class Following:
     def places(self, name: str) -> list[int] | None:
         """See `ailing.Followed`."""
         with self._lock:
-            feed = self._feeds.get(name)
-            if feed is None:
+            tail = self._tails.get(name)
+            if tail is None:
                 return None
-            here = feed.position or Position("", 0)
-            behind = [at.number for each in feed.cursors - feed.live if (at := each.position)]
+            here = tail.position or Position("", 0)
+            behind = [at.number for each in tail.cursors - tail.live if (at := each.position)]
             return [here.number, min(behind)] if behind else [here.number]
 
     def resume(self, name: str) -> None:
         """See `ailing.Followed`."""
         with self._lock:
-            feed = self._feeds.get(name)
-            cursors = list(feed.cursors - feed.live) if feed else []
+            tail = self._tails.get(name)
+            cursors = list(tail.cursors - tail.live) if tail else []
         for cursor in cursors:
             # A stream of several channels cannot begin until all its positions are known. So let
             # its other cursors try again, too.
             for each in cursor.subscription.cursors:
                 with self._lock:
-                    behind = each not in each.feed.live
+                    behind = each not in each.tail.live
                 if behind:
                     self.read_on(each)
         self._broker.wake()
 
-    def _found(self, feed: Feed, end: Position) -> None:
+    def _found(self, tail: Tail, end: Position) -> None:
         with self._lock:
-            if feed.position is None:
-                feed.position = end
+            if tail.position is None:
+                tail.position = end
 
-    def _take(self, feed: Feed, piece: Slice) -> None:
-        """Give the new entries in *piece* to the live cursors of *feed*, and obey every cut."""
-        items = items_of(piece)
+    def _take(self, tail: Tail, piece: Slice) -> None:
+        """Give the new entries in *piece* to the live cursors of *tail*, and obey every cut."""
+        publications = publications_of(piece)
         # A cursor that is behind may not reach a cut for a long time, so check all cursors here.
-        cuts = [item for item in items if item.frame.startswith(CUT)]
+        cuts = [publication for publication in publications if publication.frame.startswith(CUT)]
         with self._lock:
-            here = feed.position
-            before = feed.advance(piece, items)
+            here = tail.position
+            before = tail.advance(piece, publications)
             # Lost entries may include a cut. Then every stream with a key ends, and its client
             # must come back and ask the view for access again.
             missed = here is not None and here.log == piece.log and piece.misses(here)
             # Without a cut, do not look at each cursor: that would make a broadcast slow.
-            all_cursors = list(feed.cursors) if cuts or missed else []
+            all_cursors = list(tail.cursors) if cuts or missed else []
         # A cursor may have read more than the listener, and then be beyond *piece* without a
         # loss. Only in another past of the log has such a cursor missed entries.
         lost_end = here is not None and piece.has_other_past(here)
         try:
-            self._hand_on(feed, before, piece, items, lost_end)
+            self._hand_on(tail, before, piece, publications, lost_end)
         except BaseException:
-            self._let_the_rest_read(feed)
+            self._let_the_rest_read(tail)
             raise
         finally:
             for cursor in all_cursors:
                 subscription = cursor.subscription
-                told = any(cursor.is_cut(item) and cursor.is_told(item) for item in cuts)
-                if not subscription.over and (told or (missed and cursor.word is not None)):
-                    subscription.end(WAS_CUT if told else MAY_BE_CUT, cursor.name)
-                if subscription.over:
-                    subscription.finish()
+                told = any(
+                    cursor.is_cut(publication) and cursor.is_told(publication)
+                    for publication in cuts
+                )
+                if not subscription.closed and (told or (missed and cursor.cut_frame is not None)):
+                    subscription.end_stream(WAS_CUT if told else MAY_BE_CUT, cursor.name)
+                if subscription.closed:
+                    subscription.cancel()
 
     def _hand_on(
-        self, feed: Feed, before: Position, piece: Slice, items: list[Item], lost_end: bool
+        self,
+        tail: Tail,
+        before: Position,
+        piece: Slice,
+        publications: list[Publication],
+        lost_end: bool,
     ) -> None:
-        """Give *items* to all live cursors, each by the fastest way for it (see ``fanout``)."""
-        batches = batches_of(feed.name, before, items)
+        """Give *publications* to all live cursors, each by its fastest way (see ``fanout``)."""
+        batches = batches_of(tail.name, before, publications)
         parcels = [Parcel.of(batch) for batch in batches]
-        home = current_home()
+        loop = current_loop()
         has_sent = False
         for parcel in parcels:
-            for _ in send_to_convoys(feed, parcel, home):
+            for _ in broadcast_to_cohorts(tail, parcel, loop):
                 if has_sent:
-                    give_way()
+                    checkpoint()
                 has_sent = True
         with self._lock:
-            apart = list(feed.apart if parcels else feed.live)
+            apart = list(tail.apart if parcels else tail.live)
         for start in range(0, len(apart), TURN):
             if start or has_sent:
-                give_way()
+                checkpoint()
             turn = apart[start : start + TURN]
             others = [] if parcels else turn
             for parcel in parcels:
-                left = hand_round(feed, parcel, turn, home)
+                left = broadcast(tail, parcel, turn, loop)
                 if left:
                     others = others + left
                     rest = set(left)
                     turn = [cursor for cursor in turn if cursor not in rest]
             for cursor in others:
-                self._hand_to(cursor, before, piece, items, batches, lost_end)
+                self._hand_to(cursor, before, piece, publications, batches, lost_end)
 
-    def _let_the_rest_read(self, feed: Feed) -> None:
+    def _let_the_rest_read(self, tail: Tail) -> None:
         """After an interrupted broadcast, let each cursor without the new entries read them."""
         with self._lock:
-            missing = [cursor for cursor in feed.live if cursor.position != feed.position]
+            missing = [cursor for cursor in tail.live if cursor.position != tail.position]
             for cursor in missing:
-                cursor.leave_convoy()
-                feed.fall_behind(cursor)
+                cursor.leave_cohort()
+                tail.fall_behind(cursor)
         for cursor in missing:
             self.read_on(cursor)
 
@@ -476,20 +484,21 @@ class Following:
         cursor: Cursor,
         before: Position,
         piece: Slice,
-        items: list[Item],
+        publications: list[Publication],
         batches: list[Batch],
         lost_end: bool,
     ) -> None:
-        """Give *items* to the live *cursor*, or let the cursor read on from its position."""
+        """Give *publications* to the live *cursor*, or let the cursor read on from its position."""
         subscription = cursor.subscription
         try:
-            if batches and all(subscription.give_at_once(cursor, batch) for batch in batches):
+            if batches and all(subscription.deliver_now(cursor, batch) for batch in batches):
                 return
-            # Some batches may have been given. `give` skips the items that the cursor has passed.
+            # Some batches may have been given. `deliver` skips the publications that the cursor
+            # has passed.
             if (
                 not lost_end
-                and cursor.is_next(before, items, piece.last)
-                and subscription.give(cursor, items)
+                and cursor.is_next(before, publications, piece.last)
+                and subscription.deliver(cursor, publications)
             ):
                 return
         except Exception as error:
@@ -497,14 +506,14 @@ class Following:
         if lost_end and cursor.is_beyond(piece):
             subscription.lose_place(cursor)
         with self._lock:
-            cursor.feed.fall_behind(cursor)
+            cursor.tail.fall_behind(cursor)
         self.read_on(cursor)
 
     def _break(self, cursor: Cursor, error: Exception) -> None:
         """Log *error* and destroy the cursor's stream: otherwise it would silently stand still."""
-        origin = cursor.subscription.stream._lane.origin
+        origin = cursor.subscription.stream._call_queue.origin
         log_failure(origin, "channels: %r could not be handed on", cursor.name)
-        cursor.subscription.finish()
+        cursor.subscription.cancel()
         cursor.subscription.stream.destroy(error)
 
     # -- ids for clients after entries that were not sent
@@ -522,7 +531,7 @@ class Following:
                 return
             count = self._untold.get(subscription, 0) + silently
             self._untold[subscription] = count
-            history = cursor.feed.bounds.history
+            history = cursor.tail.bounds.history
             at_once = (
                 history is not None
                 and count >= max(1, history // 2)
@@ -538,8 +547,8 @@ class Following:
             self._tell_later()
 
     def _tell_later(self) -> None:
-        home = current_home()
-        schedule_of(home).add(clock.now() + TELL, lambda now: home.spawn(self._tell))
+        loop = current_loop()
+        wheel_of(loop).add(clock.now() + TELL, lambda now: loop.spawn(self._tell))
 
     def _tell(self) -> None:
         """Send each client in `_untold` an id with its positions."""
@@ -553,7 +562,7 @@ class Following:
             else:
                 subscription.tell_place()
             if number % TURN == 0:
-                give_way()
+                checkpoint()
         with self._lock:
             self._telling = again = bool(self._untold)
         if again:
@@ -563,11 +572,11 @@ class Following:
 
     def read_on(self, cursor: Cursor) -> None:
         """Let a reader move *cursor* soon, if the cursor is behind and its stream goes on."""
-        if cursor.subscription.over:
-            cursor.subscription.finish()
+        if cursor.subscription.closed:
+            cursor.subscription.cancel()
             return
         with self._lock:
-            if cursor.reading or cursor not in cursor.feed.cursors:
+            if cursor.reading or cursor not in cursor.tail.cursors:
                 return
             cursor.reading = True
             self._behind.append(cursor)
@@ -590,7 +599,7 @@ class Following:
                         return
                     cursor = self._behind.popleft()
                 self._read_for(cursor)
-                give_way()
+                checkpoint()
         except BaseException as error:
             self._replace(self._read, error)
 
@@ -634,9 +643,9 @@ class Following:
             self._begin(subscription)
             return True
         with self._lock:
-            here, at = cursor.feed.position, cursor.position
-            items = None if at is None else cursor.feed.after(at)
-        if not items:
+            here, at = cursor.tail.position, cursor.position
+            publications = None if at is None else cursor.tail.after(at)
+        if not publications:
             after = 0 if at is None else at.number
             piece = self._broker.read(cursor.name, after, READ, READ_BYTES)
             if at is None:
@@ -647,22 +656,22 @@ class Following:
                 if piece.has_other_past(at):
                     # The number of `began` has no meaning in the other past. Obey every control
                     # frame from now on.
-                    cursor.began = None
+                    cursor.subscribed_at = None
                 return self._tell_of_gap(cursor, piece)
-            items = items_of(piece)
-            if not items:
+            publications = publications_of(piece)
+            if not publications:
                 # The cursor is at the end of the log, and goes live unless the listener has got
                 # new entries meanwhile.
                 cursor.position = piece.end
-                self._found(cursor.feed, piece.end)
+                self._found(cursor.tail, piece.end)
                 return not self._goes_live(cursor, here or piece.end)
-        if subscription.give(cursor, items, replayed=True):
+        if subscription.deliver(cursor, publications, replayed=True):
             return True
         with self._lock:
             cursor.reading = False
         # The stream may have drained while `reading` was still True, and then `drained` did
         # nothing.
-        if subscription.over or subscription.drains != drains:
+        if subscription.closed or subscription.drains != drains:
             self.read_on(cursor)
         return False
 
@@ -684,10 +693,10 @@ class Following:
         *seen* is the position of the listener before a read that found nothing more for *cursor*.
         None if there was no such read.
         """
-        feed = cursor.feed
+        tail = cursor.tail
         with self._lock:
-            over = cursor.subscription.over or cursor not in feed.cursors
-            here, at = feed.position, cursor.position
+            over = cursor.subscription.closed or cursor not in tail.cursors
+            here, at = tail.position, cursor.position
             live = (
                 here is not None
                 and at is not None
@@ -697,7 +706,7 @@ class Following:
                 and here in (at, seen)
             )
             if live and not over:
-                feed.go_live(cursor)
+                tail.go_live(cursor)
             if live or over:
                 cursor.reading = False
             return live or over
@@ -709,14 +718,14 @@ class Following:
         Returns True, and emits nothing, if an earlier gap told of the same loss; then the reader
         goes on at once.
         """
-        oldest, told, at = piece.beginning, cursor.told, cursor.position
+        oldest, told, at = piece.beginning, cursor.snapshot_at, cursor.position
         assert at is not None
         is_known = told.log == piece.log and piece.first <= told.number + 1 <= piece.last + 1
         if is_known and not piece.has_other_past(at):
             cursor.position = oldest
             return True
         cursor.gaps += 1
-        cursor.told = piece.end
+        cursor.snapshot_at = piece.end
         stream = cursor.subscription.stream
 
         def go_on() -> None:
@@ -729,7 +738,7 @@ class Following:
                 cursor.reading = False
             self.read_on(cursor)
 
-        lane = stream._lane
-        lane.soon(stream.emit, "gap", cursor.name)
-        lane.soon(go_on)
+        call_queue = stream._call_queue
+        call_queue.call_soon(stream.emit, "gap", cursor.name)
+        call_queue.call_soon(go_on)
         return False

@@ -1,6 +1,6 @@
 """The position of each stream in each channel, and the newest entries of each log.
 
-A `Feed` holds the newest entries of one channel's log. A `Cursor` is the position of one stream
+A `Tail` holds the newest entries of one channel's log. A `Cursor` is the position of one stream
 in one channel. A `Subscription` is one stream with all its cursors. A cursor has one of two
 states:
 
@@ -15,10 +15,10 @@ behind     a reader, with entries that it reads from    when it reaches the end 
 =========  ===========================================  ==============================
 
 So a slow stream fills only half of its queue, and does not delay other streams; the rest stays in
-the log. A feed also keeps the last entries of its log, so a reader mostly need not ask the
+the log. A tail also keeps the last entries of its log, so a reader mostly need not ask the
 broker.
 
-Two locks guard the state, and nobody holds either lock while waiting. The lock of `Following`
+Two locks guard the state, and nobody holds either lock while waiting. The lock of `Listener`
 guards which cursors are live. The lock of a `Subscription` guards its tuple of cursors and the
 order of the frames that its stream gets. Nobody holds both locks at the same time.
 """
@@ -42,7 +42,7 @@ from ..stream import SseStream
 from ..wire import Decoder, id_block, is_frame, with_id
 from .ids import check_fits, format_id
 
-#: The most entries that a feed keeps, and the most bytes: about the events that a client misses
+#: The most entries that a tail keeps, and the most bytes: about the events that a client misses
 #: during a reload, on a busy channel.
 RECENT, RECENT_BYTES = 256, 256 * 1024
 
@@ -64,14 +64,14 @@ WAS_CLOSED = "close_channel() ended the streams of the channel"
 #: Replaces a frame that is not a message.
 UNREADABLE = CONTROL + b"unreadable"
 
-#: The numbers of the items that a cursor without a filter withholds.
+#: The numbers of the publications that a cursor without a filter withholds.
 NONE: Collection[int] = ()
 
 Filter = Callable[[dict[str, str | int]], object]
 
 #: A position in no log, for a stream that came with an id of another kind. Event ids may have
 #: this position too. So a client that leaves before its ``"gap"`` gets a gap when it comes back.
-NOWHERE = Position("nowhere", 0)
+UNKNOWN = Position("nowhere", 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ChannelStatistics:
     published: int
 
 
-class Item:
+class Publication:
     """An entry of a log on its way to many streams, with the forms that the streams share."""
 
     __slots__ = (
@@ -103,8 +103,8 @@ class Item:
         "_single",
         "came_at",
         "frame",
+        "is_control",
         "is_small",
-        "is_word",
         "number",
         "position",
     )
@@ -113,11 +113,11 @@ class Item:
         self.number, self.frame, check = entry
         self.position = Position(log, self.number, check)
         frame = self.frame
-        self.is_word = frame.startswith(CONTROL)
-        if not self.is_word and not is_frame(frame):
+        self.is_control = frame.startswith(CONTROL)
+        if not self.is_control and not is_frame(frame):
             _tell_of_unreadable(log, self.number)
             # The entry keeps its number, and no stream gets it.
-            self.is_word, self.frame = True, UNREADABLE
+            self.is_control, self.frame = True, UNREADABLE
         self.is_small = len(frame) <= SMALL
         self.came_at = clock.now()
         self._single: bytes | None = None
@@ -151,16 +151,16 @@ def _tell_of_unreadable(log: str, number: int) -> None:
         )
 
 
-def items_of(piece: Slice) -> list[Item]:
-    return [Item(piece.log, entry) for entry in piece.entries]
+def publications_of(piece: Slice) -> list[Publication]:
+    return [Publication(piece.log, entry) for entry in piece.entries]
 
 
 class Batch(NamedTuple):
-    """Several items without a gap between them, in one piece of bytes for one write."""
+    """Several publications without a gap between them, in one piece of bytes for one write."""
 
-    #: The position before the first item.
+    #: The position before the first publication.
     before: Position
-    #: The position after the last item.
+    #: The position after the last publication.
     after: Position
     #: The frames with their ids, for streams that follow only this channel.
     frames: bytes
@@ -168,33 +168,33 @@ class Batch(NamedTuple):
     messages: int
 
 
-def batches_of(name: str, before: Position, items: list[Item]) -> list[Batch]:
-    """Join all *items* into batches of about `SMALL` bytes, after the position *before*.
+def batches_of(name: str, before: Position, publications: list[Publication]) -> list[Batch]:
+    """Join all *publications* into batches of about `SMALL` bytes, after the position *before*.
 
-    Returns an empty list if any item is a control frame, is not small, or cannot get an id. Then
-    each stream must handle the items one by one.
+    Returns an empty list if any publication is a control frame, is not small, or cannot get an
+    id. Then each stream must handle the publications one by one.
     """
     batches: list[Batch] = []
     frames: list[bytes] = []
     length = 0
-    for number, item in enumerate(items, 1):
-        if item.is_word or not item.is_small:
+    for number, publication in enumerate(publications, 1):
+        if publication.is_control or not publication.is_small:
             return []
         try:
-            frames.append(item.single(name))
+            frames.append(publication.single(name))
         except ValueError:  # the frame cannot get an id
             return []
         length += len(frames[-1])
-        if length >= SMALL or number == len(items):
-            batches.append(Batch(before, item.position, b"".join(frames), len(frames)))
-            before, frames, length = item.position, [], 0
+        if length >= SMALL or number == len(publications):
+            batches.append(Batch(before, publication.position, b"".join(frames), len(frames)))
+            before, frames, length = publication.position, [], 0
     return batches
 
 
-class Feed:
+class Tail:
     """A channel that streams of this process follow: their cursors and the last entries.
 
-    A feed keeps no entry that its log has dropped. The lock of `Following` guards all fields,
+    A tail keeps no entry that its log has dropped. The lock of `Listener` guards all fields,
     except where a method says so.
     """
 
@@ -207,13 +207,13 @@ class Feed:
         #: The cursors that the listener moves.
         self.live: set[Cursor] = set()
         #: Groups of live cursors that are sent to together (see ``fanout``).
-        self.convoys: list[Any] = []
-        #: Live cursors in no convoy, which a broadcast visits one by one.
+        self.cohorts: list[Any] = []
+        #: Live cursors in no cohort, which a broadcast visits one by one.
         self.apart: set[Cursor] = set()
         #: How much the log keeps.
         self.bounds = Bounds()
         #: The last entries up to *position*, without a gap.
-        self.recent: deque[Item] = deque()
+        self.recent: deque[Publication] = deque()
         self._recent_bytes = 0
         # The position before the first entry of *recent*.
         self._base: Position | None = None
@@ -240,9 +240,9 @@ class Feed:
         self.apart.discard(cursor)
 
     def stand_apart(self, cursor: "Cursor") -> None:
-        """Let a broadcast visit *cursor* by itself, because it has left its convoy.
+        """Let a broadcast visit *cursor* by itself, because it has left its cohort.
 
-        May be called from any thread, without the lock of `Following`.
+        May be called from any thread, without the lock of `Listener`.
         """
         self.apart.add(cursor)
         # Add first and check afterwards. Otherwise a cursor that falls behind between the check
@@ -250,13 +250,13 @@ class Feed:
         if cursor not in self.live:
             self.apart.discard(cursor)
 
-    def advance(self, piece: Slice, items: list[Item]) -> Position:
-        """Move to the end of *piece*, which the listener has read, and keep its *items*.
+    def advance(self, piece: Slice, publications: list[Publication]) -> Position:
+        """Move to the end of *piece*, which the listener has read, and keep its *publications*.
 
-        Returns the position before the first of *items*.
+        Returns the position before the first of *publications*.
         """
-        last = items[-1].position if items else piece.end
-        number = items[0].number - 1 if items else last.number
+        last = publications[-1].position if publications else piece.end
+        number = publications[0].number - 1 if publications else last.number
         here = self.position
         if here is not None and here[:2] == (piece.log, number) and not piece.misses(here):
             before = here  # the same object as in most cursors, which makes a comparison fast
@@ -266,16 +266,16 @@ class Feed:
             self.recent.clear()
             self._recent_bytes, self._base = 0, before
         self.position, self.bounds = last, piece.bounds
-        self.recent.extend(items)
-        self._recent_bytes += sum(len(item.frame) for item in items)
+        self.recent.extend(publications)
+        self._recent_bytes += sum(len(publication.frame) for publication in publications)
         history = piece.bounds.history
         keeps = RECENT if history is None else min(RECENT, history)
         while len(self.recent) > keeps or self._recent_bytes > RECENT_BYTES:
             self._forget_oldest()
         return before
 
-    def after(self, position: Position) -> list[Item] | None:
-        """The entries after *position*; None if the feed does not keep all of them."""
+    def after(self, position: Position) -> list[Publication] | None:
+        """The entries after *position*; None if the tail does not keep all of them."""
         mine = self.position
         if mine is None or position.log != mine.log or position.number > mine.number:
             return None
@@ -295,12 +295,12 @@ class Feed:
         return [self.recent[n] for n in range(passed, len(self.recent))]
 
     def _forget_oldest(self) -> None:
-        item = self.recent.popleft()
-        self._recent_bytes -= len(item.frame)
-        self._base = item.position
+        publication = self.recent.popleft()
+        self._recent_bytes -= len(publication.frame)
+        self._base = publication.position
 
 
-class Convoy(Protocol):
+class Cohort(Protocol):
     """Streams at one position that are sent to together: the part that a cursor needs.
 
     See ``fanout``.
@@ -312,10 +312,10 @@ class Convoy(Protocol):
 
     @property
     def messages(self) -> int:
-        """The messages that the convoy was sent since it exists."""
+        """The messages that the cohort was sent since it exists."""
 
     def leave(self, reader: Direct) -> None:
-        """Take *reader* out of the convoy. Thread-safe."""
+        """Take *reader* out of the cohort. Thread-safe."""
 
 
 class Cursor:
@@ -323,32 +323,32 @@ class Cursor:
 
     __slots__ = (
         "_position",
-        "began",
-        "convoy",
+        "cohort",
+        "cut_frame",
         "delivered",
-        "feed",
+        "filter",
         "gaps",
         "name",
         "reading",
         "replayed",
         "seat",
         "simple",
+        "snapshot_at",
         "stream",
+        "subscribed_at",
         "subscription",
-        "told",
-        "wanted",
-        "word",
+        "tail",
     )
 
-    feed: Feed
+    tail: Tail
 
     def __init__(
         self,
         subscription: "Subscription",
         name: str,
         position: Position | None,
-        wanted: Filter | None,
-        word: bytes | None,
+        filter: Filter | None,
+        cut_frame: bytes | None,
     ) -> None:
         self.subscription = subscription
         self.stream = subscription.stream
@@ -358,24 +358,24 @@ class Cursor:
         self.simple = False
         self.name = name
         self._position = position
-        #: The convoy that the stream is in, and the member that stands for the stream there. Both
-        #: are None outside of a convoy.
-        self.convoy: Convoy | None = None
+        #: The cohort that the stream is in, and the member that stands for the stream there. Both
+        #: are None outside of a cohort.
+        self.cohort: Cohort | None = None
         self.seat: Direct | None = None
         #: The end of the log when the stream subscribed. Control frames up to there are older than
         #: the subscription, and do not concern it. None if the broker could not tell the end; then
         #: the cursor obeys every control frame. The client of a stream that ends by mistake comes
         #: back, but a stream that goes on by mistake would keep its access.
-        self.began: Position | None = None
+        self.subscribed_at: Position | None = None
         #: The end of the log at the last ``"gap"``. The app's snapshot has all events up to there.
-        self.told = NOWHERE
+        self.snapshot_at = UNKNOWN
         #: The control frame that takes the stream's access away; None for a stream without a key.
-        self.word = word
+        self.cut_frame = cut_frame
         #: The filter of the stream; None if there is no filter.
-        self.wanted = wanted
+        self.filter = filter
         #: Whether a reader has this cursor, or the cursor waits for a reader.
         self.reading = False
-        #: Events that the stream got. In a convoy, add the count of the convoy (see `total`).
+        #: Events that the stream got. In a cohort, add the count of the cohort (see `total`).
         self.delivered = 0
         #: Events that were read from the log, and gaps.
         self.replayed = self.gaps = 0
@@ -386,64 +386,67 @@ class Cursor:
 
         None means the end of the log at the time when the broker can next be asked.
         """
-        convoy = self.convoy
-        return self._position if convoy is None else convoy.position
+        cohort = self.cohort
+        return self._position if cohort is None else cohort.position
 
     @position.setter
     def position(self, position: Position | None) -> None:
-        self.leave_convoy()
+        self.leave_cohort()
         self._position = position
 
     @property
     def total(self) -> int:
         """The events that the stream got."""
-        convoy = self.convoy
-        return self.delivered if convoy is None else self.delivered + convoy.messages
+        cohort = self.cohort
+        return self.delivered if cohort is None else self.delivered + cohort.messages
 
     def complicate(self) -> None:
         """Let no broadcast move this cursor by its position alone from now on."""
         self.simple = False
-        self.leave_convoy()
+        self.leave_cohort()
 
-    def leave_convoy(self) -> None:
-        convoy, seat = self.convoy, self.seat
-        if convoy is not None and seat is not None:
-            convoy.leave(seat)
+    def leave_cohort(self) -> None:
+        cohort, seat = self.cohort, self.seat
+        if cohort is not None and seat is not None:
+            cohort.leave(seat)
 
-    def unwanted(self, items: list[Item]) -> Collection[int]:
-        """The numbers of the *items* that the filter withholds."""
+    def unwanted(self, publications: list[Publication]) -> Collection[int]:
+        """The numbers of the *publications* that the filter withholds."""
         unwanted: set[int] = set()
-        origin = self.subscription.stream._lane.origin
-        assert self.wanted is not None
-        for item in items:
-            if not item.is_word:
+        origin = self.subscription.stream._call_queue.origin
+        assert self.filter is not None
+        for publication in publications:
+            if not publication.is_control:
                 try:
                     context = contextvars.Context()
                     enter(context, origin)
-                    wanted = context.run(self.wanted, item.message())
+                    wanted = context.run(self.filter, publication.message())
                     if is_coroutine(wanted):
                         raise TypeError("a filter must return yes or no, and returned a coroutine")
                 except BaseException:  # gevent.Timeout is not an Exception
                     # Withhold the message: a filter may protect secrets.
-                    log_failure(origin, "the filter %r failed", self.wanted)
+                    log_failure(origin, "the filter %r failed", self.filter)
                     wanted = False
                 if not wanted:
-                    unwanted.add(item.number)
+                    unwanted.add(publication.number)
         return unwanted
 
-    def passed(self, items: list[Item]) -> int:
-        """How many of *items*, which have no gap between them, this cursor has passed already."""
+    def passed(self, publications: list[Publication]) -> int:
+        """How many of *publications*, which have no gap between them, this cursor has passed
+        already.
+        """
         at = self.position
-        if at is None or not items or at.log != items[0].position.log:
+        if at is None or not publications or at.log != publications[0].position.log:
             return 0
-        return max(0, at.number + 1 - items[0].number)
+        return max(0, at.number + 1 - publications[0].number)
 
-    def is_next(self, before: Position, items: list[Item], last: int) -> bool:
-        """Whether no entry is missing between this cursor and *items*, which follow *before*.
+    def is_next(self, before: Position, publications: list[Publication], last: int) -> bool:
+        """Whether no entry is missing between this cursor and *publications*, which follow
+        *before*.
 
         *last* is the number of the newest entry of the log. False if the cursor is beyond *last*,
         because the log then lost its newest entries. Also False if the cursor is after an entry
-        with another check than the entry at that number in *items*.
+        with another check than the entry at that number in *publications*.
         """
         at = self.position
         if at is None:
@@ -453,7 +456,7 @@ class Cursor:
         passed = at.number - before.number
         if at.log != before.log or passed < 0 or at.number > last:
             return False
-        known = items[passed - 1].position if 0 < passed <= len(items) else before
+        known = publications[passed - 1].position if 0 < passed <= len(publications) else before
         if known.number != at.number:
             return True
         return not (known.check and at.check) or known.check == at.check
@@ -463,16 +466,20 @@ class Cursor:
         at = self.position
         return at is not None and at.log == piece.log and at.number > piece.last
 
-    def is_told(self, item: Item) -> bool:
-        """Whether the control frame *item* ends the stream of this cursor."""
-        began = self.began
-        if began is not None and began.log == item.position.log and item.number <= began.number:
+    def is_told(self, publication: Publication) -> bool:
+        """Whether the control frame *publication* ends the stream of this cursor."""
+        began = self.subscribed_at
+        if (
+            began is not None
+            and began.log == publication.position.log
+            and publication.number <= began.number
+        ):
             return False
-        return item.frame == CLOSE or self.is_cut(item)
+        return publication.frame == CLOSE or self.is_cut(publication)
 
-    def is_cut(self, item: Item) -> bool:
-        """Whether *item* takes away the access of this cursor's key."""
-        return item.frame == self.word
+    def is_cut(self, publication: Publication) -> bool:
+        """Whether *publication* takes away the access of this cursor's key."""
+        return publication.frame == self.cut_frame
 
 
 class Keeper(Protocol):
@@ -495,7 +502,7 @@ class Keeper(Protocol):
 class Subscription:
     """A stream and its cursors, one for each channel."""
 
-    __slots__ = ("_keeper", "_lock", "_pushes", "cursors", "drains", "over", "stream")
+    __slots__ = ("_keeper", "_lock", "_pushes", "closed", "cursors", "drains", "stream")
 
     def __init__(self, stream: SseStream, keeper: Keeper) -> None:
         self.stream = stream
@@ -503,7 +510,7 @@ class Subscription:
         #: lock.
         self.cursors: tuple[Cursor, ...] = ()
         #: Whether the stream gets nothing more.
-        self.over = False
+        self.closed = False
         #: How often the stream has emitted ``"drain"``.
         self.drains = 0
         self._keeper = keeper
@@ -556,21 +563,21 @@ class Subscription:
             self._follow(tuple(cursor for cursor in self.cursors if cursor not in taken))
         return taken
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Give nothing more to the stream."""
-        self.over = True
+        self.closed = True
         for cursor in self.cursors:
             cursor.complicate()
 
-    def let_go(self) -> list[Cursor]:
+    def release(self) -> list[Cursor]:
         """Remove and return all cursors."""
         with self._lock:
             cursors, self.cursors = self.cursors, ()
         return list(cursors)
 
-    def finish(self) -> None:
+    def cancel(self) -> None:
         """Give nothing more to the stream, and stop following its channels."""
-        self.stop()
+        self.close()
         self._keeper._gone(self)
 
     def heard(self, event: str) -> None:
@@ -580,14 +587,15 @@ class Subscription:
         elif event == "close":
             self._keeper._gone(self)
 
-    def end(self, why: str, name: str | None = None) -> None:
+    def end_stream(self, why: str, name: str | None = None) -> None:
         """End the stream; it still delivers its waiting messages.
 
         *why* is the reason for the log, and *name* the channel concerned, if any.
         """
-        self.stop()
-        # Log in the lane's turn: a handler of the log may wait, and the caller may hold a lock.
-        self.stream._lane.soon(_end, self.stream, why, name)
+        self.close()
+        # Log in the call queue's turn: a handler of the log may wait, and the caller may hold a
+        # lock.
+        self.stream._call_queue.call_soon(_end, self.stream, why, name)
 
     def tell_place(self, known: str | None = None) -> None:
         """Send the client an id with its positions, unless it has this id already.
@@ -597,26 +605,27 @@ class Subscription:
         id of such a block and fires no event (WHATWG HTML, section 9.2.6).
         """
         with self._lock:
-            if self.over or not self.cursors or not self.has_begun:
+            if self.closed or not self.cursors or not self.has_begun:
                 return
             place = self._id()
             if self.stream._settings.id_blocks and place != known:
                 self.stream._say(id_block(place))
 
-    def give_at_once(self, cursor: Cursor, batch: Batch) -> bool:
-        """Give the stream the whole *batch*, if this is possible without a look at each item.
+    def deliver_now(self, cursor: Cursor, batch: Batch) -> bool:
+        """Give the stream the whole *batch*, if this is possible without a look at each
+        publication.
 
-        Returns False if nothing was given; then `give` must handle the items.
+        Returns False if nothing was given; then `deliver` must handle the publications.
         """
         with self._lock:
             cursors = self.cursors
             if (
                 cursor.position != batch.before
-                or cursor.wanted is not None
+                or cursor.filter is not None
                 or not self._pushes
-                or self.over
+                or self.closed
                 or cursors != (cursor,)
-                or not self.stream._pass(batch.frames, batch.messages)
+                or not self.stream._write_through(batch.frames, batch.messages)
             ):
                 return False
             cursor.position = batch.after
@@ -626,17 +635,19 @@ class Subscription:
     def lose_place(self, cursor: Cursor) -> None:
         """Mark the position of *cursor* as unknown to the log, so that the stream emits a gap."""
         with self._lock:
-            cursor.position = cursor.told = NOWHERE
+            cursor.position = cursor.snapshot_at = UNKNOWN
 
-    def give(self, cursor: Cursor, items: list[Item], replayed: bool = False) -> bool:
-        """Give the stream each of *items* that *cursor* has not passed yet.
+    def deliver(
+        self, cursor: Cursor, publications: list[Publication], replayed: bool = False
+    ) -> bool:
+        """Give the stream each of *publications* that *cursor* has not passed yet.
 
-        *replayed* tells whether the items were read from the log for this cursor. Returns False
-        if the stream has no room for every item, or takes nothing more. Raises the error of an
-        app's own ``push()``.
+        *replayed* tells whether the publications were read from the log for this cursor. Returns
+        False if the stream has no room for every publication, or takes nothing more. Raises the
+        error of an app's own ``push()``.
         """
         # Run the filter before the lock is taken, because the filter is an app's code.
-        unwanted = cursor.unwanted(items) if cursor.wanted is not None else NONE
+        unwanted = cursor.unwanted(publications) if cursor.filter is not None else NONE
         with self._lock:
             cursors = self.cursors
             if cursor not in cursors:
@@ -644,24 +655,30 @@ class Subscription:
             alone, stream = len(cursors) == 1, self.stream
             more, given, silent = True, 0, 0
             try:
-                for item in items[cursor.passed(items) :]:
-                    keeps_up = item.is_small and not stream.writable_need_drain
-                    if self.over or not (keeps_up or self._fits(item.frame)):
+                for publication in publications[cursor.passed(publications) :]:
+                    keeps_up = publication.is_small and not stream.writable_need_drain
+                    if self.closed or not (keeps_up or self._fits(publication.frame)):
                         more = False
                         break
-                    cursor.position = item.position
-                    if item.is_word:
+                    cursor.position = publication.position
+                    if publication.is_control:
                         silent += 1
-                        if cursor.is_told(item):
-                            self.end(WAS_CUT if cursor.is_cut(item) else WAS_CLOSED, cursor.name)
-                    elif item.number in unwanted:
+                        if cursor.is_told(publication):
+                            self.end_stream(
+                                WAS_CUT if cursor.is_cut(publication) else WAS_CLOSED, cursor.name
+                            )
+                    elif publication.number in unwanted:
                         silent += 1
                     else:
-                        self._push(item.single(cursor.name) if alone else self._with_id(item.frame))
+                        self._push(
+                            publication.single(cursor.name)
+                            if alone
+                            else self._with_id(publication.frame)
+                        )
                         given += 1
                         silent = 0
             except StreamError:  # the app has ended the stream
-                self.stop()
+                self.close()
             except BaseException as error:
                 if isinstance(error, Exception):
                     raise
@@ -671,9 +688,9 @@ class Subscription:
             finally:
                 cursor.delivered += given
                 cursor.replayed += given if replayed else 0
-            more = more and not self.over
+            more = more and not self.closed
         # Call the keeper without the lock, because the keeper may call `tell_place`.
-        if silent or (given and cursor.wanted is not None):
+        if silent or (given and cursor.filter is not None):
             self._keeper._passed(self, cursor, silent)
         return more
 
@@ -685,11 +702,11 @@ class Subscription:
 
     def _follow(self, cursors: tuple[Cursor, ...]) -> None:
         self.cursors = cursors
-        lane = self.stream._lane
-        alone = len(cursors) == 1 and not self.over
+        call_queue = self.stream._call_queue
+        alone = len(cursors) == 1 and not self.closed
         for cursor in cursors:
-            simple = alone and self._pushes and cursor.wanted is None
-            if simple and lane.has_home and lane.home.cooperative:
+            simple = alone and self._pushes and cursor.filter is None
+            if simple and call_queue.has_home and call_queue.loop.cooperative:
                 cursor.simple = True
             else:
                 cursor.complicate()
@@ -710,7 +727,7 @@ class Subscription:
         return with_id(frame, self._id().encode())
 
     def _id(self) -> str:
-        return format_id({each.name: each.position or NOWHERE for each in self.cursors})
+        return format_id({each.name: each.position or UNKNOWN for each in self.cursors})
 
 
 def _end(stream: SseStream, why: str, name: str | None) -> None:
@@ -725,7 +742,7 @@ def _end(stream: SseStream, why: str, name: str | None) -> None:
     stream.end()
 
 
-def cut_word(key: Hashable | None) -> bytes | None:
+def cut_frame(key: Hashable | None) -> bytes | None:
     """The control frame that ends the streams with *key*; None if *key* is None.
 
     A proxy counts as its value. Raises ``ValueError`` for a key that another process cannot

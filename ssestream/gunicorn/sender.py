@@ -5,7 +5,7 @@ lasts, and sends through several layers. A `Sender` needs only a non-blocking so
 runs in the hub's loop when there is something to do:
 
 * Everything that is written in one turn of the loop leaves with one ``send``, in the next
-  turn (`Sender.wake`).
+  turn (`Sender.wake_now`).
 * If the socket takes only a part, the rest is kept until the kernel reports room. Meanwhile
   nothing more is taken from the body, so that all bounds hold.
 * A broadcast goes past this: it frames an event once and calls ``send`` of each socket
@@ -26,10 +26,10 @@ from ..http.body import Body
 from ..http.connection import SEND_FLAGS
 from ..http.outgoing import OutgoingMessage
 from ..http.output import CHUNK
-from ..http.registry import books
+from ..http.registry import registry
 from ..runtime.clock import clock
-from ..runtime.loop import Home, logger
-from ..runtime.wheel import Appointment, schedule_of
+from ..runtime.loop import Loop, logger
+from ..runtime.wheel import TimerHandle, wheel_of
 from ..wire import LAST_CHUNK, chunk_of
 
 #: The number of chunks of one stream that are sent before other streams have their turn.
@@ -49,7 +49,7 @@ BEHIND = 1024 * 1024
 
 
 class Sender:
-    """Sends one response. All methods but `ring` are called in the loop of its home.
+    """Sends one response. All methods but `wake` are called in its loop.
 
     The sender owns *sock* and closes it. If *chunked* is False, the body is sent without
     framing. *on_end* is called with the sender at the end, for any cause. It may block.
@@ -65,21 +65,21 @@ class Sender:
         "_rest",
         "_taken",
         "buffer",
-        "home",
-        "message",
+        "loop",
+        "outgoing",
         "sock",
     )
 
     def __init__(
         self,
         body: Body,
-        message: OutgoingMessage,
+        outgoing: OutgoingMessage,
         sock: Any,
         chunked: bool,
         on_end: "Callable[[Sender], object]",
     ) -> None:
         self._body = body
-        self.message = message
+        self.outgoing = outgoing
         #: A broadcast also sends to this socket, while nothing waits. If the socket does not
         #: take everything, the broadcast must call `keep`.
         self.sock = sock
@@ -89,12 +89,12 @@ class Sender:
         # The framed bytes that the socket has not taken yet; None if it has taken all.
         self._rest: memoryview | None = None
         # Checks that the socket takes the last chunk in time; None before.
-        self._deadline: Appointment | None = None
+        self._deadline: TimerHandle | None = None
         # The number of bytes of a body that is not plain: after compression, for example.
         self._taken = 0
         self._ended = False
-        self.buffer = message._buffer
-        self.home: Home = message._lane.home
+        self.buffer = outgoing._buffer
+        self.loop: Loop = outgoing._call_queue.loop
 
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on everything that is written."""
@@ -102,49 +102,49 @@ class Sender:
         if self._chunked and self._plain:
             self.buffer.direct = self
         self._body.goes_alone()
-        self.message.begin()
+        self.outgoing.begin()
         if self.buffer.length:
             self._take(head)
         elif self._put_out(head):
-            self.wake()
+            self.wake_now()
 
     def break_off(self) -> None:
         """Destroy the response: the client sees a broken transfer."""
         try:
-            self.message.destroy()
+            self.outgoing.destroy()
         finally:
             self._end()
 
     @property
     def sent(self) -> int:
         """The number of sent bytes of the body, without the chunks' framing."""
-        return self.message.sent()[1] if self._plain else self._taken
+        return self.outgoing.sent()[1] if self._plain else self._taken
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the sender: there is more to send, or the body has ended. Thread-safe."""
-        if self.home.here():
-            self._ring_here()
+        if self.loop.here():
+            self._wake_here()
         else:
-            self.home.call(self._ring_here)
+            self.loop.call(self._wake_here)
 
-    def _ring_here(self) -> None:
+    def _wake_here(self) -> None:
         # At once: a broadcast must not overtake the bytes that wait now.
         self._leave()
-        self.home.in_turn((self.wake,))
+        self.loop.call_each((self.wake_now,))
 
     def _leave(self) -> None:
-        convoy = self.buffer.convoy
-        if convoy is not None:
-            convoy.leave(self)
+        cohort = self.buffer.cohort
+        if cohort is not None:
+            cohort.leave(self)
 
     # -- what goes out
 
-    def wake(self, _: None = None) -> None:
-        """Send what waits, or end. Called by `Home.in_turn`."""
+    def wake_now(self, _: None = None) -> None:
+        """Send what waits, or end. Called by `Loop.call_each`."""
         if self._ended:
             return
         try:
-            if self.message._aborted:
+            if self.outgoing._aborted:
                 self._end()
             elif self._rest is None:
                 self._take()
@@ -152,14 +152,14 @@ class Sender:
             self._fail()
 
     def _fail(self) -> None:
-        logger.exception("%s: its stream failed", self.message._name())
+        logger.exception("%s: its stream failed", self.outgoing._name())
         self.break_off()
 
     def _take(self, head: bytes = b"") -> None:
         """Send the waiting chunks of the body, with *head* before them in the same segment."""
         for _ in range(CHUNKS):
             try:
-                chunk = self._body.take_now(self)
+                chunk = self._body.take_nowait(self)
             except StopIteration:
                 self._finish()
                 return
@@ -169,7 +169,7 @@ class Sender:
                 return
             head = b""
             self._body.left()
-        self.home.in_turn((self.wake,))
+        self.loop.call_each((self.wake_now,))
 
     def _put_out(self, data: bytes | memoryview) -> bool:
         """Send *data*. Return True if the socket took all of it.
@@ -181,7 +181,7 @@ class Sender:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._lose()
+            self._send_failed()
             return False
         if sent == len(data):
             return True
@@ -196,7 +196,7 @@ class Sender:
         """
         try:
             if sent < 0:
-                self._lose()
+                self._send_failed()
             else:
                 self.buffer.take_unput(length, messages)
                 self._keep_rest(memoryview(framed)[sent:])
@@ -205,7 +205,7 @@ class Sender:
 
     def _keep_rest(self, rest: memoryview) -> None:
         self._rest = rest
-        connection = self.message._connection
+        connection = self.outgoing._connection
         assert connection is not None
         connection.when_writable(self._go_on)
 
@@ -216,7 +216,7 @@ class Sender:
         try:
             if not self._put_out(rest):
                 return
-            if self.message.closed:
+            if self.outgoing.closed:
                 self._end()
             else:
                 self._body.left()
@@ -228,31 +228,31 @@ class Sender:
 
     def _finish(self) -> None:
         """Send the last chunk and end, as the body is complete or was broken off."""
-        if self.message._aborted or not self._chunked or self._put_out(LAST_CHUNK):
+        if self.outgoing._aborted or not self._chunked or self._put_out(LAST_CHUNK):
             self._end()
         elif not self._ended:
             # The response is closed, so its upkeep no longer looks at the client.
-            settings = self.message._settings
+            settings = self.outgoing._settings
             seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS
             now = clock.now()
             give_up = functools.partial(self._give_up, now + seconds)
-            self._deadline = schedule_of(self.home).add(now + LOOK, give_up)
-            connection = self.message._connection
+            self._deadline = wheel_of(self.loop).add(now + LOOK, give_up)
+            connection = self.outgoing._connection
             assert connection is not None
             connection.instead(self)
 
     def _give_up(self, at: float, now: float) -> float | None:
-        if now < at and not books.draining:
+        if now < at and not registry.draining:
             return now + LOOK
         self._end()
         return None
 
-    def _lose(self) -> None:
+    def _send_failed(self) -> None:
         # If the response was cut before, this call does nothing.
-        self.message._client_left()
+        self.outgoing._connection_lost()
         self._end()
 
-    def _client_left(self) -> None:
+    def _connection_lost(self) -> None:
         """The client has left before it got the last chunk."""
         self._end()
 
@@ -263,19 +263,19 @@ class Sender:
         self._rest = None
         if self._deadline is not None:
             self._deadline.cancel()
-        message = self.message
+        outgoing = self.outgoing
         try:
             self._leave()
             self.buffer.direct = self.buffer.guard = None
-            if message._connection is not None:
-                message._connection.release(cut=message._aborted)
-            if not message._aborted:
+            if outgoing._connection is not None:
+                outgoing._connection.release(cut=outgoing._aborted)
+            if not outgoing._aborted:
                 # A child process may have a copy of the socket, which close() leaves open.
                 self._say_end()
                 self._read_behind()
         finally:
             self.sock.close()
-            self.home.spawn(self._let_go)
+            self.loop.spawn(self._let_go)
 
     def _say_end(self) -> None:
         with contextlib.suppress(OSError):
@@ -294,4 +294,4 @@ class Sender:
             self._body.close()
         finally:
             # After the handlers of ``close``: another thread or greenlet may run them.
-            self.message._lane.soon(self._on_end, self)
+            self.outgoing._call_queue.call_soon(self._on_end, self)

@@ -23,7 +23,7 @@ import gevent
 from gevent import monkey
 
 from ..http.draining import drain
-from ..http.registry import books
+from ..http.registry import registry
 from ..runtime.clock import clock
 from ..runtime.forking import process
 from ..timers import clear_interval, set_interval
@@ -84,7 +84,7 @@ class Stopping:
         """Handle SIGINT or SIGQUIT. Open streams are ended before the worker exits."""
         if self.is_quick:  # a terminal sends the signal, and then gunicorn's master does, too
             return
-        if not books.has_open:
+        if not registry.has_open:
             self._worker.handle_quit(number, frame)
         else:
             self.is_quick = True
@@ -114,7 +114,7 @@ class Stopping:
 
     def has_waited(self) -> bool:
         """Whether a worker that was told to end at once has waited long enough."""
-        if books.has_open:
+        if registry.has_open:
             self._open_at = clock.now()
         return clock.now() > self._open_at + QUICK
 

@@ -35,7 +35,7 @@ from gunicorn.workers.sync import SyncWorker
 from ..http import diagnosis
 from ..http.body import Body
 from ..http.outgoing import OutgoingMessage
-from ..http.registry import books
+from ..http.registry import registry
 from ..response import FLUSH_LATER, HEADS, ServerResponse
 from ..runtime.clock import clock
 from .sender import Sender
@@ -151,7 +151,7 @@ class SseWorker(GeventWorker):
     def handle_quit(self, sig: int, frame: Any) -> None:
         if self._stopping.is_quick:
             return
-        if not books.has_open:
+        if not registry.has_open:
             super().handle_quit(sig, frame)
         else:
             self._stopping.is_quick = True
@@ -206,22 +206,22 @@ class SseWorker(GeventWorker):
         if type(respiter) is not _Handover:
             return bool(super().is_already_handled(respiter))
         if not self._take_over(respiter):
-            _flush(respiter.response, respiter.outer, respiter.body.message)
+            _flush(respiter.response, respiter.outer, respiter.body.outgoing)
             return False
         # For gunicorn the connection is over. Its gevent worker ends it on StopIteration.
         raise StopIteration
 
-    def _why_standard_way(self, message: Any) -> str:
-        """Say, for the log, why the worker itself does not send the body of *message*."""
+    def _why_standard_way(self, outgoing: Any) -> str:
+        """Say, for the log, why the worker itself does not send the body of *outgoing*."""
         # The class of the app's answer, or the code of a generator.
         answer = getattr(gevent.getcurrent(), "ssestream_answer", None)
-        if not isinstance(message, ServerResponse):
+        if not isinstance(outgoing, ServerResponse):
             return "its view returns an SseStream in a Response, and no ServerResponse"
         if self.cfg.is_ssl:
             return "gunicorn speaks TLS itself, which a proxy in front can do instead"
         if self._protocol() != "http":
             return f"gunicorn speaks {self._protocol()} here, and not HTTP"
-        if not message._reachable:
+        if not outgoing._reachable:
             return "there is no client socket in the environ, which a middleware may have replaced"
         if isinstance(answer, CodeType):
             name = f"the generator {answer.co_name}() of {answer.co_filename}"
@@ -236,14 +236,14 @@ class SseWorker(GeventWorker):
     def _take_over(self, handover: "_Handover") -> bool:
         """Take over the socket of *handover*. Return False if that is impossible."""
         body, response = handover.body, handover.response
-        message = body.message
-        connection = message._connection
+        outgoing = body.outgoing
+        connection = outgoing._connection
         sock = None if connection is None else connection.take_over()
         if sock is None:
             return False
         greenlet = gevent.getcurrent()
         pool = greenlet.ssestream_pool
-        pool.hand_on(greenlet, message)
+        pool.hand_on(greenlet, outgoing)
         over = pool.leave
         if handover.began is not None:
             handover.environ[_LATER_KEY] = True
@@ -251,7 +251,7 @@ class SseWorker(GeventWorker):
         if handover.owed is not body:
             over = _closing(handover.owed, over)
         response.force_close()
-        sender = Sender(body, message, sock, response.chunked, over)
+        sender = Sender(body, outgoing, sock, response.chunked, over)
         try:
             sender.begin(_heads.of(response))
         except BaseException:
@@ -340,7 +340,7 @@ class _Places(Pool):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         #: Frees a stream's place. One function serves all streams of the pool.
-        self.leave: OnEnd = lambda sender: self._discard(sender.message)
+        self.leave: OnEnd = lambda sender: self._discard(sender.outgoing)
 
     def hand_on(self, greenlet: Any, stream: OutgoingMessage) -> None:
         """Give the place of *greenlet* to *stream*. The place is never free in between."""
@@ -449,8 +449,8 @@ def _flush(response: Any, body: Any, *messages: OutgoingMessage) -> None:
             if hasattr(body, "close"):
                 body.close()
         finally:
-            for message in messages:
-                message.server_done()
+            for outgoing in messages:
+                outgoing.server_done()
         raise
 
 

@@ -13,7 +13,7 @@ from ..runtime.uncopyable import Uncopyable
 from .compression import Gzip
 from .diagnosis import held_back, may_be_held_back, standard_way
 from .outgoing import OutgoingMessage
-from .output import Bell
+from .output import Wakeable
 
 
 class Body(Uncopyable):
@@ -24,10 +24,10 @@ class Body(Uncopyable):
 
     _only_one = "what is taken from it is taken from its response"
 
-    __slots__ = ("_begun", "_gzip", "_left", "_message", "_plain", "_written")
+    __slots__ = ("_begun", "_gzip", "_left", "_outgoing", "_plain", "_written")
 
-    def __init__(self, message: OutgoingMessage) -> None:
-        self._message = message
+    def __init__(self, outgoing: OutgoingMessage) -> None:
+        self._outgoing = outgoing
         self._gzip: Gzip | None = None
         # Bytes that the kernel had before the first chunk. None if this stream is not examined
         # (see `diagnosis`).
@@ -46,9 +46,9 @@ class Body(Uncopyable):
         self._begun = self._left = True
 
     @property
-    def message(self) -> OutgoingMessage:
+    def outgoing(self) -> OutgoingMessage:
         """The response that this is the body of."""
-        return self._message
+        return self._outgoing
 
     @property
     def is_plain(self) -> bool:
@@ -59,41 +59,41 @@ class Body(Uncopyable):
         return self
 
     def __next__(self) -> bytes:
-        buffer = self._message._buffer
+        buffer = self._outgoing._buffer
         # The server asks for more, so the kernel has the last chunk.
         if buffer.taken_at:
-            drained = buffer.give_back()
+            drained = buffer.mark_sent()
             if drained or not self._left:
                 self._has_left(drained)
-        if not self._plain and self._message._at_begin:
-            self._message.begin()
+        if not self._plain and self._outgoing._at_begin:
+            self._outgoing.begin()
         chunk = buffer.take()
         return chunk if chunk and self._plain else self._encoded(chunk)
 
-    def take_now(self, bell: Bell) -> bytes:
-        """The next chunk. Returns ``b""`` if none waits, and rings *bell* when one does.
+    def take_nowait(self, waker: Wakeable) -> bytes:
+        """The next chunk. Returns ``b""`` if none waits, and wakes *waker* when one does.
 
         For a reader that does not wait in ``next()``. Raises ``StopIteration`` at the end, as
         ``next()`` does.
         """
-        chunk = self._message._buffer.take_now(bell)
+        chunk = self._outgoing._buffer.take_nowait(waker)
         return chunk if chunk == b"" else self._encoded(chunk)
 
     def left(self) -> None:
         """The kernel has the chunk that was taken last."""
-        self._has_left(self._message._buffer.give_back())
+        self._has_left(self._outgoing._buffer.mark_sent())
 
     def _has_left(self, drained: bool) -> None:
         if not self._left:
             self._see_it_leave()
         if drained:
-            message = self._message
-            for inlet in message._inlets:
+            outgoing = self._outgoing
+            for inlet in outgoing._inlets:
                 inlet.drained()
-            message._announce("drain")
+            outgoing._emit_soon("drain")
 
     def _encoded(self, chunk: bytes | None) -> bytes:
-        message = self._message
+        outgoing = self._outgoing
         if chunk is not None:
             if not self._begun:
                 self._begin()
@@ -101,13 +101,13 @@ class Body(Uncopyable):
                 return self._gzip.chunk(chunk)
             self._plain = True
             return chunk
-        if self._gzip is not None and not message.closed:
+        if self._gzip is not None and not outgoing.closed:
             gzip, self._gzip = self._gzip, None
             # Note the time: the client may also stall while it takes the end of the gzip data.
-            message._buffer.written_at = message._buffer.taken_at = clock.now()
+            outgoing._buffer.written_at = outgoing._buffer.taken_at = clock.now()
             return gzip.end()
-        message._close(message._retired or "ended", finished=True)
-        if message._aborted and not message._reachable:
+        outgoing._close(outgoing._retired or "ended", finished=True)
+        if outgoing._aborted and not outgoing._reachable:
             # Without a socket to cut, an exception is the only way to stop the server from
             # ending a broken stream like a complete one.
             raise ConnectionResetError(errno.ECONNRESET, "the stream was destroyed")
@@ -115,20 +115,20 @@ class Body(Uncopyable):
 
     def close(self) -> None:
         """The server is done with the body (PEP 3333). Runs the handlers that wait."""
-        self._message.server_done()
+        self._outgoing.server_done()
 
     def _begin(self) -> None:
         self._begun = True
-        connection = self._message._connection
-        if connection is None or self._message._settings is None:
+        connection = self._outgoing._connection
+        if connection is None or self._outgoing._settings is None:
             return
-        standard_way(self._message)
+        standard_way(self._outgoing)
         if may_be_held_back():
             self._written = connection.written()
 
     def _see_it_leave(self) -> None:
         self._left = True
-        connection = self._message._connection
+        connection = self._outgoing._connection
         if connection is not None and self._written is not None:
             written = connection.written()
             if written == self._written:

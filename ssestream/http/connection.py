@@ -1,7 +1,7 @@
 """The client's socket behind a WSGI request: find it, tune it, watch it, cut it.
 
 WSGI does not tell an app that the client has left. A server notices a departure when it
-writes, and mostly at the second write. The kernel knows at once. So each home has one epoll
+writes, and mostly at the second write. The kernel knows at once. So each loop has one epoll
 that waits only for the peer's FIN or RST (``EPOLLRDHUP``), and one hub watcher on that epoll.
 The epoll does not wait for arriving bytes, such as a pipelined request. They wake nothing,
 do not look like a departure, and are never read.
@@ -27,8 +27,8 @@ from typing import Any, NamedTuple, Protocol
 
 from gevent import monkey
 
-from ..runtime.emitter import lane_of
-from ..runtime.loop import Home, logger, new_lock
+from ..runtime.emitter import call_queue_of
+from ..runtime.loop import Loop, logger, new_lock
 from .peer import unread
 
 
@@ -125,7 +125,7 @@ class Owner(Protocol):
     It is not a function, as a bound method would be one more object for each stream.
     """
 
-    def _client_left(self) -> None: ...
+    def _connection_lost(self) -> None: ...
 
 
 class Connection:
@@ -215,18 +215,18 @@ class Connection:
             environ.get("REMOTE_ADDR"),
             environ.get("PATH_INFO", ""),
             _is_alone(environ),
-            lane_of(environ).lock,
+            call_queue_of(environ).lock,
         )
         connection._tune()
         environ[_CACHE_KEY] = connection
         return connection
 
-    def watch(self, home: Home, owner: Owner) -> None:
-        """Tell *owner* once, in the loop of *home*, when the peer has left.
+    def watch(self, loop: Loop, owner: Owner) -> None:
+        """Tell *owner* once, in the loop of *loop*, when the peer has left.
 
         After `release` it is not told any more.
         """
-        if home.is_lost:
+        if loop.is_lost:
             return
         with self._lock:
             fd = _fileno(self._sock)
@@ -234,7 +234,7 @@ class Connection:
                 return
             self._fd = fd
             self._owner = owner
-            self._watch = _watch_of(home)
+            self._watch = _watch_of(loop)
             self._watch.add(fd, self)
 
     def instead(self, owner: Owner) -> None:
@@ -291,7 +291,7 @@ class Connection:
         """Let the kernel close the connection when a silent peer does not answer for *seconds*.
 
         The kernel sends keep-alive probes, but only while no bytes are on their way.
-        Otherwise `Upkeep` checks that the peer answers. ``TCP_USER_TIMEOUT`` is not set: Linux
+        Otherwise `Keepalive` checks that the peer answers. ``TCP_USER_TIMEOUT`` is not set: Linux
         counts it from the first time that the peer had no room, and starts again only when the
         peer has room for a whole buffer of the kernel. A peer that was slow once would lose its
         connection at its next pause, even an hour later.
@@ -371,7 +371,7 @@ class Connection:
             if owner is None or not _peer_has_left(_fileno(self._sock)):
                 return
             self._owner = None
-        owner._client_left()
+        owner._connection_lost()
 
     def _tune(self) -> None:
         sock = self._sock
@@ -391,17 +391,17 @@ if _epoll is not None:
 
 
 class _Watch:
-    """Waits for the departures of all clients of one home, with one epoll."""
+    """Waits for the departures of all clients of one loop, with one epoll."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._connections: dict[int, Connection] = {}
         # Keeps the table and the epoll consistent.
         self._lock = new_lock()
         self._epoll = _epoll()
-        self._watcher = home.loop.io(self._epoll.fileno(), 1)
+        self._watcher = loop.libev.io(self._epoll.fileno(), 1)
         # Waiting for departures must not keep a loop running.
         self._watcher.ref = False
-        home.call(self._watcher.start, self._ready)
+        loop.call(self._watcher.start, self._ready)
 
     def add(self, fd: int, connection: Connection) -> None:
         with self._lock:
@@ -425,11 +425,11 @@ class _Watch:
             if self._connections.get(fd) is connection:
                 self._epoll.modify(fd, _DEPARTURE | select.EPOLLOUT)
 
-    def lose(self, home: Home) -> None:
+    def lose(self, loop: Loop) -> None:
         """Called in a job: the kernel's reports are for the parent, so drop everything."""
         connections, self._connections = self._connections, {}
         self._lock = new_lock()
-        if home.here():  # the job does not have another thread's loop
+        if loop.here():  # the job does not have another thread's loop
             self._watcher.stop()
         # The parent shares this epoll. To unregister a socket would change the parent's, too.
         self._epoll.close()
@@ -465,18 +465,18 @@ class _PeekWatch:
     the loop still watches it, and then libev would abort the process.
     """
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
         self._watchers: dict[int, tuple[Connection, Any]] = {}
 
     def add(self, fd: int, connection: Connection) -> None:
-        watcher = self._home.loop.io(os.dup(fd), 1)
+        watcher = self._loop.libev.io(os.dup(fd), 1)
         watcher.ref = False
         _, stale = self._watchers.get(fd, (None, None))
         self._watchers[fd] = (connection, watcher)
         if stale is not None:  # the last socket of this number was closed unannounced
             self._drop(stale)
-        self._home.call(self._start, fd, connection)
+        self._loop.call(self._start, fd, connection)
 
     def _start(self, fd: int, connection: Connection) -> None:
         watcher = self._watcher_of(fd, connection)
@@ -490,29 +490,29 @@ class _PeekWatch:
             self._drop(watcher)
 
     def await_room(self, fd: int, connection: Connection) -> None:
-        watcher = self._home.loop.io(os.dup(fd), 2)
+        watcher = self._loop.libev.io(os.dup(fd), 2)
         watcher.ref = False
 
         def ready() -> None:
             _dispose(watcher)
             connection._has_room()
 
-        self._home.call(watcher.start, ready)
+        self._loop.call(watcher.start, ready)
 
-    def lose(self, home: Home) -> None:
+    def lose(self, loop: Loop) -> None:
         """See `_Watch.lose`."""
         watchers, self._watchers = self._watchers, {}
-        if home.here():
+        if loop.here():
             for _, watcher in watchers.values():
                 _dispose(watcher)
         _let_go_of(watchers)
 
     def _drop(self, watcher: Any) -> None:
         # A watcher must be stopped in its loop's thread before it is dropped.
-        if self._home.here():
+        if self._loop.here():
             _dispose(watcher)
         else:
-            self._home.call(_dispose, watcher)
+            self._loop.call(_dispose, watcher)
 
     def _watcher_of(self, fd: int, connection: Connection) -> Any:
         owner, watcher = self._watchers.get(fd, (None, None))
@@ -528,15 +528,15 @@ class _PeekWatch:
                 connection._hang_up()
 
 
-_watches: "weakref.WeakKeyDictionary[Home, Any]" = weakref.WeakKeyDictionary()
+_watches: "weakref.WeakKeyDictionary[Loop, Any]" = weakref.WeakKeyDictionary()
 _watches_lock = new_lock()
 
 
-def _watch_of(home: Home) -> Any:
+def _watch_of(loop: Loop) -> Any:
     with _watches_lock:
-        watch = _watches.get(home)
+        watch = _watches.get(loop)
         if watch is None:
-            watch = _watches[home] = _PeekWatch(home) if _epoll is None else _Watch(home)
+            watch = _watches[loop] = _PeekWatch(loop) if _epoll is None else _Watch(loop)
         return watch
 
 
@@ -544,9 +544,9 @@ def _after_fork() -> None:
     # A thread of the parent may have held the lock.
     global _watches_lock
     _watches_lock = new_lock()
-    for home, watch in list(_watches.items()):
-        if home.is_lost:
-            watch.lose(home)
+    for loop, watch in list(_watches.items()):
+        if loop.is_lost:
+            watch.lose(loop)
 
 
 os.register_at_fork(after_in_child=_after_fork)

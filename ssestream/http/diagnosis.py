@@ -12,9 +12,9 @@ import flask
 from gevent import monkey
 
 from ..printable import escape
-from ..runtime.loop import Home, logger
+from ..runtime.loop import Loop, logger
 from .connection import Connection
-from .registry import books
+from .registry import registry
 
 #: The modules in which an app's code waits. If one is not patched, a wait in it stops every
 #: stream.
@@ -47,10 +47,10 @@ FIRST, OF = 100, 64
 _count = itertools.count()
 
 
-def look_at_server(connection: Connection, home: Home) -> None:
+def look_at_server(connection: Connection, loop: Loop) -> None:
     """Warn if the server is not fit for an event stream that is being opened."""
     global _is_patched
-    if home.cooperative:
+    if loop.cooperative:
         # What has no socket may be the client of a test, which no server answers.
         if _is_patched or not connection.reachable:
             return
@@ -81,9 +81,9 @@ def look_at_server(connection: Connection, home: Home) -> None:
                 adapter,
                 "is only one" if adapter == "asgiref" else "are few",
             )
-    if not home.cooperative and not connection.alone and _LAST_THREAD not in _said:
+    if not loop.cooperative and not connection.alone and _LAST_THREAD not in _said:
         threads = threads_of_server()
-        if threads is not None and books.number_open() >= threads:
+        if threads is not None and registry.number_open() >= threads:
             _warn(_LAST_THREAD, connection.name, threads)
 
 

@@ -1,9 +1,9 @@
 """`drain`: end all streams of a process before the process stops."""
 
 from ..runtime.clock import clock
-from ..runtime.loop import current_home, logger
-from ..runtime.wheel import schedule_of
-from .registry import books
+from ..runtime.loop import current_loop, logger
+from ..runtime.wheel import wheel_of
+from .registry import registry
 
 #: Seconds in which clients must take their waiting messages before they are cut. Init systems
 #: commonly give ten seconds, and gunicorn gives thirty.
@@ -36,8 +36,8 @@ def drain(timeout: float = TIMEOUT) -> None:
         raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
     if not 0 <= timeout < float("inf"):
         raise ValueError(f"timeout must be finite and not negative, and is {timeout}")
-    books.draining = True
-    streams = books.streams()
+    registry.draining = True
+    streams = registry.streams()
     logger.info("draining %d streams", len(streams))
     for stream in streams:
         stream.retire("shutdown")
@@ -45,9 +45,9 @@ def drain(timeout: float = TIMEOUT) -> None:
     last = clock.now() + timeout * PATIENCE
 
     def cut_the_rest(now: float) -> float | None:
-        for stream in books.streams():
+        for stream in registry.streams():
             if stream._in_hand() or now >= last:
                 stream.cut("shutdown")
-        return now + timeout / PATIENCE if books.has_open and now < last else None
+        return now + timeout / PATIENCE if registry.has_open and now < last else None
 
-    schedule_of(current_home()).add(clock.now() + timeout, cut_the_rest)
+    wheel_of(current_loop()).add(clock.now() + timeout, cut_the_rest)

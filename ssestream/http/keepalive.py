@@ -4,13 +4,13 @@ import functools
 from typing import Protocol
 
 from ..runtime.clock import clock
-from ..runtime.loop import Home
-from ..runtime.wheel import Appointment, schedule_of
+from ..runtime.loop import Loop
+from ..runtime.wheel import TimerHandle, wheel_of
 from ..settings import Settings, chance
 from ..wire import HEARTBEAT
 from .connection import Connection, Standing
-from .output import FrameBuffer
-from .registry import Cause, books
+from .output import OutputBuffer
+from .registry import Cause, registry
 
 #: A heartbeat comes at a random time between this part of its interval and the whole.
 #: Otherwise streams that fell silent together (after a broadcast or a restart) would send
@@ -59,15 +59,14 @@ class Kept(Protocol):
         """End the stream at once."""
 
 
-class Upkeep:
+class Keepalive:
     """Takes care of one stream from its opening to its end.
 
-    `look` runs in the loop of the stream's home. The schedule calls the object itself, as a
+    `look` runs in the loop of the stream's loop. The wheel calls the object itself, as a
     bound method would be one more object for each stream.
     """
 
     __slots__ = (
-        "_appointment",
         "_began",
         "_buffer",
         "_connection",
@@ -78,11 +77,12 @@ class Upkeep:
         "_seen",
         "_settings",
         "_stream",
+        "_timer",
         "_took_at",
     )
 
     def __init__(
-        self, stream: Kept, buffer: FrameBuffer, connection: Connection, settings: Settings
+        self, stream: Kept, buffer: OutputBuffer, connection: Connection, settings: Settings
     ) -> None:
         self._stream = stream
         self._buffer = buffer
@@ -103,10 +103,10 @@ class Upkeep:
         # How many bytes the client has read at least, if it reads SLOWEST bytes a second. It
         # is never more than the client's kernel has taken.
         self._read = 0
-        self._appointment: Appointment | None = None
+        self._timer: TimerHandle | None = None
         self._over = False
 
-    def begin(self, home: Home) -> None:
+    def begin(self, loop: Loop) -> None:
         """Take care of the stream until `finish`."""
         now = self._began = clock.now()
         settings = self._settings
@@ -118,14 +118,14 @@ class Upkeep:
         if every is not None:
             due = min(due, now + every)
         if due != _NEVER:
-            self._appointment = schedule_of(home).add(due, self)
-        if self._over:  # `finish` was called before there was an appointment to cancel
+            self._timer = wheel_of(loop).add(due, self)
+        if self._over:  # `finish` was called before there was an timer to cancel
             self.finish()
 
     def finish(self) -> None:
         self._over = True
-        if self._appointment is not None:
-            self._appointment.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def look(self, now: float) -> float | None:
         """Do all that is due at time *now*. Return when to look again, or None for never."""
@@ -157,7 +157,7 @@ class Upkeep:
         silent_since = max(self._began, self._buffer.written_at)
         if now - silent_since >= heartbeat * EARLIEST:
             if self._buffer.put_into_silence(HEARTBEAT):
-                books.count("heartbeats", 1)
+                registry.count("heartbeats", 1)
             silent_since = now
         return silent_since + heartbeat * chance.uniform(EARLIEST, 1.0)
 

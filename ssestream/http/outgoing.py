@@ -21,17 +21,17 @@ from typing import Protocol
 
 from ..errors import WriteAfterEnd
 from ..plain import plain_bytes, plain_text
-from ..runtime.emitter import Emitter, Lane, written_in_a_job
+from ..runtime.emitter import CallQueue, Emitter, written_in_a_job
 from ..runtime.forking import process
-from ..runtime.loop import current_home, logger
+from ..runtime.loop import current_loop, logger
 from ..settings import DEFAULTS, Settings, draw
 from ..wire import first_id_block, retry_block
 from .connection import Connection
 from .diagnosis import burst, look_at_server
 from .interning import LARGE, shared
-from .keepalive import Upkeep
-from .output import FrameBuffer
-from .registry import Cause, books
+from .keepalive import Keepalive
+from .output import OutputBuffer
+from .registry import Cause, registry
 
 #: Bytes that may wait before ``write()`` returns False. Node has the same default for streams
 #: of bytes up to version 20 (64 KiB since 22). It is also the usual size of a TLS record.
@@ -83,29 +83,29 @@ class OutgoingMessage(Emitter):
         "_ended",
         "_finished",
         "_inlets",
+        "_keepalive",
         "_reachable",
         "_retired",
         "_settings",
         "_state_lock",
-        "_upkeep",
     )
 
     def __init__(
         self,
-        lane: Lane | None = None,
+        call_queue: CallQueue | None = None,
         high_water_mark: int = HIGH_WATER_MARK,
-        buffer: type[FrameBuffer] = FrameBuffer,
+        buffer: type[OutputBuffer] = OutputBuffer,
     ) -> None:
-        super().__init__(lane or Lane(current_home()))
-        self._state_lock = self._lane.lock
-        self._buffer = buffer(high_water_mark, self._lane.lock)
+        super().__init__(call_queue or CallQueue(current_loop()))
+        self._state_lock = self._call_queue.lock
+        self._buffer = buffer(high_water_mark, self._call_queue.lock)
         self._connection: Connection | None = None
         self._reachable = True
         # The settings of an event stream. None for any other response: its body has an end of
         # its own.
         self._settings: Settings | None = None
         self._client: Hashable | None = None
-        self._upkeep: Upkeep | None = None
+        self._keepalive: Keepalive | None = None
         self._ended = False
         self._finished = False
         self._closed = False
@@ -174,7 +174,7 @@ class OutgoingMessage(Emitter):
         bytes that cannot be read. Node's ``response.write``.
         """
         data = _bytes(chunk)
-        if process.is_job and self._lane.is_lost:
+        if process.is_job and self._call_queue.is_lost:
             written_in_a_job()
             return False
         # As in Node: many handlers of "close" call end(), and a later write is no error.
@@ -253,22 +253,24 @@ class OutgoingMessage(Emitter):
             connection.release(cut=self._aborted)
             return
         self._reachable = connection.reachable
-        connection.watch(self._lane.home, self)
+        connection.watch(self._call_queue.loop, self)
         self._settings = settings
         if settings is not None:
             self._client = client
-            if not books.open(self, settings.max_streams, client, settings.max_streams_per_client):
-                self.retire("shutdown" if books.draining else "refused")
+            if not registry.open(
+                self, settings.max_streams, client, settings.max_streams_per_client
+            ):
+                self.retire("shutdown" if registry.draining else "refused")
             elif settings.retry is not None:
                 self._buffer.put_opening(retry_block(draw(settings.retry)))
             # Afterwards, since this stream counts among those that hold a thread.
-            look_at_server(connection, self._lane.home)
-        upkeep = self._upkeep = Upkeep(self, self._buffer, connection, settings or PLAIN)
-        upkeep.begin(self._lane.home)
-        if self._closed:  # it was closed before `_upkeep` was there to finish
-            books.close(self, self._cause, self._client)
+            look_at_server(connection, self._call_queue.loop)
+        upkeep = self._keepalive = Keepalive(self, self._buffer, connection, settings or PLAIN)
+        upkeep.begin(self._call_queue.loop)
+        if self._closed:  # it was closed before `_keepalive` was there to finish
+            registry.close(self, self._cause, self._client)
             upkeep.finish()
-            self._upkeep = None
+            self._keepalive = None
 
     def begin(self) -> None:
         """The server asks for the first chunk of the body: the request itself is over.
@@ -334,7 +336,7 @@ class OutgoingMessage(Emitter):
                 cut=not self._connection.delimited or self._retired == "shutdown"
             )
         self._close("client")
-        self._lane.run()
+        self._call_queue.run()
 
     def greet(self, opening: bytes) -> bool:
         """Write *opening*, the opening comment. It does not count as a message."""
@@ -345,7 +347,7 @@ class OutgoingMessage(Emitter):
     def _name(self) -> str:
         return "an unsent response" if self._connection is None else self._connection.name
 
-    def _client_left(self) -> None:
+    def _connection_lost(self) -> None:
         """The client has left: the kernel says so, or a send has failed."""
         self._close("client", cut=True)
 
@@ -364,23 +366,23 @@ class OutgoingMessage(Emitter):
             self._finished = finished
             self._aborted = not finished
         if finished:
-            self._announce("finish")
+            self._emit_soon("finish")
         if error is not None:
-            self._announce("error", error)
+            self._emit_soon("error", error)
         # Cut first. A server that learns of the end while it can still send would keep the
         # connection, and would serve the next request on it.
         if cut and self._connection is not None:
             self._connection.cut()
         self._buffer.close()
-        upkeep, self._upkeep = self._upkeep, None
+        upkeep, self._keepalive = self._keepalive, None
         if upkeep is not None:
             upkeep.finish()
-        books.close(self, cause, self._client)
+        registry.close(self, cause, self._client)
         with self._state_lock:
             inlets, self._inlets = self._inlets, ()
         for inlet in inlets:
             inlet.closed()
-        self._announce("close")
+        self._emit_soon("close")
 
 
 _REASONS: dict[Cause, str] = {

@@ -1,4 +1,4 @@
-"""FrameBuffer: the frames of one response on their way to the server, counted in bytes.
+"""OutputBuffer: the frames of one response on their way to the server, counted in bytes.
 
 Any thread may `put`. There is one reader: the server's greenlet or thread, or a
 `sender.Sender`. It takes the waiting frames as one chunk, so that frames which were
@@ -6,14 +6,14 @@ written together cost one system call.
 
 One native lock guards every field. It is never held while other code runs, so the
 lengths, the high-water mark and the sleeping reader always agree. A reader that finds
-nothing leaves a bell, and the next writer rings it once.
+nothing leaves a waker, and the next writer wakes it once.
 """
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..runtime.clock import clock
-from ..runtime.loop import Doorbell, Home, new_lock
+from ..runtime.loop import Loop, Waker, new_lock
 
 #: The largest chunk, in bytes. A chunk in the hand of the server cannot be taken back, and only
 #: its leaving shows that the client still reads. So a chunk must be small enough to leave in
@@ -30,26 +30,26 @@ STUCK = 1.0
 BETWEEN, IN_EVENT, IN_LINE = range(3)
 
 
-class Bell(Protocol):
+class Wakeable(Protocol):
     """A way to wake the reader when there is more to take."""
 
     @property
-    def home(self) -> Home | None:
-        """The home of the reader's greenlet; None for a reader that is a thread."""
+    def loop(self) -> Loop | None:
+        """The loop of the reader's greenlet; None for a reader that is a thread."""
 
     @property
-    def wake(self) -> Callable[[None], object]:
-        """The function that wakes the reader. `Home.in_turn` of `home` calls it."""
+    def wake_now(self) -> Callable[[None], object]:
+        """The function that wakes the reader. `Loop.call_each` of `loop` calls it."""
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the reader. Thread-safe."""
 
 
-class Direct(Bell, Protocol):
+class Direct(Wakeable, Protocol):
     """A reader that writes to a socket itself (see ``sender``)."""
 
     @property
-    def buffer(self) -> "FrameBuffer":
+    def buffer(self) -> "OutputBuffer":
         """The buffer that this reader reads."""
 
     @property
@@ -60,20 +60,20 @@ class Direct(Bell, Protocol):
         """The socket took only *sent* bytes of *framed*: send the rest later."""
 
 
-class Convoy(Protocol):
+class Cohort(Protocol):
     """The counters that streams share while they are sent to together (see ``fanout``)."""
 
-    #: When the convoy was last sent something.
+    #: When the cohort was last sent something.
     written_at: float
-    #: Messages and bytes that were sent to each member since the convoy was made.
+    #: Messages and bytes that were sent to each member since the cohort was made.
     messages: int
     bytes: int
 
     def leave(self, reader: Direct) -> None:
-        """Take *reader* out of the convoy. Thread-safe."""
+        """Take *reader* out of the cohort. Thread-safe."""
 
 
-class FrameBuffer:
+class OutputBuffer:
     """A queue of frames, counted in bytes.
 
     *lock* may be shared with the stream and the response. Nobody holds it while
@@ -85,7 +85,6 @@ class FrameBuffer:
     """
 
     __slots__ = (
-        "_bell",
         "_closed",
         "_ended",
         "_frames",
@@ -95,17 +94,18 @@ class FrameBuffer:
         "_taken",
         "_taken_messages",
         "_waiting",
+        "_waker",
         "_within",
         "_written_at",
-        "asleep",
-        "bytes_left",
-        "convoy",
+        "bytes_sent",
+        "cohort",
         "direct",
         "guard",
         "high_water_mark",
-        "messages_left",
+        "messages_sent",
         "need_drain",
         "taken_at",
+        "waiting_reader",
     )
 
     def __init__(self, high_water_mark: int, lock: Any = None) -> None:
@@ -119,34 +119,34 @@ class FrameBuffer:
         # other fields together.
         self._frames: list[bytes | memoryview] | tuple[()] = ()
         self._waiting = 0
-        # A frame that a broadcast has given to the sleeping reader. Its bell is about to ring.
+        # A frame that a broadcast has given to the sleeping reader. Its waker is about to be woken.
         self._given: bytes | None = None
         self._taken = 0
         # Messages among the waiting frames. A frame can hold none, one or several.
         self._messages = 0
         self._taken_messages = 0
-        #: Messages and bytes that have left, without those that the current convoy counts.
-        self.messages_left = self.bytes_left = 0
+        #: Messages and bytes that have left, without those that the current cohort counts.
+        self.messages_sent = self.bytes_sent = 0
         self._within = BETWEEN
         self._ended = False
         self._closed = False
-        # The bell of the reader that sleeps in `take`, kept for the next sleep.
-        self._bell: Doorbell | None = None
-        #: The bell of a reader that found nothing; None if something waits, and after the end.
-        self.asleep: Bell | None = None
+        # The waker of the reader that sleeps in `take`, kept for the next sleep.
+        self._waker: Waker | None = None
+        #: The waker of a reader that found nothing; None if something waits, and after the end.
+        self.waiting_reader: Wakeable | None = None
         #: A reader that a broadcast may send to directly while the reader sleeps.
         self.direct: Direct | None = None
-        #: A bell that is rung when the buffer is closed, even if the reader is not asleep.
-        self.guard: Bell | None = None
+        #: A waker that is woken when the buffer is closed, even if the reader is not asleep.
+        self.guard: Wakeable | None = None
 
-        #: The convoy in which the reader is sent to together with others.
-        self.convoy: Convoy | None = None
+        #: The cohort in which the reader is sent to together with others.
+        self.cohort: Cohort | None = None
 
     @property
     def written_at(self) -> float:
         """When a frame was last put here or sent directly."""
-        convoy = self.convoy
-        return self._written_at if convoy is None else max(self._written_at, convoy.written_at)
+        cohort = self.cohort
+        return self._written_at if cohort is None else max(self._written_at, cohort.written_at)
 
     @written_at.setter
     def written_at(self, when: float) -> None:
@@ -154,10 +154,10 @@ class FrameBuffer:
 
     def sent(self) -> tuple[int, int]:
         """Messages and bytes that the kernel has taken."""
-        convoy = self.convoy
-        if convoy is None:
-            return self.messages_left, self.bytes_left
-        return self.messages_left + convoy.messages, self.bytes_left + convoy.bytes
+        cohort = self.cohort
+        if cohort is None:
+            return self.messages_sent, self.bytes_sent
+        return self.messages_sent + cohort.messages, self.bytes_sent + cohort.bytes
 
     def is_stuck(self, since: float) -> bool:
         """Whether the client does not take the chunk that the reader has in hand.
@@ -182,9 +182,9 @@ class FrameBuffer:
             flowing = self._waiting + self._taken < self.high_water_mark
             if not flowing:
                 self.need_drain = True
-            bell, self.asleep = self.asleep, None
-        if bell is not None:
-            bell.ring()
+            waker, self.waiting_reader = self.waiting_reader, None
+        if waker is not None:
+            waker.wake()
         return flowing
 
     def put_opening(self, frame: bytes) -> None:
@@ -198,16 +198,16 @@ class FrameBuffer:
                 return
             if self._within == BETWEEN:
                 self._append(frame, 0)
-            elif self._frames and not (self._taken or self.bytes_left):
+            elif self._frames and not (self._taken or self.bytes_sent):
                 self._frames.insert(0, frame)
                 self._waiting += len(frame)
             if self._waiting + self._taken >= self.high_water_mark:
                 self.need_drain = True
-            bell, self.asleep = self.asleep, None
-        if bell is not None:
-            bell.ring()
+            waker, self.waiting_reader = self.waiting_reader, None
+        if waker is not None:
+            waker.wake()
 
-    def put_straight(self, frame: bytes, messages: int) -> bool:
+    def put_if_clear(self, frame: bytes, messages: int) -> bool:
         """Queue *frame*, which holds *messages* messages, if nothing has to wait.
 
         Returns False, with nothing queued, if the buffer is above its high-water mark, if it
@@ -219,22 +219,22 @@ class FrameBuffer:
             self._append(frame, messages)
             if self._waiting + self._taken >= self.high_water_mark:
                 self.need_drain = True
-            bell, self.asleep = self.asleep, None
-        if bell is not None:
-            bell.ring()
+            waker, self.waiting_reader = self.waiting_reader, None
+        if waker is not None:
+            waker.wake()
         return True
 
-    def put_for_sleeper(self, frame: bytes, messages: int, now: float) -> "Bell | None":
-        """Hand *frame* directly to a reader that sleeps. Returns the reader's bell, not rung yet.
+    def hand_to_reader(self, frame: bytes, messages: int, now: float) -> "Wakeable | None":
+        """Hand *frame* directly to a reader that sleeps. Returns the reader's waker, not woken yet.
 
-        A broadcast uses this, and then rings the bells of all its readers at once. The frame
+        A broadcast uses this, and then wakes the wakers of all its readers at once. The frame
         counts as taken, and must end with a blank line. Returns None, with nothing handed
         over, if the reader does not sleep.
         """
         with self._lock:
-            bell = self.asleep
-            if bell is not None:
-                self.asleep = None
+            waker = self.waiting_reader
+            if waker is not None:
+                self.waiting_reader = None
                 self._given = frame
                 self._taken = length = len(frame)
                 self._taken_messages = messages
@@ -242,7 +242,7 @@ class FrameBuffer:
                 self._written_at = self.taken_at = now
                 if length >= self.high_water_mark:
                     self.need_drain = True
-            return bell
+            return waker
 
     def put_into_silence(self, frame: bytes) -> bool:
         """Queue *frame*, a comment, if the stream is silent. Returns whether it was queued.
@@ -257,9 +257,9 @@ class FrameBuffer:
             self._append(frame, 0)
             # A comment neither begins nor ends an event.
             self._within = within
-            bell, self.asleep = self.asleep, None
-        if bell is not None:
-            bell.ring()
+            waker, self.waiting_reader = self.waiting_reader, None
+        if waker is not None:
+            waker.wake()
         return True
 
     def put_last(self, frame: bytes) -> None:
@@ -301,11 +301,11 @@ class FrameBuffer:
             self._within = BETWEEN
         return dropped
 
-    def give_back(self) -> bool:
+    def mark_sent(self) -> bool:
         """The kernel has the last chunk. Returns whether ``drain`` is due now."""
         # Without the lock: while the reader has a chunk, others change these only to drop it.
-        self.messages_left += self._taken_messages
-        self.bytes_left += self._taken
+        self.messages_sent += self._taken_messages
+        self.bytes_sent += self._taken
         self._taken = self._taken_messages = 0
         self.taken_at = 0.0
         if not self.need_drain:
@@ -321,18 +321,21 @@ class FrameBuffer:
 
         Returns None at the end, and when closed.
         """
-        bell = self._bell
-        if bell is None or not bell.is_mine():
-            bell = self._bell = Doorbell()
-        while (chunk := self.take_now(bell)) == b"":
-            bell.sleep()
+        waker = self._waker
+        if waker is None or not waker.is_mine():
+            waker = self._waker = Waker()
+        while (chunk := self.take_nowait(waker)) == b"":
+            waker.wait()
             given, self._given = self._given, None
             if given is not None and not self._closed:
                 return given
         return chunk
 
-    def take_now(self, bell: Bell) -> bytes | None:
-        """As `take`, but never sleeps: returns ``b""`` if nothing waits, and rings *bell* later."""
+    def take_nowait(self, waker: Wakeable) -> bytes | None:
+        """As `take`, but never sleeps.
+
+        Returns ``b""`` if nothing waits, and wakes *waker* when something does.
+        """
         with self._lock:
             given, self._given = self._given, None
             if given is not None and not self._closed:
@@ -352,7 +355,7 @@ class FrameBuffer:
                 return chunk
             if self._ended or self._closed:
                 return None
-            self.asleep = bell
+            self.waiting_reader = waker
             return b""
 
     def take_unput(self, length: int, messages: int) -> None:
@@ -361,7 +364,7 @@ class FrameBuffer:
         *length* is its size in bytes, and *messages* the number of its messages.
         """
         with self._lock:
-            self.asleep = None
+            self.waiting_reader = None
             self._taken, self._taken_messages = length, messages
             self.taken_at = self._written_at = clock.now()
             if self._waiting + length >= self.high_water_mark:
@@ -405,9 +408,12 @@ class FrameBuffer:
                 self._frames = ()
                 self._waiting = self._taken = self._messages = self._taken_messages = 0
                 self.taken_at = 0.0
-            bell, self.asleep = self.asleep or (self.guard if closed else None), None
-        if bell is not None:
-            bell.ring()
+            waker, self.waiting_reader = (
+                self.waiting_reader or (self.guard if closed else None),
+                None,
+            )
+        if waker is not None:
+            waker.wake()
 
 
 def _place(frame: bytes, before: int) -> int:

@@ -56,7 +56,7 @@ class Counted(Protocol):
         """End the stream at once."""
 
 
-class _Books:
+class _Registry:
     """All open streams and all counts, under one lock, as any thread may change them."""
 
     def __init__(self) -> None:
@@ -146,13 +146,13 @@ class _Books:
         )
 
 
-books = _Books()
+registry = _Registry()
 
 
 # A child process has no clients yet: all streams are its parent's.
-os.register_at_fork(after_in_child=books.begin)
+os.register_at_fork(after_in_child=registry.begin)
 
 
 def statistics() -> Statistics:
     """Return a snapshot of this process's streams. It does not change afterwards."""
-    return books.snapshot()
+    return registry.snapshot()

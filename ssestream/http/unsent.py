@@ -16,9 +16,9 @@ from flask.globals import request_ctx
 from ..belonging import belongs
 from ..pipe import Pipe
 from ..runtime.clock import clock
-from ..runtime.emitter import known_lane
+from ..runtime.emitter import known_call_queue
 from .diagnosis import view_writes_on
-from .output import FrameBuffer
+from .output import OutputBuffer
 
 #: Seconds for which a view may write before it returns.
 LONG = 1.0
@@ -31,7 +31,7 @@ _SINCE_KEY = "ssestream.written_since"
 _request_context: Any = request_ctx
 
 
-class UnsentBuffer(FrameBuffer):
+class UnsentBuffer(OutputBuffer):
     """The buffer of a response that its view has not returned; see `sent`.
 
     It is a class of its own, so that the buffer of an open stream has nothing to ask.
@@ -43,26 +43,26 @@ class UnsentBuffer(FrameBuffer):
         self.look()
         return super().put(frame)
 
-    def put_straight(self, frame: bytes, messages: int) -> bool:
+    def put_if_clear(self, frame: bytes, messages: int) -> bool:
         # A frame without a message is the library's own.
         if messages:
             self.look()
-        return super().put_straight(frame, messages)
+        return super().put_if_clear(frame, messages)
 
     def look(self) -> None:
         """Look whether the view of this response is writing, and has been for long."""
         if flask.has_request_context():
             environ = _request_context.request.environ
-            lane = known_lane(environ)
+            call_queue = known_call_queue(environ)
             # A request and its response share a lock.
-            if lane is not None and lane.lock is self._lock:
+            if call_queue is not None and call_queue.lock is self._lock:
                 _written(environ)
 
 
-def sent(buffer: FrameBuffer) -> None:
+def sent(buffer: OutputBuffer) -> None:
     """Let *buffer* be an ordinary one: the server has its response."""
     if type(buffer) is UnsentBuffer:
-        buffer.__class__ = FrameBuffer  # type: ignore[assignment]
+        buffer.__class__ = OutputBuffer  # type: ignore[assignment]
 
 
 def look_at_queue(stream: object, pipes: tuple[Pipe, ...]) -> None:

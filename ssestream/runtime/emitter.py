@@ -24,7 +24,7 @@ from gevent import GreenletExit
 from ..errors import StreamDestroyed
 from .callables import check_callable, fitting, is_coroutine
 from .forking import process
-from .loop import Home, current_home, logger, new_lock
+from .loop import Loop, current_loop, logger, new_lock
 from .origin import Origin, enter, log_failure, origin_of
 from .uncopyable import Uncopyable
 
@@ -32,28 +32,28 @@ from .uncopyable import Uncopyable
 class Follower(Protocol):
     """An object of this package that hears a stream's events, before the app's handlers.
 
-    It is called in the lane's turn, mostly in the hub's loop. So it must not block.
+    It is called in the call queue's turn, mostly in the hub's loop. So it must not block.
     """
 
     def heard(self, event: str) -> None: ...
 
 
-class Lane:
+class CallQueue:
     """A queue of calls that run one after another, in the order of the queue.
 
-    A stream and its response share one lane, so that their events have one order. The first
+    A stream and its response share one call queue, so that their events have one order. The first
     of these runs the queue: a greenlet or a thread that is started for it, or the greenlet
     or thread that ends the request. Most events have no handler. The hub's loop itself skips
     them, so that no greenlet is made for them.
     """
 
-    __slots__ = ("_busy", "_home", "_pending", "lock", "origin")
+    __slots__ = ("_busy", "_loop", "_pending", "lock", "origin")
 
-    def __init__(self, home: Home | None = None, origin: Origin | None = None) -> None:
-        self._home = home
-        #: The request of the lane, for the log; None outside of requests.
+    def __init__(self, loop: Loop | None = None, origin: Origin | None = None) -> None:
+        self._loop = loop
+        #: The request of the call queue, for the log; None outside of requests.
         self.origin = origin
-        #: Guards the queue, and the state of every stream and response of this lane. They
+        #: Guards the queue, and the state of every stream and response of this call queue. They
         #: share it, as each lock takes a hundred bytes. It is held for a few instructions only.
         self.lock = new_lock()
         # The queue. An entry has an emitter if it is an event. A deque is large even when
@@ -62,36 +62,39 @@ class Lane:
         self._busy = False
 
     @property
-    def home(self) -> Home:
-        """The home in which the calls run.
+    def loop(self) -> Loop:
+        """The loop in which the calls run.
 
         It is chosen when first needed: a module may make a stream before the process forks.
         """
-        if self._home is None:
-            self._home = current_home()
-        return self._home
+        if self._loop is None:
+            self._loop = current_loop()
+        return self._loop
 
     @property
     def has_home(self) -> bool:
-        return self._home is not None
+        return self._loop is not None
 
     @property
     def is_lost(self) -> bool:
-        """Whether this process is a job, and the lane is a copy of its parent's."""
-        return self._home is not None and self._home.is_lost
+        """Whether this process is a job, and the call queue is a copy of its parent's."""
+        return self._loop is not None and self._loop.is_lost
 
-    def soon(self, function: Callable[..., object], *args: object) -> None:
-        """Call *function* soon, after all earlier calls of the lane. Thread-safe."""
+    def call_soon(self, function: Callable[..., object], *args: object) -> None:
+        """Call *function* soon, after all earlier calls of the call queue. Thread-safe."""
         self._add((None, function, args))
 
-    def announce(self, emitter: "Emitter", event: str, args: tuple[Any, ...]) -> None:
-        """Let *emitter* emit *event* soon, after all earlier calls of the lane. Thread-safe."""
+    def emit_soon(self, emitter: "Emitter", event: str, args: tuple[Any, ...]) -> None:
+        """Let *emitter* emit *event* soon, after all earlier calls of the call queue.
+
+        Thread-safe.
+        """
         self._add((emitter, emitter._emit_here, (event, *args)))
 
     def _add(self, call: "_Call") -> None:
-        # Get the home before queuing: it may raise, for lack of descriptors for example.
-        home = self.home
-        if home.is_lost:
+        # Get the loop before queuing: it may raise, for lack of descriptors for example.
+        loop = self.loop
+        if loop.is_lost:
             return
         with self.lock:
             if self._pending:
@@ -100,10 +103,10 @@ class Lane:
             self._pending = [call]
             if self._busy:
                 return
-        if home.cooperative:
-            home.call(self.run, True)
+        if loop.cooperative:
+            loop.call(self.run, True)
         else:
-            home.spawn(self.run)
+            loop.spawn(self.run)
 
     def run(self, in_loop: bool = False) -> None:
         """Run the queued calls, unless another thread or greenlet already runs them.
@@ -134,29 +137,29 @@ class Lane:
                 if not owed:
                     self._pending = ()
             if owed and in_loop:
-                self.home.enter(self.run)
+                self.loop.run_now(self.run)
             elif owed:  # the greenlet was killed in the middle of a handler
-                self.home.spawn(self.run)
+                self.loop.spawn(self.run)
 
 
-_LANE_KEY = "ssestream.lane"
+_CALL_QUEUE_KEY = "ssestream.call_queue"
 
 
-def lane_of(environ: dict[str, Any]) -> Lane:
-    """Return the lane of a request. All its streams and its response share this lane."""
-    lane: Lane | None = environ.get(_LANE_KEY)
-    if lane is None:
-        lane = environ[_LANE_KEY] = Lane(current_home(), origin_of(environ))
+def call_queue_of(environ: dict[str, Any]) -> CallQueue:
+    """Return the call queue of a request, which its streams and its response share."""
+    call_queue: CallQueue | None = environ.get(_CALL_QUEUE_KEY)
+    if call_queue is None:
+        call_queue = environ[_CALL_QUEUE_KEY] = CallQueue(current_loop(), origin_of(environ))
         process.begin()
         if environ.get("wsgi.multiprocess"):
             process.is_one_of_several = True
-    return lane
+    return call_queue
 
 
-def known_lane(environ: dict[str, Any]) -> Lane | None:
-    """The lane that `lane_of` has made for the request, or None."""
-    lane: Lane | None = environ.get(_LANE_KEY)
-    return lane
+def known_call_queue(environ: dict[str, Any]) -> CallQueue | None:
+    """The call queue that `call_queue_of` has made for the request, or None."""
+    call_queue: CallQueue | None = environ.get(_CALL_QUEUE_KEY)
+    return call_queue
 
 
 def run_logged(
@@ -203,14 +206,14 @@ def written_in_a_job(callback: Callable[[Exception], object] | None = None) -> N
         )
     if callback is not None:
         error = StreamDestroyed("the stream belongs to the parent of this process")
-        current_home().spawn(run_logged, callback, error)
+        current_loop().spawn(run_logged, callback, error)
 
 
 _said_of_job = 0
 
 
 class Emitter(Uncopyable, pyee.EventEmitter):
-    """An event emitter with a lane: ``on``, ``once``, ``remove_listener``, ``emit``."""
+    """An event emitter with a call queue: ``on``, ``once``, ``remove_listener``, ``emit``."""
 
     _only_one = "its events come once, to the handlers that it has"
 
@@ -218,20 +221,20 @@ class Emitter(Uncopyable, pyee.EventEmitter):
     # emitters, too. All emitters share one: it is held only to look into a table of handlers.
     _lock = new_lock()
 
-    def __init__(self, lane: Lane | None = None) -> None:
+    def __init__(self, call_queue: CallQueue | None = None) -> None:
         # pyee's __init__ would make only this table, and a lock. Most emitters have no
         # handlers, and share one empty table.
         self._events: dict[str, Any] = _NO_HANDLERS
-        self._lane = lane or Lane()
+        self._call_queue = call_queue or CallQueue()
         self._followers: tuple[Follower, ...] = ()
 
     def _is_lost(self) -> bool:
         """Whether this process is a job, and the emitter is a copy of its parent's."""
-        return process.is_job and self._lane.is_lost
+        return process.is_job and self._call_queue.is_lost
 
-    def _announce(self, event: str, *args: object) -> None:
+    def _emit_soon(self, event: str, *args: object) -> None:
         """Emit *event* soon, after all events that were announced before it."""
-        self._lane.announce(self, event, args)
+        self._call_queue.emit_soon(self, event, args)
 
     def _add_event_handler(self, event: str, k: Any, v: Any) -> None:
         check_callable(f"the handler of {event!r}", k)
@@ -291,12 +294,12 @@ class Emitter(Uncopyable, pyee.EventEmitter):
         self, f: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         called = functools.partial(f, **kwargs) if kwargs else f
-        run_logged(called, *args, origin=self._lane.origin)
+        run_logged(called, *args, origin=self._call_queue.origin)
 
     def _emit_handle_potential_error(self, event: str, error: Any) -> None:
         if event == "error":
             log_failure(
-                self._lane.origin,
+                self._call_queue.origin,
                 "an error on %s, and no handler for it: %r",
                 type(self).__name__,
                 error,
@@ -304,7 +307,7 @@ class Emitter(Uncopyable, pyee.EventEmitter):
             )
 
 
-#: A call in a lane's queue: the emitter of the event or None, the function, its arguments.
+#: A call in a call queue's queue: the emitter of the event or None, the function, its arguments.
 _Call = tuple[Emitter | None, Callable[..., object], tuple[Any, ...]]
 
 

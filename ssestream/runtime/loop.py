@@ -1,11 +1,11 @@
 """The gevent hub of a stream, and how to reach the hub from any thread.
 
 Watchers and timers belong to one gevent hub, and gevent's objects are safe only in the
-thread of their hub. A `Home` is one hub with two ways to reach it from any thread:
-`Home.call` runs a few instructions in the hub's loop, and `Home.spawn` runs an app's code,
+thread of their hub. A `Loop` is one hub with two ways to reach it from any thread:
+`Loop.call` runs a few instructions in the hub's loop, and `Loop.spawn` runs an app's code,
 which may block.
 
-The home of a stream depends on where the stream is made:
+The loop of a stream depends on where the stream is made:
 
 * In a greenlet: the hub that runs the greenlet. So it is for every request under gunicorn's
   ``gevent`` worker and under ``gevent.pywsgi``.
@@ -80,8 +80,8 @@ class Pool:
         # the queued calls without a thread.
         self._idle = 0
         self._unfinished = 0
-        #: If a thread cannot be started, the loop of this home tries again.
-        self.home: weakref.ref[Home] | None = None
+        #: If a thread cannot be started, the loop of this loop tries again.
+        self.loop: weakref.ref[Loop] | None = None
         atexit.register(self.finish)
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
@@ -105,9 +105,9 @@ class Pool:
 
     def _try_again_later(self) -> None:
         # Until then the call waits for an existing thread, and all of these may be stuck.
-        home = None if self.home is None else self.home()
-        if home is not None:
-            home.call_later(AGAIN, self._try_again)
+        loop = None if self.loop is None else self.loop()
+        if loop is not None:
+            loop.call_later(AGAIN, self._try_again)
 
     def _try_again(self) -> None:
         while True:
@@ -176,7 +176,7 @@ class Task(gevent.Greenlet):  # type: ignore[misc]
 _task: type[Task] = Task
 
 
-class Home:
+class Loop:
     """One hub, reachable from any thread. It must be made in the hub's thread.
 
     *pool* runs the app's code; without a pool, greenlets of this hub do.
@@ -184,28 +184,28 @@ class Home:
 
     def __init__(self, hub: Any, pool: Pool | None = None) -> None:
         self.hub = hub
-        self.loop = hub.loop
+        self.libev = hub.loop
         self.generation = _generation
-        #: Whether this is a job's copy of its parent's home. Then all calls are dropped.
+        #: Whether this is a job's copy of its parent's loop. Then all calls are dropped.
         self.is_lost = False
         self._ident = hub.thread_ident
         self._pool = pool
         if pool is not None:
-            pool.home = weakref.ref(self)
+            pool.loop = weakref.ref(self)
         # The loop's run_callback_threadsafe() is not used. It changes the loop's count of
         # active watchers from the calling thread, without a lock. In time the count is
         # wrong, and the loop ends while greenlets sleep in it.
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._turns: deque[Callable[[None], object]] = deque()
         self._turning = False
-        self._knock = self.loop.async_(ref=False)
+        self._knock = self.libev.async_(ref=False)
         # A started watcher stays alive, and so does its callback. So the callback gets only
         # a weak reference.
         self._knock.start(_answer, weakref.ref(self))
         _homes.add(self)
 
     def lose(self) -> None:
-        """Called in a job: this home is a copy of its parent's. Drop all calls."""
+        """Called in a job: this loop is a copy of its parent's. Drop all calls."""
         self.is_lost = True
         self._calls.clear()
         self._turns.clear()
@@ -225,7 +225,7 @@ class Home:
             return
         try:
             if self.here():
-                self.loop.run_callback(callback, *args)
+                self.libev.run_callback(callback, *args)
             else:
                 self._call_later(callback, *args)
         except ValueError:
@@ -241,7 +241,7 @@ class Home:
         self.call(self._set_timer, seconds, callback)
 
     def _set_timer(self, seconds: float, callback: Callable[[], object]) -> None:
-        timer = self.loop.timer(seconds)
+        timer = self.libev.timer(seconds)
 
         def due() -> None:
             timer.stop()
@@ -250,7 +250,7 @@ class Home:
 
         timer.start(due)
 
-    def insist(self, start: Callable[[], object], what: object) -> None:
+    def retry_start(self, start: Callable[[], object], what: object) -> None:
         """Call *start*, which starts a thread for *what*, until the thread starts.
 
         The first call comes from the calling thread, and later calls from the hub's loop.
@@ -290,7 +290,7 @@ class Home:
             if left and self._calls:  # interrupted by a signal
                 self._knock.send()
 
-    def in_turn(self, calls: Iterable[Callable[[None], object]]) -> None:
+    def call_each(self, calls: Iterable[Callable[[None], object]]) -> None:
         """Call each of *calls* with None, soon, in the hub's loop.
 
         Call it in the hub's thread only. One callback of the loop runs up to `TURN` of the
@@ -301,7 +301,7 @@ class Home:
         self._turns.extend(calls)
         if self._turns and not self._turning:
             self._turning = True
-            self.loop.run_callback(self._take_turns)
+            self.libev.run_callback(self._take_turns)
 
     def _take_turns(self) -> None:
         turns = self._turns
@@ -315,7 +315,7 @@ class Home:
             if self._turning:
                 self._call_behind(self._take_turns)
 
-    def give_way(self) -> None:
+    def checkpoint(self) -> None:
         """Wait until the loop has handled its other events. Call it in a greenlet of the hub.
 
         gevent's ``sleep(0)`` is not enough. It lets other callbacks run, but may return fifty
@@ -341,7 +341,7 @@ class Home:
         else:
             self.call(_task.spawn, function, *args)
 
-    def enter(self, function: Callable[..., object], *args: Any) -> None:
+    def run_now(self, function: Callable[..., object], *args: Any) -> None:
         """Run *function* at once in a new greenlet, where it may block.
 
         Call it in the hub's loop, and only if the hub is `cooperative`.
@@ -350,63 +350,63 @@ class Home:
             _task(function, *args).switch()
 
 
-def _answer(home: "weakref.ref[Home]") -> None:
-    called = home()
+def _answer(loop: "weakref.ref[Loop]") -> None:
+    called = loop()
     if called is not None:
         called.answer()
 
 
-class Doorbell:
-    """The thread or greenlet that made it sleeps in it until another one rings.
+class Waker:
+    """The thread or greenlet that made it sleeps in it until another one wakes.
 
     For a greenlet it works like gevent's `Waiter`. A gevent queue would take two kilobytes,
-    and a callback in the loop for each ring. A `Waiter` would take two hundred bytes of each
+    and a callback in the loop for each wake. A `Waiter` would take two hundred bytes of each
     sleeper's stack.
     """
 
-    __slots__ = ("_rung", "_sleeper", "home")
+    __slots__ = ("_is_awake", "_sleeper", "loop")
 
     def __init__(self) -> None:
         hub = _hub_of_greenlet()
-        #: The home of the sleeping greenlet; None if the sleeper is a thread.
-        self.home: Home | None = None if hub is None else home_of(hub)
+        #: The loop of the sleeping greenlet; None if the sleeper is a thread.
+        self.loop: Loop | None = None if hub is None else loop_of(hub)
         # The queue of a sleeping thread; or the greenlet, while it sleeps.
         self._sleeper: Any = _ThreadQueue() if hub is None else None
-        self._rung = False
+        self._is_awake = False
 
-    def wake(self, _: None = None) -> None:
-        """Wake the greenlet. Only for `Home.in_turn` of the bell's own home."""
+    def wake_now(self, _: None = None) -> None:
+        """Wake the greenlet. Only for `Loop.call_each` of the waker's own loop."""
         if self._sleeper is None:
-            self._rung = True
+            self._is_awake = True
         else:
             self._sleeper.switch()
 
     def is_mine(self) -> bool:
         """Whether the calling thread may sleep in it."""
-        return self.home is None or self.home.here()
+        return self.loop is None or self.loop.here()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the sleeper now, or when it next sleeps. Ring once for each sleep. Thread-safe."""
-        home = self.home
-        if home is None:
+        loop = self.loop
+        if loop is None:
             self._sleeper.put(None)
-        elif home.here():
-            home.in_turn((self.wake,))
+        elif loop.here():
+            loop.call_each((self.wake_now,))
         else:
-            home.call(home.in_turn, (self.wake,))
+            loop.call(loop.call_each, (self.wake_now,))
 
-    def sleep(self) -> None:
-        """Sleep until the next ring. Each ring ends one sleep."""
-        home = self.home
-        if home is not None:
-            if self._rung:
-                self._rung = False
+    def wait(self) -> None:
+        """Sleep until the next wake. Each wake ends one sleep."""
+        loop = self.loop
+        if loop is not None:
+            if self._is_awake:
+                self._is_awake = False
                 return
             self._sleeper = greenlet.getcurrent()
             try:
-                home.hub.switch()
+                loop.hub.switch()
             finally:
-                # Also when the greenlet was killed: later rings must not switch to it.
+                # Also when the greenlet was killed: later wakes must not switch to it.
                 self._sleeper = None
             return
         # gunicorn's signals do not interrupt a waiting system call (``siginterrupt``). A
@@ -420,8 +420,8 @@ class Doorbell:
                 pass
 
 
-def current_home() -> Home:
-    """Return the home for a stream or timer that the caller is about to make."""
+def current_loop() -> Loop:
+    """Return the loop for a stream or timer that the caller is about to make."""
     hub = _hub_of_greenlet()
     if hub is None:
         refuse_eventlet()
@@ -429,16 +429,16 @@ def current_home() -> Home:
     # running hub, and must not get one.
     if hub is None and monkey.is_module_patched("threading") and _in_main_thread():
         hub = gevent.get_hub()
-    return _service() if hub is None else home_of(hub)
+    return _service() if hub is None else loop_of(hub)
 
 
-def give_way() -> None:
+def checkpoint() -> None:
     """Let all other work have its turn: other threads, greenlets and the loop's events."""
     hub = _hub_of_greenlet()
     if hub is None:
         time.sleep(0)
     else:
-        home_of(hub).give_way()
+        loop_of(hub).checkpoint()
 
 
 def _leave_loop(record: logging.LogRecord) -> bool:
@@ -448,22 +448,22 @@ def _leave_loop(record: logging.LogRecord) -> bool:
     is impossible.
     """
     current = greenlet.getcurrent()
-    home = home_of(current) if isinstance(current, Hub) else None
-    if home is None or not home.cooperative:
+    loop = loop_of(current) if isinstance(current, Hub) else None
+    if loop is None or not loop.cooperative:
         return True
-    home.spawn(logger.handle, record)
+    loop.spawn(logger.handle, record)
     return False
 
 
 logger.addFilter(_leave_loop)
 
-_service_home: Home | None = None
+_service_loop: Loop | None = None
 _service_lock = new_lock()
 
 # The number of forks that led to this process.
 _generation = 0
 
-_homes: "weakref.WeakSet[Home]" = weakref.WeakSet()
+_homes: "weakref.WeakSet[Loop]" = weakref.WeakSet()
 
 
 def _hub_of_greenlet() -> Any:
@@ -482,27 +482,27 @@ def _in_main_thread() -> bool:
     return threading.main_thread().ident == threading.get_ident()
 
 
-def home_of(hub: Any) -> Home:
-    """Return the home of *hub*, the calling thread's hub. Make it if there is none."""
-    # The home is an attribute of the hub, so that it ends with the hub. A child gets a new
-    # home: the parent's watchers must not answer for the child's sockets.
-    home: Home | None = getattr(hub, "ssestream_home", None)
-    if home is None or home.generation != _generation:
-        home = hub.ssestream_home = Home(hub)
-    return home
+def loop_of(hub: Any) -> Loop:
+    """Return the loop of *hub*, the calling thread's hub. Make it if there is none."""
+    # The loop is an attribute of the hub, so that it ends with the hub. A child gets a new
+    # loop: the parent's watchers must not answer for the child's sockets.
+    loop: Loop | None = getattr(hub, "ssestream_home", None)
+    if loop is None or loop.generation != _generation:
+        loop = hub.ssestream_home = Loop(hub)
+    return loop
 
 
-def _service() -> Home:
-    global _service_home
+def _service() -> Loop:
+    global _service_loop
     with _service_lock:
-        if _service_home is None:
+        if _service_loop is None:
             started = _ThreadQueue()
             start_thread(_serve, (started,))
             found = started.get()
             if isinstance(found, BaseException):
                 raise found
-            _service_home = found
-        return _service_home
+            _service_loop = found
+        return _service_loop
 
 
 def _serve(started: Any) -> None:
@@ -513,12 +513,12 @@ def _serve(started: Any) -> None:
         hub.loop.async_().start(_nothing)
         # In a patched process blocking calls switch greenlets, so no threads are needed.
         pool = None if monkey.is_module_patched("threading") else Pool()
-        home = hub.ssestream_home = Home(hub, pool)
+        loop = hub.ssestream_home = Loop(hub, pool)
     except BaseException as error:
         # The starting thread waits for an answer, and others wait for its lock.
         started.put(error)
         return
-    started.put(home)
+    started.put(loop)
     hub.join()
 
 
@@ -528,16 +528,16 @@ def _nothing() -> None:
 
 def _forget() -> None:
     # Threads do not survive a fork.
-    global _service_home, _service_lock, _generation, _task
+    global _service_loop, _service_lock, _generation, _task
     _generation += 1
-    if _service_home is not None and _service_home._pool is not None:
-        _service_home._pool.forget()
-    _service_home = None
+    if _service_loop is not None and _service_loop._pool is not None:
+        _service_loop._pool.forget()
+    _service_loop = None
     _service_lock = new_lock()
     if process.life != _task.life:
         _task = type("Task", (Task,), {"__slots__": (), "life": process.life})
-        for home in list(_homes):
-            home.lose()
+        for loop in list(_homes):
+            loop.lose()
 
 
 os.register_at_fork(after_in_child=_forget)

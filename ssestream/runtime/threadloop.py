@@ -22,7 +22,7 @@ from gevent import monkey
 from gevent.hub import Hub, set_hub
 
 from .clock import clock
-from .loop import Home
+from .loop import Loop
 
 _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 
@@ -30,7 +30,7 @@ _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 class ThreadLoop:
     """A loop with the interface of ``gevent.core.loop``.
 
-    *shared* is the home of the loop that watches file descriptors for this loop.
+    *shared* is the loop of the loop that watches file descriptors for this loop.
     """
 
     #: This is not the loop of the main thread.
@@ -38,7 +38,7 @@ class ThreadLoop:
     #: In seconds. gevent takes it as the shortest interval for polling.
     approx_timer_resolution = 0.001
 
-    def __init__(self, shared: Home) -> None:
+    def __init__(self, shared: Loop) -> None:
         self.shared = shared
         #: The hub that runs this loop; gevent sets it.
         self.error_handler: Any = None
@@ -328,7 +328,7 @@ class Descriptor(Watcher):
 
     def _watch(self, start: int) -> None:
         if self.starts == start:
-            self._watcher = self.loop.shared.loop.io(self.fd, self.events)
+            self._watcher = self.loop.shared.libev.io(self.fd, self.events)
             self._watcher.start(self._ready, start)
 
     def _ready(self, start: int) -> None:
@@ -352,7 +352,7 @@ class Descriptor(Watcher):
             watcher.close()
 
 
-def run_in_hub(main: Callable[[], object], shared: Home) -> None:
+def run_in_hub(main: Callable[[], object], shared: Loop) -> None:
     """Run *main* in the calling thread, under a hub of gevent's, so that *main* can wait in it.
 
     The thread must be *main*'s own: its hub is destroyed in the end. *shared* watches file

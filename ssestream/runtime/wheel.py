@@ -1,7 +1,7 @@
 """One timer for the checks of any number of streams.
 
 Each open stream is checked now and then: is it silent, is its client stalled, is it too
-old? Each home has one libev timer for all of these checks. A check returns its next time
+old? Each loop has one libev timer for all of these checks. A check returns its next time
 only when it runs, so that a busy stream costs nothing in between.
 
 All checks that are due within one `SLOT` of time run together at the slot's end. So checks
@@ -16,14 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 from .clock import clock
-from .loop import Home, logger
+from .loop import Loop, logger
 
 #: The length of a slot in seconds. No check is more urgent, and the checks of one slot do
 #: not hold up the loop.
 SLOT = 0.02
 
-#: The number of cancelled appointments from which they are swept. Each takes a hundred
-#: bytes, and a sweep takes one pass over all appointments.
+#: The number of cancelled timers from which they are swept. Each takes a hundred
+#: bytes, and a sweep takes one pass over all timers.
 SWEEP = 1000
 
 #: A function that is called when it is due, with the time of ``clock.now()``. It returns
@@ -31,48 +31,48 @@ SWEEP = 1000
 Check = Callable[[float], float | None]
 
 
-class Appointment:
-    """One check's place in the schedule."""
+class TimerHandle:
+    """One check's place in the wheel."""
 
-    __slots__ = ("check", "schedule")
+    __slots__ = ("check", "wheel")
 
-    def __init__(self, schedule: "Schedule", check: Check) -> None:
-        self.schedule = schedule
+    def __init__(self, wheel: "TimerWheel", check: Check) -> None:
+        self.wheel = wheel
         self.check: Check | None = check
 
     def cancel(self) -> None:
         """Never run the check again. Thread-safe."""
-        # The empty appointment stays in its slot until the slot is due or swept.
+        # The empty timer stays in its slot until the slot is due or swept.
         self.check = None
-        self.schedule.cancelled += 1
+        self.wheel.cancelled += 1
 
 
-class Schedule:
-    """The appointments of one home. All methods but `add` run in the home's loop."""
+class TimerWheel:
+    """The timers of one loop. All methods but `add` run in the loop's loop."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = weakref.ref(home)
-        # The number of cancelled appointments, roughly: threads may miscount.
+    def __init__(self, loop: Loop) -> None:
+        self._loop = weakref.ref(loop)
+        # The number of cancelled timers, roughly: threads may miscount.
         self.cancelled = 0
         self._entered = 0
         # The slots by their numbers, and a heap of the numbers. Slot 1 ends at time `SLOT`.
-        self._slots: dict[int, list[Appointment]] = {}
+        self._slots: dict[int, list[TimerHandle]] = {}
         self._numbers: list[int] = []
         self._timer: Any = None
 
-    def add(self, due: float, check: Check) -> Appointment:
+    def add(self, due: float, check: Check) -> TimerHandle:
         """Call *check* at the time *due*, or up to a `SLOT` later. Thread-safe."""
-        appointment = Appointment(self, check)
-        home = self._home()
-        assert home is not None
-        if home.here():
-            self._enter(appointment, due)
+        timer = TimerHandle(self, check)
+        loop = self._loop()
+        assert loop is not None
+        if loop.here():
+            self._enter(timer, due)
         else:
-            home.call(self._enter, appointment, due)
-        return appointment
+            loop.call(self._enter, timer, due)
+        return timer
 
-    def _enter(self, appointment: Appointment, due: float) -> None:
-        if appointment.check is None:
+    def _enter(self, timer: TimerHandle, due: float) -> None:
+        if timer.check is None:
             return
         if self.cancelled > max(SWEEP, self._entered // 2):
             self._sweep()
@@ -80,9 +80,9 @@ class Schedule:
         number = math.floor(due / SLOT) + 1
         slot = self._slots.get(number)
         if slot is not None:
-            slot.append(appointment)
+            slot.append(timer)
             return
-        self._slots[number] = [appointment]
+        self._slots[number] = [timer]
         heapq.heappush(self._numbers, number)
         if self._numbers[0] == number:
             self._arm()
@@ -96,32 +96,32 @@ class Schedule:
         self.cancelled = 0
 
     def _keep(self) -> None:
-        home = self._home()
-        if home is None or home.is_lost:
+        loop = self._loop()
+        if loop is None or loop.is_lost:
             return
         now = clock.now()
-        again: list[tuple[Appointment, float]] = []
-        slot: list[Appointment] = []
+        again: list[tuple[TimerHandle, float]] = []
+        slot: list[TimerHandle] = []
         try:
             while self._numbers and self._numbers[0] * SLOT <= now:
                 slot = self._slots.pop(heapq.heappop(self._numbers))
                 self._entered -= len(slot)
                 slot.reverse()
                 while slot:
-                    appointment = slot.pop()
-                    check = appointment.check
+                    timer = slot.pop()
+                    check = timer.check
                     try:
                         due = None if check is None else check(now)
                     except Exception:
                         logger.exception("%r failed", check)
                         continue
                     if due is not None:
-                        again.append((appointment, due))
+                        again.append((timer, due))
         finally:
             # Enter them only now: a check that is due again at once would hold up the loop.
             # The slot is empty here, unless a signal handler has raised in the midst.
-            for appointment, due in [*again, *((each, now) for each in slot)]:
-                self._enter(appointment, due)
+            for timer, due in [*again, *((each, now) for each in slot)]:
+                self._enter(timer, due)
             self._arm()
 
     def _arm(self) -> None:
@@ -129,18 +129,18 @@ class Schedule:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-        home = self._home()
-        if self._numbers and home is not None and not home.is_lost:
+        loop = self._loop()
+        if self._numbers and loop is not None and not loop.is_lost:
             seconds = max(0.0, self._numbers[0] * SLOT - clock.now())
-            self._timer = home.loop.timer(seconds)
+            self._timer = loop.libev.timer(seconds)
             self._timer.ref = False
             self._timer.start(self._keep)
 
 
-_schedules: "weakref.WeakKeyDictionary[Home, Schedule]" = weakref.WeakKeyDictionary()
+_wheels: "weakref.WeakKeyDictionary[Loop, TimerWheel]" = weakref.WeakKeyDictionary()
 
 
-def schedule_of(home: Home) -> Schedule:
-    """Return the one schedule of *home*."""
-    schedule = _schedules.get(home)
-    return _schedules.setdefault(home, Schedule(home)) if schedule is None else schedule
+def wheel_of(loop: Loop) -> TimerWheel:
+    """Return the one wheel of *loop*."""
+    wheel = _wheels.get(loop)
+    return _wheels.setdefault(loop, TimerWheel(loop)) if wheel is None else wheel

@@ -1,4 +1,4 @@
-"""Chaos: publishers, workers and clients in disorder, and books that must balance.
+"""Chaos: publishers, workers and clients in disorder, and registry that must balance.
 
 ``python -m tests.chaos --url sqlite --seed 1``. Publishers in processes of their
 own write numbered messages; clients follow them through gunicorn as an

@@ -12,7 +12,7 @@ import gevent
 import gevent.socket
 
 from ssestream.channels.ids import parse_id
-from ssestream.channels.tail import NOWHERE
+from ssestream.channels.tail import UNKNOWN
 from ssestream.wire import Decoder
 from tests.chaos import author
 
@@ -174,7 +174,7 @@ class Follower:
         self.last_event_id = message["id"]
         number = positions[channel].number
         for name, position in positions.items():
-            if position == NOWHERE:
+            if position == UNKNOWN:
                 self.faults.append(f"got an id that does not know {name}; the visit {visit}")
                 continue
             self.first.setdefault(name, position.number - (name == channel))

@@ -24,7 +24,7 @@ from ssestream import (
     set_timeout,
 )
 from ssestream.http import connection as connections
-from ssestream.runtime import wheel as schedules
+from ssestream.runtime import wheel as wheels
 from ssestream.timers import Timer
 from tests.live import tell
 
@@ -225,10 +225,10 @@ def inside() -> dict[str, int]:
         "watched": sum(len(w._connections) for w in list(connections._watches.values())),
         "looked_after": sum(
             1
-            for schedule in list(schedules._schedules.values())
-            for slot in schedule._slots.values()
-            for appointment in slot
-            if appointment.check is not None
+            for wheel in list(wheels._wheels.values())
+            for slot in wheel._slots.values()
+            for timer in slot
+            if timer.check is not None
         ),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),

@@ -12,7 +12,7 @@ import signal
 from flask import Flask, request
 
 from ssestream import Channels, ServerResponse, SseStream, set_interval
-from ssestream.http.registry import books
+from ssestream.http.registry import registry
 from ssestream.timers import Timer
 from tests.live import tell
 
@@ -73,7 +73,7 @@ def publish(name: str) -> str:
 
 
 def see() -> None:
-    waiting = [stream.waiting() for stream in books.streams()]
+    waiting = [stream.waiting() for stream in registry.streams()]
     lagging = sum(each.lagging for each in channels.statistics().values())
     most["waiting"] = max([most["waiting"], *waiting])
     if lagging > most["lagging"]:
@@ -88,7 +88,7 @@ def state() -> dict[str, object]:
     return {
         "pid": os.getpid(),
         "most": most,
-        "open": len(books.streams()),
+        "open": len(registry.streams()),
         "lagging": sum(each.lagging for each in found),
         "gaps": sum(each.gaps for each in found),
         "replayed": sum(each.replayed for each in found),

@@ -1,6 +1,6 @@
 """What the soak test runs: streams of every kind, and a ledger with a page for each.
 
-The ledger stands between the streams and the books of ``statistics()`` and
+The ledger stands between the streams and the registry of ``statistics()`` and
 notes what those are told, by stream; and between the app and the server, where
 it sees what the server was given. So a count that is wrong can be laid at the
 door of one stream, and of the client that had it.
@@ -31,7 +31,7 @@ from ssestream import (
     statistics,
 )
 from ssestream.http.connection import Connection
-from ssestream.http.registry import books
+from ssestream.http.registry import registry
 from ssestream.runtime.loop import new_lock
 from tests.live.app import inside as what_is_inside
 from tests.soak import text
@@ -42,10 +42,10 @@ class Page:
     """What is known of one stream that was asked for."""
 
     key: str
-    #: True or False as the books have answered; None where they were not asked.
+    #: True or False as the registry have answered; None where they were not asked.
     opened: bool | None = None
     cause: str | None = None
-    #: What the books were told.
+    #: What the registry were told.
     messages: int = 0
     bytes: int = 0
     #: What the server was given, and the last of it: whether that has left shows
@@ -70,9 +70,9 @@ class Ledger:
         self._by_stream: dict[int, Page] = {}
         # Whose stream the running thread or greenlet serves.
         self._serving = threading.local()
-        self._open, self._close = books.open, books.close
+        self._open, self._close = registry.open, registry.close
         for name in ("open", "close"):
-            setattr(books, name, getattr(self, name))
+            setattr(registry, name, getattr(self, name))
 
     def begin(self, key: str) -> Page:
         with self._lock:
@@ -104,7 +104,7 @@ class Ledger:
                 del self._pages[page.key]
         return over
 
-    # -- what the streams tell the books
+    # -- what the streams tell the registry
 
     def open(self, stream: Any, *args: Any) -> bool:
         page = self._serving.page

@@ -1,4 +1,4 @@
-"""The soak test: thousands of clients that behave as clients do, and books that must balance.
+"""The soak test: thousands of clients that behave as clients do, and registry that must balance.
 
 ``python -m tests.soak --server gevent --connections 20000 --seed 1``. It takes
 minutes and is run by hand or by ``tox -e soak``; pytest does not collect it.

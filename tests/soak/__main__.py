@@ -219,7 +219,7 @@ def main() -> int:
             print(f"== {kind}: FAILED with {len(wrong)} mismatches, seed {seed}\n", flush=True)
             result = 1
         else:
-            print(f"== {kind}: nothing is left, and the books balance\n", flush=True)
+            print(f"== {kind}: nothing is left, and the registry balance\n", flush=True)
     return result
 
 

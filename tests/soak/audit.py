@@ -1,4 +1,4 @@
-"""Whether the books balance: what clients saw, what the ledger says, what is counted."""
+"""Whether the registry balance: what clients saw, what the ledger says, what is counted."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Backlog: the messages that wait in a stream, in order, with their callbacks and bounds."""
+"""MessageQueue: the messages that wait in a stream, in order, with their callbacks and bounds."""
 
 import functools
 from collections import deque
@@ -10,7 +10,7 @@ from .settings import Settings
 Callback = Callable[[BaseException | None], object]
 
 
-class Backlog:
+class MessageQueue:
     """A queue of frames. It has no lock of its own: the lock of its stream guards it."""
 
     __slots__ = (
@@ -40,15 +40,15 @@ class Backlog:
         self._entries: deque[bytes | tuple[bytes, Callback]] | tuple[()] = ()
 
     @staticmethod
-    def empty(high_water_mark: int, settings: Settings) -> "Backlog":
+    def empty(high_water_mark: int, settings: Settings) -> "MessageQueue":
         """An empty queue that all streams with these bounds share."""
         return _empty(high_water_mark, settings.max_messages, settings.max_bytes)
 
-    def appendable(self) -> "Backlog":
+    def appendable(self) -> "MessageQueue":
         """This queue, or a new one if this one is shared and so must stay empty."""
         if not self._is_shared:
             return self
-        return Backlog(self.high_water_mark, self._max_messages, self._max_bytes)
+        return MessageQueue(self.high_water_mark, self._max_messages, self._max_bytes)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -123,8 +123,8 @@ class Backlog:
 
 
 @functools.lru_cache
-def _empty(high_water_mark: int, max_messages: int, max_bytes: int) -> Backlog:
-    backlog = Backlog(high_water_mark, max_messages, max_bytes)
+def _empty(high_water_mark: int, max_messages: int, max_bytes: int) -> MessageQueue:
+    backlog = MessageQueue(high_water_mark, max_messages, max_bytes)
     backlog._is_shared = True
     return backlog
 
