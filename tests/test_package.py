@@ -1,6 +1,8 @@
 """The house rules that a reader would otherwise have to check by eye."""
 
 import ast
+import configparser
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -175,3 +177,17 @@ def test_an_error_is_named_for_what_happened_and_has_one_root() -> None:
 
 def test_the_types_are_shipped() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_tox_tests_the_oldest_dependencies_that_are_allowed() -> None:
+    setup, tox = configparser.ConfigParser(), configparser.ConfigParser(interpolation=None)
+    setup.read(PACKAGE.parent / "setup.cfg")
+    tox.read(PACKAGE.parent / "tox.ini")
+    extras = setup["options.extras_require"]
+    required = [setup["options"]["install_requires"], extras["gunicorn"], extras["redis"]]
+    allowed = re.findall(r"^(\w+)(?:\[\w+\])?>=([\d.]+)$", "\n".join(required), re.MULTILINE)
+    assert len(allowed) == sum(len(each.split()) for each in required)
+    tested = re.findall(r"^(\w+)==([\d.]+)\.\*$", tox["testenv:lowest"]["deps"], re.MULTILINE)
+    assert tested == allowed
+    python = tox["testenv:lowest"]["base_python"].replace("py3", "3.")
+    assert setup["options"]["python_requires"] == f">={python}"
