@@ -105,6 +105,16 @@ def redis_executable() -> str:
 
 
 @pytest.fixture
+def unprivileged() -> tuple[str, ...]:
+    """Words before a command that may write only what its user may, even if that is root."""
+    if os.geteuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        _missing("setpriv", "install Debian's util-linux, or run the tests as another user")
+    return ("setpriv", "--bounding-set=-dac_override", "--")
+
+
+@pytest.fixture
 def start_redis(redis_executable: str) -> Iterator[Callable[..., RedisServer]]:
     """Start Redis: ``start_redis("--requirepass", "x", durable=True)``; all end with the test."""
     servers: list[RedisServer] = []

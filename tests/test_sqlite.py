@@ -578,10 +578,11 @@ say(broker.append("news", b"z").number)
 """
 
 
-def test_what_may_not_be_written_is_an_error_until_it_may(path: str) -> None:
+def test_what_may_not_be_written_is_an_error_until_it_may(
+    path: str, unprivileged: tuple[str, ...]
+) -> None:
     # Modes are nothing to root, unless it is told otherwise.
-    before = ("setpriv", "--bounding-set=-dac_override", "--") if os.geteuid() == 0 else ()
-    file, read, more, folder, again = run(READ_ONLY, path, before=before)
+    file, read, more, folder, again = run(READ_ONLY, path, before=unprivileged)
     assert file.endswith(
         "events.db: attempt to write a readonly database"
         " (this process must be allowed to write the file, its -wal and -shm,"
@@ -592,18 +593,17 @@ def test_what_may_not_be_written_is_an_error_until_it_may(path: str) -> None:
 
 
 def test_who_may_not_write_harms_nobody_who_reads(
-    path: str, opened: Open, actor: Callable[..., Actor]
+    path: str, opened: Open, actor: Callable[..., Actor], unprivileged: tuple[str, ...]
 ) -> None:
     reader = opened()
     at = opened().append("news", b"x")
     waiter = Elsewhere(news, reader, {"news": at})
     os.chmod(path, 0o444)
-    before = ("setpriv", "--bounding-set=-dac_override", "--") if os.geteuid() == 0 else ()
-    (words,) = run("fill(broker)", path, before=before)
+    (words,) = run("fill(broker)", path, before=unprivileged)
     assert "events.db: attempt to write a readonly database" in words
     assert everything(reader, "news").last == 1
     os.chmod(path, 0o644)
-    assert run('say(broker.append("news", b"y").number)', path, before=before) == [2]
+    assert run('say(broker.append("news", b"y").number)', path, before=unprivileged) == [2]
     assert frames(waiter.result()["news"]) == [b"y"]
 
 
