@@ -9,8 +9,9 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream.runtime import loop as hub
-from ssestream.runtime.loop import Loop, Pool
+from ssestream.runtime import threads as real_threads
+from ssestream.runtime.loop import Loop
+from ssestream.runtime.threads import Pool
 from tests.servers import ROOT
 from tests.visit import until
 
@@ -223,8 +224,8 @@ class Threads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.to_be_had = True
-        self._start = hub.start_thread
-        monkeypatch.setattr(hub, "start_thread", self.start)
+        self._start = real_threads.start_thread
+        monkeypatch.setattr(real_threads, "start_thread", self.start)
 
     def start(self, function: Callable[..., object], args: tuple[Any, ...]) -> int:
         if not self.to_be_had:

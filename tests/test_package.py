@@ -32,6 +32,7 @@ ROOMS = (
     "http.heads",
     "http.request",
     "runtime.preconditions",
+    "runtime.threads",
     "runtime.loop",
     "settings",
     "message_queue",

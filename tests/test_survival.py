@@ -18,8 +18,10 @@ from ssestream import Channels, ServerResponse, SseStream, clear_interval, pipel
 from ssestream.channels import listener
 from ssestream.channels.tail import Subscription
 from ssestream.runtime import loop as hub
+from ssestream.runtime import threads as real_threads
 from ssestream.runtime.emitter import CallQueue
-from ssestream.runtime.loop import Loop, Pool, current_loop
+from ssestream.runtime.loop import Loop, current_loop
+from ssestream.runtime.threads import Pool
 from ssestream.runtime.wheel import TimerWheel
 from tests.following import Client, Following, data_of, numbers
 from tests.visit import Visit, in_greenlet, on_threads_and_greenlets, until
@@ -363,7 +365,7 @@ class Threads:
         self.to_be_had = True
         self.refused = 0
         self._start = hub.start_thread
-        for module in (hub, listener):
+        for module in (real_threads, hub, listener):
             monkeypatch.setattr(module, "start_thread", self.start)
 
     def start(self, function: Callable[..., object], args: tuple[Any, ...]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 from gevent.pool import Pool
 
-from ssestream.runtime.loop import IDLE
+from ssestream.runtime.threads import IDLE
 from tests.servers import Server
 from tests.soak.audit import Audit
 from tests.soak.behaviours import Visit, come

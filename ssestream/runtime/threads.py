@@ -1,0 +1,126 @@
+"""Real locks, real threads and a pool of threads, also in a monkey-patched process.
+
+gevent's ``monkey.patch_all()`` replaces Python's locks and threads with ones for greenlets.
+The functions of this module are Python's own, from before the patch.
+"""
+
+import atexit
+import logging
+import queue
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from gevent import monkey
+
+from .clock import clock
+
+logger = logging.getLogger("ssestream")
+
+# The unpatched functions. Real threads hold these locks for a few instructions only, so
+# switching greenlets while waiting would not help.
+new_lock: Callable[[], Any] = monkey.get_original("_thread", "RLock")
+start_thread: Callable[..., int] = monkey.get_original("_thread", "start_new_thread")
+#: Sleep with all greenlets of the thread, so that other threads can run.
+sleep: Callable[[float], object] = monkey.get_original("time", "sleep")
+get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
+
+# Seconds for which an idle thread of the pool waits for a call before it ends.
+IDLE = 10.0
+
+# Seconds for which the end of the process waits for handlers that still run.
+LAST_SECONDS = 1.0
+
+# The errors of a thread that cannot be started now, and the seconds until the next try.
+NO_THREAD = (RuntimeError, MemoryError)
+AGAIN = 0.1
+
+
+class Pool:
+    """Plain threads for calls that may block: as many threads as calls at the same time.
+
+    ``concurrent.futures`` does not fit, for two reasons. It bounds the number of threads, so
+    handlers that wait for a database would hold up every timer. And the process would not
+    end before the last of its threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._calls: Any = ThreadQueue()
+        # The number of waiting threads that no queued call needs. A negative number counts
+        # the queued calls without a thread.
+        self._idle = 0
+        self._unfinished = 0
+        #: If a thread cannot be started, the loop of this loop tries again.
+        self.loop: weakref.ref[Any] | None = None
+        atexit.register(self.finish)
+
+    def submit(self, function: Callable[..., object], *args: Any) -> None:
+        """Run *function* soon, in a thread that runs nothing else meanwhile."""
+        with self._lock:
+            self._unfinished += 1
+            start = self._idle <= 0
+            if not start:
+                self._idle -= 1
+        self._calls.put((function, args))
+        if start:
+            try:
+                start_thread(self._work, ())
+            except NO_THREAD:
+                with self._lock:
+                    first = self._idle == 0
+                    self._idle -= 1
+                logger.exception("no thread to be had for %r", function)
+                if first:
+                    self._try_again_later()
+
+    def _try_again_later(self) -> None:
+        # Until then the call waits for an existing thread, and all of these may be stuck.
+        loop = None if self.loop is None else self.loop()
+        if loop is not None:
+            loop.call_later(AGAIN, self._try_again)
+
+    def _try_again(self) -> None:
+        while True:
+            with self._lock:
+                if self._idle >= 0:
+                    return
+                self._idle += 1
+            try:
+                start_thread(self._work, ())
+            except NO_THREAD:
+                with self._lock:
+                    self._idle -= 1
+                self._try_again_later()
+                return
+
+    def _work(self) -> None:
+        while True:
+            try:
+                function, args = self._calls.get(timeout=IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if self._idle <= 0:  # a call is on its way
+                        continue
+                    self._idle -= 1
+                return
+            try:
+                function(*args)
+            except BaseException:  # or the thread would end and its place would be lost
+                logger.exception("%r failed", function)
+            function = args = None
+            with self._lock:
+                self._idle += 1
+                self._unfinished -= 1
+
+    def forget(self) -> None:
+        """Called in a forked child, which has none of the pool's threads."""
+        self._unfinished = 0
+
+    def finish(self) -> None:
+        """At the end of the process, wait up to `LAST_SECONDS` for the running calls."""
+        deadline = clock.now() + LAST_SECONDS
+        while self._unfinished and clock.now() < deadline:
+            time.sleep(0.005)
