@@ -62,6 +62,8 @@ ROOMS = (
     "brokers.redis",
     "brokers.__init__",
     "channels.ids",
+    "channels.publication",
+    "channels.subscription",
     "channels.tail",
     "channels.fanout",
     "channels.ailing",

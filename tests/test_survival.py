@@ -16,7 +16,7 @@ from werkzeug.test import EnvironBuilder
 
 from ssestream import Channels, ServerResponse, SseStream, clear_interval, pipeline, set_interval
 from ssestream.channels import listener
-from ssestream.channels.tail import Subscription
+from ssestream.channels.subscription import Subscription
 from ssestream.runtime import loop as hub
 from ssestream.runtime import threads as real_threads
 from ssestream.runtime.emitter import CallQueue

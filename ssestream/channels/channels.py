@@ -28,17 +28,11 @@ from ..runtime.uncopyable import Uncopyable
 from ..settings import current_app
 from ..stream import SseStream
 from ..wire import Decoder, Message, encode, is_frame, with_id
-from .ids import format_id, parse_id
+from .ids import UNKNOWN, format_id, parse_id
 from .listener import Listener, State
-from .tail import (
-    CLOSE,
-    UNKNOWN,
-    ChannelStatistics,
-    Cursor,
-    Filter,
-    Subscription,
-    cut_frame,
-)
+from .publication import CLOSE, cut_frame
+from .subscription import Cursor, Filter, Subscription
+from .tail import ChannelStatistics
 from .unheard import Audience
 
 #: Seconds for which `Channels.close` waits for the listener.

@@ -8,7 +8,7 @@ Each stream gets the batch by the first of these ways that works:
    batch, and nothing else since. Each stream costs one ``send``.
 2. By `broadcast`: other streams that keep up. A stream on a socket of its own is sent to, and
    then joins a cohort. For the other streams, one callback wakes the readers of all.
-3. By `tails.Subscription.give`: all other streams, with filters, several channels or waiting
+3. By `Subscription.deliver`: all other streams, with filters, several channels or waiting
    frames.
 """
 
@@ -22,7 +22,9 @@ from ..http.output import Direct
 from ..runtime.clock import clock
 from ..runtime.loop import Loop, logger, new_lock
 from ..wire import chunk_of
-from .tail import Batch, Cursor, Tail
+from .publication import Batch
+from .subscription import Cursor
+from .tail import Tail
 
 #: Streams that get a batch before other greenlets have a turn.
 TURN = 256
@@ -34,7 +36,7 @@ _send: Callable[[Any, bytes, int], int] = SocketType.send
 class Parcel(NamedTuple):
     """A batch and its bytes on the wire."""
 
-    #: The same fields as in `tails.Batch`.
+    #: The same fields as in `publication.Batch`.
     before: Position
     after: Position
     frames: bytes

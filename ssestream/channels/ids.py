@@ -14,6 +14,10 @@ from collections.abc import Collection, Mapping
 from ..brokers.broker import CHECK_LENGTH, NAME, Position, parse_position
 from ..http.request import MAX_LAST_EVENT_ID
 
+#: A position in no log, for a stream that came with an id of another kind. Event ids may have
+#: this position too. So a client that leaves before its ``"gap"`` gets a gap when it comes back.
+UNKNOWN = Position("nowhere", 0)
+
 #: The most characters that one channel takes in an id, besides its name.
 _LONGEST = len("=") + 32 + len(".") + 18 + len(".") + CHECK_LENGTH + len(",")
 

@@ -26,22 +26,10 @@ from ..runtime.wheel import wheel_of
 from ..settings import chance
 from .ailing import Ailing
 from .fanout import TURN, Parcel, broadcast, broadcast_to_cohorts
-from .tail import (
-    CUT,
-    MAY_BE_CUT,
-    READ,
-    READ_BYTES,
-    UNKNOWN,
-    WAS_CUT,
-    Batch,
-    ChannelStatistics,
-    Cursor,
-    Publication,
-    Subscription,
-    Tail,
-    batches_of,
-    publications_of,
-)
+from .ids import UNKNOWN
+from .publication import CUT, Batch, Publication, batches_of, publications_of
+from .subscription import MAY_BE_CUT, WAS_CUT, Cursor, Subscription
+from .tail import ChannelStatistics, Tail
 
 #: Seconds before the broker is tried again: after the first failure, and at most.
 SOONEST, LATEST = 0.1, 2.0
@@ -56,6 +44,9 @@ STEADY = 10.0
 #: The most readers at the same time. Readers mostly wait for the broker, and more readers would
 #: only delay the listener there.
 READERS = 4
+
+#: The most entries that a reader asks the broker for at once, and about the most bytes.
+READ, READ_BYTES = 128, 256 * 1024
 
 State = Literal["idle", "listening", "down"]
 

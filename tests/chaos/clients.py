@@ -11,8 +11,7 @@ from typing import Any
 import gevent
 import gevent.socket
 
-from ssestream.channels.ids import parse_id
-from ssestream.channels.tail import UNKNOWN
+from ssestream.channels.ids import UNKNOWN, parse_id
 from ssestream.wire import Decoder
 from tests.chaos import author
 

@@ -1,0 +1,474 @@
+"""One stream and the channels that it follows.
+
+A `Cursor` is the position of one stream in one channel. A `Subscription` is one stream with all
+its cursors. The lock of a `Subscription` guards its tuple of cursors and the order of the frames
+that its stream gets. Nobody holds the lock while waiting, or together with the lock of
+`Listener`.
+"""
+
+import contextvars
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from ..brokers.broker import Position, Slice
+from ..errors import StreamError
+from ..http.output import Direct
+from ..runtime.callables import check_callable, is_coroutine
+from ..runtime.loop import logger, new_lock
+from ..runtime.origin import enter, log_failure
+from ..stream import SseStream
+from ..wire import id_block, with_id
+from .ids import UNKNOWN, check_fits, format_id
+from .publication import CLOSE, Batch, Publication
+
+#: Reasons in the log for the end of a stream. The name of the channel follows.
+WAS_CUT = "cut() took away its access to the channel"
+MAY_BE_CUT = "entries that are lost may have taken away its access to the channel"
+WAS_CLOSED = "close_channel() ended the streams of the channel"
+
+#: The numbers of the publications that a cursor without a filter withholds.
+NONE: Collection[int] = ()
+
+Filter = Callable[[dict[str, str | int]], object]
+
+
+class Cohort(Protocol):
+    """Streams at one position that are sent to together: the part that a cursor needs.
+
+    See ``fanout``.
+    """
+
+    @property
+    def position(self) -> Position:
+        """The position of every member."""
+
+    @property
+    def messages(self) -> int:
+        """The messages that the cohort was sent since it exists."""
+
+    def leave(self, reader: Direct) -> None:
+        """Take *reader* out of the cohort. Thread-safe."""
+
+
+class Cursor:
+    """The position of one stream in one channel."""
+
+    __slots__ = (
+        "_position",
+        "cohort",
+        "cut_frame",
+        "delivered",
+        "filter",
+        "gaps",
+        "name",
+        "reading",
+        "replayed",
+        "seat",
+        "simple",
+        "snapshot_at",
+        "stream",
+        "subscribed_at",
+        "subscription",
+        "tail",
+    )
+
+    tail: Any  # a Tail
+
+    def __init__(
+        self,
+        subscription: "Subscription",
+        name: str,
+        position: Position | None,
+        filter: Filter | None,
+        cut_frame: bytes | None,
+    ) -> None:
+        self.subscription = subscription
+        self.stream = subscription.stream
+        #: Whether a broadcast may move this cursor by its position alone. The stream then has no
+        #: filter and follows no other channel, and its code runs in greenlets, so that no other
+        #: code runs between two instructions.
+        self.simple = False
+        self.name = name
+        self._position = position
+        #: The cohort that the stream is in, and the member that stands for the stream there. Both
+        #: are None outside of a cohort.
+        self.cohort: Cohort | None = None
+        self.seat: Direct | None = None
+        #: The end of the log when the stream subscribed. Control frames up to there are older than
+        #: the subscription, and do not concern it. None if the broker could not tell the end; then
+        #: the cursor obeys every control frame. The client of a stream that ends by mistake comes
+        #: back, but a stream that goes on by mistake would keep its access.
+        self.subscribed_at: Position | None = None
+        #: The end of the log at the last ``"gap"``. The app's snapshot has all events up to there.
+        self.snapshot_at = UNKNOWN
+        #: The control frame that takes the stream's access away; None for a stream without a key.
+        self.cut_frame = cut_frame
+        #: The filter of the stream; None if there is no filter.
+        self.filter = filter
+        #: Whether a reader has this cursor, or the cursor waits for a reader.
+        self.reading = False
+        #: Events that the stream got. In a cohort, add the count of the cohort (see `total`).
+        self.delivered = 0
+        #: Events that were read from the log, and gaps.
+        self.replayed = self.gaps = 0
+
+    @property
+    def position(self) -> Position | None:
+        """The position after the last entry that the stream got or passed over.
+
+        None means the end of the log at the time when the broker can next be asked.
+        """
+        cohort = self.cohort
+        return self._position if cohort is None else cohort.position
+
+    @position.setter
+    def position(self, position: Position | None) -> None:
+        self.leave_cohort()
+        self._position = position
+
+    @property
+    def total(self) -> int:
+        """The events that the stream got."""
+        cohort = self.cohort
+        return self.delivered if cohort is None else self.delivered + cohort.messages
+
+    def complicate(self) -> None:
+        """Let no broadcast move this cursor by its position alone from now on."""
+        self.simple = False
+        self.leave_cohort()
+
+    def leave_cohort(self) -> None:
+        cohort, seat = self.cohort, self.seat
+        if cohort is not None and seat is not None:
+            cohort.leave(seat)
+
+    def unwanted(self, publications: list[Publication]) -> Collection[int]:
+        """The numbers of the *publications* that the filter withholds."""
+        unwanted: set[int] = set()
+        origin = self.subscription.stream._call_queue.origin
+        assert self.filter is not None
+        for publication in publications:
+            if not publication.is_control:
+                try:
+                    context = contextvars.Context()
+                    enter(context, origin)
+                    wanted = context.run(self.filter, publication.message())
+                    if is_coroutine(wanted):
+                        raise TypeError("a filter must return yes or no, and returned a coroutine")
+                except BaseException:  # gevent.Timeout is not an Exception
+                    # Withhold the message: a filter may protect secrets.
+                    log_failure(origin, "the filter %r failed", self.filter)
+                    wanted = False
+                if not wanted:
+                    unwanted.add(publication.number)
+        return unwanted
+
+    def passed(self, publications: list[Publication]) -> int:
+        """How many of *publications*, which have no gap between them, this cursor has passed
+        already.
+        """
+        at = self.position
+        if at is None or not publications or at.log != publications[0].position.log:
+            return 0
+        return max(0, at.number + 1 - publications[0].number)
+
+    def is_next(self, before: Position, publications: list[Publication], last: int) -> bool:
+        """Whether no entry is missing between this cursor and *publications*, which follow
+        *before*.
+
+        *last* is the number of the newest entry of the log. False if the cursor is beyond *last*,
+        because the log then lost its newest entries. Also False if the cursor is after an entry
+        with another check than the entry at that number in *publications*.
+        """
+        at = self.position
+        if at is None:
+            return False
+        if at.log == "" and before.number == 0:  # the log has just got its first entry
+            return True
+        passed = at.number - before.number
+        if at.log != before.log or passed < 0 or at.number > last:
+            return False
+        known = publications[passed - 1].position if 0 < passed <= len(publications) else before
+        if known.number != at.number:
+            return True
+        return not (known.check and at.check) or known.check == at.check
+
+    def is_beyond(self, piece: Slice) -> bool:
+        """Whether the cursor is beyond the end of its log, which then lost its newest entries."""
+        at = self.position
+        return at is not None and at.log == piece.log and at.number > piece.last
+
+    def is_told(self, publication: Publication) -> bool:
+        """Whether the control frame *publication* ends the stream of this cursor."""
+        began = self.subscribed_at
+        if (
+            began is not None
+            and began.log == publication.position.log
+            and publication.number <= began.number
+        ):
+            return False
+        return publication.frame == CLOSE or self.is_cut(publication)
+
+    def is_cut(self, publication: Publication) -> bool:
+        """Whether *publication* takes away the access of this cursor's key."""
+        return publication.frame == self.cut_frame
+
+
+class Keeper(Protocol):
+    """The owner of subscriptions, which is a `Channels`: the part that a subscription needs."""
+
+    def _drained(self, subscription: "Subscription") -> None:
+        """Called when the stream of *subscription* has room again."""
+
+    def _gone(self, subscription: "Subscription") -> None:
+        """Called when *subscription* follows nothing any more."""
+
+    def _passed(self, subscription: "Subscription", cursor: Cursor, silently: int) -> None:
+        """Called after *cursor* has passed *silently* entries since the last entry that was sent.
+
+        These entries were withheld, and the client does not know them. With 0, the newest entry
+        was sent.
+        """
+
+
+class Subscription:
+    """A stream and its cursors, one for each channel."""
+
+    __slots__ = ("_keeper", "_lock", "_pushes", "closed", "cursors", "drains", "stream")
+
+    def __init__(self, stream: SseStream, keeper: Keeper) -> None:
+        self.stream = stream
+        #: One cursor for each channel. Every change makes a new tuple, so that a reader needs no
+        #: lock.
+        self.cursors: tuple[Cursor, ...] = ()
+        #: Whether the stream gets nothing more.
+        self.closed = False
+        #: How often the stream has emitted ``"drain"``.
+        self.drains = 0
+        self._keeper = keeper
+        # Whether ``push()`` is the library's own. An app's subclass may override ``push()``, and
+        # must then see every frame.
+        self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
+        if not self._pushes:
+            check_callable("push() of a stream", stream.push)
+        self._lock = new_lock()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether each cursor has a position. Before that, no event can have a complete id."""
+        cursors = self.cursors
+        if len(cursors) == 1:
+            return cursors[0].position is not None
+        return all(cursor.position is not None for cursor in cursors)
+
+    def cursor_of(self, name: str) -> Cursor | None:
+        for cursor in self.cursors:
+            if cursor.name == name:
+                return cursor
+        return None
+
+    def check_fits(self, names: Collection[str]) -> None:
+        """Raise ``ValueError`` if no id has room for *names* and the channels followed already."""
+        together = {cursor.name for cursor in self.cursors}.union(names)
+        if len(together) > 1:
+            check_fits(together)
+
+    def add(self, cursors: list[Cursor]) -> list[Cursor]:
+        """Follow the channels of *cursors*, and return the cursors of new channels.
+
+        Raises ``ValueError`` if an id has no room for all channels.
+        """
+        with self._lock:
+            new = [cursor for cursor in cursors if self.cursor_of(cursor.name) is None]
+            together = (*self.cursors, *new)
+            if len(together) > 1:
+                check_fits([cursor.name for cursor in together])
+            self._follow(together)
+        return new
+
+    def take_out(self, names: tuple[str, ...]) -> list[Cursor]:
+        """Remove and return the cursors of the channels *names*; without names, all cursors."""
+        with self._lock:
+            taken = [cursor for cursor in self.cursors if not names or cursor.name in names]
+            for cursor in taken:
+                cursor.complicate()
+            self._follow(tuple(cursor for cursor in self.cursors if cursor not in taken))
+        return taken
+
+    def close(self) -> None:
+        """Give nothing more to the stream."""
+        self.closed = True
+        for cursor in self.cursors:
+            cursor.complicate()
+
+    def release(self) -> list[Cursor]:
+        """Remove and return all cursors."""
+        with self._lock:
+            cursors, self.cursors = self.cursors, ()
+        return list(cursors)
+
+    def cancel(self) -> None:
+        """Give nothing more to the stream, and stop following its channels."""
+        self.close()
+        self._keeper._gone(self)
+
+    def heard(self, event: str) -> None:
+        """Act on *event*, which the stream has emitted."""
+        if event == "drain":
+            self._keeper._drained(self)
+        elif event == "close":
+            self._keeper._gone(self)
+
+    def end_stream(self, why: str, name: str | None = None) -> None:
+        """End the stream; it still delivers its waiting messages.
+
+        *why* is the reason for the log, and *name* the channel concerned, if any.
+        """
+        self.close()
+        # Log in the call queue's turn: a handler of the log may wait, and the caller may hold a
+        # lock.
+        self.stream._call_queue.call_soon(_end, self.stream, why, name)
+
+    def tell_place(self, known: str | None = None) -> None:
+        """Send the client an id with its positions, unless it has this id already.
+
+        *known* is the id that the client has; None if that is not known. The id comes after all
+        events that were given before this call, and before all later events. A browser keeps the
+        id of such a block and fires no event (WHATWG HTML, section 9.2.6).
+        """
+        with self._lock:
+            if self.closed or not self.cursors or not self.has_begun:
+                return
+            place = self._id()
+            if self.stream._settings.id_blocks and place != known:
+                self.stream._say(id_block(place))
+
+    def deliver_now(self, cursor: Cursor, batch: Batch) -> bool:
+        """Give the stream the whole *batch*, if this is possible without a look at each
+        publication.
+
+        Returns False if nothing was given; then `deliver` must handle the publications.
+        """
+        with self._lock:
+            cursors = self.cursors
+            if (
+                cursor.position != batch.before
+                or cursor.filter is not None
+                or not self._pushes
+                or self.closed
+                or cursors != (cursor,)
+                or not self.stream._write_through(batch.frames, batch.messages)
+            ):
+                return False
+            cursor.position = batch.after
+            cursor.delivered += batch.messages
+            return True
+
+    def lose_place(self, cursor: Cursor) -> None:
+        """Mark the position of *cursor* as unknown to the log, so that the stream emits a gap."""
+        with self._lock:
+            cursor.position = cursor.snapshot_at = UNKNOWN
+
+    def deliver(
+        self, cursor: Cursor, publications: list[Publication], replayed: bool = False
+    ) -> bool:
+        """Give the stream each of *publications* that *cursor* has not passed yet.
+
+        *replayed* tells whether the publications were read from the log for this cursor. Returns
+        False if the stream has no room for every publication, or takes nothing more. Raises the
+        error of an app's own ``push()``.
+        """
+        # Run the filter before the lock is taken, because the filter is an app's code.
+        unwanted = cursor.unwanted(publications) if cursor.filter is not None else NONE
+        with self._lock:
+            cursors = self.cursors
+            if cursor not in cursors:
+                return False
+            alone, stream = len(cursors) == 1, self.stream
+            more, given, silent = True, 0, 0
+            try:
+                for publication in publications[cursor.passed(publications) :]:
+                    keeps_up = publication.is_small and not stream.writable_need_drain
+                    if self.closed or not (keeps_up or self._fits(publication.frame)):
+                        more = False
+                        break
+                    cursor.position = publication.position
+                    if publication.is_control:
+                        silent += 1
+                        if cursor.is_told(publication):
+                            self.end_stream(
+                                WAS_CUT if cursor.is_cut(publication) else WAS_CLOSED, cursor.name
+                            )
+                    elif publication.number in unwanted:
+                        silent += 1
+                    else:
+                        self._push(
+                            publication.single(cursor.name)
+                            if alone
+                            else self._with_id(publication.frame)
+                        )
+                        given += 1
+                        silent = 0
+            except StreamError:  # the app has ended the stream
+                self.close()
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    raise
+                # An app's push() may raise gevent.Timeout or GreenletExit, for example. Raise an
+                # Exception instead, because only this stream fails and the listener must go on.
+                raise RuntimeError(f"push() failed: {error!r}") from error
+            finally:
+                cursor.delivered += given
+                cursor.replayed += given if replayed else 0
+            more = more and not self.closed
+        # Call the keeper without the lock, because the keeper may call `tell_place`.
+        if silent or (given and cursor.filter is not None):
+            self._keeper._passed(self, cursor, silent)
+        return more
+
+    def _push(self, frame: bytes) -> None:
+        if self._pushes:
+            self.stream._hand_on(frame)
+        else:
+            self.stream.push(frame)
+
+    def _follow(self, cursors: tuple[Cursor, ...]) -> None:
+        self.cursors = cursors
+        call_queue = self.stream._call_queue
+        alone = len(cursors) == 1 and not self.closed
+        for cursor in cursors:
+            simple = alone and self._pushes and cursor.filter is None
+            if simple and call_queue.has_home and call_queue.loop.cooperative:
+                cursor.simple = True
+            else:
+                cursor.complicate()
+
+    def _fits(self, frame: bytes) -> bool:
+        """Whether *frame* fits in the stream. If not, the stream emits ``"drain"`` later."""
+        stream = self.stream
+        if not stream._has_room():
+            return False
+        if not stream.writable_need_drain:
+            return True
+        # The stream should drain first, and a frame beyond its bounds would cut it. So accept
+        # only a frame that fits in half of the bytes.
+        waiting = stream._waiting_bytes()
+        return not waiting or waiting + len(frame) <= stream._settings.max_bytes // 2
+
+    def _with_id(self, frame: bytes) -> bytes:
+        return with_id(frame, self._id().encode())
+
+    def _id(self) -> str:
+        return format_id({each.name: each.position or UNKNOWN for each in self.cursors})
+
+
+def _end(stream: SseStream, why: str, name: str | None) -> None:
+    if not stream.destroyed:
+        connection = stream._connection
+        logger.info(
+            "%s: ended, as %s%s",
+            "a stream of no request" if connection is None else connection.name,
+            why,
+            "" if name is None else f" {name!r}",
+        )
+    stream.end()
