@@ -5,6 +5,7 @@ import dataclasses
 import doctest
 import io
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -105,6 +106,36 @@ def test_a_link_to_a_file_leads_to_one(page: Path) -> None:
     for target in targets:
         if "://" not in target:
             assert (page.parent / target).is_file(), target
+
+
+#: A path in a page's text or commands that begins with a folder of this repository.
+PATH = re.compile(r"(?<![\w./-])(?:\.ci|benchmarks|docs|examples|ssestream|tests)/[\w./-]*\w/?")
+
+#: Files that a page lets its reader make.
+MADE = {"tests/node/node_modules", "benchmarks/node/node_modules"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_path_of_this_repository_exists(page: Path) -> None:
+    for path in PATH.findall(page.read_text()):
+        assert path in MADE or (ROOT / path).exists() or (page.parent / path).exists(), path
+
+
+def test_a_file_that_the_page_on_the_design_names_exists() -> None:
+    page = ROOT / "docs" / "design.rst"
+    tree = docutils.core.publish_doctree(page.read_text(), settings_overrides=SETTINGS)
+    names = {node.astext() for node in tree.findall(docutils.nodes.literal)}
+    files = {name for name in names if re.fullmatch(r"[\w/]+(\.py|/)", name)}
+    assert len(files) > 20
+    for name in files:
+        inside = [*ROOT.glob(f"ssestream/{name}"), *ROOT.glob(f"ssestream/*/{name}")]
+        assert inside or (ROOT / name).exists(), name
+
+
+def test_the_figures_of_the_design_are_those_that_their_script_draws() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "figures.py"))["figures"]()
+    kept = {file.name: file.read_text() for file in (ROOT / "docs" / "design").iterdir()}
+    assert drawn == kept
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
