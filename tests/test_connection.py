@@ -14,7 +14,7 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream
-from ssestream.http import connection as connections
+from ssestream.http import hangup
 from ssestream.http.connection import Connection
 from ssestream.runtime.loop import current_loop
 from tests.visit import Visit, on_threads_and_greenlets, until
@@ -26,11 +26,11 @@ WAYS = ("epoll", "poll", "peek")
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(connections, "_watches", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(hangup, "_watches", weakref.WeakKeyDictionary())
     if request.param != "epoll":
-        monkeypatch.setattr(connections, "_epoll", None)
+        monkeypatch.setattr(hangup, "_epoll", None)
     if request.param == "peek":
-        monkeypatch.setattr(connections, "_poll", None)
+        monkeypatch.setattr(hangup, "_poll", None)
     return str(request.param)
 
 
@@ -128,7 +128,7 @@ def test_pipelined_bytes_are_no_departure_and_are_not_read(
 ) -> None:
     """Nor do they spin: a watcher is called once for them at most."""
     calls: list[int] = []
-    for kind in (connections._Watch, connections._PeekWatch):
+    for kind in (hangup._Watch, hangup._PeekWatch):
         ready = kind._ready
 
         def counting(self: Any, *args: Any, ready: Any = ready) -> None:
@@ -216,7 +216,7 @@ def test_a_released_connection_is_watched_no_more(way: str, pair: Pair) -> None:
     loop_turns()
     assert watched.gone == 0
     assert not watched.connection.reachable
-    watch = connections._watch_of(current_loop())
+    watch = hangup.watch_of(current_loop())
     left = watch._connections if way == "epoll" else watch._watchers
     assert pair.server.fileno() not in left
     pair.server.sendall(b"it is not closed")

@@ -39,6 +39,7 @@ ROOMS = (
     "http.registry",
     "runtime.origin",
     "runtime.emitter",
+    "http.hangup",
     "http.connection",
     "http.output",
     "runtime.wheel",

@@ -1,55 +1,30 @@
-"""The client's socket behind a WSGI request: find it, tune it, watch it, cut it.
+"""The client's socket behind a WSGI request: find it, tune it, ask it, cut it.
 
-WSGI does not tell an app that the client has left. A server notices a departure when it
-writes, and mostly at the second write. The kernel knows at once. So each loop has one epoll
-that waits only for the peer's FIN or RST (``EPOLLRDHUP``), and one hub watcher on that epoll.
-The epoll does not wait for arriving bytes, such as a pipelined request. They wake nothing,
-do not look like a departure, and are never read.
-
-On systems without such an epoll, a hub watcher on the socket itself peeks (``MSG_PEEK``)
-without reading. There a pipelined request hides the departure behind it, and the next write
-finds the departure.
+``hangup`` watches it for the client's departure.
 """
 
 import fcntl
 import functools
-import os
 import re
-import select
 import socket
 import ssl
 import struct
 import sys
 import termios
-import weakref
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from gevent import monkey
 
 from ..runtime.emitter import call_queue_of
-from ..runtime.loop import Loop, logger, new_lock
+from ..runtime.loop import logger, new_lock
+from .hangup import Socket, Watched, fileno
 from .peer import unread
 
-
-def _plain(module: str, name: str) -> Any:
-    """The unpatched *name* of *module*, or None if this system has none."""
-    try:
-        return monkey.get_original(module, name)
-    except AttributeError:
-        return None
-
-
-# gevent's versions of these wait in the hub, which must not happen here. gevent has no epoll,
-# and removes Python's.
-_Socket: Any = _plain("socket", "socket")
 #: The interpreter's own class of sockets, which is smaller than ``socket.socket``.
-SocketType: Any = _plain("socket", "SocketType")
+SocketType: Any = monkey.get_original("socket", "SocketType")
 #: For ``send()``: a client that has just left must not end the process with a signal.
 SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
-
-_poll: Any = _plain("select", "poll")
-_epoll: Any = _plain("select", "epoll")
 
 # The keys of the environ under which servers put the socket: gunicorn's gevent, gthread and
 # sync workers, its gevent_pywsgi worker, Werkzeug's development server.
@@ -119,16 +94,7 @@ class Standing(NamedTuple):
     on_its_way: bool = False
 
 
-class Owner(Protocol):
-    """The object that is told when the client has left.
-
-    It is not a function, as a bound method would be one more object for each stream.
-    """
-
-    def _connection_lost(self) -> None: ...
-
-
-class Connection:
+class Connection(Watched):
     """The connection to the client of one request.
 
     It holds the socket, but never the environ. ``reachable`` says whether there is a socket
@@ -139,18 +105,7 @@ class Connection:
     stream and the response; None makes a new one.
     """
 
-    __slots__ = (
-        "_client",
-        "_fd",
-        "_lock",
-        "_on_writable",
-        "_owner",
-        "_path",
-        "_sock",
-        "_watch",
-        "alone",
-        "delimited",
-    )
+    __slots__ = ("_client", "_path", "alone", "delimited")
 
     def __init__(
         self,
@@ -170,9 +125,9 @@ class Connection:
         self._sock = sock
         self._fd = -1
         self._lock = lock or new_lock()
-        self._watch: _Watch | None = None
-        self._owner: Owner | None = None
-        self._on_writable: Callable[[], object] | None = None
+        self._watch = None
+        self._owner = None
+        self._on_writable = None
 
     @property
     def reachable(self) -> bool:
@@ -184,7 +139,7 @@ class Connection:
 
         The kernel reports nothing about a closed descriptor.
         """
-        return self._sock is not None and _fileno(self._sock) < 0
+        return self._sock is not None and fileno(self._sock) < 0
 
     @property
     def name(self) -> str:
@@ -221,31 +176,6 @@ class Connection:
         environ[_CACHE_KEY] = connection
         return connection
 
-    def watch(self, loop: Loop, owner: Owner) -> None:
-        """Tell *owner* once, in the loop of *loop*, when the peer has left.
-
-        After `release` it is not told any more.
-        """
-        if loop.is_lost:
-            return
-        with self._lock:
-            fd = _fileno(self._sock)
-            if fd < 0 or self._owner is not None:
-                return
-            self._fd = fd
-            self._owner = owner
-            self._watch = _watch_of(loop)
-            self._watch.add(fd, self)
-
-    def instead(self, owner: Owner) -> None:
-        """Tell *owner* of the departure, instead of the owner that `watch` was given.
-
-        Does nothing if the first owner was told already.
-        """
-        with self._lock:
-            if self._owner is not None:
-                self._owner = owner
-
     def release(self, cut: bool = False) -> None:
         """Forget the socket. The server closes it.
 
@@ -279,13 +209,6 @@ class Connection:
             own.setblocking(False)
             self._sock = own
         return own
-
-    def when_writable(self, on_writable: Callable[[], object]) -> None:
-        """Call *on_writable* once, in the loop of its watch, when the socket has room."""
-        with self._lock:
-            self._on_writable = on_writable
-            if self._watch is not None:
-                self._watch.await_room(self._fd, self)
 
     def give_up_after(self, seconds: float) -> None:
         """Let the kernel close the connection when a silent peer does not answer for *seconds*.
@@ -344,7 +267,7 @@ class Connection:
 
     def _unsent(self) -> int | None:
         with self._lock:
-            fd = _fileno(self._sock)
+            fd = fileno(self._sock)
             if fd < 0:
                 return None
             try:
@@ -358,21 +281,6 @@ class Connection:
         """Shut the connection down, both ways, and stop watching it."""
         self.release(cut=True)
 
-    def _has_room(self) -> None:
-        with self._lock:
-            on_writable, self._on_writable = self._on_writable, None
-        if on_writable is not None:
-            on_writable()
-
-    def _hang_up(self) -> None:
-        with self._lock:
-            # The report may be old, from an earlier socket with the same descriptor.
-            owner = self._owner
-            if owner is None or not _peer_has_left(_fileno(self._sock)):
-                return
-            self._owner = None
-        owner._connection_lost()
-
     def _tune(self) -> None:
         sock = self._sock
         if sock is None:
@@ -383,197 +291,6 @@ class Connection:
                 sock.settimeout(None)
         except OSError:
             pass
-
-
-if _epoll is not None:
-    #: Reported once. The next report needs another call of ``modify``.
-    _DEPARTURE = select.EPOLLRDHUP | select.EPOLLONESHOT
-
-
-class _Watch:
-    """Waits for the departures of all clients of one loop, with one epoll."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._connections: dict[int, Connection] = {}
-        # Keeps the table and the epoll consistent.
-        self._lock = new_lock()
-        self._epoll = _epoll()
-        self._watcher = loop.libev.io(self._epoll.fileno(), 1)
-        # Waiting for departures must not keep a loop running.
-        self._watcher.ref = False
-        loop.call(self._watcher.start, self._ready)
-
-    def add(self, fd: int, connection: Connection) -> None:
-        with self._lock:
-            self._connections[fd] = connection
-            try:
-                self._epoll.register(fd, _DEPARTURE)
-            except FileExistsError:  # the last socket of this number was closed unannounced
-                self._epoll.modify(fd, _DEPARTURE)
-
-    def remove(self, fd: int, connection: Connection) -> None:
-        with self._lock:
-            if self._connections.get(fd) is connection:
-                del self._connections[fd]
-                try:
-                    self._epoll.unregister(fd)
-                except OSError:  # closed already: the kernel has forgotten it
-                    pass
-
-    def await_room(self, fd: int, connection: Connection) -> None:
-        with self._lock:
-            if self._connections.get(fd) is connection:
-                self._epoll.modify(fd, _DEPARTURE | select.EPOLLOUT)
-
-    def lose(self, loop: Loop) -> None:
-        """Called in a job: the kernel's reports are for the parent, so drop everything."""
-        connections, self._connections = self._connections, {}
-        self._lock = new_lock()
-        if loop.here():  # the job does not have another thread's loop
-            self._watcher.stop()
-        # The parent shares this epoll. To unregister a socket would change the parent's, too.
-        self._epoll.close()
-        _let_go_of(connections)
-
-    def _ready(self) -> None:
-        for fd, events in self._epoll.poll(0):
-            connection = self._connections.get(fd)
-            if connection is None:
-                continue
-            try:
-                self._tell(connection, fd, events)
-            except Exception:
-                # Go on: the events of the other sockets are not reported again.
-                logger.exception("%s: handling an event of its socket failed", connection.name)
-
-    def _tell(self, connection: Connection, fd: int, events: int) -> None:
-        # Any other event than room is the peer's FIN or worse. Do not ask for it again: the
-        # loop would spin until the release.
-        if events & ~select.EPOLLOUT:
-            connection._hang_up()
-            return
-        with self._lock:
-            if self._connections.get(fd) is connection:
-                self._epoll.modify(fd, _DEPARTURE)
-        connection._has_room()
-
-
-class _PeekWatch:
-    """Does the same on systems without epoll, with a hub watcher for each connection.
-
-    Each watcher has its own copy of the descriptor. A server may close its descriptor while
-    the loop still watches it, and then libev would abort the process.
-    """
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._watchers: dict[int, tuple[Connection, Any]] = {}
-
-    def add(self, fd: int, connection: Connection) -> None:
-        watcher = self._loop.libev.io(os.dup(fd), 1)
-        watcher.ref = False
-        _, stale = self._watchers.get(fd, (None, None))
-        self._watchers[fd] = (connection, watcher)
-        if stale is not None:  # the last socket of this number was closed unannounced
-            self._drop(stale)
-        self._loop.call(self._start, fd, connection)
-
-    def _start(self, fd: int, connection: Connection) -> None:
-        watcher = self._watcher_of(fd, connection)
-        if watcher is not None:
-            watcher.start(self._ready, fd, connection)
-
-    def remove(self, fd: int, connection: Connection) -> None:
-        watcher = self._watcher_of(fd, connection)
-        if watcher is not None:
-            del self._watchers[fd]
-            self._drop(watcher)
-
-    def await_room(self, fd: int, connection: Connection) -> None:
-        watcher = self._loop.libev.io(os.dup(fd), 2)
-        watcher.ref = False
-
-        def ready() -> None:
-            _dispose(watcher)
-            connection._has_room()
-
-        self._loop.call(watcher.start, ready)
-
-    def lose(self, loop: Loop) -> None:
-        """See `_Watch.lose`."""
-        watchers, self._watchers = self._watchers, {}
-        if loop.here():
-            for _, watcher in watchers.values():
-                _dispose(watcher)
-        _let_go_of(watchers)
-
-    def _drop(self, watcher: Any) -> None:
-        # A watcher must be stopped in its loop's thread before it is dropped.
-        if self._loop.here():
-            _dispose(watcher)
-        else:
-            self._loop.call(_dispose, watcher)
-
-    def _watcher_of(self, fd: int, connection: Connection) -> Any:
-        owner, watcher = self._watchers.get(fd, (None, None))
-        return watcher if owner is connection else None
-
-    def _ready(self, fd: int, connection: Connection) -> None:
-        watcher = self._watcher_of(fd, connection)
-        if watcher is not None:
-            # A FIN or a pipelined request makes the socket readable for ever. Look once: any
-            # more looks would make the loop spin.
-            watcher.stop()
-            if _peer_has_left(watcher.fd):
-                connection._hang_up()
-
-
-_watches: "weakref.WeakKeyDictionary[Loop, Any]" = weakref.WeakKeyDictionary()
-_watches_lock = new_lock()
-
-
-def _watch_of(loop: Loop) -> Any:
-    with _watches_lock:
-        watch = _watches.get(loop)
-        if watch is None:
-            watch = _watches[loop] = _PeekWatch(loop) if _epoll is None else _Watch(loop)
-        return watch
-
-
-def _after_fork() -> None:
-    # A thread of the parent may have held the lock.
-    global _watches_lock
-    _watches_lock = new_lock()
-    for loop, watch in list(_watches.items()):
-        if loop.is_lost:
-            watch.lose(loop)
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def _let_go_of(fds: Iterable[int]) -> None:
-    """Replace each of *fds*, a job's copies of its parent's sockets, by an unconnected socket.
-
-    A copy would keep the client's connection open after the parent has closed its own. And a
-    server's greenlet that was sending during the fork would send the same bytes in the job
-    again. The numbers stay in use: a free number would go to the next opened file, and then
-    code that closes the old socket would close that file.
-    """
-    try:
-        # An unconnected socket, so that a send to it fails.
-        with _Socket() as nobody:
-            for fd in fds:
-                os.dup2(nobody.fileno(), fd, inheritable=False)
-    except OSError:
-        logger.exception("this job cannot drop its copies of its parent's client sockets")
-
-
-def _dispose(watcher: Any) -> None:
-    fd = watcher.fd
-    watcher.stop()
-    watcher.close()
-    os.close(fd)
 
 
 def _find(environ: Mapping[str, Any]) -> Any:
@@ -614,14 +331,7 @@ def _is_alone(environ: Mapping[str, Any]) -> bool:
 
 
 def _is_socket(value: Any) -> bool:
-    return hasattr(value, "setsockopt") and _fileno(value) >= 0
-
-
-def _fileno(sock: Any) -> int:
-    try:
-        return -1 if sock is None else int(sock.fileno())
-    except (OSError, ValueError):
-        return -1
+    return hasattr(value, "setsockopt") and fileno(value) >= 0
 
 
 def _set(sock: Any, options: tuple[_Option, ...]) -> None:
@@ -632,31 +342,15 @@ def _set(sock: Any, options: tuple[_Option, ...]) -> None:
             pass
 
 
-def _peer_has_left(fd: int) -> bool:
-    if fd < 0:
-        return True
-    if _poll is not None and hasattr(select, "POLLRDHUP"):
-        poll = _poll()
-        poll.register(fd, select.POLLRDHUP)
-        return bool(poll.poll(0))
-    try:
-        with _Socket(fileno=os.dup(fd)) as raw:
-            return not raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
 def _shutdown(sock: Any) -> None:
     # Use the bare descriptor. The shutdown() of a TLS socket drops its TLS state, and the
     # server would then send its next bytes as plain text.
-    fd = _fileno(sock)
+    fd = fileno(sock)
     if fd >= 0:
         raw = None
         try:
             # The given family and type do not matter. Without them Python asks the kernel.
-            raw = _Socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
+            raw = Socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
             raw.shutdown(socket.SHUT_RDWR)
         except OSError:  # not connected any more
             pass

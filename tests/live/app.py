@@ -23,7 +23,8 @@ from ssestream import (
     set_interval,
     set_timeout,
 )
-from ssestream.http import connection as connections
+from ssestream.http import hangup
+from ssestream.http.connection import Connection
 from ssestream.runtime import wheel as wheels
 from ssestream.timers import Timer
 from tests.live import tell
@@ -215,14 +216,14 @@ def inside() -> dict[str, int]:
     return {
         "SseStream": kinds[SseStream],
         "ServerResponse": kinds[ServerResponse],
-        "Connection": kinds[connections.Connection],
+        "Connection": kinds[Connection],
         "timers": sum(1 for timer in timers if timer._watcher is not None),
         "greenlets": sum(
             1
             for each in gc.get_objects()
             if issubclass(type(each), greenlet.greenlet) and each and not each.dead
         ),
-        "watched": sum(len(w._connections) for w in list(connections._watches.values())),
+        "watched": sum(len(w._connections) for w in list(hangup._watches.values())),
         "looked_after": sum(
             1
             for wheel in list(wheels._wheels.values())
