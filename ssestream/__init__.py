@@ -1,5 +1,36 @@
 """Server-Sent Events for WSGI: Node's ssestream for Flask, Werkzeug and gunicorn."""
 
+# The rooms and wings of the package, from the ground up. A room imports only from its own
+# floor and from the floors below. tests/test_package.py checks this.
+#
+#   errors.py          the errors that the package raises
+#   settings.py        every bound and duration, its default and the reason for it
+#   plain.py           plain text, bytes and numbers, taken from any value
+#   proxies.py         the value behind one of Werkzeug's proxies
+#   printable.py       untrusted text, made safe for a log or a terminal
+#   runtime/           where code runs: threads, loops, timers, events
+#
+#   wire.py            messages to text/event-stream, and back
+#   http/              one response on its way to one client
+#   brokers/           where channels are kept
+#
+#   jsontext.py        JSON by the app's provider
+#   message_queue.py   the messages that wait in a stream
+#   pipe.py            one stream piped to one destination
+#   asyncviews.py      the tasks that an async def view leaves behind
+#   belonging.py       a stream ends with the request that it was made with
+#
+#   response.py        ServerResponse: Node's res as a Flask response
+#
+#   stream.py          SseStream: messages in, bytes out to each pipe
+#
+#   channels/          publish once; every subscriber gets it, in order
+#   pipeline.py        a source of messages, drawn through a stream
+#   timers.py          set_interval and its family
+#
+#   gunicorn/          SseWorker only; no other server enters here
+#   __main__.py        the command line
+
 from .channels.channels import Channel, Channels
 from .errors import (
     BrokerError,
