@@ -18,7 +18,7 @@ from gevent.event import Event
 from .errors import StreamDestroyed, WriteAfterEnd
 from .http.outgoing import OutgoingMessage
 from .pipe import Destination
-from .runtime.emitter import run_logged
+from .runtime.calls import run_logged
 from .runtime.loop import Loop, current_loop, logger, loop_of, new_lock, start_thread
 from .runtime.origin import log_failure
 from .runtime.threadloop import run_in_hub

@@ -35,11 +35,11 @@ from .http.compression import accepts_gzip
 from .http.connection import Connection, has_connection
 from .http.diagnosis import never_piped
 from .http.heads import CheckedHeaders, check_status, checked, grouped
+from .http.origin import call_queue_of
 from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .http.output import OutputBuffer
 from .http.unsent import UnsentBuffer, sent
 from .runtime.callables import check_callable
-from .runtime.emitter import call_queue_of
 from .runtime.loop import logger
 from .settings import app_settings, client_of
 from .stream import HEADERS

@@ -59,8 +59,9 @@ from .errors import (
 )
 from .http.body import Body
 from .http.connection import Connection
-from .http.diagnosis import burst, never_piped
+from .http.diagnosis import burst, never_piped, written_in_a_job
 from .http.interning import LARGE, shared
+from .http.origin import call_queue_of
 from .http.outgoing import OutgoingMessage
 from .http.output import OutputBuffer
 from .http.registry import registry
@@ -72,7 +73,7 @@ from .pipe import Destination, Pipe, Unpiped
 from .plain import plain_bytes
 from .runtime.callables import check_callable, fitting
 from .runtime.clock import clock
-from .runtime.emitter import CallQueue, Emitter, call_queue_of, written_in_a_job
+from .runtime.emitter import CallQueue, Emitter
 from .runtime.forking import process
 from .runtime.loop import sleep
 from .settings import Options, client_of, stream_settings

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from .http.origin import current_origin
 from .runtime.callables import check_callable, fitting
-from .runtime.emitter import run_logged
+from .runtime.calls import run_logged
 from .runtime.loop import current_loop
-from .runtime.origin import current_origin
 from .runtime.uncopyable import Uncopyable
 
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from gevent import monkey
 
-from ..runtime.emitter import call_queue_of
 from ..runtime.loop import logger, new_lock
 from .hangup import Socket, Watched, fileno
+from .origin import call_queue_of
 from .peer import unread
 
 #: The interpreter's own class of sockets, which is smaller than ``socket.socket``.

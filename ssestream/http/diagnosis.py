@@ -4,6 +4,7 @@ The level is WARNING, or INFO if streams only cost more than they need to.
 """
 
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,8 +12,10 @@ from typing import Any, Literal
 import flask
 from gevent import monkey
 
+from ..errors import StreamDestroyed
 from ..printable import escape
-from ..runtime.loop import Loop, logger
+from ..runtime.calls import run_logged
+from ..runtime.loop import Loop, current_loop, logger
 from .connection import Connection
 from .registry import registry
 
@@ -230,6 +233,24 @@ _MEMORY = {
 def warn_of_memory(cause: Literal["several", "job", "script"]) -> None:
     """Not all clients, or none at all, get what is published to ``memory://``."""
     _warn(_MEMORY[cause], f"{_view()}: " if flask.has_request_context() else "")
+
+
+def written_in_a_job(callback: Callable[[Exception], object] | None = None) -> None:
+    """Log that a job writes to a stream of its parent, and call *callback* with the error."""
+    global _said_of_job
+    if _said_of_job != os.getpid():
+        _said_of_job = os.getpid()
+        logger.warning(
+            "process %d is a forked job and writes to a stream of its parent: no client gets"
+            " this. Publish to channels of sqlite:/// or redis:// instead",
+            os.getpid(),
+        )
+    if callback is not None:
+        error = StreamDestroyed("the stream belongs to the parent of this process")
+        current_loop().spawn(run_logged, callback, error)
+
+
+_said_of_job = 0
 
 
 def _view() -> str:

@@ -21,13 +21,13 @@ from typing import Protocol
 
 from ..errors import WriteAfterEnd
 from ..plain import plain_bytes, plain_text
-from ..runtime.emitter import CallQueue, Emitter, written_in_a_job
+from ..runtime.emitter import CallQueue, Emitter
 from ..runtime.forking import process
 from ..runtime.loop import current_loop, logger
 from ..settings import DEFAULTS, Settings, draw
 from ..wire import first_id_block, retry_block
 from .connection import Connection
-from .diagnosis import burst, look_at_server
+from .diagnosis import burst, look_at_server, written_in_a_job
 from .interning import LARGE, shared
 from .keepalive import Keepalive
 from .output import OutputBuffer

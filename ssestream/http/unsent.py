@@ -16,8 +16,8 @@ from flask.globals import request_ctx
 from ..belonging import belongs
 from ..pipe import Pipe
 from ..runtime.clock import clock
-from ..runtime.emitter import known_call_queue
 from .diagnosis import view_writes_on
+from .origin import known_call_queue
 from .output import OutputBuffer
 
 #: Seconds for which a view may write before it returns.

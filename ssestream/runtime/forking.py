@@ -13,7 +13,6 @@ child is called a job here.
 
 import os
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -42,27 +41,15 @@ class _Process:
         self.servers: list[Any] = []
         self._silence: tuple[socket.socket, socket.socket] | None = None
 
-    def begin(self) -> None:
-        """Note that this process answers a request, in the calling greenlet."""
-        if not self.serves:
-            self.serves = True
-            self._find_server()
+    def begin(self) -> bool:
+        """Note that this process answers a request. Return whether it is the first one."""
+        is_first, self.serves = not self.serves, True
+        return is_first
 
-    def _find_server(self) -> None:
-        """Find the gevent server or the gunicorn worker that calls the app.
-
-        A request has no reference to either, so look for it in the callers' frames.
-        """
-        frame = sys._getframe()
-        while frame.f_back is not None:
-            frame = frame.f_back
-            caller = frame.f_locals.get("self")
-            module = type(caller).__module__
-            if module.startswith(("gevent.pywsgi", "gunicorn.workers.")):
-                server = caller if hasattr(caller, "sockets") else getattr(caller, "server", None)
-                if server is not None:
-                    self.servers.append(server)
-                    return
+    def listens(self, server: Any) -> None:
+        """Note that *server* listens in this process; None is no server."""
+        if server is not None:
+            self.servers.append(server)
 
     def fork(self) -> None:
         """Called in the child of a fork."""
