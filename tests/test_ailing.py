@@ -17,7 +17,7 @@ import pytest
 from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers import redis as redis_broker
 from ssestream.brokers.broker import ChannelError, Position
-from ssestream.channels import ailing, listener
+from ssestream.channels import ailing, health, listener, replay
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer
 from tests.servers import ROOT
@@ -241,7 +241,7 @@ def test_of_a_channel_that_nobody_follows_any_more_nothing_is_said(
         until(lambda: told(caplog), "it to be told")
     until(lambda: channels.statistics() == {}, "it to be followed by nobody")
     # The turn of a try that began before.
-    channels._listener._ailing._try("bad")
+    channels._listener.replay.ailing._try("bad")
     assert len(told(caplog)) == 1, told(caplog)
 
 
@@ -303,7 +303,7 @@ def test_a_connection_that_may_not_be_unblocked_asks_for_it_once(
 def test_what_works_and_fails_in_turn_is_told_twice(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "STEADY", 1.0)
+    monkeypatch.setattr(health, "STEADY", 1.0)
     channels = Channels()
     broker: Any = channels._broker
     read, failures = broker.read, [0]
@@ -311,7 +311,7 @@ def test_what_works_and_fails_in_turn_is_told_twice(
 
     def fails(name: str, after: int, limit: int, max_bytes: int) -> Any:
         # Only what a reader asks for.
-        if limit == listener.READ and is_failing:
+        if limit == replay.READ and is_failing:
             failures[0] += 1
             raise BrokerError("not this")
         return read(name, after, limit, max_bytes)

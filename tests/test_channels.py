@@ -102,9 +102,9 @@ def nothing_remains(channels: Channels) -> None:
     assert channels.state == "idle"
     # The stream's own thread or greenlet takes its subscription out, after the last event.
     until(lambda: channels._subscriptions == {}, "the subscriptions to be gone")
-    until(lambda: not following._readers, "the readers to end")
-    assert not following._tails
-    assert not following._behind
+    until(lambda: not following.is_running, "the readers to end")
+    assert not following.tails
+    assert not following.replay._behind
 
 
 # -- publishing and following

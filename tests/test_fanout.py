@@ -14,7 +14,7 @@ from gevent.monkey import get_original
 from werkzeug.test import EnvironBuilder
 
 from ssestream import Channels, ServerResponse, SseStream
-from ssestream.channels import listener
+from ssestream.channels import health, listener, replay
 from ssestream.gunicorn.sender import Sender
 from ssestream.http.body import Body
 from ssestream.http.connection import Connection
@@ -39,7 +39,8 @@ def as_a_greenlet(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.fixture(autouse=True)
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:
     """The listener is a greenlet, as in a process that gevent has patched."""
-    monkeypatch.setattr(listener, "spawn", gevent.spawn)
+    for module in (health, listener, replay):
+        monkeypatch.setattr(module, "spawn", gevent.spawn)
     monkeypatch.setattr(listener.time, "sleep", gevent.sleep)
 
 
@@ -102,7 +103,7 @@ class Direct:
 
 def check_places(channels: Channels, name: str = "news") -> None:
     """Whoever is live is either in a cohort or apart, and nobody else is in either."""
-    feed = channels._listener._tails.get(name)
+    feed = channels._listener.tails.get(name)
     if feed is not None:
         together = {cursor for cohort in feed.cohorts for cursor in cohort.members.values()}
         assert not together & feed.apart
@@ -120,7 +121,7 @@ def test_who_was_sent_the_same_is_in_one_convoy() -> None:
     assert clients[0].cohort is not None
     assert len({id(client.cohort) for client in clients}) == 1
     # A broadcast need not look at any of them by itself.
-    assert channels._listener._tails["news"].apart == set()
+    assert channels._listener.tails.get("news").apart == set()
     check_places(channels)
     channels.publish("news", {"data": "2"})
     for client in clients:

@@ -13,7 +13,7 @@ import pytest
 from ssestream import BrokerError, Channels, MessageError, SseStream, StreamError
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.brokers.sqlite import SqliteBroker
-from ssestream.channels import listener
+from ssestream.channels import id_blocks, listener
 from ssestream.channels.ids import parse_id
 from ssestream.wire import Decoder, encode
 from tests.following import Client, Following, data_of, numbers
@@ -78,7 +78,7 @@ def place_of(client: Client) -> str:
 
 def heard(channels: Channels, name: str) -> int:
     """The number of the last entry that the listener has."""
-    position = channels._listener._tails[name].position
+    position = channels._listener.tails.get(name).position
     return 0 if position is None else position.number
 
 
@@ -240,7 +240,7 @@ def test_blocks_with_an_id_can_be_switched_off(make: Make) -> None:
 
 @on_threads_and_greenlets
 def test_what_a_filter_withholds_makes_no_gap(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "TELL", 0.05)
+    monkeypatch.setattr(id_blocks, "TELL", 0.05)
     channels = make(history=10)
     app = Following(channels, "news", filter=lambda message: "!" in str(message["data"]))
     with Client(app) as client:

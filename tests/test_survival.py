@@ -15,7 +15,7 @@ from gevent import GreenletExit
 from werkzeug.test import EnvironBuilder
 
 from ssestream import Channels, ServerResponse, SseStream, clear_interval, pipeline, set_interval
-from ssestream.channels import listener
+from ssestream.channels import listener, tasks
 from ssestream.channels.subscription import Subscription
 from ssestream.runtime import loop as hub
 from ssestream.runtime import threads as real_threads
@@ -289,12 +289,12 @@ def test_a_timeout_that_a_filter_has_left_running_stops_nobody(channels: Channel
 
 def greenlets_only(play: Callable[[], None]) -> Callable[[], None]:
     def played() -> None:
-        real = listener.monkey.is_module_patched
-        listener.monkey.is_module_patched = lambda name: True
+        real = tasks.monkey.is_module_patched
+        tasks.monkey.is_module_patched = lambda name: True
         try:
             play()
         finally:
-            listener.monkey.is_module_patched = real
+            tasks.monkey.is_module_patched = real
 
     return played
 
@@ -365,7 +365,7 @@ class Threads:
         self.to_be_had = True
         self.refused = 0
         self._start = hub.start_thread
-        for module in (real_threads, hub, listener):
+        for module in (real_threads, hub, tasks):
             monkeypatch.setattr(module, "start_thread", self.start)
 
     def start(self, function: Callable[..., object], args: tuple[Any, ...]) -> int:

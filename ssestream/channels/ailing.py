@@ -9,12 +9,13 @@ read again.
 import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol
 
 from ..brokers.broker import Broker, ChannelError
 from ..errors import BrokerError
 from ..runtime.loop import logger, new_lock
 from ..settings import chance
+from .tail import Tails
+from .tasks import spawn
 
 #: Seconds before the next try: after the first failure, and at most.
 SOONEST, LATEST = 0.1, 2.0
@@ -29,33 +30,18 @@ REMEMBERED = 1000
 TRIED, TRIED_BYTES = 128, 256 * 1024
 
 
-class Followed(Protocol):
-    """The channels that this process follows: the part that `Ailing` needs."""
-
-    def places(self, name: str) -> list[int] | None:
-        """The entry numbers after which this process must read the channel *name*.
-
-        The first number is the listener's. The second, if any, is the number of the stream that
-        is furthest behind. None if no stream follows the channel.
-        """
-
-    def resume(self, name: str) -> None:
-        """Let the listener and the streams that are behind read the channel *name* again."""
-
-
 class Ailing:
     """The channels of one broker, in one process, that cannot be read now.
 
-    *start* runs a function that waits, in a greenlet or thread of its own.
+    *resume* is a method that lets the listener, and the streams that are behind, read a channel
+    again.
     """
 
-    def __init__(
-        self, broker: Broker, start: Callable[[Callable[[], None]], object], followed: Followed
-    ) -> None:
+    def __init__(self, broker: Broker, tails: Tails, resume: Callable[[str], None]) -> None:
         self._broker = broker
-        self._start = start
+        self._tails = tails
         # A weak reference makes no cycle, so a dropped broker closes its connections at once.
-        self._followed_by = weakref.ref(followed)
+        self._resume = weakref.WeakMethod(resume)
         self._lock = new_lock()
         # For each channel, whether the listener must leave it out.
         self._channels: dict[str, bool] = {}
@@ -90,7 +76,7 @@ class Ailing:
             start = bool(self._channels) and not self._is_trying
             self._is_trying = self._is_trying or start
         if start:
-            self._start(self.run)
+            spawn(self.run)
 
     def run(self) -> None:
         """Try the channels again, until each can be read or has no follower."""
@@ -108,22 +94,18 @@ class Ailing:
 
     def _names(self) -> list[str]:
         with self._lock:
-            names = [name for name in self._channels if self._places(name) is not None]
+            names = [name for name in self._channels if self._tails.get(name) is not None]
             self._is_trying = bool(names)
         chance.shuffle(names)
         return names[:AT_ONCE]
 
-    def _places(self, name: str) -> list[int] | None:
-        followed = self._followed_by()
-        return None if followed is None else followed.places(name)
-
-    def _resume(self, name: str) -> None:
-        followed = self._followed_by()
-        if followed is not None:
-            followed.resume(name)
+    def _can_be_read(self, name: str) -> None:
+        resume = self._resume()
+        if resume is not None:
+            resume(name)
 
     def _try(self, name: str) -> None:
-        places = self._places(name)
+        places = self._tails.places(name)
         if places is None:  # every stream of it has ended since
             return
         try:
@@ -132,11 +114,11 @@ class Ailing:
                 if index == 0 and name in self:
                     with self._lock:
                         self._channels[name] = False
-                    self._resume(name)
+                    self._can_be_read(name)
         except BrokerError:
             return
         with self._lock:
             was_there = self._channels.pop(name, None) is not None
         if was_there:
             logger.warning("channels: %r can be read again", name)
-            self._resume(name)
+            self._can_be_read(name)

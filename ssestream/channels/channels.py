@@ -28,8 +28,9 @@ from ..runtime.uncopyable import Uncopyable
 from ..settings import current_app
 from ..stream import SseStream
 from ..wire import Decoder, Message, encode, is_frame, with_id
+from .health import State
 from .ids import UNKNOWN, format_id, parse_id
-from .listener import Listener, State
+from .listener import Listener
 from .publication import CLOSE, cut_frame
 from .subscription import Cursor, Filter, Subscription
 from .tail import ChannelStatistics
@@ -193,7 +194,7 @@ class Channels(Uncopyable):
             # Several apps with this configuration, or one app that is made again, share a broker.
             if self._configuration == configuration:
                 return
-            if self._listener_made is not None and not self._listener_made.idle:
+            if self._listener_made is not None and self._listener_made.tails:
                 raise RuntimeError("these channels have subscribers already")
             broker = open_broker(*configuration)
             if self._broker_made is not None:
@@ -228,7 +229,7 @@ class Channels(Uncopyable):
         ``"idle"`` while no stream follows a channel, ``"down"`` while the broker cannot be
         used, else ``"listening"``.
         """
-        return self._here()._listener.state
+        return self._here()._listener.health.state
 
     # -- writing
 
@@ -250,7 +251,7 @@ class Channels(Uncopyable):
             )
         dumps = app_dumps(app_json() or self._json)
         event_id = self._append(channel, encode(message, dumps))
-        self._listener.published(channel)
+        self._listener.tails.published(channel)
         return event_id
 
     def close_channel(self, name: str) -> None:
@@ -371,7 +372,7 @@ class Channels(Uncopyable):
             if subscription.cursor_of(name) is None
         ]
         listener = self._listener
-        listener.place(cursors, latest)
+        listener.replay.place(cursors, latest)
         # Add all cursors before the first event, because its id has a position in each channel.
         new = subscription.add(cursors)
         subscription.tell_place(None if since else sse_stream.last_event_id)
@@ -455,7 +456,7 @@ class Channels(Uncopyable):
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         """The statistics of each channel that a stream of this process follows."""
-        return self._here()._listener.statistics()
+        return self._here()._listener.tails.statistics()
 
     def ping(self) -> None:
         """Return if the broker can be used now, and raise `BrokerError` if not.
@@ -516,10 +517,10 @@ class Channels(Uncopyable):
         # compares the count, and then reads on.
         subscription.drains += 1
         for cursor in subscription.cursors:
-            self._listener.drained(cursor)
+            self._listener.replay.drained(cursor)
 
     def _passed(self, subscription: Subscription, cursor: Cursor, silently: int) -> None:
-        self._listener.passed(subscription, cursor, silently)
+        self._listener.id_blocks.passed(subscription, cursor, silently)
 
     def _gone(self, subscription: Subscription) -> None:
         subscription.close()

@@ -1,7 +1,7 @@
 """A stored event on its way to many streams, and the control frames that no client sees."""
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from ..brokers.broker import CONTROL, Entry, Position, Slice
@@ -83,6 +83,28 @@ def publications_of(piece: Slice) -> list[Publication]:
     return [Publication(piece.log, entry) for entry in piece.entries]
 
 
+def passed(
+    at: Position, before: Position, publications: Sequence[Publication], last: int
+) -> int | None:
+    """How many of *publications* a stream at the position *at* has passed already.
+
+    The *publications* have no gap between them, and follow the position *before*. *last* is the
+    number of the newest entry that *at* may be after: a position beyond it is in a log that lost
+    its newest entries. None if an entry between *at* and *publications* may be missing, or if *at*
+    is after an entry with another check than the entry at that number here.
+    """
+    if at.log == "" and before.number == 0:  # the log has just got its first entry
+        return 0
+    count = at.number - before.number
+    if at.log != before.log or count < 0 or at.number > last:
+        return None
+    if count <= len(publications):
+        known = publications[count - 1].position if count else before
+        if known.check and at.check and known.check != at.check:
+            return None
+    return count
+
+
 class Batch(NamedTuple):
     """Several publications without a gap between them, in one piece of bytes for one write."""
 
@@ -117,6 +139,59 @@ def batches_of(name: str, before: Position, publications: list[Publication]) -> 
             batches.append(Batch(before, publication.position, b"".join(frames), len(frames)))
             before, frames, length = publication.position, [], 0
     return batches
+
+
+class News:
+    """The entries that the listener has read for one channel, on their way to the live cursors."""
+
+    __slots__ = (
+        "batches",
+        "before",
+        "cuts",
+        "has_lost_end",
+        "may_miss_cut",
+        "piece",
+        "publications",
+    )
+
+    def __init__(self, name: str, piece: Slice, here: Position | None) -> None:
+        """*here* is the position of the listener before it read *piece* of the channel *name*."""
+        self.piece = piece
+        self.publications = publications_of(piece)
+        missed = here is not None and piece.misses(here)
+        number = self.publications[0].number - 1 if self.publications else piece.last
+        #: The position before the first of *publications*.
+        self.before = Position(piece.log, number)
+        if here is not None and here[:2] == self.before[:2] and not missed:
+            # The same object as in most cursors, which makes a comparison fast.
+            self.before = here
+        self.batches = batches_of(name, self.before, self.publications)
+        #: The publications that may take away a stream's access.
+        self.cuts = [each for each in self.publications if each.frame.startswith(CUT)]
+        #: Whether entries are lost, and one of them may take away a stream's access.
+        self.may_miss_cut = here is not None and here.log == piece.log and missed
+        #: Whether the log has lost its newest entries. A cursor may have read more than the
+        #: listener, and then be beyond *piece* without a loss. Only in another past of the log
+        #: has such a cursor missed entries.
+        self.has_lost_end = here is not None and piece.has_other_past(here)
+
+    @property
+    def end(self) -> Position:
+        """The position after the last of *publications*; without any, the end of the log."""
+        return self.publications[-1].position if self.publications else self.piece.end
+
+    def follow(self, at: Position | None) -> bool:
+        """Whether no entry is missing between the position *at* and *publications*."""
+        if at is None or self.has_lost_end:
+            return False
+        return passed(at, self.before, self.publications, self.piece.last) is not None
+
+    def ends_before(self, at: Position | None) -> bool:
+        """Whether *at* is beyond the end of the log, which has lost its newest entries."""
+        piece = self.piece
+        return (
+            at is not None and self.has_lost_end and at.log == piece.log and at.number > piece.last
+        )
 
 
 def cut_frame(key: Hashable | None) -> bytes | None:

@@ -3,14 +3,14 @@
 A `Cursor` is the position of one stream in one channel. A `Subscription` is one stream with all
 its cursors. The lock of a `Subscription` guards its tuple of cursors and the order of the frames
 that its stream gets. Nobody holds the lock while waiting, or together with the lock of
-`Listener`.
+`Tails`.
 """
 
 import contextvars
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
-from ..brokers.broker import Position, Slice
+from ..brokers.broker import Position
 from ..errors import StreamError
 from ..http.output import Direct
 from ..runtime.callables import check_callable, is_coroutine
@@ -19,7 +19,7 @@ from ..runtime.origin import enter, log_failure
 from ..stream import SseStream
 from ..wire import id_block, with_id
 from .ids import UNKNOWN, check_fits, format_id
-from .publication import CLOSE, Batch, Publication
+from .publication import CLOSE, Batch, News, Publication
 
 #: Reasons in the log for the end of a stream. The name of the channel follows.
 WAS_CUT = "cut() took away its access to the channel"
@@ -171,32 +171,6 @@ class Cursor:
         if at is None or not publications or at.log != publications[0].position.log:
             return 0
         return max(0, at.number + 1 - publications[0].number)
-
-    def is_next(self, before: Position, publications: list[Publication], last: int) -> bool:
-        """Whether no entry is missing between this cursor and *publications*, which follow
-        *before*.
-
-        *last* is the number of the newest entry of the log. False if the cursor is beyond *last*,
-        because the log then lost its newest entries. Also False if the cursor is after an entry
-        with another check than the entry at that number in *publications*.
-        """
-        at = self.position
-        if at is None:
-            return False
-        if at.log == "" and before.number == 0:  # the log has just got its first entry
-            return True
-        passed = at.number - before.number
-        if at.log != before.log or passed < 0 or at.number > last:
-            return False
-        known = publications[passed - 1].position if 0 < passed <= len(publications) else before
-        if known.number != at.number:
-            return True
-        return not (known.check and at.check) or known.check == at.check
-
-    def is_beyond(self, piece: Slice) -> bool:
-        """Whether the cursor is beyond the end of its log, which then lost its newest entries."""
-        at = self.position
-        return at is not None and at.log == piece.log and at.number > piece.last
 
     def is_told(self, publication: Publication) -> bool:
         """Whether the control frame *publication* ends the stream of this cursor."""
@@ -368,6 +342,29 @@ class Subscription:
         """Mark the position of *cursor* as unknown to the log, so that the stream emits a gap."""
         with self._lock:
             cursor.position = cursor.snapshot_at = UNKNOWN
+
+    def obey(self, cursor: Cursor, news: News) -> None:
+        """End the stream if *news* takes away its access, or may miss an entry that does."""
+        told = any(cursor.is_cut(each) and cursor.is_told(each) for each in news.cuts)
+        if not self.closed and (told or (news.may_miss_cut and cursor.cut_frame is not None)):
+            self.end_stream(WAS_CUT if told else MAY_BE_CUT, cursor.name)
+        if self.closed:
+            self.cancel()
+
+    def break_off(self, name: str, error: Exception) -> None:
+        """Log *error* and destroy the stream: otherwise it would silently stand still.
+
+        *name* is the channel concerned. Call this while *error* is handled.
+        """
+        log_failure(self.stream._call_queue.origin, "channels: %r could not be handed on", name)
+        self.cancel()
+        self.stream.destroy(error)
+
+    def emit_gap(self, name: str, then: Callable[[], None]) -> None:
+        """Let the stream emit ``"gap"`` for the channel *name*, and call *then* afterwards."""
+        call_queue = self.stream._call_queue
+        call_queue.call_soon(self.stream.emit, "gap", name)
+        call_queue.call_soon(then)
 
     def deliver(
         self, cursor: Cursor, publications: list[Publication], replayed: bool = False

@@ -17,17 +17,17 @@ So a slow stream fills only half of its queue, and does not delay other streams;
 the log. A tail also keeps the last entries of its log, so a reader mostly need not ask the
 broker.
 
-The lock of `Listener` guards which cursors are live. Nobody holds it while waiting, or together
-with the lock of a `Subscription`.
+A `Tails` holds the tails of all channels, under one lock.
 """
 
 import dataclasses
 from collections import deque
 from typing import Any
 
-from ..brokers.broker import Bounds, Position, Slice
+from ..brokers.broker import Bounds, Position
 from ..runtime.clock import clock
-from .publication import Publication
+from ..runtime.loop import new_lock
+from .publication import News, Publication, passed
 from .subscription import Cursor
 
 #: The most entries that a tail keeps, and the most bytes: about the events that a client misses
@@ -59,7 +59,7 @@ class ChannelStatistics:
 class Tail:
     """A channel that streams of this process follow: their cursors and the last entries.
 
-    A tail keeps no entry that its log has dropped. The lock of `Listener` guards all fields,
+    A tail keeps no entry that its log has dropped. The lock of `Tails` guards all fields,
     except where a method says so.
     """
 
@@ -95,6 +95,27 @@ class Tail:
             published=self.published,
         )
 
+    def add(self, cursor: Cursor) -> None:
+        """Add *cursor*, which is not live yet."""
+        if self.position is None:
+            self.position = cursor.subscribed_at
+        elif self.position == cursor.subscribed_at:
+            # Many cursors share one position object, which saves memory.
+            if cursor.position is cursor.subscribed_at:
+                cursor.position = self.position
+            cursor.subscribed_at = self.position
+        cursor.tail = self
+        self.cursors.add(cursor)
+
+    def remove(self, cursor: Cursor) -> None:
+        """Remove *cursor*, and keep its counts."""
+        self.cursors.discard(cursor)
+        self.fall_behind(cursor)
+        cursor.complicate()
+        self.delivered += cursor.delivered
+        self.replayed += cursor.replayed
+        self.gaps += cursor.gaps
+
     def go_live(self, cursor: Cursor) -> None:
         self.live.add(cursor)
         self.apart.add(cursor)
@@ -107,7 +128,7 @@ class Tail:
     def stand_apart(self, cursor: Cursor) -> None:
         """Let a broadcast visit *cursor* by itself, because it has left its cohort.
 
-        May be called from any thread, without the lock of `Listener`.
+        May be called from any thread, without the lock of `Tails`.
         """
         self.apart.add(cursor)
         # Add first and check afterwards. Otherwise a cursor that falls behind between the check
@@ -115,51 +136,146 @@ class Tail:
         if cursor not in self.live:
             self.apart.discard(cursor)
 
-    def advance(self, piece: Slice, publications: list[Publication]) -> Position:
-        """Move to the end of *piece*, which the listener has read, and keep its *publications*.
-
-        Returns the position before the first of *publications*.
-        """
-        last = publications[-1].position if publications else piece.end
-        number = publications[0].number - 1 if publications else last.number
-        here = self.position
-        if here is not None and here[:2] == (piece.log, number) and not piece.misses(here):
-            before = here  # the same object as in most cursors, which makes a comparison fast
-        else:
-            before = Position(piece.log, number)
-        if before is not here or self._base is None:
+    def advance(self, news: News) -> None:
+        """Move to the end of *news*, which the listener has read, and keep the publications."""
+        if news.before is not self.position or self._base is None:
             self.recent.clear()
-            self._recent_bytes, self._base = 0, before
-        self.position, self.bounds = last, piece.bounds
-        self.recent.extend(publications)
-        self._recent_bytes += sum(len(publication.frame) for publication in publications)
-        history = piece.bounds.history
+            self._recent_bytes, self._base = 0, news.before
+        self.position, self.bounds = news.end, news.piece.bounds
+        self.recent.extend(news.publications)
+        self._recent_bytes += sum(len(publication.frame) for publication in news.publications)
+        history = self.bounds.history
         keeps = RECENT if history is None else min(RECENT, history)
         while len(self.recent) > keeps or self._recent_bytes > RECENT_BYTES:
             self._forget_oldest()
-        return before
 
     def after(self, position: Position) -> list[Publication] | None:
         """The entries after *position*; None if the tail does not keep all of them."""
-        mine = self.position
-        if mine is None or position.log != mine.log or position.number > mine.number:
+        if self.position is None:
             return None
         if self.bounds.age is not None:
             oldest = clock.now() - self.bounds.age
             while self.recent and self.recent[0].came_at <= oldest:
                 self._forget_oldest()
-        base = self._base if self.recent else mine
-        assert base is not None
-        passed = position.number - base.number
-        if passed < 0:
+        before = self._base if self.recent and self._base is not None else self.position
+        count = passed(position, before, self.recent, self.position.number)
+        if count is None:
             return None
-        known = base if passed == 0 else self.recent[passed - 1].position
-        # The position may be from another past of the log, with another entry at this number.
-        if known.check and position.check and known.check != position.check:
-            return None
-        return [self.recent[n] for n in range(passed, len(self.recent))]
+        return [self.recent[n] for n in range(count, len(self.recent))]
 
     def _forget_oldest(self) -> None:
         publication = self.recent.popleft()
         self._recent_bytes -= len(publication.frame)
         self._base = publication.position
+
+
+class Tails:
+    """The tails of all channels that streams of this process follow, under one lock."""
+
+    def __init__(self) -> None:
+        #: Guards all fields of the tails, and which cursors are live. Nobody holds it while
+        #: waiting, or together with the lock of a `Subscription`.
+        self.lock = new_lock()
+        self._tails: dict[str, Tail] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._tails)
+
+    def get(self, name: str) -> Tail | None:
+        with self.lock:
+            return self._tails.get(name)
+
+    def all(self) -> list[Tail]:
+        with self.lock:
+            return list(self._tails.values())
+
+    def of(self, cursor: Cursor) -> Tail | None:
+        """The tail of *cursor*; None if the cursor was removed. Call this with the lock held."""
+        tail = self._tails.get(cursor.name)
+        return tail if tail is not None and cursor in tail.cursors else None
+
+    def add(self, cursors: list[Cursor]) -> bool:
+        """Add *cursors*, which are not live yet. Returns whether a channel is new here."""
+        is_new = False
+        with self.lock:
+            for cursor in cursors:
+                tail = self._tails.get(cursor.name)
+                if tail is None:
+                    is_new = True
+                    tail = self._tails[cursor.name] = Tail(cursor.name)
+                tail.add(cursor)
+        return is_new
+
+    def remove(self, cursors: list[Cursor]) -> None:
+        """Remove *cursors*, and forget each channel that no cursor follows any more."""
+        with self.lock:
+            for cursor in cursors:
+                tail = self.of(cursor)
+                if tail is not None:
+                    tail.remove(cursor)
+                    if not tail.cursors:
+                        del self._tails[tail.name]
+
+    def found(self, tail: Tail | None, end: Position) -> None:
+        """Let *tail* begin at *end*, which a read has found, unless it has begun already."""
+        with self.lock:
+            if tail is not None and tail.position is None:
+                tail.position = end
+
+    def goes_live(self, cursor: Cursor, seen: Position | None) -> bool:
+        """Let *cursor* go live if it is at the end of the log. Returns whether it is live or over.
+
+        *seen* is the position of the tail before a read that found nothing more for *cursor*.
+        None if there was no such read.
+        """
+        with self.lock:
+            tail, at = self.of(cursor), cursor.position
+            if tail is None or cursor.subscription.closed:
+                return True
+            # A cursor beyond the listener goes live only after a read: otherwise its log may
+            # have lost its newest entries.
+            live = (
+                tail.position is not None
+                and at is not None
+                and cursor.subscription.has_begun
+                and tail.position in (at, seen)
+            )
+            if live:
+                tail.go_live(cursor)
+            return live
+
+    def is_live(self, cursor: Cursor) -> bool:
+        with self.lock:
+            tail = self.of(cursor)
+            return tail is not None and cursor in tail.live
+
+    def behind(self, name: str | None = None) -> list[Cursor]:
+        """The cursors that are behind: of the channel *name*, or of all channels."""
+        with self.lock:
+            tails = self._tails.values() if name is None else filter(None, [self.get(name)])
+            return [cursor for tail in tails for cursor in tail.cursors - tail.live]
+
+    def places(self, name: str) -> list[int] | None:
+        """The entry numbers after which this process must read the channel *name*.
+
+        The first number is the listener's. The second, if any, is the number of the stream that
+        is furthest behind. None if no stream follows the channel.
+        """
+        with self.lock:
+            tail = self._tails.get(name)
+            if tail is None:
+                return None
+            here = tail.position or Position("", 0)
+            behind = [at.number for each in self.behind(name) if (at := each.position)]
+            return [here.number, min(behind)] if behind else [here.number]
+
+    def published(self, name: str) -> None:
+        """Count an event that this process has published to the channel *name*."""
+        with self.lock:
+            tail = self._tails.get(name)
+            if tail is not None:
+                tail.published += 1
+
+    def statistics(self) -> dict[str, ChannelStatistics]:
+        with self.lock:
+            return {name: tail.statistics() for name, tail in self._tails.items()}

@@ -1,0 +1,285 @@
+"""Read on from the logs for the cursors that are behind, and tell streams of gaps.
+
+A cursor is behind if its stream came back with an id, if its stream was slow, or if the listener
+missed entries. A reader reads the log for the cursor until the cursor is live.
+"""
+
+from collections import deque
+
+from ..brokers.broker import Broker, Busy, ChannelError, Position, Slice
+from ..errors import BrokerError
+from ..runtime.loop import checkpoint
+from .ailing import Ailing
+from .health import Health
+from .ids import UNKNOWN
+from .publication import publications_of
+from .subscription import Cursor, Subscription
+from .tail import Tails
+from .tasks import spawn, start_again
+
+#: The most readers at the same time. Readers mostly wait for the broker, and more readers would
+#: only delay the listener there.
+READERS = 4
+
+#: The most entries that a reader asks the broker for at once, and about the most bytes.
+READ, READ_BYTES = 128, 256 * 1024
+
+
+class Replay:
+    """The readers of one `Listener`, and the cursors that wait for a reader."""
+
+    def __init__(self, broker: Broker, tails: Tails, health: Health) -> None:
+        self._broker = broker
+        self._tails = tails
+        self._health = health
+        #: The channels that fail while the broker works.
+        self.ailing = Ailing(broker, tails, self.resume)
+        # The lock of the tails guards the following fields, and `reading` of each cursor.
+        # The number of readers, and the cursors that wait for a reader.
+        self._readers = 0
+        self._behind: deque[Cursor] = deque()
+        # For each cursor without a position: how many of the latest entries it begins with.
+        self._latest: dict[Cursor, int] = {}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a reader runs."""
+        return self._readers > 0
+
+    # -- where a cursor begins
+
+    def place(self, cursors: list[Cursor], latest: int) -> None:
+        """Ask the broker where each of *cursors* begins, before they are added.
+
+        A cursor without a position begins with the last *latest* entries. While the broker is
+        down, nothing is asked; readers then place the cursors when the broker is back.
+        """
+        if latest:
+            with self._tails.lock:
+                self._latest.update((each, latest) for each in cursors if each.position is None)
+        # Only the listener tries a broker that is down, so no request waits for it.
+        if self._health.is_down:
+            return
+        try:
+            for cursor in cursors:
+                try:
+                    self._place(cursor)
+                except ChannelError as error:
+                    self.ailing.add(error, listener=False)
+        except BrokerError:  # the listener meets the same error, and logs it
+            pass
+
+    def _place(self, cursor: Cursor) -> None:
+        at = cursor.position
+        piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
+        cursor.subscribed_at = piece.end
+        if at is None:
+            self._begin(cursor, piece)
+        elif piece.misses(at):
+            # The position may be invented by the client. No later id may contain it.
+            cursor.position = UNKNOWN
+        elif at.number == piece.last and at.log == piece.log:
+            cursor.position = piece.end
+
+    def _begin(self, cursor: Cursor, piece: Slice) -> None:
+        """Give *cursor* its first position: before its latest entries, or at the end of the log."""
+        with self._tails.lock:
+            latest = self._latest.pop(cursor, 0)
+            if cursor.position is None:
+                before = max(piece.first - 1, piece.last - latest)
+                at_end = before == piece.last
+                cursor.position = piece.end if at_end else Position(piece.log, before)
+
+    def forget(self, cursors: list[Cursor]) -> None:
+        """Forget *cursors*, which are removed."""
+        with self._tails.lock:
+            for cursor in cursors:
+                self._latest.pop(cursor, None)
+
+    # -- the cursors that are behind
+
+    def follow(self, cursor: Cursor) -> None:
+        """Let *cursor* go live, or else read on."""
+        if not self._goes_live(cursor):
+            self.read_on(cursor)
+
+    def drained(self, cursor: Cursor) -> None:
+        """Let *cursor* read on if it is behind, because its stream has room again."""
+        if not self._tails.is_live(cursor):
+            self.read_on(cursor)
+
+    def read_on_all(self) -> None:
+        """Let all cursors that are behind read on, because the broker is back."""
+        for cursor in self._tails.behind():
+            self.read_on(cursor)
+
+    def resume(self, name: str) -> None:
+        """Let all cursors of the channel *name* that are behind read on: it can be read again."""
+        for cursor in self._tails.behind(name):
+            # A stream of several channels cannot begin until all its positions are known. So let
+            # its other cursors try again, too.
+            for each in cursor.subscription.cursors:
+                self.drained(each)
+        self._broker.wake()
+
+    def read_on(self, cursor: Cursor) -> None:
+        """Let a reader move *cursor* soon, if the cursor is behind and its stream goes on."""
+        if cursor.subscription.closed:
+            cursor.subscription.cancel()
+            return
+        with self._tails.lock:
+            if cursor.reading or self._tails.of(cursor) is None:
+                return
+            cursor.reading = True
+            self._behind.append(cursor)
+            start = self._readers < READERS
+            if start:
+                self._readers += 1
+        if start:
+            spawn(self._read)
+
+    def _goes_live(self, cursor: Cursor, seen: Position | None = None) -> bool:
+        """Let *cursor* go live if it is at the end of the log. Returns whether it is live or over.
+
+        *seen* is the position of the listener before a read that found nothing more for *cursor*.
+        None if there was no such read.
+        """
+        with self._tails.lock:
+            done = self._tails.goes_live(cursor, seen)
+            if done:
+                cursor.reading = False
+            return done
+
+    # -- the readers
+
+    def _read(self) -> None:
+        try:
+            while True:
+                with self._tails.lock:
+                    # Drop the queue while the broker is down. When the broker is back, the
+                    # listener lets all cursors that are behind read on.
+                    while self._behind and self._health.is_down:
+                        self._behind.popleft().reading = False
+                    if not self._behind:
+                        self._readers -= 1
+                        return
+                    cursor = self._behind.popleft()
+                self._read_for(cursor)
+                checkpoint()
+        except BaseException as error:
+            start_again(self._read, error)
+
+    def _read_for(self, cursor: Cursor) -> None:
+        again = False
+        try:
+            again = self._catch_up(cursor)
+        except Busy:  # the call has already waited for a connection
+            again = True
+        except ChannelError as error:
+            self._pause(cursor)
+            self.ailing.add(error, listener=False)
+        except BrokerError as error:
+            # Let the listener log the error, and let it start the readers when the broker is back.
+            with self._tails.lock:
+                cursor.reading = False
+                self._health.note(error)
+            self._broker.wake()
+        except Exception as error:
+            cursor.subscription.break_off(cursor.name, error)
+        except BaseException:
+            again = True
+            raise
+        finally:
+            if again:
+                # At the end of the queue, so that the other cursors have their turn.
+                with self._tails.lock:
+                    self._behind.append(cursor)
+
+    def _pause(self, cursor: Cursor) -> None:
+        """Let no reader move *cursor* until `read_on` is called."""
+        with self._tails.lock:
+            cursor.reading = False
+
+    def _catch_up(self, cursor: Cursor) -> bool:
+        """Read on once for *cursor*. Returns whether a reader must go on with it.
+
+        If not, the cursor is live or over, its stream has no room, or its stream emits ``"gap"``.
+        """
+        subscription = cursor.subscription
+        drains = subscription.drains
+        if self._goes_live(cursor):
+            return False
+        if not subscription.has_begun:
+            self._begin_all(subscription)
+            return True
+        with self._tails.lock:
+            tail, at = self._tails.of(cursor), cursor.position
+            here = None if tail is None else tail.position
+            publications = None if tail is None or at is None else tail.after(at)
+        if not publications:
+            after = 0 if at is None else at.number
+            piece = self._broker.read(cursor.name, after, READ, READ_BYTES)
+            if at is None:
+                self._begin(cursor, piece)
+                subscription.tell_place()
+                return True
+            if piece.misses(at):
+                if piece.has_other_past(at):
+                    # The number of `subscribed_at` has no meaning in the other past. Obey every
+                    # control frame from now on.
+                    cursor.subscribed_at = None
+                return self._tell_of_gap(cursor, at, piece)
+            publications = publications_of(piece)
+            if not publications:
+                # The cursor is at the end of the log, and goes live unless the listener has got
+                # new entries meanwhile.
+                cursor.position = piece.end
+                self._tails.found(tail, piece.end)
+                return not self._goes_live(cursor, here or piece.end)
+        if subscription.deliver(cursor, publications, replayed=True):
+            return True
+        self._pause(cursor)
+        # The stream may have drained while `reading` was still True, and then `drained` did
+        # nothing.
+        if subscription.closed or subscription.drains != drains:
+            self.read_on(cursor)
+        return False
+
+    def _begin_all(self, subscription: Subscription) -> None:
+        """Find all positions of a stream that subscribed while the broker was down.
+
+        No event may be sent before all positions are known, because its id could not say where
+        the other channels began.
+        """
+        cursors = [each for each in subscription.cursors if each.position is None]
+        pieces = [self._broker.read(cursor.name, 0, 0, 0) for cursor in cursors]
+        for cursor, piece in zip(cursors, pieces, strict=True):
+            self._begin(cursor, piece)
+        subscription.tell_place()
+
+    def _tell_of_gap(self, cursor: Cursor, at: Position, piece: Slice) -> bool:
+        """Emit ``"gap"``, and let *cursor* read on after its handlers.
+
+        ``"gap"`` comes before any other event of the channel, so that an app can write a snapshot.
+        Returns True, and emits nothing, if an earlier gap told of the same loss; then the reader
+        goes on at once.
+        """
+        oldest, told = piece.beginning, cursor.snapshot_at
+        is_known = told.log == piece.log and piece.first <= told.number + 1 <= piece.last + 1
+        if is_known and not piece.has_other_past(at):
+            cursor.position = oldest
+            return True
+        cursor.gaps += 1
+        cursor.snapshot_at = piece.end
+
+        def go_on() -> None:
+            # Move the cursor only after the handlers of "gap" have run. A client that leaves
+            # without the snapshot then gets a gap again.
+            cursor.position = oldest
+            # Send an id now. If no event followed, the old id of the client would be a gap again.
+            cursor.subscription.tell_place()
+            self._pause(cursor)
+            self.read_on(cursor)
+
+        cursor.subscription.emit_gap(cursor.name, go_on)
+        return False
