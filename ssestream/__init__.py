@@ -22,7 +22,8 @@
 #
 #   response.py        ServerResponse: Node's res as a Flask response
 #
-#   stream.py          SseStream: messages in, bytes out to each pipe
+#   flow.py            all that changes a stream's state, under one lock
+#   stream.py          SseStream: the public face of a flow
 #
 #   channels/          publish once; every subscriber gets it, in order
 #   pipeline.py        a source of messages, drawn through a stream

@@ -34,7 +34,7 @@ class Slow:
     def __init__(self, stream: SseStream) -> None:
         self.message = OutgoingMessage(high_water_mark=100)
         stream.pipe(self.message)
-        self.message.open(Connection(), stream._settings)
+        self.message.open(Connection(), stream.settings)
         self.body = Body(self.message)
         self.received = [next(self.body)]
 
@@ -90,7 +90,7 @@ def test_one_of_nobody_in_particular_waits_for_its_first_client() -> None:
     assert statistics().dropped == before.dropped + 15
     message = OutgoingMessage()
     stream.pipe(message)
-    message.open(Connection(), stream._settings)
+    message.open(Connection(), stream.settings)
     frames = next(Body(message))
     assert [f"id: {number}\n".encode() in frames for number in (14, 15, 24)] == [False, True, True]
 
@@ -140,7 +140,7 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
     if when != "before it is piped":
         stream.pipe(message)
     if when == "in one turn":
-        message.open(Connection(), stream._settings)
+        message.open(Connection(), stream.settings)
         asked = Wakeable()
         body = Body(message)
         assert body.take_nowait(asked) == b":ok\n\n"
@@ -150,7 +150,7 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
     if when == "before it is piped":
         stream.pipe(message)
     if when != "in one turn":
-        message.open(Connection(), stream._settings)
+        message.open(Connection(), stream.settings)
     stream.end()
     received = b"".join(Body(message))
     assert received.count(b"\ndata: more\n") == 1000
@@ -169,7 +169,7 @@ def test_a_client_that_takes_what_was_written_at_once_is_not_slow_meanwhile() ->
     stream = SseStream(high_water_mark=4, max_messages=10)
     message = OutgoingMessage(high_water_mark=100)
     stream.pipe(message)
-    message.open(Connection(), stream._settings)
+    message.open(Connection(), stream.settings)
     write_on(stream, 100)
     body = Body(message)
     taken = next(body)
@@ -226,7 +226,7 @@ def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
         stream = SseStream(max_bytes=50_000)
         message = OutgoingMessage()
         stream.pipe(message)
-        message.open(Connection(client="10.0.0.1", path="/replay"), stream._settings)
+        message.open(Connection(client="10.0.0.1", path="/replay"), stream.settings)
         next(Body(message))
         message._buffer.taken_at -= held
         while not message.closed:
@@ -521,22 +521,22 @@ class Unhashable:
 def test_streams_with_the_same_settings_share_them() -> None:
     app = Flask(__name__)
     with app.app_context():
-        assert SseStream()._settings is DEFAULTS
+        assert SseStream().settings is DEFAULTS
         app.config["SSESTREAM_HEARTBEAT"] = 1.0
-        apps = SseStream()._settings
+        apps = SseStream().settings
         assert apps.heartbeat == 1.0
-        assert SseStream()._settings is apps
-        assert SseStream(max_age=60)._settings is SseStream(max_age=60)._settings
-        assert SseStream(max_age=60)._settings.heartbeat == 1.0
+        assert SseStream().settings is apps
+        assert SseStream(max_age=60).settings is SseStream(max_age=60).settings
+        assert SseStream(max_age=60).settings.heartbeat == 1.0
         # What an app changes holds from then on, and is looked at.
         app.config["SSESTREAM_HEARTBEAT"] = 2.0
-        assert SseStream()._settings.heartbeat == 2.0
+        assert SseStream().settings.heartbeat == 2.0
         app.config["SSESTREAM_HEARTBEAT"] = True
         with pytest.raises(TypeError, match="SSESTREAM_HEARTBEAT"):
             SseStream()
         del app.config["SSESTREAM_HEARTBEAT"]
         app.config["SSESTREAM_CLIENT_KEY"] = Unhashable()
-        assert SseStream(max_age=60)._settings.max_age == 60
+        assert SseStream(max_age=60).settings.max_age == 60
     assert apps.heartbeat == 1.0
 
 
@@ -557,15 +557,15 @@ def test_a_pair_may_be_a_list_as_in_json() -> None:
     app = Flask(__name__)
     app.config["SSESTREAM_RETRY_AFTER"] = [10, 20]
     with app.app_context():
-        assert SseStream()._settings.retry_after == (10, 20)
-        assert SseStream(retry=[1, 2])._settings.retry == (1, 2)  # type: ignore[arg-type]
+        assert SseStream().settings.retry_after == (10, 20)
+        assert SseStream(retry=[1, 2]).settings.retry == (1, 2)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="retry"):
             SseStream(retry=[2, 1])  # type: ignore[arg-type]
 
 
 def test_settings_of_many_kinds_are_not_all_kept() -> None:
     for number in range(3 * KNOWN):
-        assert SseStream(max_age=1000 + number)._settings.max_age == 1000 + number
+        assert SseStream(max_age=1000 + number).settings.max_age == 1000 + number
     assert len(_of_streams) <= KNOWN
 
 
