@@ -15,8 +15,8 @@ import gevent
 import pytest
 
 from ssestream import BrokerError, Channels, SseStream
-from ssestream.brokers import redis as redis_broker
 from ssestream.brokers.broker import ChannelError, Position
+from ssestream.brokers.redis import broker as redis_broker
 from ssestream.channels import ailing, health, listener, replay
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer

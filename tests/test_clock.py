@@ -14,8 +14,9 @@ import freezegun
 import pytest
 
 from ssestream import BrokerError, Channels
-from ssestream.brokers import redis, sqlite
+from ssestream.brokers import sqlite
 from ssestream.brokers.memory import MemoryBroker
+from ssestream.brokers.redis import broker as redis_broker
 from ssestream.runtime.clock import clock
 from ssestream.runtime.loop import current_loop
 from ssestream.runtime.wheel import wheel_of
@@ -106,7 +107,7 @@ def test_a_locked_file_is_given_up_though_the_clock_stands(
 def test_a_redis_that_is_away_is_given_up_though_the_clock_stands(
     hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis, "TRYING", 0.1)
+    monkeypatch.setattr(redis_broker, "TRYING", 0.1)
     channels = Channels(f"redis://127.0.0.1:{free_port()}/0")
     with hold("2026-01-01"):
         gives_up(lambda: channels.publish("news", {"data": "x"}))

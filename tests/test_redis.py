@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from ssestream.brokers import open_broker
-from ssestream.brokers import redis as module
 from ssestream.brokers.broker import BrokerError, Busy, Position, Slice
 from ssestream.brokers.redis import RedisBroker
+from ssestream.brokers.redis import broker as module
 from tests.redis_server import RedisServer
 from tests.servers import ROOT, free_port, wait_until
 

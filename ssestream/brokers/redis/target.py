@@ -9,8 +9,8 @@ import dataclasses
 import re
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from ..printable import escape
-from .broker import shortage
+from ...printable import escape
+from ..broker import shortage
 
 #: Connections that one process uses at once by default, besides the listener's connection.
 CONNECTIONS = 50

@@ -35,10 +35,10 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from ..runtime.clock import clock
-from ..runtime.forking import AtFork
-from ..runtime.loop import new_lock
-from .broker import (
+from ...runtime.clock import clock
+from ...runtime.forking import AtFork
+from ...runtime.loop import new_lock
+from ..broker import (
     CHECK_LENGTH,
     CONTROL,
     CONTROLS,
@@ -54,7 +54,7 @@ from .broker import (
     Position,
     Slice,
 )
-from .redis_url import Target, parse
+from .target import Target, parse
 
 Client = redis.Redis | redis.RedisCluster
 
