@@ -27,12 +27,17 @@ work.mkdir(parents=True, exist_ok=True)
 subprocess.run([sys.executable, "-m", "build", "--outdir", work / "dist", checkout], check=True)
 [wheel] = (work / "dist").glob("*.whl")
 names = zipfile.ZipFile(wheel).namelist()
-assert "ssestream/py.typed" in names, names
+written = {
+    file.relative_to(checkout).as_posix()
+    for file in (checkout / "ssestream").rglob("*.*")
+    if file.is_file() and "__pycache__" not in file.parts
+}
+assert written <= set(names), written - set(names)
 assert all(name.startswith(("ssestream/", "ssestream-")) for name in names), names
 
 venv.create(work / "venv", with_pip=True, clear=True)
 python = work / "venv" / "bin" / "python"
-subprocess.run([python, "-m", "pip", "install", "-q", f"{wheel}[gunicorn]"], check=True)
+subprocess.run([python, "-m", "pip", "install", "-q", f"{wheel}[gunicorn,redis]"], check=True)
 (work / "hello.py").write_text(APP)
 where = subprocess.run(
     [python, "-c", "import ssestream; print(ssestream.__file__)"],
@@ -42,6 +47,9 @@ where = subprocess.run(
     text=True,
 ).stdout
 assert str(work) in where, where
+
+# The scripts in Lua are read when the broker of Redis is imported.
+subprocess.run([python, "-c", "import ssestream.brokers.redis"], cwd=work, check=True)
 
 server = subprocess.Popen(
     [python, "-m", "gunicorn", "-k", "gevent", "-b", "127.0.0.1:0", "hello:app"],

@@ -16,7 +16,7 @@ import pytest
 
 from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers.broker import ChannelError, Position
-from ssestream.brokers.redis import broker as redis_broker
+from ssestream.brokers.redis import listener as redis_listener
 from ssestream.channels import ailing, health, listener, replay
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (listener, ailing):
         monkeypatch.setattr(module, "SOONEST", 0.01)
         monkeypatch.setattr(module, "LATEST", 0.08)
-    monkeypatch.setattr(redis_broker, "BLOCK", 0.3)
+    monkeypatch.setattr(redis_listener, "BLOCK", 0.3)
 
 
 @pytest.fixture

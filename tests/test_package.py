@@ -152,6 +152,20 @@ def test_the_types_are_shipped() -> None:
     assert (PACKAGE / "py.typed").is_file()
 
 
+def test_every_file_of_the_package_is_shipped() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(PACKAGE.parent / "setup.cfg")
+    data = setup["options.package_data"]
+    folders = set()
+    for file in PACKAGE.rglob("*.*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            package = ".".join(file.relative_to(PACKAGE.parent).parent.parts)
+            patterns = ["*.py", *data.get(package, "").split()]
+            assert any(file.match(pattern) for pattern in patterns), file
+            folders.add(package)
+    assert set(setup["options"]["packages"].split()) == folders
+
+
 def test_tox_tests_the_oldest_dependencies_that_are_allowed() -> None:
     setup, tox = configparser.ConfigParser(), configparser.ConfigParser(interpolation=None)
     setup.read(PACKAGE.parent / "setup.cfg")

@@ -17,8 +17,8 @@ import pytest
 
 from ssestream.brokers import open_broker
 from ssestream.brokers.broker import BrokerError, Busy, Position, Slice
-from ssestream.brokers.redis import RedisBroker
-from ssestream.brokers.redis import broker as module
+from ssestream.brokers.redis import RedisBroker, listener
+from ssestream.brokers.redis import broker as redis_broker
 from tests.redis_server import RedisServer
 from tests.servers import ROOT, free_port, wait_until
 
@@ -172,8 +172,8 @@ def test_a_flushed_database_begins_another_log(
 def test_a_log_that_began_anew_under_an_earlier_clock_is_found(
     redis_server: RedisServer, broker: Callable[..., RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHECK", 0.0)
-    monkeypatch.setattr(module, "BLOCK", 0.05)
+    monkeypatch.setattr(redis_broker, "CHECK", 0.0)
+    monkeypatch.setattr(listener, "BLOCK", 0.05)
     reader = broker(redis_server.url)
     before = reader.append("news", b"one")
     client = redis_server.client()
@@ -447,8 +447,8 @@ def test_a_frozen_redis_raises_in_time_and_later_stores_at_most_once(
 def test_a_frozen_redis_fails_a_wait_in_time(
     redis_server: RedisServer, broker: Callable[..., RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BLOCK", 0.2)
-    monkeypatch.setattr(module, "ANSWER", 0.2)
+    monkeypatch.setattr(listener, "BLOCK", 0.2)
+    monkeypatch.setattr(listener, "ANSWER", 0.2)
     reader = broker(redis_server.url)
     at = reader.append("news", b"one")
     assert reader.wait({"news": at}) == {}

@@ -1,0 +1,63 @@
+"""Make clients of redis-py for one server, for a master behind sentinels, and for a cluster."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis import exceptions
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from .target import Target
+
+Client = redis.Redis | redis.RedisCluster
+
+#: Seconds in which Redis must accept a connection, and seconds in which it must answer.
+ANSWER = 1.0
+
+#: Default options of redis-py; a URL can override some of them. redis-py must not retry: it
+#: would run a command twice if only the answer was lost. Its pools have no bound, because a
+#: full pool of redis-py raises an error, while `Pool` lets the caller wait.
+OPTIONS: dict[str, Any] = {
+    "socket_timeout": ANSWER,
+    "socket_connect_timeout": ANSWER,
+    "max_connections": 2**31,
+    "protocol": 2,
+    "retry": Retry(NoBackoff(), 0),
+}
+
+#: Options of redis-py that belong to a pool or a client, and not to a connection.
+_OF_POOLS = ("max_connections", "single_connection_client", "auto_close_connection_pool")
+
+
+def opener(target: Target) -> Callable[[], Client]:
+    """A function that makes a client for *target*.
+
+    Raises ``ValueError`` if redis-py does not accept an option of the URL.
+    """
+    try:
+        options = OPTIONS | parse_url(target.url)
+        # A new connection checks its options but does not connect yet.
+        connection = options.pop("connection_class", redis.Connection)
+        others = inspect.signature(redis.RedisCluster).parameters if target.kind else ()
+        connection(**{name: options[name] for name in options.keys() - {*_OF_POOLS, *others}})
+    except (TypeError, ValueError, exceptions.RedisError) as error:
+        raise ValueError(target.refuse(error)) from None
+    if target.kind == "":
+        return lambda: redis.Redis.from_url(target.url, **OPTIONS)
+    if target.kind == "cluster":
+        return lambda: redis.RedisCluster.from_url(target.url, **OPTIONS)
+
+    options = OPTIONS | parse_url(target.url)
+    del options["host"]
+    if options.pop("connection_class", None) is not None:
+        options["ssl"] = True
+    shared = ("socket_", "ssl", "retry", "protocol")
+    own = {name: value for name, value in options.items() if name.startswith(shared)}
+    own["username"], own["password"] = target.sentinel_username, target.sentinel_password
+    return lambda: Sentinel(target.sentinels, sentinel_kwargs=own, **options).master_for(
+        target.service
+    )

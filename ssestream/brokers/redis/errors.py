@@ -1,0 +1,65 @@
+"""What an error of redis-py means: for one channel or for all, and whether it may pass."""
+
+import re
+import ssl
+
+from redis import exceptions
+
+#: All errors that a command may raise.
+ERRORS = (
+    exceptions.RedisError,
+    exceptions.RedisClusterException,
+    exceptions.ChildDeadlockedError,
+    OSError,
+    MemoryError,
+)
+
+#: Errors that may pass by themselves: Redis starts or stops, or another server becomes master.
+PASSING = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+    exceptions.RedisClusterException,
+    OSError,
+)
+
+
+# Errors that concern one key only: the key has another type, does not hold a log, or is not
+# allowed to this account.
+_OF_CHANNEL = re.compile(
+    r"WRONGTYPE|user_script:\d+:|(?i:no permissions to access)"
+    r"|can't access at least one of the keys|permissions to access one of the keys"
+)
+_OF_ALL = re.compile(r"can't run this command|permissions to run|READONLY|OOM|MISCONF|NOREPLICAS")
+
+
+def is_of_channel(error: object) -> bool:
+    if not isinstance(error, exceptions.ResponseError):
+        return False
+    words = str(error)
+    return bool(_OF_CHANNEL.search(words)) and not _OF_ALL.search(words)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether *error* stays until an operator acts: a wrong password, or an unsuitable server."""
+    if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
+        return True
+    if isinstance(error, exceptions.NoPermissionError) or is_untrusted(error):
+        return True
+    # An error reply that redis-py gives no class of its own lasts, except for these two: another
+    # client's script ends, and a replica comes back.
+    is_plain = type(error) is exceptions.ResponseError
+    return is_plain and not str(error).startswith(("BUSY ", "NOREPLICAS "))
+
+
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether the server's certificate is the cause of *error*."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def may_pass(cause: object) -> bool:
+    return isinstance(cause, PASSING) and not isinstance(cause, exceptions.AuthenticationError)

@@ -1,0 +1,34 @@
+-- What all scripts use: a log, and the entries and numbers in it.
+
+-- The identity and last number of a log, and the XINFO of its stream as a table.
+local function log_of(key)
+  if redis.call('EXISTS', key) == 0 then return '', 0, {} end
+  local info, said = {}, redis.call('XINFO', 'STREAM', key)
+  for i = 1, #said, 2 do info[said[i]] = said[i + 1] end
+  local log, last = string.match(info['last-generated-id'], '(%d+)-(%d+)')
+  return log, tonumber(last), info
+end
+
+-- An entry is {id, {'f', frame, 't', microseconds, 'k', token, 'm', message}}. *message* is the
+-- number of this message among all messages of the log. A control frame has the number of the
+-- next message, and is kept as long as that message. An entry of an earlier version has no
+-- *message*; every such entry counts as a message.
+local function number(entry) return tonumber(string.match(entry[1], '-(%d+)')) end
+local function id(log, n) return string.format('%s-%.0f', log, n) end
+local function message(entry) return tonumber(entry[2][8]) or number(entry) end
+local function messages_up_to(entry)
+  local control = entry[2][8] and string.byte(entry[2][2]) == 0
+  return control and message(entry) - 1 or message(entry)
+end
+
+-- How many control frames are among the entries that Redis has of a stream.
+local function controls_in(info)
+  local first, last = info['first-entry'], info['last-entry']
+  if not first then return 0 end
+  return info['length'] - (messages_up_to(last) - message(first) + 1)
+end
+
+local function microseconds()
+  local now = redis.call('TIME')
+  return now[1] * 1000000 + now[2]
+end

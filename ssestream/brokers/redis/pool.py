@@ -1,0 +1,83 @@
+"""The connections of one process for commands that Redis answers at once."""
+
+import contextlib
+import os
+import queue
+from collections.abc import Iterator
+from typing import Any
+
+import gevent.lock
+import redis
+from gevent import monkey
+
+from ...runtime.clock import clock
+from .client import Client
+from .scripts import APPEND, KEEP, READ, ClusterScript
+
+#: The least seconds that a caller waits for a free connection.
+PAUSE = 0.05
+
+
+class NoTurn(Exception):
+    """All connections of the pool stay in use."""
+
+
+class Pool:
+    """The connections for commands that Redis answers at once, and the scripts.
+
+    At most *connections* callers hold a `turn` at the same time. The listener needs no turn:
+    otherwise a busy process would look like a Redis server that is down.
+    """
+
+    def __init__(self, client: Client, connections: int) -> None:
+        self.process = os.getpid()
+        self.client: Any = client
+        self._connections = connections
+        # With patched sockets, the callers are greenlets, even if threads are not patched.
+        # Greenlets need gevent's semaphore, and plain threads need `Turns`.
+        patched = monkey.is_module_patched("socket")
+        self._free: Any = gevent.lock.Semaphore(connections) if patched else Turns(connections)
+        self.cluster = isinstance(client, redis.RedisCluster)
+        self.append, self.read, self.keep = (
+            ClusterScript(client, text) if self.cluster else client.register_script(text)
+            for text in (APPEND, READ, KEEP)
+        )
+
+    @contextlib.contextmanager
+    def turn(self, deadline: float) -> Iterator[None]:
+        """Hold one of the connections. Raises `NoTurn` if none is free until *deadline*."""
+        if not self._free.acquire(timeout=max(deadline - clock.now(), PAUSE)):
+            raise NoTurn(
+                f"all {self._connections} connections of this process stay in use"
+                " (?max_connections=... in the URL allows more)"
+            )
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    def close(self) -> None:
+        if self.cluster:
+            self.client.close()
+        else:
+            # A connection in use is closed later, when its user returns it.
+            self.client.connection_pool.disconnect(inuse_connections=False)
+
+
+class Turns:
+    """A semaphore for threads. Its timeout works even if a test stops the clock of Python."""
+
+    def __init__(self, number: int) -> None:
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(number):
+            self._free.put(None)
+
+    def acquire(self, timeout: float) -> bool:
+        try:
+            self._free.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        return True
+
+    def release(self) -> None:
+        self._free.put(None)

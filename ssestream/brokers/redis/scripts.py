@@ -1,0 +1,40 @@
+"""The scripts that Redis runs, each in a Lua file beside this one.
+
+``log.lua`` has the functions that all scripts use, and is put before each of them.
+"""
+
+import hashlib
+from importlib import resources
+from typing import Any
+
+from redis import exceptions
+
+_FOLDER = resources.files(__package__)
+
+
+def _script(name: str) -> str:
+    return "\n".join(_FOLDER.joinpath(f"{part}.lua").read_text("utf-8") for part in ("log", name))
+
+
+APPEND, READ, KEEP = _script("append"), _script("read"), _script("keep")
+
+
+class ClusterScript:
+    """A script on the node of its keys.
+
+    redis-py would load a script on all masters. After a lost connection, redis-py 6 may know
+    of none.
+    """
+
+    def __init__(self, client: Any, text: str) -> None:
+        self._client = client
+        self._text = text
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, keys: list[Any], args: list[Any]) -> Any:
+        try:
+            return self._client.evalsha(self._sha, len(keys), *keys, *args)
+        except exceptions.NoScriptError:
+            node = self._client.get_node_from_key(keys[0])
+            self._client.execute_command("SCRIPT LOAD", self._text, target_nodes=node)
+            return self._client.evalsha(self._sha, len(keys), *keys, *args)
