@@ -57,7 +57,7 @@ def opened() -> Iterator[list[Channels]]:
     channels: list[Channels] = []
     yield channels
     for each in channels:
-        for subscription in list(each._subscriptions.values()):
+        for subscription in each._subscribers.all():
             subscription.stream.destroy()
         until(lambda each=each: not each._listener._listening, "the listener to end")
         each._broker.close()
@@ -101,7 +101,7 @@ def nothing_remains(channels: Channels) -> None:
     until(lambda: not following._listening, "the listener to end")
     assert channels.state == "idle"
     # The stream's own thread or greenlet takes its subscription out, after the last event.
-    until(lambda: channels._subscriptions == {}, "the subscriptions to be gone")
+    until(lambda: not channels._subscribers, "the subscriptions to be gone")
     until(lambda: not following.is_running, "the readers to end")
     assert not following.tails
     assert not following.replay._behind
@@ -563,7 +563,7 @@ def test_a_name_that_no_channel_can_have_is_refused_everywhere(local: Make, name
         with pytest.raises(wrong, match="name of a channel"):
             call()
     assert channels.statistics() == {}
-    assert channels._subscriptions == {}
+    assert not channels._subscribers
 
 
 class Sly(str):

@@ -622,7 +622,7 @@ def torture(seed: int, broker: Breakable, channels: Channels, each: int) -> None
         for name, seen in client.seen.items():
             assert seen == list(range(each)), f"seed {seed}: channel {name}"
     until(lambda: not channels._listener._listening, "the last to leave")
-    until(lambda: channels._subscriptions == {}, "the subscriptions to be gone")
+    until(lambda: not channels._subscribers, "the subscriptions to be gone")
 
 
 @pytest.mark.parametrize("seed", range(6))

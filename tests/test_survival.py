@@ -52,7 +52,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[Any]]]:
 def channels() -> Iterator[Channels]:
     made = Channels("memory://")
     yield made
-    for subscription in list(made._subscriptions.values()):
+    for subscription in made._subscribers.all():
         subscription.stream.destroy()
     until(lambda: not made._listener._listening, "the listener to end")
 

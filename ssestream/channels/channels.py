@@ -5,7 +5,6 @@ A browser sends this id back as ``Last-Event-ID`` (WHATWG HTML, section 9.2.4), 
 any host can continue there.
 """
 
-import gc
 import os
 import weakref
 from collections.abc import Hashable, Mapping
@@ -15,11 +14,10 @@ import flask
 from flask.json.provider import JSONProvider
 
 from ..brokers import open_broker
-from ..brokers.broker import Bounds, Broker, Position, check_name
-from ..brokers.configuration import Configuration, check
-from ..brokers.configuration import configuration as make_configuration
+from ..brokers.broker import Bounds, Broker, check_name
+from ..brokers.configuration import Configuration, check, configuration
 from ..brokers.memory import MemoryBroker
-from ..errors import MessageError, StreamError
+from ..errors import MessageError
 from ..jsontext import app_dumps, app_json
 from ..plain import plain_text
 from ..runtime.callables import check_callable
@@ -27,20 +25,20 @@ from ..runtime.loop import new_lock
 from ..runtime.uncopyable import Uncopyable
 from ..settings import current_app
 from ..stream import SseStream
-from ..wire import Decoder, Message, encode, is_frame, with_id
+from ..wire import Message, encode
+from .apps import Apps, configuration_of, naming_keys
 from .health import State
-from .ids import UNKNOWN, format_id, parse_id
+from .history import read_back
+from .ids import format_id, parse_id
 from .listener import Listener
 from .publication import CLOSE, cut_frame
-from .subscription import Cursor, Filter, Subscription
+from .subscribers import Subscribers
+from .subscription import Filter
 from .tail import ChannelStatistics
 from .unheard import Audience
 
 #: Seconds for which `Channels.close` waits for the listener.
 CLOSING = 1.0
-
-#: Entries, and their bytes, that `Channels.history` reads at once.
-_PAGE, _PAGE_BYTES = 256, 1024 * 1024
 
 
 class Channels(Uncopyable):
@@ -84,10 +82,8 @@ class Channels(Uncopyable):
         self._broker_made: Broker | None = None
         # The app's JSON provider, for calls of `publish` outside of the app's context.
         self._json: JSONProvider | None = None
-        # The configuration of each app, and the `Channels` for each configuration that differs
-        # from the configuration of this one.
-        self._apps: weakref.WeakKeyDictionary[flask.Flask, Configuration]
-        self._apps = weakref.WeakKeyDictionary()
+        self._apps = Apps()
+        # The `Channels` for each configuration of an app that differs from this one's.
         self._others: dict[Configuration, Channels] = {}
         # Whether `init_app` was called.
         self._is_told = False
@@ -102,8 +98,7 @@ class Channels(Uncopyable):
     def _begin(self) -> None:
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
-        self._listener_made: Listener | None = None
-        self._subscriptions: dict[int, Subscription] = {}
+        self._subscribers_made: Subscribers | None = None
 
     # -- choosing a broker
 
@@ -127,41 +122,27 @@ class Channels(Uncopyable):
         app.extensions["ssestream"] = self
 
     def _take_from(self, app: flask.Flask) -> None:
-        given = {"url": self._url, "history": self._history, "history_age": self._history_age}
-        taken = {
-            name: app.config.get(f"SSESTREAM_{name.upper()}") if value is None else value
-            for name, value in given.items()
-        }
-        try:
-            configuration = make_configuration(**taken)
+        given = self._url, self._history, self._history_age
+        with naming_keys():
+            its = configuration_of(app, *given)
             with self._lock:
-                shared = [each for each in self._apps if each is not app]
-                if configuration != self._configuration and any(
-                    self._apps[each] == self._configuration for each in shared
-                ):
-                    self._part_off(app, configuration)
+                if its != self._configuration and self._apps.another_has(app, self._configuration):
+                    self._part_off(app, its)
                 else:
-                    self._configure(*configuration)
+                    self._configure(*its)
                     self._json = app.json
-                self._apps[app] = configuration
-                known = {*self._apps.values()}
-                left = [each for each in self._others if each not in known]
-                gone = [self._others.pop(each) for each in left]
-        except (TypeError, ValueError) as error:
-            # The error begins with the name of the argument. Name the key in the app's
-            # configuration instead.
-            name, _, rest = str(error).partition(" ")
-            raise type(error)(f"SSESTREAM_{name.upper()} {rest}") from None
+                self._apps.note(app, its)
+                known = self._apps.all()
+                gone = [self._others.pop(each) for each in [*self._others] if each not in known]
         for each in gone:
             each.close()
 
-    def _part_off(self, app: flask.Flask, configuration: Configuration) -> None:
+    def _part_off(self, app: flask.Flask, its: Configuration) -> None:
         """Give *app*, which has another configuration than these channels, its own broker."""
-        other = self._others.get(configuration)
+        other = self._others.get(its)
         if other is None:
-            url, history, history_age = configuration
-            other = Channels(url, history=history, history_age=history_age)
-            self._others[configuration] = other
+            other = Channels(its.url, history=its.history, history_age=its.history_age)
+            self._others[its] = other
         other._json = app.json
 
     def _here(self) -> "Channels":
@@ -171,36 +152,21 @@ class Channels(Uncopyable):
             self._take_from(app)
         if not self._others:
             return self
-        configuration = None if app is None else self._apps.get(app)
-        if configuration is None:
-            # Collect apps that nobody uses any more, so that only living apps count.
-            if len({*self._apps.values()}) > 1:
-                gc.collect()
-            known = {*self._apps.values()}
-            if len(known) != 1:
-                nobody = "no app is current" if app is None else "the current app is none of them"
-                raise RuntimeError(
-                    "these channels belong to several apps with different brokers"
-                    " (SSESTREAM_URL, SSESTREAM_HISTORY, SSESTREAM_HISTORY_AGE), and here"
-                    f" {nobody}: use the channels in 'with app.app_context():' of an app for which"
-                    " init_app() was called"
-                )
-            (configuration,) = known
-        return self._others.get(configuration, self)
+        return self._others.get(self._apps.current(app), self)
 
     def _configure(self, url: Any, history: Any, history_age: Any) -> None:
-        configuration = make_configuration(url, history, history_age)
+        wanted = configuration(url, history, history_age)
         with self._lock:
             # Several apps with this configuration, or one app that is made again, share a broker.
-            if self._configuration == configuration:
+            if self._configuration == wanted:
                 return
-            if self._listener_made is not None and self._listener_made.tails:
+            if self._subscribers_made is not None and self._subscribers_made.listener.tails:
                 raise RuntimeError("these channels have subscribers already")
-            broker = open_broker(*configuration)
+            broker = open_broker(*wanted)
             if self._broker_made is not None:
                 self._broker_made.close()
-            self._broker_made, self._configuration = broker, configuration
-            self._listener_made = None
+            self._broker_made, self._configuration = broker, wanted
+            self._subscribers_made = None
 
     @property
     def _broker(self) -> Broker:
@@ -215,12 +181,16 @@ class Channels(Uncopyable):
             return self._broker_made
 
     @property
-    def _listener(self) -> Listener:
+    def _subscribers(self) -> Subscribers:
         with self._lock:
-            if self._listener_made is None:
+            if self._subscribers_made is None:
                 broker = self._broker
-                self._listener_made = Listener(broker)
-            return self._listener_made
+                self._subscribers_made = Subscribers(broker)
+            return self._subscribers_made
+
+    @property
+    def _listener(self) -> Listener:
+        return self._subscribers.listener
 
     @property
     def state(self) -> State:
@@ -360,42 +330,7 @@ class Channels(Uncopyable):
             self._audience.came()
         if sse_stream.destroyed or sse_stream.writable_ended:
             return
-        text, is_none = since or sse_stream.last_event_id, not sse_stream._has_bad_id
-        known = None if text is None else parse_id(text)
-        if text is None and is_none:
-            known = {}
-        subscription = self._subscription(sse_stream)
-        subscription.check_fits(names)
-        cursors = [
-            Cursor(subscription, name, UNKNOWN if known is None else known.get(name), filter, word)
-            for name in dict.fromkeys(names)
-            if subscription.cursor_of(name) is None
-        ]
-        listener = self._listener
-        listener.replay.place(cursors, latest)
-        # Add all cursors before the first event, because its id has a position in each channel.
-        new = subscription.add(cursors)
-        subscription.tell_place(None if since else sse_stream.last_event_id)
-        listener.add(new)
-        # The stream may have ended during this call.
-        if subscription.closed or sse_stream.destroyed:
-            self._gone(subscription)
-            self._listener.remove(cursors)
-
-    def _subscription(self, sse_stream: SseStream) -> Subscription:
-        with self._lock:
-            subscription = self._subscriptions.get(id(sse_stream))
-            if not sse_stream._belongs_to(self):
-                raise StreamError(
-                    "this stream already follows channels of another Channels. A browser keeps one"
-                    " id, so a stream can follow the channels of one Channels only"
-                )
-            if subscription is not None and not subscription.closed:
-                return subscription
-            subscription = Subscription(sse_stream, self)
-            self._subscriptions[id(sse_stream)] = subscription
-        sse_stream._follow(subscription)
-        return subscription
+        self._subscribers.subscribe(self, sse_stream, names, since, latest, filter, word)
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
         """Let *sse_stream* stop following the channels *names*; without names, all channels.
@@ -404,12 +339,7 @@ class Channels(Uncopyable):
         """
         for other in list(self._others.values()):
             other.unsubscribe(sse_stream, *names)
-        with self._lock:
-            subscription = self._subscriptions.get(id(sse_stream))
-        if subscription is not None:
-            self._listener.remove(subscription.take_out(names))
-            if not subscription.cursors:
-                sse_stream._channels = None
+        self._subscribers.unsubscribe(sse_stream, names)
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
         """The last *limit* messages that the log of *name* keeps, oldest first.
@@ -427,28 +357,7 @@ class Channels(Uncopyable):
         if limit is not None and (not isinstance(limit, int) or limit < 0):
             raise ValueError(f"limit is an int from 0 on, or None, and not {limit!r}")
         self._audience.read()
-        where = self._broker.read(name, 0, 0, 0)
-        after, wanted = where.last, where.last if limit is None else limit
-        messages: list[dict[str, str | int]] = []
-        # Read further back in place of control frames, which are not messages.
-        while len(messages) < wanted and after >= where.first:
-            end, after = after, max(where.first - 1, after - (wanted - len(messages)))
-            messages = self._messages(name, after, end) + messages
-        return messages
-
-    def _messages(self, name: str, after: int, end: int) -> list[dict[str, str | int]]:
-        messages: list[dict[str, str | int]] = []
-        while after < end:
-            piece = self._broker.read(name, after, min(_PAGE, end - after), _PAGE_BYTES)
-            if not piece.entries:
-                break
-            for number, frame, token in piece.entries:
-                # The log may have been trimmed meanwhile, and then begins after *end*.
-                if number <= end and is_frame(frame):
-                    event_id = format_id({name: Position(piece.log, number, token)})
-                    messages += Decoder().feed(with_id(frame, event_id.encode()))
-            after = piece.entries[-1].number
-        return messages
+        return read_back(self._broker, name, limit)
 
     def channel(self, name: str) -> "Channel":
         """A handle on the channel *name*. Raises as `publish` does for a name."""
@@ -482,13 +391,9 @@ class Channels(Uncopyable):
         for other in list(self._others.values()):
             other.close()
         with self._lock:
-            subscriptions = list(self._subscriptions.values())
-            broker, listener = self._broker_made, self._listener_made
-        for subscription in subscriptions:
-            subscription.end_stream("its Channels were closed")
-            subscription.cancel()
-        if listener is not None:
-            listener.wait_until_idle(CLOSING)
+            broker, subscribers = self._broker_made, self._subscribers_made
+        if subscribers is not None:
+            subscribers.end_all("its Channels were closed", CLOSING)
         if broker is not None:
             broker.close()
 
@@ -506,29 +411,11 @@ class Channels(Uncopyable):
             )
         broker.clear()
 
-    # -- called by streams and subscriptions
+    # -- called by streams
 
     def _knows(self, event_id: str) -> bool:
         """Whether *event_id* has the form of an id of channels."""
         return parse_id(event_id) is not None
-
-    def _drained(self, subscription: Subscription) -> None:
-        # Count before looking for cursors that are behind. A reader that is about to stop
-        # compares the count, and then reads on.
-        subscription.drains += 1
-        for cursor in subscription.cursors:
-            self._listener.replay.drained(cursor)
-
-    def _passed(self, subscription: Subscription, cursor: Cursor, silently: int) -> None:
-        self._listener.id_blocks.passed(subscription, cursor, silently)
-
-    def _gone(self, subscription: Subscription) -> None:
-        subscription.close()
-        self._listener.remove(subscription.release())
-        with self._lock:
-            if self._subscriptions.get(id(subscription.stream)) is subscription:
-                del self._subscriptions[id(subscription.stream)]
-                subscription.stream._channels = None
 
 
 class Channel(Uncopyable):

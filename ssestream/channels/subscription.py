@@ -189,15 +189,15 @@ class Cursor:
 
 
 class Keeper(Protocol):
-    """The owner of subscriptions, which is a `Channels`: the part that a subscription needs."""
+    """The owner of subscriptions, which is a `Subscribers`: the part that a subscription needs."""
 
-    def _drained(self, subscription: "Subscription") -> None:
+    def drained(self, subscription: "Subscription") -> None:
         """Called when the stream of *subscription* has room again."""
 
-    def _gone(self, subscription: "Subscription") -> None:
+    def gone(self, subscription: "Subscription") -> None:
         """Called when *subscription* follows nothing any more."""
 
-    def _passed(self, subscription: "Subscription", cursor: Cursor, silently: int) -> None:
+    def passed(self, subscription: "Subscription", cursor: Cursor, silently: int) -> None:
         """Called after *cursor* has passed *silently* entries since the last entry that was sent.
 
         These entries were withheld, and the client does not know them. With 0, the newest entry
@@ -284,14 +284,14 @@ class Subscription:
     def cancel(self) -> None:
         """Give nothing more to the stream, and stop following its channels."""
         self.close()
-        self._keeper._gone(self)
+        self._keeper.gone(self)
 
     def heard(self, event: str) -> None:
         """Act on *event*, which the stream has emitted."""
         if event == "drain":
-            self._keeper._drained(self)
+            self._keeper.drained(self)
         elif event == "close":
-            self._keeper._gone(self)
+            self._keeper.gone(self)
 
     def end_stream(self, why: str, name: str | None = None) -> None:
         """End the stream; it still delivers its waiting messages.
@@ -420,7 +420,7 @@ class Subscription:
             more = more and not self.closed
         # Call the keeper without the lock, because the keeper may call `tell_place`.
         if silent or (given and cursor.filter is not None):
-            self._keeper._passed(self, cursor, silent)
+            self._keeper.passed(self, cursor, silent)
         return more
 
     def _push(self, frame: bytes) -> None:
