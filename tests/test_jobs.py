@@ -1,12 +1,12 @@
 """A job that a view forks has nothing of what its parent serves."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -29,20 +29,34 @@ GREENLETS = {
 #: Seconds that a job lives which is not to end before its test.
 LONG = 60
 
-Start = Callable[..., Server]
+Start = Callable[[str], psutil.Process]
 
 
-@pytest.fixture(params=[kind for kind in GREENLETS if kind != "gevent_pywsgi"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module", params=["SseWorker", "gevent", "pywsgi"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """One server for many tests: the keys of each test's streams are its own."""
+    kind = str(request.param)
+    broker = f"sqlite:///{tmp_path_factory.mktemp('jobs')}/events.db"
+    server = Server(kind, "tests.live.jobs:app", args=GREENLETS[kind], env={"BROKER": broker})
+    yield server.start()
+    server.stop()
 
 
 @pytest.fixture
-def start(serve: Start, kind: str) -> Start:
-    def start(**env: str) -> Server:
-        return serve(kind, "tests.live.jobs:app", args=GREENLETS[kind], env=env)
+def job(server: Server) -> Iterator[Start]:
+    """Start a job with a path of the app; each that is left ends with the test."""
+    pids = []
 
-    return start
+    def start(path: str) -> psutil.Process:
+        pids.append(ask(server, path)["pid"])
+        return psutil.Process(pids[-1])
+
+    yield start
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def ask(server: Server, path: str) -> Any:
@@ -69,12 +83,8 @@ def get_more(client: Client, count: int) -> None:
         client.received += data
 
 
-@pytest.mark.parametrize("kind", GREENLETS)
-@pytest.mark.parametrize("how", ["/job?seconds=60", "/forked?seconds=60"])
-def test_every_event_comes_once_while_it_lives(
-    how: str, start: Start, tmp_path: Path, kind: str
-) -> None:
-    server = start(BROKER=f"sqlite:///{tmp_path}/events.db")
+@pytest.mark.parametrize("server", GREENLETS, indirect=True, scope="module")
+def test_every_event_comes_once_while_it_lives(server: Server, job: Start) -> None:
     clients = [
         opened(server, f"/{path}?key={path}{n}")
         for path in ("timer", "pipeline", "channel")
@@ -82,10 +92,13 @@ def test_every_event_comes_once_while_it_lives(
     ]
     for client in clients:
         get_more(client, 1)
-    job = psutil.Process(ask(server, how)["pid"])
+    jobs = [job(f"/job?seconds={LONG}")]
+    for client in clients:
+        get_more(client, 15)
+    jobs.append(job(f"/forked?seconds={LONG}"))
     for client in clients:
         get_more(client, 25)
-    assert job.is_running()
+    assert all(each.is_running() for each in jobs)
     for client in clients:
         got = numbers(client)
         assert got == list(range(got[0], got[0] + len(got)))
@@ -93,98 +106,91 @@ def test_every_event_comes_once_while_it_lives(
         assert client.received.count(b":ok") == 1
 
 
-def test_a_departure_is_seen_by_its_parent_alone(start: Start) -> None:
-    server = start()
+def test_a_departure_is_seen_by_its_parent_alone(server: Server, job: Start) -> None:
     client = opened(server, "/quiet?key=before")
-    job = psutil.Process(ask(server, f"/job?seconds={LONG}")["pid"])
+    long = job(f"/job?seconds={LONG}")
     late = opened(server, "/quiet?key=behind")
     client.fin()
     late.fin()
     for key in ("before", "behind"):
         assert server.wait_for(event="close", key=key)["pid"] == server.worker_pid()
     # Whatever the job had to say of it would have been said by now.
-    assert ask(server, "/job?what=write&key=before")["pid"] != job.pid
-    server.wait_for(event="wrote")
-    assert len(server.events(event="close")) == 2
+    assert job("/job?what=write&key=before").pid != long.pid
+    server.wait_for(event="wrote", key="before")
+    for key in ("before", "behind"):
+        assert len(server.events(event="close", key=key)) == 1
 
 
-def test_what_it_writes_to_its_parents_stream_goes_nowhere_and_is_told(start: Start) -> None:
-    server = start()
-    client = opened(server, "/timer?key=a")
-    ask(server, "/job?what=write&key=a")
-    told = server.wait_for(event="wrote")
+def test_what_it_writes_to_its_parents_stream_goes_nowhere_and_is_told(
+    server: Server, job: Start
+) -> None:
+    words = "writes to a stream of its parent"
+    before = server.log().count(words)
+    client = opened(server, "/timer?key=written")
+    job("/job?what=write&key=written")
+    told = server.wait_for(event="wrote", key="written")
     assert told["wrote"] == [False] * 3
     assert told["destroyed"]
     get_more(client, 10)
     assert b"from a job" not in client.received
-    assert server.log().count("writes to a stream of its parent") == 1
+    assert server.log().count(words) == before + 1
 
 
-def test_a_client_that_is_slow_gets_its_bytes_once(start: Start) -> None:
-    server = start()
+def test_a_client_that_is_slow_gets_its_bytes_once(server: Server, job: Start) -> None:
     client = Client(server.port, receive_buffer=4096).get("/flood?messages=100")
     client.read_until(b":ok\n\n")
-    job = psutil.Process(ask(server, f"/job?seconds={LONG}")["pid"])
+    long = job(f"/job?seconds={LONG}")
     while not client.received.endswith(b"\r\n0\r\n\r\n"):
         data = client.sock.recv(65536)
         assert data
         client.received += data
-    assert job.is_running()
+    assert long.is_running()
     body = body_of(client.received)
     assert [int(n) for n in re.findall(rb"data: (\d+) x{60000}\n\n", body)] == list(range(100))
 
 
 @pytest.mark.parametrize("what", ["wait&seconds=60", "work"])
-def test_its_end_by_a_signal_is_its_own(what: str, start: Start) -> None:
-    server = start()
-    clients = [opened(server, f"/{path}?key={path}") for path in ("quiet", "timer")]
-    pid = ask(server, f"/job?what={what}")["pid"]
+def test_its_end_by_a_signal_is_its_own(what: str, server: Server, job: Start) -> None:
+    keys = [f"{path}-{what.partition('&')[0]}" for path in ("quiet", "timer")]
+    clients = [opened(server, f"/{key.partition('-')[0]}?key={key}") for key in keys]
+    pid = job(f"/job?what={what}").pid
     assert ask(server, f"/terminate?pid={pid}")["code"] == -signal.SIGTERM
     get_more(clients[1], 20)
-    assert not server.events(event="close")
+    assert not any(server.events(event="close", key=key) for key in keys)
     assert not any(b"retry: " in client.received for client in clients)
 
 
-def test_no_signal_is_lost_that_comes_while_it_is_forked(start: Start) -> None:
-    server = start()
-    client = opened(server, "/timer?key=a")
+def test_no_signal_is_lost_that_comes_while_it_is_forked(server: Server) -> None:
+    client = opened(server, "/timer?key=signals")
     assert ask(server, "/terminate-at-once")["codes"] == [-signal.SIGTERM] * 20
     get_more(client, 1)
 
 
-def test_it_ends_by_itself_when_it_is_done(start: Start) -> None:
-    server = start()
-    client = opened(server, "/timer?key=a")
+def test_it_ends_by_itself_when_it_is_done(server: Server, job: Start) -> None:
+    client = opened(server, "/timer?key=done")
     # More than gunicorn's workers let pass before they look whether their master is there.
-    pid = ask(server, "/job?seconds=2.5")["pid"]
-    assert server.wait_for(event="job over")["open"] == 0
-    assert ask(server, f"/terminate?pid={pid}")["code"] == 0
+    jobs = [job("/job?seconds=2.5"), job("/forked?seconds=2.5")]
+    for each in jobs:
+        assert server.wait_for(event="job over", pid=each.pid)["open"] == 0
+    assert ask(server, f"/terminate?pid={jobs[0].pid}")["code"] == 0
     get_more(client, 1)
 
 
-def test_so_does_one_of_the_plain_fork(start: Start) -> None:
-    server = start()
-    opened(server, "/timer?key=a")
-    pid = ask(server, "/forked?seconds=1.5")["pid"]
-    server.wait_for(event="job over", pid=pid)
-
-
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_it_holds_up_no_end_of_a_stream(version: str, start: Start) -> None:
-    server = start()
-    client = Client(server.port).get("/quiet?key=a", "Connection: close", version=version)
+def test_it_holds_up_no_end_of_a_stream(version: str, server: Server, job: Start) -> None:
+    path = f"/quiet?key=end-{version}"
+    client = Client(server.port).get(path, "Connection: close", version=version)
     client.read_until(b":ok\n\n")
-    job = psutil.Process(ask(server, f"/job?seconds={LONG}")["pid"])
-    ask(server, "/end?key=a")
+    long = job(f"/job?seconds={LONG}")
+    ask(server, f"/end?key=end-{version}")
     client.read_to_end()
     assert b"data: last" in client.received
-    assert job.is_running()
+    assert long.is_running()
 
 
-def test_nor_the_end_of_its_worker(start: Start, kind: str) -> None:
-    if kind == "pywsgi":
-        pytest.skip("it waits for nobody, unless an app tells it to")
-    server = start()
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
+def test_nor_the_end_of_its_worker(kind: str, serve: Callable[..., Server]) -> None:
+    server = serve(kind, "tests.live.jobs:app", args=GREENLETS[kind])
     client = opened(server, "/quiet?key=a")
     job = psutil.Process(ask(server, f"/forked?seconds={LONG}")["pid"])
     pid = server.worker_pid()
@@ -205,8 +211,8 @@ def test_nor_the_end_of_its_worker(start: Start, kind: str) -> None:
     os.kill(job.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kind", ["gthread", "sync"], indirect=False)
-def test_nor_does_one_of_a_threaded_server(kind: str, serve: Start) -> None:
+@pytest.mark.parametrize("kind", ["gthread", "sync"])
+def test_nor_does_one_of_a_threaded_server(kind: str, serve: Callable[..., Server]) -> None:
     args = (*HOOKED, "--workers", "2") if kind == "sync" else HOOKED
     server = serve(kind, "tests.live.jobs:app", args=args, env={})
     client = Client(server.port).get("/timer?key=a", version="1.0")

@@ -97,7 +97,7 @@ def wait(seconds: float) -> None:
 
 def write(key: str) -> None:
     wrote = [streams[key].write({"data": "from a job"}) for _ in range(3)]
-    tell(event="wrote", wrote=wrote, destroyed=streams[key].destroyed)
+    tell(event="wrote", key=key, wrote=wrote, destroyed=streams[key].destroyed)
 
 
 def work(key: str) -> None:
