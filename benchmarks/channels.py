@@ -47,8 +47,7 @@ import psutil  # noqa: E402 - after the patches
 from flask import Flask, request  # noqa: E402 - after the patches
 
 from ssestream import Channels, ServerResponse, SseStream  # noqa: E402 - after the patches
-from ssestream.http.body import Body  # noqa: E402 - after the patches
-from ssestream.http.outgoing import OutgoingMessage  # noqa: E402 - after the patches
+from ssestream.http.outgoing import OutgoingMessage, body_of  # noqa: E402 - after the patches
 from ssestream.wire import encode  # noqa: E402 - after the patches
 
 STREAMS, ROUNDS, MESSAGES = 1000, 15, 10
@@ -114,7 +113,7 @@ class Sink:
     def __init__(self) -> None:
         self.stream = SseStream()
         self.response = self.stream.pipe(OutgoingMessage())
-        self._body = Body(self.response)
+        self._body = body_of(self.response)
         self.empty()
 
     def wake(self) -> None:

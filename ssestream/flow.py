@@ -103,7 +103,7 @@ class Flow(Emitter):
         super().__init__(call_queue)
         self._connection = connection
         self.settings = settings
-        self._iterated: tuple[OutgoingMessage, ...] = ()
+        self._iterated: tuple[Body, ...] = ()
         # The stream keeps this lock, even when `pipe` moves it to another call queue.
         self._state_lock = self._call_queue.lock
         self._queue = MessageQueue.empty(high_water_mark, settings)
@@ -171,10 +171,10 @@ class Flow(Emitter):
             belongs = self._connection is not None and not self._closed
         for pipe in leaving:
             pipe.detach()
-            if belongs and isinstance(pipe.destination, OutgoingMessage):
+            if belongs and pipe.body is not None:
                 # The stream still ends when its client leaves, unless it is piped elsewhere by
                 # then.
-                Unpiped.of(self, pipe.destination)
+                Unpiped.of(self, pipe.body)
         self._flow()
 
     def _set_pipes(self, pipes: tuple[Pipe, ...]) -> None:
@@ -292,11 +292,11 @@ class Flow(Emitter):
         """
         since = self._queue.full_at
         for pipe in self._pipes:
-            response, buffer = pipe.destination, pipe.buffer
-            if not isinstance(response, OutgoingMessage) or buffer is None:
+            body, buffer = pipe.body, pipe.buffer
+            if body is None or buffer is None:
                 continue
             # A reader in this very thread cannot run while this waits.
-            if not response._call_queue.loop.here():
+            if not body.call_queue.loop.here():
                 until = buffer.taken_at + TIME_TO_READ
                 while buffer.is_stuck(since) and clock.now() < until:
                     sleep(0.001)
@@ -310,8 +310,8 @@ class Flow(Emitter):
         full = [pipe for pipe in self._pipes if not pipe.ready]
         slow = [pipe for pipe in full if pipe.is_slow(self._queue.full_at)]
         for pipe in slow or full:
-            if isinstance(pipe.destination, OutgoingMessage):
-                pipe.destination.cut("overflow")
+            if pipe.body is not None:
+                pipe.body.cut("overflow")
             else:
                 self._emit_soon("error", BufferFull("a destination is too slow"))
                 self._part(pipe.destination)
@@ -333,7 +333,7 @@ class Flow(Emitter):
 
     def _flow(self) -> None:
         """Move frames on: in this thread, or in another one if a destination may block."""
-        if all(pipe.never_blocks for pipe in self._pipes):
+        if all(pipe.body is not None for pipe in self._pipes):
             self._pump()
         else:
             self._call_queue.loop.spawn(self._pump)
@@ -426,7 +426,7 @@ class Flow(Emitter):
 
     def _is_forgotten(self, response: Any) -> bool:
         """Whether a view returned *response* and forgot to pipe the stream into it."""
-        elsewhere = not all(isinstance(p.destination, OutgoingMessage) for p in self._pipes)
+        elsewhere = any(pipe.body is None for pipe in self._pipes)
         if self._closed or self._unpiped or self._iterated or elsewhere:
             return False
         body: Any = response.response
@@ -440,7 +440,7 @@ class Flow(Emitter):
         if self._queue or self._channels is not None:
             return True
         # A view may write all events by hand, and use the stream for its `last_event_id` alone.
-        return not (response._inlets or response.writable_length or is_event_stream)
+        return not (body.inlets or response.writable_length or is_event_stream)
 
     def _request_over(self) -> None:
         """Close the stream: its request is over, and the answer does not carry the stream."""

@@ -2,7 +2,8 @@
 
 from typing import Any, Protocol
 
-from .http.outgoing import OutgoingMessage
+from .http.body import Body, Inlet
+from .http.outgoing import OutgoingMessage, body_of
 from .http.output import OutputBuffer
 from .runtime.emitter import CallQueue
 from .wire import OK
@@ -38,7 +39,7 @@ class Source(Protocol):
     def _client_of_unpiped_left(self) -> None: ...
 
 
-class Pipe:
+class Pipe(Inlet):
     """The link between one stream and one destination, from ``pipe()`` until ``unpipe()``."""
 
     __slots__ = (
@@ -46,30 +47,35 @@ class Pipe:
         "_end",
         "_ending",
         "_ready",
+        "body",
         "buffer",
         "destination",
-        "never_blocks",
         "source",
     )
 
     def __init__(self, source: Source, destination: Destination, end: bool) -> None:
         self.source = source
         self.destination = destination
-        #: Whether ``write()`` never blocks. True for every response of this package.
-        self.never_blocks = isinstance(destination, OutgoingMessage)
+        #: The body of a response of this package. None for any other destination.
+        self.body: Body | None = body_of(destination)
         #: The buffer into which a response's ``write()`` puts frames. None for any other
         #: destination, and if the app has overridden ``write``.
         self.buffer: OutputBuffer | None = None
-        if isinstance(destination, OutgoingMessage):
+        if self.body is not None:
             function = getattr(destination.write, "__func__", None)
             if function is OutgoingMessage.write:
-                self.buffer = destination._buffer
+                self.buffer = self.body.buffer
         # The "drain" of the destination may set this at any time, from any thread. So it is
         # cleared before each write and never after.
         self._ready = True
         self._end = end
         self._ending = False
         self._emits = callable(getattr(destination, "on", None))
+
+    @property
+    def never_blocks(self) -> bool:
+        """Whether ``write()`` never blocks. True for every response of this package."""
+        return self.body is not None
 
     @property
     def ready(self) -> bool:
@@ -98,8 +104,9 @@ class Pipe:
         if self.buffer is not None:
             # The buffer does not count the comment as a message.
             self.buffer.put_opening(OK)
-        elif isinstance(self.destination, OutgoingMessage):
-            self._ready = self.destination.greet(OK)
+        elif self.body is not None:
+            self._ready = bool(self.destination.write(OK))
+            self.body.buffer.discount()
         else:
             self.send(OK)
 
@@ -109,12 +116,12 @@ class Pipe:
         *alone* is a tuple of this pipe. The caller has it already, which saves memory.
         """
         destination: Any = self.destination
-        if isinstance(destination, OutgoingMessage):
-            destination._join(alone)
+        if self.body is not None:
+            self.body.join(alone)
             # The response may have drained or closed since the first write.
-            if not destination.writable_need_drain:
+            if not self.body.buffer.need_drain:
                 self._ready = True
-            return not destination.closed
+            return not self.body.closed
         if self._emits:
             for event, handler in self._handlers():
                 destination.on(event, handler)
@@ -171,8 +178,8 @@ class Pipe:
 
     def _stop_listening(self) -> None:
         destination: Any = self.destination
-        if isinstance(destination, OutgoingMessage):
-            destination._part(self)
+        if self.body is not None:
+            self.body.part(self)
         elif self._emits:
             for event, handler in self._handlers():
                 try:
@@ -189,7 +196,7 @@ class Pipe:
         ]
 
 
-class Unpiped:
+class Unpiped(Inlet):
     """An inlet that `SseStream.unpipe` leaves in a response of the stream's request.
 
     If this response closes and the stream was not piped again, the stream ends.
@@ -201,24 +208,14 @@ class Unpiped:
         self._source = source
 
     @classmethod
-    def of(cls, source: Source, destination: OutgoingMessage) -> None:
-        """Notify *source* when *destination* closes: now, if it has closed already."""
-        inlets = destination._inlets
-        if not any(isinstance(each, cls) and each._source is source for each in inlets):
+    def of(cls, source: Source, body: Body) -> None:
+        """Notify *source* when *body* closes: now, if it has closed already."""
+        if not any(isinstance(each, cls) and each._source is source for each in body.inlets):
             unpiped = cls(source)
-            destination._join((unpiped,))
-            if destination.closed:
-                destination._part(unpiped)
+            body.join((unpiped,))
+            if body.closed:
+                body.part(unpiped)
                 unpiped.closed()
-
-    def drained(self) -> None:
-        pass
 
     def closed(self) -> None:
         self._source._client_of_unpiped_left()
-
-    def retired(self, dropping: bool) -> list[bytes]:
-        return []
-
-    def waiting(self) -> int:
-        return 0

@@ -16,7 +16,7 @@ from gevent import GreenletExit
 from gevent.event import Event
 
 from .errors import StreamDestroyed, WriteAfterEnd
-from .http.outgoing import OutgoingMessage
+from .http.outgoing import OutgoingMessage, body_of
 from .pipe import Destination
 from .runtime.calls import run_logged
 from .runtime.loop import Loop, current_loop, logger, loop_of, new_lock, start_thread
@@ -78,7 +78,7 @@ class _Drawer:
         if isinstance(res, OutgoingMessage):
             res.on("close", self._stop)
             if not res.headers_sent:
-                res._at_begin = (*res._at_begin, self._start)
+                body_of(res).when_begun(self._start)
                 return
         else:
             listen = getattr(res, "on", None)

@@ -130,7 +130,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self._headers = _beginning(own)
         # With direct_passthrough nobody collects the endless body, for example to make an ETag
         # of it.
-        flask.Response.__init__(self, Body(self), _OK, self._headers, direct_passthrough=True)
+        flask.Response.__init__(self, self._body, _OK, self._headers, direct_passthrough=True)
         self._lent = True
         self._on_close = _NONE
         self._flush = False
@@ -225,11 +225,11 @@ class ServerResponse(OutgoingMessage, flask.Response):
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if self.headers_sent:
             raise HeadersSent("a ServerResponse answers one request; this one was sent already")
-        sent(self._buffer)
+        sent(self._body.buffer)
         settings, client = None, None
         try:
             if self._is_stream():
-                settings = self._settings or app_settings()
+                settings = self._body.settings or app_settings()
                 client = client_of(environ, settings)
                 if settings.compress:
                     self._compress(environ)
@@ -241,17 +241,17 @@ class ServerResponse(OutgoingMessage, flask.Response):
             if bodyless:
                 # No `open`: without a body there is no client to watch, and no source may
                 # start.
-                self._connection = connection
+                self._body.connection = connection
             else:
-                self.open(connection, settings, client)
+                self._body.open(connection, settings, client)
                 # Of Flask's requests `belonging` knows more.
                 if had_stream and settings is None and not flask.has_request_context():
                     self._tell_if_empty(connection)
             # Bytes that wait take the head along.
-            if self._flush and not bodyless and not self._buffer.length:
+            if self._flush and not bodyless and not self.writable_length:
                 later = environ.get(FLUSH_LATER)
                 if later is not None:
-                    later.append(self)
+                    later.append(self._body)
                 elif _is_of_server(write):
                     write(b"")
                 else:
@@ -260,7 +260,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             if made is not None and len(made) == 1 and made[0][1] is self:
                 del environ[_MADE_KEY]
         except BaseException:
-            self.server_done()
+            self.close()
             raise
         return body
 
@@ -319,7 +319,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
 
     def close(self) -> None:
         """The server is done with the response. An app calls `end` or `destroy` instead."""
-        self.server_done()
+        self._server_done()
 
     def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
         # Werkzeug makes a list for each response. Nearly all of these would stay empty.
@@ -328,12 +328,12 @@ class ServerResponse(OutgoingMessage, flask.Response):
         check_callable("func", func)
         return super().call_on_close(func)
 
-    def server_done(self) -> None:
+    def _server_done(self) -> None:
         # The functions that were given to Werkzeug's call_on_close().
         functions, self._on_close = self._on_close, _NONE
         if not functions:
             try:
-                super().server_done()
+                super()._server_done()
             finally:
                 self._close_body()
             return
@@ -342,7 +342,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             stack.callback(self._close_body)
             for function in reversed(functions):
                 stack.callback(function)
-            super().server_done()
+            super()._server_done()
 
     def _close_body(self) -> None:
         if isinstance(self.response, Body):
@@ -368,7 +368,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
 
     def _tell_if_empty(self, connection: Connection) -> None:
         if isinstance(self.response, Body) and not (
-            self._inlets or self._ended or self._closed or self._buffer.length
+            self._body.inlets or self.writable_ended or self._body.over or self.writable_length
         ):
             never_piped(connection)
 

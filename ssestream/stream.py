@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .belonging import belong
 from .errors import MessageError, StreamDestroyed, StreamError
 from .flow import Flow, disconnected
-from .http.body import Body
 from .http.connection import Connection
 from .http.interning import LARGE, shared
 from .http.origin import call_queue_of
-from .http.outgoing import OutgoingMessage
+from .http.outgoing import OutgoingMessage, body_of
 from .http.request import environ_of, last_event_id
 from .http.unsent import look_at_queue
 from .jsontext import app_dumps, app_json
@@ -277,15 +276,15 @@ class SseStream(Flow):
             destination.flush_headers()
         pipe = Pipe(self, destination, end)
         pipe.greet()
-        if isinstance(destination, OutgoingMessage):
-            destination._settings = self.settings
+        if pipe.body is not None:
+            pipe.body.settings = self.settings
             # The stream of one client shares the call queue of its response, so that the events of
             # both come in one order. A stream of many clients keeps its own call queue: a slow
             # handler of one client must not delay it.
             if self._connection is not None:
-                self._call_queue = destination._call_queue
+                self._call_queue = pipe.body.call_queue
             elif not self._call_queue.has_home:
-                self._call_queue = CallQueue(destination._call_queue.loop)
+                self._call_queue = CallQueue(pipe.body.call_queue.loop)
         pipe.tell("pipe")
         self._attach(pipe)
         return destination
@@ -308,16 +307,18 @@ class SseStream(Flow):
         HEAD it never asks.
         """
         outgoing = OutgoingMessage(self._call_queue if self._connection else None)
+        body = body_of(outgoing)
         with self._state_lock:
-            self._iterated = (*self._iterated, outgoing)
+            self._iterated = (*self._iterated, body)
         try:
             connection = self._connection or Connection()
-            self.pipe(outgoing).open(connection, self.settings, self._client)
-            yield from Body(outgoing)
+            self.pipe(outgoing)
+            body.open(connection, self.settings, self._client)
+            yield from body
         finally:
             with self._state_lock:
-                self._iterated = tuple(o for o in self._iterated if o is not outgoing)
-            outgoing.server_done()
+                self._iterated = tuple(each for each in self._iterated if each is not body)
+            body.close()
 
     def close(self) -> None:
         """End the stream: the server is done with the iterable (PEP 3333).
@@ -326,8 +327,8 @@ class SseStream(Flow):
         it may have other clients.
         """
         if self._connection is not None:
-            for outgoing in self._iterated:
-                outgoing.server_done()
+            for body in self._iterated:
+                body.close()
             self._close(None, disconnected(), cut=False)
             self._call_queue.run()
 

@@ -18,7 +18,7 @@ from ssestream import (
     StreamError,
     statistics,
 )
-from ssestream.http.body import Body
+from ssestream.http import outgoing
 from ssestream.http.connection import Connection
 from ssestream.http.interning import EACH, SIZE, Shared
 from ssestream.http.outgoing import OutgoingMessage
@@ -34,16 +34,16 @@ class Slow:
     def __init__(self, stream: SseStream) -> None:
         self.message = OutgoingMessage(high_water_mark=100)
         stream.pipe(self.message)
-        self.message.open(Connection(), stream.settings)
-        self.body = Body(self.message)
+        outgoing.body_of(self.message).open(Connection(), stream.settings)
+        self.body = outgoing.body_of(self.message)
         self.received = [next(self.body)]
 
     def read_all(self) -> bytes:
         """Take what there is, and tell of it, without waiting for more."""
-        buffer = self.message._buffer
+        buffer = outgoing.body_of(self.message).buffer
         while True:
             if buffer.mark_sent():
-                for inlet in self.message._inlets:
+                for inlet in outgoing.body_of(self.message).inlets:
                     inlet.drained()
             if not buffer.length:
                 return b"".join(self.received)
@@ -90,8 +90,8 @@ def test_one_of_nobody_in_particular_waits_for_its_first_client() -> None:
     assert statistics().dropped == before.dropped + 15
     message = OutgoingMessage()
     stream.pipe(message)
-    message.open(Connection(), stream.settings)
-    frames = next(Body(message))
+    outgoing.body_of(message).open(Connection(), stream.settings)
+    frames = next(outgoing.body_of(message))
     assert [f"id: {number}\n".encode() in frames for number in (14, 15, 24)] == [False, True, True]
 
 
@@ -140,9 +140,9 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
     if when != "before it is piped":
         stream.pipe(message)
     if when == "in one turn":
-        message.open(Connection(), stream.settings)
+        outgoing.body_of(message).open(Connection(), stream.settings)
         asked = Wakeable()
-        body = Body(message)
+        body = outgoing.body_of(message)
         assert body.take_nowait(asked) == b":ok\n\n"
         body.left()
         assert body.take_nowait(asked) == b""  # it sleeps
@@ -150,9 +150,9 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
     if when == "before it is piped":
         stream.pipe(message)
     if when != "in one turn":
-        message.open(Connection(), stream.settings)
+        outgoing.body_of(message).open(Connection(), stream.settings)
     stream.end()
-    received = b"".join(Body(message))
+    received = b"".join(outgoing.body_of(message))
     assert received.count(b"\ndata: more\n") == 1000
 
 
@@ -169,19 +169,19 @@ def test_a_client_that_takes_what_was_written_at_once_is_not_slow_meanwhile() ->
     stream = SseStream(high_water_mark=4, max_messages=10)
     message = OutgoingMessage(high_water_mark=100)
     stream.pipe(message)
-    message.open(Connection(), stream.settings)
+    outgoing.body_of(message).open(Connection(), stream.settings)
     write_on(stream, 100)
-    body = Body(message)
+    body = outgoing.body_of(message)
     taken = next(body)
     for _ in range(20):  # it takes some, and more is written
         taken += next(body)
         write_on(stream, 3)
     assert not message.closed
     # What it has in hand does not leave.
-    message._buffer.taken_at -= STUCK
+    outgoing.body_of(message).buffer.taken_at -= STUCK
     write_on(stream, 200)
     assert message.closed
-    assert message._cause == "overflow"
+    assert outgoing.body_of(message).cause == "overflow"
 
 
 def test_what_was_granted_is_granted_until_nothing_waits() -> None:
@@ -194,7 +194,7 @@ def test_what_was_granted_is_granted_until_nothing_waits() -> None:
         assert granted > 40
         for _ in range(5):
             slow.received.append(next(slow.body))
-        message._buffer.taken_at -= STUCK
+        outgoing.body_of(message).buffer.taken_at -= STUCK
         assert stream.writable_length < granted
         write_on(stream, granted - stream.writable_length)
         assert not message.closed
@@ -211,7 +211,7 @@ def test_what_was_granted_is_granted_until_nothing_waits() -> None:
     while stream.writable_length < 5:
         stream.write({"data": "x"})
     slow.received.append(next(slow.body))
-    slow.message._buffer.taken_at -= STUCK
+    outgoing.body_of(slow.message).buffer.taken_at -= STUCK
     write_on(stream, 10)
     assert slow.message.closed
 
@@ -226,9 +226,11 @@ def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
         stream = SseStream(max_bytes=50_000)
         message = OutgoingMessage()
         stream.pipe(message)
-        message.open(Connection(client="10.0.0.1", path="/replay"), stream.settings)
-        next(Body(message))
-        message._buffer.taken_at -= held
+        outgoing.body_of(message).open(
+            Connection(client="10.0.0.1", path="/replay"), stream.settings
+        )
+        next(outgoing.body_of(message))
+        outgoing.body_of(message).buffer.taken_at -= held
         while not message.closed:
             if kind == "stream":
                 stream.write({"data": "x" * 1000})
@@ -255,18 +257,18 @@ def test_another_kind_of_response_is_bounded_once_it_is_sent() -> None:
     view = OutgoingMessage()
     for _ in range(3):  # which its view writes, and it is all there
         assert view.write(b"x" * Settings().max_bytes) is False
-    view.open(Connection())
+    outgoing.body_of(view).open(Connection())
     assert not view.closed
     assert view.write(b"x") is False
     assert view.closed
     message = OutgoingMessage()
-    message.open(Connection())
-    while message._buffer.length < Settings().max_bytes - 1000:
+    outgoing.body_of(message).open(Connection())
+    while outgoing.body_of(message).buffer.length < Settings().max_bytes - 1000:
         message.write(b"x" * 1000)
     assert not message.closed
     message.write(b"x" * 1001)
     assert message.closed
-    assert message._cause == "overflow"
+    assert outgoing.body_of(message).cause == "overflow"
     assert statistics().open == before.open
 
 
@@ -347,7 +349,7 @@ def test_a_chunk_is_never_larger_than_what_may_be_in_hand() -> None:
 
 def test_what_is_written_by_hand_is_bounded() -> None:
     message = OutgoingMessage()
-    message.open(Connection(), Settings(max_bytes=10_000))
+    outgoing.body_of(message).open(Connection(), Settings(max_bytes=10_000))
     while message.write(b"data: by hand\n\n"):
         pass
     for _ in range(1000):
@@ -401,7 +403,7 @@ def test_equal_messages_that_wait_for_many_clients_are_kept_once(
         grown, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    waiting = sum(each.message.waiting() for each in slow)
+    waiting = sum(outgoing.body_of(each.message).waiting() for each in slow)
     assert waiting > len(streams) * count * size
     # Once, and for each client a place for each message, beside the first messages: these
     # are not worth a look.
@@ -443,8 +445,8 @@ def test_a_client_that_never_reads_is_cut_even_inside_sendall(
 
 def test_a_stream_ends_cleanly_when_it_is_old() -> None:
     stream = SseStream({"REQUEST_METHOD": "GET"}, max_age=0.05, retry=(2000, 3000))
-    slow = Slow(stream)
     began = time.monotonic()
+    slow = Slow(stream)
     stream.write({"data": "young"})
     slow.received += list(slow.body)
     assert time.monotonic() - began >= 0.8 * 0.05
@@ -576,7 +578,7 @@ def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
 
     message = OutgoingMessage()
     before = statistics()
-    message.open(Racing(), Settings())
+    outgoing.body_of(message).open(Racing(), Settings())
     after = statistics()
     assert after.closed["error"] == before.closed.get("error", 0) + 1
     assert (after.opened, after.open) == (before.opened + 1, before.open)

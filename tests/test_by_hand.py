@@ -7,9 +7,8 @@ import gevent
 import pytest
 
 from ssestream import SseStream
-from ssestream.http.body import Body
 from ssestream.http.connection import Connection
-from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.settings import Settings
 from ssestream.wire import HEARTBEAT, Decoder
 
@@ -33,7 +32,7 @@ in_halves = pytest.mark.parametrize(("first", "second"), HALVES, ids=[ascii(h[0]
 
 def rest_of(message: OutgoingMessage) -> list[dict[str, Any]]:
     message.end()
-    return Decoder().feed(b"".join(Body(message)))
+    return Decoder().feed(b"".join(body_of(message)))
 
 
 @in_halves
@@ -42,7 +41,7 @@ def test_the_opening_retry_is_in_no_event(before: str, first: str, second: str) 
     message = OutgoingMessage()
     message.write(before)
     message.write(first)
-    message.open(Connection(), QUIET)
+    body_of(message).open(Connection(), QUIET)
     message.write(second)
     got = rest_of(message)
     assert [each for each in got if "data" in each][-1] == WHOLE
@@ -56,7 +55,7 @@ def test_nor_is_what_opens_a_piped_stream(first: str, second: str) -> None:
     message.write(first)
     sse_stream = SseStream()
     sse_stream.pipe(message)
-    message.open(Connection(), QUIET)
+    body_of(message).open(Connection(), QUIET)
     message.write(second)
     sse_stream.write({"data": "piped"})
     got = rest_of(message)
@@ -68,16 +67,16 @@ def test_nor_is_what_opens_a_piped_stream(first: str, second: str) -> None:
 @in_halves
 def test_a_beat_is_in_no_line(first: str, second: str) -> None:
     message = OutgoingMessage()
-    message.open(Connection(), QUIET)
-    body = Body(message)
+    body_of(message).open(Connection(), QUIET)
+    body = body_of(message)
     received = next(body)
     for piece in (first, second):
         message.write(piece)
         received += next(body)
-        message._buffer.mark_sent()
-        if message._buffer.put_into_silence(HEARTBEAT):
+        body_of(message).buffer.mark_sent()
+        if body_of(message).buffer.put_into_silence(HEARTBEAT):
             received += next(body)
-            message._buffer.mark_sent()
+            body_of(message).buffer.mark_sent()
     assert Decoder().feed(received) == [{"retry": 3000}, WHOLE]
     assert received.endswith(HEARTBEAT)
 
@@ -87,12 +86,12 @@ def test_a_beat_is_in_no_line(first: str, second: str) -> None:
 def test_half_an_event_is_not_ended_by_the_last_retry(cause: Any, first: str, second: str) -> None:
     """A browser that comes back is given the whole of it, as the half did not count."""
     message = OutgoingMessage()
-    message.open(Connection(), QUIET)
+    body_of(message).open(Connection(), QUIET)
     message.write("data: before\n\n")
     message.write(first)
-    message.retire(cause)
+    body_of(message).retire(cause)
     assert message.write(second) is False
-    received = b"".join(Body(message))
+    received = b"".join(body_of(message))
     decoder = Decoder()
     # Of one that is parted in its last line end, the half is the whole.
     half = Decoder().feed(first.encode())
@@ -103,13 +102,13 @@ def test_half_an_event_is_not_ended_by_the_last_retry(cause: Any, first: str, se
 @pytest.mark.parametrize("beats", [False, True])
 def test_between_two_events_the_last_retry_is_a_block_of_its_own(beats: bool) -> None:
     message = OutgoingMessage()
-    message.open(Connection(), QUIET)
+    body_of(message).open(Connection(), QUIET)
     message.write("data: whole\n\n")
-    received = message._buffer.take() or b""
-    message._buffer.mark_sent()
-    assert not beats or message._buffer.put_into_silence(HEARTBEAT)
-    message.retire("shutdown")
-    received += b"".join(Body(message))
+    received = body_of(message).buffer.take() or b""
+    body_of(message).buffer.mark_sent()
+    assert not beats or body_of(message).buffer.put_into_silence(HEARTBEAT)
+    body_of(message).retire("shutdown")
+    received += b"".join(body_of(message))
     beat = HEARTBEAT if beats else b""
     assert received.startswith(b"retry: 3000\n\ndata: whole\n\n" + beat + b"retry: ")
     assert received.endswith(b"\n\n")
@@ -118,17 +117,17 @@ def test_between_two_events_the_last_retry_is_a_block_of_its_own(beats: bool) ->
 def test_one_that_is_refused_is_told_nothing_of_its_half() -> None:
     message = OutgoingMessage()
     message.write("id: 1\ndata: half")
-    message._buffer.clear()
-    message._buffer.put_last(b"retry: 5\n\n")
-    assert message._buffer.take() == b"retry: 5\n\n"
+    body_of(message).buffer.clear()
+    body_of(message).buffer.put_last(b"retry: 5\n\n")
+    assert body_of(message).buffer.take() == b"retry: 5\n\n"
 
 
 def test_a_writer_of_carriage_returns_gets_its_beats() -> None:
     message = OutgoingMessage()
     settings = Settings(heartbeat=0.02, send_timeout=None, tcp_user_timeout=None)
-    message.open(Connection(), settings)
+    body_of(message).open(Connection(), settings)
     message.write("data: x\r\r")
-    body = Body(message)
+    body = body_of(message)
     deadline = time.monotonic() + 10
     received = b""
     while HEARTBEAT not in received and time.monotonic() < deadline:

@@ -75,7 +75,7 @@ class Watched:
         self.connection = connection or Connection(sock)
         self.connection.watch(current_loop(), self)
 
-    def _connection_lost(self) -> None:
+    def connection_lost(self) -> None:
         self.gone += 1
 
 
@@ -240,9 +240,9 @@ def test_cut_ends_both_ways_and_may_come_twice(way: str, pair: Pair) -> None:
 @on_threads_and_greenlets
 def test_a_release_may_come_from_the_departure_itself(way: str, pair: Pair) -> None:
     class Cutting(Watched):
-        def _connection_lost(self) -> None:
+        def connection_lost(self) -> None:
             self.connection.cut()
-            super()._connection_lost()
+            super().connection_lost()
 
     watched = Cutting(pair.server)
     pair.fin()
@@ -256,8 +256,8 @@ def test_one_that_cannot_be_told_keeps_no_other_from_it(
     way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(Watched):
-        def _connection_lost(self) -> None:
-            super()._connection_lost()
+        def connection_lost(self) -> None:
+            super().connection_lost()
             raise LookupError("not to be told")
 
     pairs = [Pair() for _ in range(6)]

@@ -299,7 +299,7 @@ class Exchange:
 WAYS: dict[str, Callable[[Exchange], object]] = {
     "the client leaves": lambda exchange: exchange.client.close(),
     "the client leaves half": Exchange.half_close,
-    "the server is done": lambda exchange: exchange.res.server_done(),
+    "the server is done": lambda exchange: exchange.res.close(),
     "res.destroy": lambda exchange: exchange.res.destroy(),
     "stream.destroy": lambda exchange: exchange.sse_stream.destroy(),
     "res.end": lambda exchange: exchange.res.end(),
@@ -319,7 +319,7 @@ def test_close_comes_once_however_many_reasons_there_are(seed: int) -> None:
         settled(exchange.sse_stream)
         exchange.res.destroy()
         exchange.sse_stream.destroy()
-        exchange.res.server_done()
+        exchange.res.close()
         settled(exchange.res)
         assert sorted(exchange.seen) == ["res", "stream"], names
         exchange.close()

@@ -16,8 +16,8 @@ from werkzeug.test import EnvironBuilder
 from ssestream import Channels, ServerResponse, SseStream
 from ssestream.channels import health, listener, replay
 from ssestream.gunicorn.sender import Sender
-from ssestream.http.body import Body
 from ssestream.http.connection import Connection
+from ssestream.http.outgoing import body_of
 from ssestream.settings import Settings
 from ssestream.wire import Decoder
 from tests.following import data_of, numbers
@@ -54,11 +54,11 @@ class Direct:
         self.stream: SseStream = pushing(environ)
         self.response = ServerResponse()
         self.stream.pipe(self.response)
-        self.response.open(Connection.of(environ), QUIET)
-        own = self.response._connection.take_over()
+        body_of(self.response).open(Connection.of(environ), QUIET)
+        own = body_of(self.response).connection.take_over()
         theirs.close()
         self.over: list[Any] = []
-        self.sender = Sender(Body(self.response), self.response, own, True, self.over.append)
+        self.sender = Sender(body_of(self.response), own, True, self.over.append)
         self.sender.begin(b"")
         self._decoder = Decoder()
         self._received = b""
@@ -95,7 +95,7 @@ class Direct:
 
     @property
     def cohort(self) -> Any:
-        return self.response._buffer.cohort
+        return body_of(self.response).buffer.cohort
 
     def close(self) -> None:
         self.sock.close()
@@ -131,7 +131,7 @@ def test_who_was_sent_the_same_is_in_one_convoy() -> None:
     assert (statistics.subscribers, statistics.delivered, statistics.lagging) == (5, 10, 0)
     sent = len(b"id: \ndata: 1\n\n") + len(clients[0].messages[0]["id"])
     place = len(b"id: \n\n") + len(clients[0].messages[0]["id"])
-    assert clients[0].response.sent() == (2, len(b":ok\n\n") + place + 2 * sent)
+    assert body_of(clients[0].response).sent() == (2, len(b":ok\n\n") + place + 2 * sent)
     for client in clients:
         client.close()
 
@@ -172,8 +172,8 @@ def test_what_is_written_meanwhile_comes_in_its_order() -> None:
     assert one.take(100) == expected
     assert other.take(50) == expected[1::2]
     # Its own went with the flush of a turn, and took it out of the cohort.
-    assert one.response.sent()[0] == 100
-    assert other.response.sent()[0] == 50
+    assert body_of(one.response).sent()[0] == 100
+    assert body_of(other.response).sent()[0] == 50
     assert channels.statistics()["news"].delivered == 100
     one.close()
     other.close()
@@ -195,7 +195,7 @@ def leaves(how: str, channels: Channels, client: Direct) -> None:
     elif how == "a write":
         client.stream.write({"data": "x"})
     elif how == "a beat":
-        assert client.response._buffer.put_into_silence(b":\n")
+        assert body_of(client.response).buffer.put_into_silence(b":\n")
     else:
         assert how == "the client"
         client.close()
@@ -258,11 +258,14 @@ def test_one_that_takes_no_more_is_left_behind_and_loses_nothing() -> None:
         quick.take(number + 1)
     assert slow.cohort is None
     assert quick.cohort is not None
-    assert slow.response._buffer.length > 0
+    assert body_of(slow.response).buffer.length > 0
     assert slow.take(200) == quick.take(200)
     until(lambda: channels.statistics()["news"].lagging == 0, "the slow one to be live")
     assert channels.statistics()["news"].delivered == 400
-    until(lambda: slow.response.sent() == quick.response.sent(), "the registry to agree")
+    until(
+        lambda: body_of(slow.response).sent() == body_of(quick.response).sent(),
+        "the registry to agree",
+    )
     channels.publish("news", {"data": "last"})
     assert slow.take(201)[-1] == quick.take(201)[-1] == "last"
     assert slow.cohort is not None
@@ -288,7 +291,7 @@ def test_one_for_which_nothing_can_be_kept_breaks_off_and_no_other(
             client.take(1)
         assert len({id(client.cohort) for client in clients}) == 1
     bad, *others = clients
-    connection = bad.response._connection
+    connection = body_of(bad.response).connection
     # The kernel will not say when there is room.
     connection._watch._epoll.unregister(connection._fd)
     for number in range(sent, 200):
@@ -361,7 +364,7 @@ def test_what_was_sent_directly_counts_as_written() -> None:
     channels.publish("news", {"data": "2"})
     assert late.take(1) == ["2"]
     assert late.cohort is early.cohort
-    assert late.response._buffer._written_at >= before
+    assert body_of(late.response).buffer._written_at >= before
     for client in (early, late):
         client.close()
 

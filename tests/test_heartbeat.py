@@ -13,10 +13,9 @@ from flask import Flask, Response, request
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream, statistics
-from ssestream.http.body import Body
 from ssestream.http.connection import Connection
 from ssestream.http.keepalive import EARLIEST
-from ssestream.http.outgoing import HIGH_WATER_MARK, OutgoingMessage
+from ssestream.http.outgoing import HIGH_WATER_MARK, OutgoingMessage, body_of
 from ssestream.http.output import CHUNK, OutputBuffer
 from ssestream.runtime.wheel import SLOT, wheel_of
 from ssestream.settings import Settings
@@ -57,13 +56,13 @@ class WatchedBuffer(OutputBuffer):
 class Watched(OutgoingMessage):
     def __init__(self, busy: bool) -> None:
         super().__init__()
-        self._buffer: WatchedBuffer = WatchedBuffer()
-        self._buffer.busy = busy
-        self._buffer.written_at = time.monotonic()
+        self.buffer = body_of(self).buffer = WatchedBuffer()
+        self.buffer.busy = busy
+        self.buffer.written_at = time.monotonic()
 
     @property
     def beats(self) -> list[float]:
-        return self._buffer.beats
+        return self.buffer.beats
 
 
 class Opened:
@@ -75,13 +74,13 @@ class Opened:
     def __call__(self, heartbeat: float, busy: bool = False) -> Watched:
         message = Watched(busy)
         settings = Settings(heartbeat=heartbeat, send_timeout=None, tcp_user_timeout=None)
-        message.open(Connection(), settings)
+        body_of(message).open(Connection(), settings)
         self.messages.append(message)
         return message
 
     def close(self) -> None:
         for message in self.messages:
-            message.server_done()
+            body_of(message).close()
 
 
 @pytest.fixture
@@ -161,7 +160,10 @@ def test_what_still_waits_is_not_added_to() -> None:
         visit.read_until(b":ok\n\n")
         sse_stream, res = kept[0]
         sse_stream.write({"data": "x" * 1_000_000})
-        until(lambda: res._buffer._taken == CHUNK, "more in the server's hands than it can send")
+        until(
+            lambda: body_of(res).buffer._taken == CHUNK,
+            "more in the server's hands than it can send",
+        )
         waiting = res.writable_length
         others_are_kept(wheel_of(res._call_queue.loop), SHORT)
         assert res.writable_length == waiting
@@ -208,7 +210,7 @@ def test_a_beat_finds_out_that_a_client_without_a_socket_has_left() -> None:
     app, kept = app_of(heartbeat=SHORT)
     with Visit(app, reachable=False) as visit:
         visit.read_until(b":ok\n\n")
-        assert not kept[0][1]._reachable
+        assert not body_of(kept[0][1]).reachable
     until(lambda: kept[0][0].destroyed, "the departure")
 
 
@@ -218,10 +220,10 @@ def test_a_beat_finds_out_that_a_client_without_a_socket_has_left() -> None:
 def test_looks_that_a_busy_moment_has_brought_together_are_spread_again(opened: Opened) -> None:
     for _ in range(1000):
         message = opened(LONG)
-        message._keepalive._settings = Settings(heartbeat=None, tcp_user_timeout=None)
-        message._buffer.mark_sent()
+        body_of(message)._keepalive._settings = Settings(heartbeat=None, tcp_user_timeout=None)
+        body_of(message).buffer.mark_sent()
     now = time.monotonic()
-    dues = [each._keepalive.look(now) for each in opened.messages]
+    dues = [body_of(each)._keepalive.look(now) for each in opened.messages]
     every = 15.0 / 8
     assert all(now + 2 * every * EARLIEST <= due <= now + 2 * every for due in dues)
     assert max(Counter(int(due / 0.1) for due in dues).values()) < 1000 / 3
@@ -260,7 +262,7 @@ def test_a_busy_stream_gets_no_beat(opened: Opened) -> None:
     until(lambda: len(silent.beats) >= 5, "the silent one's beats")
     assert busy.beats == []
     assert busy.writable_length == 0
-    busy._buffer.busy = False
+    body_of(busy).buffer.busy = False
     until(lambda: busy.beats, "the other's beat, now that it is silent")
     assert busy.writable_length == len(HEARTBEAT)
 
@@ -268,27 +270,27 @@ def test_a_busy_stream_gets_no_beat(opened: Opened) -> None:
 @on_threads_and_greenlets
 def test_a_write_puts_the_beat_off(opened: Opened) -> None:
     message = opened(LONG)
-    body = Body(message)
-    began = message._buffer.written_at
+    body = body_of(message)
+    began = body_of(message).buffer.written_at
     message.write("data: later\n\n")
     assert next(body) == b"data: later\n\n"
-    message._buffer.mark_sent()
-    written = message._buffer.written_at
+    body_of(message).buffer.mark_sent()
+    written = body_of(message).buffer.written_at
     assert written > began
     # Looked at when silence since the beginning would have been too long.
     silent_at = began + LONG * EARLIEST
-    due = message._keepalive.look(silent_at)
+    due = body_of(message)._keepalive.look(silent_at)
     assert due is not None
     assert written + LONG * EARLIEST <= due <= written + LONG
     assert (message.beats, message.writable_length) == ([], 0)
-    message._keepalive.look(due)
+    body_of(message)._keepalive.look(due)
     assert (len(message.beats), message.writable_length) == (1, len(HEARTBEAT))
 
 
 @on_threads_and_greenlets
 def test_no_beat_comes_early(opened: Opened) -> None:
     message = opened(0.05)
-    began = message._buffer.written_at
+    began = body_of(message).buffer.written_at
     until(lambda: len(message.beats) >= 3, "some beats")
     beats = message.beats[:3]
     for before, after in zip([began, *beats], beats, strict=False):
@@ -298,12 +300,12 @@ def test_no_beat_comes_early(opened: Opened) -> None:
 def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Opened) -> None:
     for _ in range(10_000):
         opened(LONG)
-    now = [each._keepalive._began for each in opened.messages]
+    now = [body_of(each)._keepalive._began for each in opened.messages]
     wheel = wheel_of(opened.messages[0]._call_queue.loop)
-    entered(wheel, *(each._keepalive._timer for each in opened.messages))
+    entered(wheel, *(body_of(each)._keepalive._timer for each in opened.messages))
     slots = wheel._slots.copy().items()
     ends = {each: number * SLOT for number, slot in slots for each in slot}
-    due = [ends[each._keepalive._timer] for each in opened.messages]
+    due = [ends[body_of(each)._keepalive._timer] for each in opened.messages]
     for _ in range(3):
         waits = sorted(then - before for then, before in zip(due, now, strict=True))
         assert waits[0] >= LONG * EARLIEST
@@ -316,17 +318,20 @@ def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Open
         # And so after each beat.
         now, due = (
             due,
-            [each._keepalive.look(then) for each, then in zip(opened.messages, due, strict=True)],
+            [
+                body_of(each)._keepalive.look(then)
+                for each, then in zip(opened.messages, due, strict=True)
+            ],
         )
         for each in opened.messages:
-            each._buffer.take()
-            each._buffer.mark_sent()
+            each.buffer.take()
+            each.buffer.mark_sent()
 
 
 def test_a_beat_is_counted_and_is_no_message(opened: Opened) -> None:
     before = statistics()
     message = opened(SHORT)
-    body = Body(message)
+    body = body_of(message)
     assert [next(body), next(body), next(body)] == [HEARTBEAT, HEARTBEAT, HEARTBEAT]
     after = statistics()
     assert after.heartbeats - before.heartbeats >= 3

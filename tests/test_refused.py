@@ -119,7 +119,7 @@ def test_a_stream_that_was_unpiped_while_it_was_sent_ends_with_its_client(again:
             sse_stream.unpipe(res)
             if again:
                 sse_stream.pipe(res)
-        assert len(res._inlets) <= 2
+        assert len(res.response.inlets) <= 2
         return res
 
     with Visit(app) as visit:

@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from ssestream.http.connection import Connection
-from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.emitter import CallQueue
 from ssestream.runtime.loop import Loop, current_loop
 from ssestream.runtime.wheel import SLOT, SWEEP, TimerHandle, TimerWheel, wheel_of
@@ -127,12 +127,12 @@ def test_ten_thousand_appointments_share_one_timer(loop: Loop, wheel: TimerWheel
 def test_ten_thousand_streams_share_one_timer(loop: Loop) -> None:
     streams = [OutgoingMessage(CallQueue(loop)) for _ in range(10_000)]
     for stream in streams:
-        stream.open(Connection(), Settings(max_age=LONG))
+        body_of(stream).open(Connection(), Settings(max_age=LONG))
     wheel = wheel_of(loop)
     until(lambda: len(entered_in(wheel)) == 10_000, "all of them")
     assert loop.libev.timers() == [wheel._timer]
     for stream in streams:
-        stream.server_done()
+        body_of(stream).close()
     assert all(each.check is None for each in entered_in(wheel))
 
 

@@ -7,9 +7,8 @@ import gevent
 import pytest
 
 from ssestream.gunicorn.sender import LOOK, Sender
-from ssestream.http.body import Body
 from ssestream.http.connection import Connection
-from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.registry import registry
 
 
@@ -20,12 +19,12 @@ class Pair:
         server, self.client = socket.socketpair()
         self.client.setblocking(False)
         self.message = OutgoingMessage()
-        self.message.open(Connection(server))
-        assert self.message._connection is not None
-        self.sock = self.message._connection.take_over()
+        body_of(self.message).open(Connection(server))
+        assert body_of(self.message).connection is not None
+        self.sock = body_of(self.message).connection.take_over()
         server.close()
         self.ends = 0
-        self.sender = Sender(Body(self.message), self.message, self.sock, True, self._count)
+        self.sender = Sender(body_of(self.message), self.sock, True, self._count)
         self.sender.begin(b"head\r\n\r\n")
 
     def _count(self, sender: Sender) -> None:

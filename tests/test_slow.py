@@ -20,10 +20,9 @@ from typing import Any
 import pytest
 
 from ssestream.http import connection as connections
-from ssestream.http.body import Body
 from ssestream.http.connection import Connection
 from ssestream.http.keepalive import PATIENCE
-from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.peer import unread
 from ssestream.settings import Settings
 from tests.servers import NO_CONTROL_SOCKET, ROOT, Client, Server, free_port, wait_until
@@ -85,8 +84,8 @@ class Download:
         self.client.settimeout(20)
         self.message = OutgoingMessage()
         made = Settings(heartbeat=None, **settings)
-        self.message.open(Connection.of({"gunicorn.socket": server}), made)
-        upkeep = self.message._keepalive
+        body_of(self.message).open(Connection.of({"gunicorn.socket": server}), made)
+        upkeep = body_of(self.message)._keepalive
         assert upkeep is not None
         assert upkeep._timer is not None
         upkeep._timer.cancel()
@@ -104,7 +103,7 @@ class Download:
 
     def _send(self) -> None:
         with contextlib.suppress(OSError):  # cut, or gone
-            for chunk in Body(self.message):
+            for chunk in body_of(self.message):
                 self.server.sendall(chunk)
 
     def turn(self, rate: float) -> None:
@@ -124,21 +123,21 @@ class Download:
 
     def fill(self) -> None:
         """Send until nothing more goes, with the client at rest."""
-        connection = self.message._connection
+        connection = body_of(self.message).connection
         assert connection is not None
         seen: list[Any] = []
         # A kernel without room is asked for it after 0.2 s, and may then have a little.
         while len(seen) < 50 or seen[-50:] != [seen[-1]] * 50:
             standing = connection.standing()
-            seen.append((standing[:2], self.message._buffer.sent()))
+            seen.append((standing[:2], body_of(self.message).buffer.sent()))
             time.sleep(0.01)
         assert standing.unsent
         # By the clock that the tests move, which is ahead of the one that wrote this.
-        self.message._buffer.written_at = self.now
+        body_of(self.message).buffer.written_at = self.now
 
     def seconds_until_cut(self, most: float) -> float:
         """Since the client's kernel took something last. Without room it may take a little more."""
-        connection = self.message._connection
+        connection = body_of(self.message).connection
         assert connection is not None
         began, taken = self.now, connection.standing().acknowledged
         while not self.message.closed:
@@ -236,13 +235,13 @@ def test_one_that_has_read_slowly_once_may_pause_later(download: Callable[..., D
         time.sleep(TURN / 2)
     # All of the rest.
     client.message.remove_all_listeners("drain")
-    connection = client.message._connection
+    connection = body_of(client.message).connection
     assert connection is not None
 
     def has_all() -> bool:
         with contextlib.suppress(BlockingIOError):
             client.client.recv(1 << 20, socket.MSG_DONTWAIT)
-        return connection.standing().unsent == 0 and client.message._buffer.length == 0
+        return connection.standing().unsent == 0 and body_of(client.message).buffer.length == 0
 
     until(has_all, "the client to have everything")
     client.upkeep.look(client.now)
@@ -260,7 +259,7 @@ def test_without_a_send_timeout_one_that_reads_nothing_and_answers_stays(
     download: Callable[..., Download],
 ) -> None:
     client = download("tcp", send_timeout=None, tcp_user_timeout=1.5)
-    connection = client.message._connection
+    connection = body_of(client.message).connection
     assert connection is not None
     end = time.monotonic() + 2.5
     while time.monotonic() < end:
@@ -284,16 +283,16 @@ def test_one_that_had_time_to_read_everything_is_given_no_more_of_it(
     with contextlib.suppress(TimeoutError):
         while client.client.recv(1 << 20):
             pass
-    connection = client.message._connection
+    connection = body_of(client.message).connection
     assert connection is not None
     until(lambda: connection.standing().unsent == 0, "all of it to be with the client")
     client.upkeep.look(client.now)
     client.now += 200
     client.look_at = client.now
     client.message.write(b"x" * 10_000)
-    until(lambda: client.message._buffer.length == 0, "that to be with the kernel")
+    until(lambda: body_of(client.message).buffer.length == 0, "that to be with the kernel")
     until(lambda: connection.standing().unsent == 0, "that to be with the client")
-    client.message._buffer.written_at = client.now
+    body_of(client.message).buffer.written_at = client.now
     client.upkeep.look(client.now)
     assert client.upkeep._grace(connection.standing(), client.now) < 5
 

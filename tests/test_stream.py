@@ -30,9 +30,8 @@ from ssestream import (
     WriteAfterEnd,
     set_timeout,
 )
-from ssestream.http.body import Body
 from ssestream.http.connection import Connection
-from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.request import MAX_LAST_EVENT_ID
 from ssestream.runtime.callables import fitting
 from ssestream.wire import Decoder, encode
@@ -154,7 +153,7 @@ def test_every_destination_gets_every_message_in_one_order() -> None:
         sse_stream.pipe(response)
     write_from_threads(sse_stream)
     sse_stream.end()
-    orders = [order_of(Decoder().feed(b"".join(Body(each)))[1:]) for each in responses]
+    orders = [order_of(Decoder().feed(b"".join(body_of(each)))[1:]) for each in responses]
     assert by_writer(orders[0]) == EVERYTHING
     assert orders == [orders[0]] * 3
 
@@ -252,7 +251,7 @@ def test_one_that_is_over_ends_no_loop_of_its_writers(over: str) -> None:
     if over == "destroyed":
         res.destroy()
     elif over == "left":
-        res._connection_lost()
+        body_of(res).connection_lost()
     else:
         sse_stream.end()
         assert b"".join(body) == b":ok\n\n"
@@ -722,8 +721,8 @@ def test_bytes_of_another_class_are_counted_and_sent_as_they_are(kind: Any) -> N
     assert message.writable_length == len(b":ok\n\n") + len(frame)
     message.write(kind(frame))
     message.end()
-    message.open(Connection())
-    assert b"".join(Body(message)) == b":ok\n\n" + 2 * frame
+    body_of(message).open(Connection())
+    assert b"".join(body_of(message)) == b":ok\n\n" + 2 * frame
 
 
 def test_text_of_another_class_is_written_as_it_is() -> None:
@@ -733,7 +732,7 @@ def test_text_of_another_class_is_written_as_it_is() -> None:
 
     message = OutgoingMessage()
     message.write(Other("data: x\n\n"))
-    assert message._buffer.take() == b"data: x\n\n"
+    assert body_of(message).buffer.take() == b"data: x\n\n"
 
 
 def test_a_chunk_that_cannot_be_read_is_refused_as_that() -> None:

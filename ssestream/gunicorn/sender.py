@@ -24,7 +24,6 @@ from typing import Any
 
 from ..http.body import Body
 from ..http.connection import SEND_FLAGS
-from ..http.outgoing import OutgoingMessage
 from ..http.output import CHUNK
 from ..http.registry import registry
 from ..runtime.clock import clock
@@ -56,7 +55,6 @@ class Sender:
     """
 
     __slots__ = (
-        "_body",
         "_chunked",
         "_deadline",
         "_ended",
@@ -64,22 +62,20 @@ class Sender:
         "_plain",
         "_rest",
         "_taken",
+        "body",
         "buffer",
         "loop",
-        "outgoing",
         "sock",
     )
 
     def __init__(
         self,
         body: Body,
-        outgoing: OutgoingMessage,
         sock: Any,
         chunked: bool,
         on_end: "Callable[[Sender], object]",
     ) -> None:
-        self._body = body
-        self.outgoing = outgoing
+        self.body = body
         #: A broadcast also sends to this socket, while nothing waits. If the socket does not
         #: take everything, the broadcast must call `keep`.
         self.sock = sock
@@ -93,16 +89,16 @@ class Sender:
         # The number of bytes of a body that is not plain: after compression, for example.
         self._taken = 0
         self._ended = False
-        self.buffer = outgoing._buffer
-        self.loop: Loop = outgoing._call_queue.loop
+        self.buffer = body.buffer
+        self.loop: Loop = body.call_queue.loop
 
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on everything that is written."""
         self.buffer.guard = self
         if self._chunked and self._plain:
             self.buffer.direct = self
-        self._body.goes_alone()
-        self.outgoing.begin()
+        self.body.goes_alone()
+        self.body.begin()
         if self.buffer.length:
             self._take(head)
         elif self._put_out(head):
@@ -111,14 +107,14 @@ class Sender:
     def break_off(self) -> None:
         """Destroy the response: the client sees a broken transfer."""
         try:
-            self.outgoing.destroy()
+            self.body.finish("error", cut=True)
         finally:
             self._end()
 
     @property
     def sent(self) -> int:
         """The number of sent bytes of the body, without the chunks' framing."""
-        return self.outgoing.sent()[1] if self._plain else self._taken
+        return self.body.sent()[1] if self._plain else self._taken
 
     def wake(self) -> None:
         """Wake the sender: there is more to send, or the body has ended. Thread-safe."""
@@ -144,7 +140,7 @@ class Sender:
         if self._ended:
             return
         try:
-            if self.outgoing._aborted:
+            if self.body.aborted:
                 self._end()
             elif self._rest is None:
                 self._take()
@@ -152,14 +148,14 @@ class Sender:
             self._fail()
 
     def _fail(self) -> None:
-        logger.exception("%s: its stream failed", self.outgoing._name())
+        logger.exception("%s: its stream failed", self.body.name)
         self.break_off()
 
     def _take(self, head: bytes = b"") -> None:
         """Send the waiting chunks of the body, with *head* before them in the same segment."""
         for _ in range(CHUNKS):
             try:
-                chunk = self._body.take_nowait(self)
+                chunk = self.body.take_nowait(self)
             except StopIteration:
                 self._finish()
                 return
@@ -168,7 +164,7 @@ class Sender:
             if not chunk or not self._put_out(head + (chunk_of(chunk) if self._chunked else chunk)):
                 return
             head = b""
-            self._body.left()
+            self.body.left()
         self.loop.call_each((self.wake_now,))
 
     def _put_out(self, data: bytes | memoryview) -> bool:
@@ -205,7 +201,7 @@ class Sender:
 
     def _keep_rest(self, rest: memoryview) -> None:
         self._rest = rest
-        connection = self.outgoing._connection
+        connection = self.body.connection
         assert connection is not None
         connection.when_writable(self._go_on)
 
@@ -216,10 +212,10 @@ class Sender:
         try:
             if not self._put_out(rest):
                 return
-            if self.outgoing.closed:
+            if self.body.closed:
                 self._end()
             else:
-                self._body.left()
+                self.body.left()
                 self._take()
         except Exception:
             self._fail()
@@ -228,16 +224,16 @@ class Sender:
 
     def _finish(self) -> None:
         """Send the last chunk and end, as the body is complete or was broken off."""
-        if self.outgoing._aborted or not self._chunked or self._put_out(LAST_CHUNK):
+        if self.body.aborted or not self._chunked or self._put_out(LAST_CHUNK):
             self._end()
         elif not self._ended:
             # The response is closed, so its upkeep no longer looks at the client.
-            settings = self.outgoing._settings
+            settings = self.body.settings
             seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS
             now = clock.now()
             give_up = functools.partial(self._give_up, now + seconds)
             self._deadline = wheel_of(self.loop).add(now + LOOK, give_up)
-            connection = self.outgoing._connection
+            connection = self.body.connection
             assert connection is not None
             connection.instead(self)
 
@@ -249,10 +245,10 @@ class Sender:
 
     def _send_failed(self) -> None:
         # If the response was cut before, this call does nothing.
-        self.outgoing._connection_lost()
+        self.body.connection_lost()
         self._end()
 
-    def _connection_lost(self) -> None:
+    def connection_lost(self) -> None:
         """The client has left before it got the last chunk."""
         self._end()
 
@@ -263,13 +259,13 @@ class Sender:
         self._rest = None
         if self._deadline is not None:
             self._deadline.cancel()
-        outgoing = self.outgoing
+        body = self.body
         try:
             self._leave()
             self.buffer.direct = self.buffer.guard = None
-            if outgoing._connection is not None:
-                outgoing._connection.release(cut=outgoing._aborted)
-            if not outgoing._aborted:
+            if body.connection is not None:
+                body.connection.release(cut=body.aborted)
+            if not body.aborted:
                 # A child process may have a copy of the socket, which close() leaves open.
                 self._say_end()
                 self._read_behind()
@@ -291,7 +287,7 @@ class Sender:
 
     def _let_go(self) -> None:
         try:
-            self._body.close()
+            self.body.close()
         finally:
             # After the handlers of ``close``: another thread or greenlet may run them.
-            self.outgoing._call_queue.call_soon(self._on_end, self)
+            self.body.call_queue.call_soon(self._on_end, self)

@@ -34,7 +34,6 @@ from gunicorn.workers.sync import SyncWorker
 
 from ..http import diagnosis
 from ..http.body import Body
-from ..http.outgoing import OutgoingMessage
 from ..http.registry import registry
 from ..response import FLUSH_LATER, HEADS, ServerResponse
 from ..runtime.clock import clock
@@ -186,7 +185,7 @@ class SseWorker(GeventWorker):
             body: Iterable[bytes] = self._app(environ, start_response)
             return body
         began = datetime.now() if self._keeps_requests else None
-        flush: list[OutgoingMessage] = []
+        flush: list[Body] = []
         environ[FLUSH_LATER] = flush
         body = self._app(environ, start_response)
         # A middleware may call the app or start_response() as late as the first chunk
@@ -206,22 +205,22 @@ class SseWorker(GeventWorker):
         if type(respiter) is not _Handover:
             return bool(super().is_already_handled(respiter))
         if not self._take_over(respiter):
-            _flush(respiter.response, respiter.outer, respiter.body.outgoing)
+            _flush(respiter.response, respiter.outer, respiter.body)
             return False
         # For gunicorn the connection is over. Its gevent worker ends it on StopIteration.
         raise StopIteration
 
-    def _why_standard_way(self, outgoing: Any) -> str:
-        """Say, for the log, why the worker itself does not send the body of *outgoing*."""
+    def _why_standard_way(self, body: Body) -> str:
+        """Say, for the log, why the worker itself does not send *body*."""
         # The class of the app's answer, or the code of a generator.
         answer = getattr(gevent.getcurrent(), "ssestream_answer", None)
-        if not isinstance(outgoing, ServerResponse):
+        if not isinstance(body.outgoing, ServerResponse):
             return "its view returns an SseStream in a Response, and no ServerResponse"
         if self.cfg.is_ssl:
             return "gunicorn speaks TLS itself, which a proxy in front can do instead"
         if self._protocol() != "http":
             return f"gunicorn speaks {self._protocol()} here, and not HTTP"
-        if not outgoing._reachable:
+        if not body.reachable:
             return "there is no client socket in the environ, which a middleware may have replaced"
         if isinstance(answer, CodeType):
             name = f"the generator {answer.co_name}() of {answer.co_filename}"
@@ -236,14 +235,12 @@ class SseWorker(GeventWorker):
     def _take_over(self, handover: "_Handover") -> bool:
         """Take over the socket of *handover*. Return False if that is impossible."""
         body, response = handover.body, handover.response
-        outgoing = body.outgoing
-        connection = outgoing._connection
-        sock = None if connection is None else connection.take_over()
+        sock = None if body.connection is None else body.connection.take_over()
         if sock is None:
             return False
         greenlet = gevent.getcurrent()
         pool = greenlet.ssestream_pool
-        pool.hand_on(greenlet, outgoing)
+        pool.hand_on(greenlet, body)
         over = pool.leave
         if handover.began is not None:
             handover.environ[_LATER_KEY] = True
@@ -251,7 +248,7 @@ class SseWorker(GeventWorker):
         if handover.owed is not body:
             over = _closing(handover.owed, over)
         response.force_close()
-        sender = Sender(body, outgoing, sock, response.chunked, over)
+        sender = Sender(body, sock, response.chunked, over)
         try:
             sender.begin(_heads.of(response))
         except BaseException:
@@ -340,9 +337,9 @@ class _Places(Pool):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         #: Frees a stream's place. One function serves all streams of the pool.
-        self.leave: OnEnd = lambda sender: self._discard(sender.outgoing)
+        self.leave: OnEnd = lambda sender: self._discard(sender.body)
 
-    def hand_on(self, greenlet: Any, stream: OutgoingMessage) -> None:
+    def hand_on(self, greenlet: Any, stream: Body) -> None:
         """Give the place of *greenlet* to *stream*. The place is never free in between."""
         greenlet.unlink(self._discard)
         self.greenlets.add(stream)
@@ -436,8 +433,8 @@ class _Heads:
 _heads = _Heads()
 
 
-def _flush(response: Any, body: Any, *messages: OutgoingMessage) -> None:
-    """Send the head. If that fails, end *body* and the streamed *messages* inside it.
+def _flush(response: Any, body: Any, *bodies: Body) -> None:
+    """Send the head. If that fails, end *body* and the streamed *bodies* inside it.
 
     Closing *body* is not enough: it may be a middleware's generator. A generator that has not
     started passes no ``close()`` on.
@@ -449,13 +446,13 @@ def _flush(response: Any, body: Any, *messages: OutgoingMessage) -> None:
             if hasattr(body, "close"):
                 body.close()
         finally:
-            for outgoing in messages:
-                outgoing.server_done()
+            for each in bodies:
+                each.close()
         raise
 
 
 def _is_stream(member: Any) -> bool:
-    return isinstance(member, OutgoingMessage)
+    return isinstance(member, Body)
 
 
 def _writes_access_log(cfg: Any) -> bool:

@@ -1,33 +1,136 @@
-"""Body: the server's end of a response, the iterable that yields its frames.
+"""Body: the server's end of a response, from its opening to its end.
+
+The app holds an `outgoing.OutgoingMessage`, and never sees its body. The server iterates the
+body and sends its frames. The following can happen at any time and from any thread:
+
+====================================  ================================================
+``end()``                             send what waits; emit ``finish``, then ``close``
+`Body.retire`: too old, or a          send what waits and a ``retry``; then the same
+shutdown
+the client leaves                     drop what waits; emit ``close``
+stalled, or more waits than allowed   the same, and the connection is cut
+``destroy()``                         the same; ``error`` comes first if one is given
+the server closes early               as when the client leaves
+====================================  ================================================
+
+``close`` comes exactly once. All these ways go through `Body.finish`.
 
 When the client has left, the iterable simply ends and does not raise. The server then
 sends its last few bytes into a connection that is cut, and every server takes this
 quietly. An exception would be reported by the server and by each middleware.
 """
 
+import dataclasses
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 from ..runtime.clock import clock
+from ..runtime.emitter import CallQueue
+from ..runtime.forking import process
+from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
+from ..settings import DEFAULTS, Settings, draw
+from ..wire import first_id_block, retry_block
 from .compression import Gzip
-from .diagnosis import held_back, may_be_held_back, standard_way
-from .outgoing import OutgoingMessage
-from .output import Wakeable
+from .connection import Connection
+from .diagnosis import burst, held_back, look_at_server, may_be_held_back, standard_way
+from .keepalive import Keepalive
+from .output import OutputBuffer, Wakeable
+from .registry import Cause, registry
+
+#: The settings of a response that is no event stream. It gets no heartbeat, because a comment
+#: would damage its body.
+PLAIN = dataclasses.replace(DEFAULTS, heartbeat=None, tcp_user_timeout=None)
+
+
+class Inlet:
+    """One stream that is piped in, as far as the response knows it.
+
+    Its methods are called at once, and not as handlers of an event, because the
+    stream must know before any handler of the app runs.
+    """
+
+    __slots__ = ()
+
+    def drained(self) -> None:
+        """The response takes writes again."""
+
+    def closed(self) -> None:
+        """The response is over."""
+
+    def retired(self, dropping: bool) -> list[bytes]:
+        """The response ends. Returns the frames that the stream holds for it.
+
+        *dropping* says that the response will not send them.
+        """
+        return []
+
+    def waiting(self) -> int:
+        """Bytes that the stream holds for the response."""
+        return 0
 
 
 class Body(Uncopyable):
-    """The WSGI iterable of one `OutgoingMessage`.
+    """The WSGI iterable of *outgoing*, an `OutgoingMessage`, and all of its state.
 
     It has no ``__len__``, because servers would make a Content-Length of it.
     """
 
     _only_one = "what is taken from it is taken from its response"
 
-    __slots__ = ("_begun", "_gzip", "_left", "_outgoing", "_plain", "_written")
+    __slots__ = (
+        "_at_begin",
+        "_begun",
+        "_client",
+        "_gzip",
+        "_keepalive",
+        "_left",
+        "_plain",
+        "_written",
+        "buffer",
+        "call_queue",
+        "cause",
+        "connection",
+        "ended",
+        "finished",
+        "inlets",
+        "outgoing",
+        "over",
+        "reachable",
+        "retired",
+        "settings",
+    )
 
-    def __init__(self, outgoing: OutgoingMessage) -> None:
-        self._outgoing = outgoing
+    def __init__(self, outgoing: Any, call_queue: CallQueue, buffer: OutputBuffer) -> None:
+        #: The response that the app holds. None after `done`, so that the two are no cycle.
+        self.outgoing = outgoing
+        self.call_queue = call_queue
+        self.buffer = buffer
+        #: The connection that the response is sent over; None before the server has the head.
+        self.connection: Connection | None = None
+        #: Whether there is a socket, which shows a departure and can be cut.
+        self.reachable = True
+        #: The settings of an event stream. None for any other response: its body has an end of
+        #: its own.
+        self.settings: Settings | None = None
+        self._client: Hashable | None = None
+        self._keepalive: Keepalive | None = None
+        #: Whether the app has called ``end()``.
+        self.ended = False
+        #: Whether everything was sent.
+        self.finished = False
+        #: Whether the response is over, and ``close`` was emitted or is about to be.
+        self.over = False
+        #: Why the response is over. Valid once it is.
+        self.cause: Cause = "client"
+        #: Why the server is ending the response; None while it is not.
+        self.retired: Cause | None = None
+        #: The streams that are piped in. A tuple is never changed, only replaced, so that it can
+        #: be read without the lock.
+        self.inlets: tuple[Inlet, ...] = ()
+        # The functions that `begin` calls.
+        self._at_begin: tuple[Callable[[], object], ...] = ()
         self._gzip: Gzip | None = None
         # Bytes that the kernel had before the first chunk. None if this stream is not examined
         # (see `diagnosis`).
@@ -36,6 +139,101 @@ class Body(Uncopyable):
         self._left = False
         # Whether chunks need no encoding and the first one has passed `_encoded`.
         self._plain = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process is a job, and the response is a copy of its parent's."""
+        return process.is_job and self.call_queue.is_lost
+
+    @property
+    def closed(self) -> bool:
+        """Whether the response is over, or is a copy in a job."""
+        return self.over or self.is_lost
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the response is over, and not everything was sent."""
+        return self.over and not self.finished
+
+    @property
+    def name(self) -> str:
+        """The name of the connection, for the log."""
+        return "an unsent response" if self.connection is None else self.connection.name
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether the server has a chunk and has not asked for the next one."""
+        return self.buffer.taken_at != 0.0
+
+    def waiting(self) -> int:
+        """Bytes that wait for the client here and in the streams that are piped in."""
+        return self.buffer.length + sum(inlet.waiting() for inlet in self.inlets)
+
+    def sent(self) -> tuple[int, int]:
+        """Messages and bytes that were handed to the kernel."""
+        return self.buffer.sent()
+
+    # -- the streams that are piped in
+
+    def join(self, alone: tuple[Inlet]) -> None:
+        """Notify the inlet in *alone*, a tuple of one, from now on."""
+        with self.call_queue.lock:
+            self.inlets = (*self.inlets, *alone) if self.inlets else alone
+
+    def part(self, inlet: Inlet) -> None:
+        """Notify *inlet* no more. Does nothing if it was not joined."""
+        with self.call_queue.lock:
+            self.inlets = tuple(each for each in self.inlets if each is not inlet)
+
+    # -- from the opening to the end
+
+    def open(
+        self,
+        connection: Connection,
+        settings: Settings | None = None,
+        client: Hashable | None = None,
+    ) -> None:
+        """The server starts to iterate the body and to send it over *connection*.
+
+        *settings* are those of an event stream; None for any other response. *client*
+        is the key by which ``max_streams_per_client`` counts; None is not counted.
+        """
+        self.connection = connection
+        if self.closed:
+            connection.release(cut=self.aborted)
+            return
+        self.reachable = connection.reachable
+        connection.watch(self.call_queue.loop, self)
+        self.settings = settings
+        if settings is not None:
+            self._client = client
+            if not registry.open(
+                self, settings.max_streams, client, settings.max_streams_per_client
+            ):
+                self.retire("shutdown" if registry.draining else "refused")
+            elif settings.retry is not None:
+                self.buffer.put_opening(retry_block(draw(settings.retry)))
+            # Afterwards, since this stream counts among those that hold a thread.
+            look_at_server(connection, self.call_queue.loop)
+        upkeep = self._keepalive = Keepalive(self, self.buffer, connection, settings or PLAIN)
+        upkeep.begin(self.call_queue.loop)
+        if self.over:  # it was over before `_keepalive` was there to finish
+            registry.close(self, self.cause, self._client)
+            upkeep.finish()
+            self._keepalive = None
+
+    def when_begun(self, function: Callable[[], object]) -> None:
+        """Let `begin` call *function*."""
+        self._at_begin = (*self._at_begin, function)
+
+    def begin(self) -> None:
+        """The server asks for the first chunk of the body: the request itself is over.
+
+        The teardown of the request runs between `open` and this.
+        """
+        at_begin, self._at_begin = self._at_begin, ()
+        for begun in at_begin:
+            begun()
 
     def compress(self) -> None:
         """Compress every later chunk with gzip."""
@@ -46,27 +244,122 @@ class Body(Uncopyable):
         self._begun = self._left = True
 
     @property
-    def outgoing(self) -> OutgoingMessage:
-        """The response that this is the body of."""
-        return self._outgoing
-
-    @property
     def is_plain(self) -> bool:
         """Whether chunks are sent as they were written, without compression."""
         return self._gzip is None
+
+    def end(self) -> None:
+        """The app writes nothing more: end the response when the queue is sent."""
+        self.ended = True
+        self.buffer.end()
+
+    def retire(self, cause: Cause) -> None:
+        """End the response: send the queue, then tell the client when to come back.
+
+        Later writes are dropped. With the cause "refused" the queue is dropped too,
+        because the client was never let in.
+        """
+        with self.call_queue.lock:
+            if self.over or self.retired or self.is_lost:
+                return
+            self.retired = cause
+        frames = [frame for inlet in self.inlets for frame in inlet.retired(cause == "refused")]
+        if not self.ended:
+            place = b""
+            if cause == "refused":
+                # Keep the client's place in its channels: it needs the id when it comes back.
+                place = first_id_block([*self.buffer.clear(), *frames])
+            else:
+                for frame in frames:
+                    self.buffer.put(frame)
+            settings = self.settings or DEFAULTS
+            self.buffer.put_last(place + retry_block(draw(settings.retry_after)))
+        self.buffer.end()
+        logger.info("%s: ended, because %s", self.name, _REASONS[cause])
+
+    def cut(self, cause: Cause) -> None:
+        """Drop the queue, cut the connection and end the response, at once."""
+        if not self.over:
+            logger.info("%s: cut, because %s", self.name, _REASONS[cause])
+            # No warning about the app if the client had stalled before.
+            if cause == "overflow" and not self.buffer.is_stuck(0.0):
+                burst(None if self.connection is None else self.connection.name)
+        self.finish(cause, cut=True)
+
+    def connection_lost(self) -> None:
+        """The client has left: the kernel says so, or a send has failed."""
+        self.finish("client", cut=True)
+
+    def finish(
+        self,
+        cause: Cause,
+        cut: bool = False,
+        error: BaseException | None = None,
+        finished: bool = False,
+    ) -> None:
+        """End the response at once, unless it is over. *finished* says that all was sent."""
+        with self.call_queue.lock:
+            if self.over or self.is_lost:
+                return
+            outgoing = self.outgoing
+            # First *finished*: other threads read both without the lock.
+            self.finished = finished
+            self.over = True
+            self.cause = cause
+        # Another thread may call `done` from here on, so *outgoing* was read under the lock.
+        emit_soon = outgoing._emit_soon
+        if finished:
+            emit_soon("finish")
+        if error is not None:
+            emit_soon("error", error)
+        # Cut first. A server that learns of the end while it can still send would keep the
+        # connection, and would serve the next request on it.
+        if cut and self.connection is not None:
+            self.connection.cut()
+        self.buffer.close()
+        upkeep, self._keepalive = self._keepalive, None
+        if upkeep is not None:
+            upkeep.finish()
+        registry.close(self, cause, self._client)
+        with self.call_queue.lock:
+            inlets, self.inlets = self.inlets, ()
+        for inlet in inlets:
+            inlet.closed()
+        emit_soon("close")
+
+    def close(self) -> None:
+        """The server is done with the body (PEP 3333). Runs the handlers that wait."""
+        outgoing = self.outgoing
+        if outgoing is None:
+            self.done()
+        else:
+            outgoing._server_done()
+
+    def done(self) -> None:
+        """The server is done with the response: it has sent all, or it has given up."""
+        if self.is_lost:
+            return
+        if self.connection is not None:
+            # Without the cut a stopping worker would wait for the client's next request.
+            self.connection.release(cut=not self.connection.delimited or self.retired == "shutdown")
+        self.finish("client")
+        self.outgoing = None
+        self.call_queue.run()
+
+    # -- what the server iterates
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        buffer = self._outgoing._buffer
+        buffer = self.buffer
         # The server asks for more, so the kernel has the last chunk.
         if buffer.taken_at:
             drained = buffer.mark_sent()
             if drained or not self._left:
                 self._has_left(drained)
-        if not self._plain and self._outgoing._at_begin:
-            self._outgoing.begin()
+        if not self._plain and self._at_begin:
+            self.begin()
         chunk = buffer.take()
         return chunk if chunk and self._plain else self._encoded(chunk)
 
@@ -76,24 +369,24 @@ class Body(Uncopyable):
         For a reader that does not wait in ``next()``. Raises ``StopIteration`` at the end, as
         ``next()`` does.
         """
-        chunk = self._outgoing._buffer.take_nowait(waker)
+        chunk = self.buffer.take_nowait(waker)
         return chunk if chunk == b"" else self._encoded(chunk)
 
     def left(self) -> None:
         """The kernel has the chunk that was taken last."""
-        self._has_left(self._outgoing._buffer.mark_sent())
+        self._has_left(self.buffer.mark_sent())
 
     def _has_left(self, drained: bool) -> None:
         if not self._left:
             self._see_it_leave()
         if drained:
-            outgoing = self._outgoing
-            for inlet in outgoing._inlets:
+            for inlet in self.inlets:
                 inlet.drained()
-            outgoing._emit_soon("drain")
+            outgoing = self.outgoing
+            if outgoing is not None:
+                outgoing._emit_soon("drain")
 
     def _encoded(self, chunk: bytes | None) -> bytes:
-        outgoing = self._outgoing
         if chunk is not None:
             if not self._begun:
                 self._begin()
@@ -101,35 +394,41 @@ class Body(Uncopyable):
                 return self._gzip.chunk(chunk)
             self._plain = True
             return chunk
-        if self._gzip is not None and not outgoing.closed:
+        if self._gzip is not None and not self.closed:
             gzip, self._gzip = self._gzip, None
             # Note the time: the client may also stall while it takes the end of the gzip data.
-            outgoing._buffer.written_at = outgoing._buffer.taken_at = clock.now()
+            self.buffer.written_at = self.buffer.taken_at = clock.now()
             return gzip.end()
-        outgoing._close(outgoing._retired or "ended", finished=True)
-        if outgoing._aborted and not outgoing._reachable:
+        self.finish(self.retired or "ended", finished=True)
+        if self.aborted and not self.reachable:
             # Without a socket to cut, an exception is the only way to stop the server from
             # ending a broken stream like a complete one.
             raise ConnectionResetError(errno.ECONNRESET, "the stream was destroyed")
         raise StopIteration
 
-    def close(self) -> None:
-        """The server is done with the body (PEP 3333). Runs the handlers that wait."""
-        self._outgoing.server_done()
-
     def _begin(self) -> None:
         self._begun = True
-        connection = self._outgoing._connection
-        if connection is None or self._outgoing._settings is None:
+        if self.connection is None or self.settings is None:
             return
-        standard_way(self._outgoing)
+        standard_way(self)
         if may_be_held_back():
-            self._written = connection.written()
+            self._written = self.connection.written()
 
     def _see_it_leave(self) -> None:
         self._left = True
-        connection = self._outgoing._connection
-        if connection is not None and self._written is not None:
-            written = connection.written()
+        if self.connection is not None and self._written is not None:
+            written = self.connection.written()
             if written == self._written:
-                held_back(connection)
+                held_back(self.connection)
+
+
+_REASONS: dict[Cause, str] = {
+    "client": "its client has left",
+    "ended": "the app ended it",
+    "stalled": "its client took nothing for too long",
+    "overflow": "more waited for its client than is allowed",
+    "age": "it was old (see max_age)",
+    "shutdown": "the worker is stopping",
+    "refused": "there are too many streams",
+    "error": "it was destroyed",
+}

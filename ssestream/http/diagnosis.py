@@ -173,17 +173,17 @@ def burst(name: str | None) -> None:
         )
 
 
-def standard_way(message: Any) -> None:
-    """Log why the server iterates the body of *message*, an open event stream."""
+def standard_way(body: Any) -> None:
+    """Log why the server iterates *body*, an open event stream."""
     if why_standard_way is None:
         return
-    reason = why_standard_way(message)
+    reason = why_standard_way(body)
     if reason not in _said:
         _said.add(reason)
         logger.info(
             "%s: SseWorker sends this stream as gunicorn's gevent worker does, with a greenlet"
             " and the memory of its request for as long as it is open: %s",
-            message._name(),
+            body.name,
             reason,
         )
 

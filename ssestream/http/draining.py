@@ -46,7 +46,7 @@ def drain(timeout: float = TIMEOUT) -> None:
 
     def cut_the_rest(now: float) -> float | None:
         for stream in registry.streams():
-            if stream._in_hand() or now >= last:
+            if stream.in_hand or now >= last:
                 stream.cut("shutdown")
         return now + timeout / PATIENCE if registry.has_open and now < last else None
 

@@ -44,7 +44,7 @@ class Owner(Protocol):
     It is not a function, as a bound method would be one more object for each stream.
     """
 
-    def _connection_lost(self) -> None: ...
+    def connection_lost(self) -> None: ...
 
 
 class Watched:
@@ -111,7 +111,7 @@ class Watched:
             if owner is None or not _peer_has_left(fileno(self._sock)):
                 return
             self._owner = None
-        owner._connection_lost()
+        owner.connection_lost()
 
 
 def fileno(sock: Any) -> int:

@@ -46,7 +46,8 @@ class Counted(Protocol):
     def sent(self) -> tuple[int, int]:
         """The numbers of messages and bytes that the server has taken."""
 
-    def _in_hand(self) -> bool:
+    @property
+    def in_hand(self) -> bool:
         """Whether the server has a chunk in hand, and has not come back for more."""
 
     def retire(self, cause: Cause) -> None:
