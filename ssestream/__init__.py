@@ -5,8 +5,7 @@
 #
 #   errors.py          the errors that the package raises
 #   settings.py        every bound and duration, its default and the reason for it
-#   plain.py           plain text, bytes and numbers, taken from any value
-#   proxies.py         the value behind one of Werkzeug's proxies
+#   plain.py           the plain value of what an app hands over
 #   printable.py       untrusted text, made safe for a log or a terminal
 #   runtime/           where code runs: threads, loops, timers, events
 #
@@ -14,11 +13,9 @@
 #   http/              one response on its way to one client
 #   brokers/           where channels are kept
 #
-#   jsontext.py        JSON by the app's provider
+#   config.py          the configuration of the current Flask app: settings, JSON
 #   message_queue.py   the messages that wait in a stream
 #   pipe.py            one stream piped to one destination
-#   asyncviews.py      the tasks that an async def view leaves behind
-#   belonging.py       a stream ends with the request that it was made with
 #
 #   response.py        ServerResponse: Node's res as a Flask response
 #

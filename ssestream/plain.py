@@ -1,17 +1,31 @@
-"""Plain text, bytes and numbers, taken from a value without asking its class.
+"""The plain value of what an app hands over: behind a proxy, and without asking its class.
+
+A proxy of Werkzeug's, such as ``current_user``, has its value only during its request. A value
+that is kept is used later, so the proxy must be replaced first.
 
 A subclass of ``str`` may claim to have no line end, may print as another text, or may
 encode itself as one. A proxy only looks like a str, and the value behind it may be of such
-a subclass. So every value is converted here before it is checked, joined or sent. The
-functions call the methods of the built-in type, never the methods of the value's class.
+a subclass. So every text and number is converted here before it is checked, joined or sent.
+The functions call the methods of the built-in type, never the methods of the value's class.
 """
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .proxies import behind
+from werkzeug.local import LocalProxy
 
 T = TypeVar("T")
+
+
+def behind(value: Any) -> Any:
+    """The value that the proxy *value* stands for, or *value* itself if it is no proxy.
+
+    Raises ``RuntimeError`` if the proxy has no value now.
+    """
+    # type() tells a proxy from its value; isinstance() does not.
+    while issubclass(type(value), LocalProxy):
+        value = value._get_current_object()
+    return value
 
 
 def plain_text(value: Any) -> str:

@@ -28,8 +28,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.utils import get_content_type
 from werkzeug.wsgi import ClosingIterator
 
-from .asyncviews import note_loop
+from .config import app_settings, client_of
 from .errors import HeadersSent
+from .http.async_view import note_loop
 from .http.body import Body
 from .http.compression import accepts_gzip
 from .http.connection import Connection, has_connection
@@ -41,7 +42,6 @@ from .http.output import OutputBuffer
 from .http.unsent import UnsentBuffer, sent
 from .runtime.callables import check_callable
 from .runtime.loop import logger
-from .settings import app_settings, client_of
 from .stream import HEADERS
 
 # Typed as Any, because type checkers do not know this method of the proxy.
@@ -244,7 +244,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 self._body.connection = connection
             else:
                 self._body.open(connection, settings, client)
-                # Of Flask's requests `belonging` knows more.
+                # Of Flask's requests `http.view` knows more.
                 if had_stream and settings is None and not flask.has_request_context():
                     self._tell_if_empty(connection)
             # Bytes that wait take the head along.

@@ -6,18 +6,12 @@ keywords (``SseStream(request, heartbeat=5)``).
 """
 
 import dataclasses
-import difflib
 import os
 import random
-import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, TypedDict
 
-import flask
-
-from .proxies import behind
-from .runtime.callables import check_callable, is_coroutine
-from .runtime.loop import logger
+from .runtime.callables import check_callable
 
 Overflow = Literal["close", "drop-oldest", "error"]
 Retry = int | tuple[int, int]
@@ -150,117 +144,6 @@ class Options(TypedDict, total=False):
     id_blocks: bool
 
 
-_STREAM_OPTIONS = frozenset(Options.__annotations__)
-
-#: The fields of `Settings`, by their names in an app's configuration.
-_KEYS = {"SSESTREAM_" + field.name.upper(): field.name for field in dataclasses.fields(Settings)}
-
-
-#: Names in an app's configuration that belong to channels.
-_OTHER_KEYS = ("SSESTREAM_URL", "SSESTREAM_HISTORY", "SSESTREAM_HISTORY_AGE")
-
-#: The key in an app's extensions that says that `_check_names` has run.
-_CHECKED = "ssestream.checked"
-
-
-# Typed as Any, because type checkers take the proxy for a Flask and know no such method of it.
-_current_app: Any = flask.current_app
-
-
-def current_app() -> flask.Flask | None:
-    """The current app itself, not Flask's proxy for it; None outside an app context."""
-    if not flask.has_app_context():
-        return None
-    app: flask.Flask = _current_app._get_current_object()
-    return app
-
-
-def app_settings() -> Settings:
-    """The settings of the current app, or the defaults outside an app context."""
-    app = current_app()
-    if app is None:
-        return DEFAULTS
-    config = app.config
-    if _CHECKED not in app.extensions:
-        _check_names(app)
-    if config.keys().isdisjoint(_KEYS):
-        return DEFAULTS
-    changed = {field: config[key] for key, field in _KEYS.items() if key in config}
-    before, settings = _of_apps.get(app, ({}, DEFAULTS))
-    # Compared by identity, because 1 == True would hide a value of a wrong type.
-    if before.keys() == changed.keys() and all(before[key] is changed[key] for key in changed):
-        return settings
-    try:
-        settings = dataclasses.replace(DEFAULTS, **changed)
-    except (TypeError, ValueError) as error:
-        # The message begins with the field's name. The app knows it by the name with the
-        # prefix.
-        field, _, rest = str(error).partition(" ")
-        raise type(error)(f"SSESTREAM_{field.upper()} {rest}") from None
-    if settings.max_streams_per_client is not None and settings.client_key is None:
-        logger.warning(
-            "SSESTREAM_MAX_STREAMS_PER_CLIENT bounds nothing without SSESTREAM_CLIENT_KEY, the"
-            " function that tells one client from another"
-        )
-    _of_apps[app] = changed, settings
-    return settings
-
-
-def _check_names(app: flask.Flask) -> None:
-    """Warn, once, about each name in the app's configuration that is no setting."""
-    app.extensions[_CHECKED] = True
-    known = [*_KEYS, *_OTHER_KEYS]
-    for name in app.config:
-        if name.startswith("SSESTREAM_") and name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
-            meant = f", but {near[0]} is" if near else ""
-            logger.warning("%s in the app's configuration is no setting%s", name, meant)
-
-
-def stream_settings(options: Options) -> Settings:
-    """The settings of the current app, with a stream's own *options* in their place.
-
-    Raises ``TypeError`` for an unknown option, and as `Settings` for a wrong value.
-    """
-    if not options:
-        return app_settings()
-    unknown = [name for name in options if name not in _STREAM_OPTIONS]
-    if unknown:
-        raise TypeError(
-            f"SseStream has no option {unknown[0]!r}; the options are "
-            + ", ".join(sorted(_STREAM_OPTIONS))
-        )
-    settings = dataclasses.replace(app_settings(), **options)
-    if len(_of_streams) >= KNOWN:
-        _of_streams.clear()
-    try:
-        return _of_streams.setdefault(settings, settings)
-    except TypeError:  # an app's client_key has no hash
-        return settings
-
-
-def client_of(environ: dict[str, Any], settings: Settings) -> Hashable | None:
-    """The key by which the client of a WSGI *environ* is counted; None if it is unknown.
-
-    Raises ``TypeError`` if ``client_key`` returned a coroutine or a value without a hash.
-    """
-    if settings.client_key is None:
-        return None
-    client: Hashable | None = behind(settings.client_key(environ))
-    if is_coroutine(client) or not _has_hash(client):
-        kind = type(client).__name__
-        raise TypeError(f"client_key must return a hashable value or None, and returned a {kind}")
-    return client
-
-
-def _has_hash(value: object) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
 def draw(retry: Retry) -> int:
     """A number of milliseconds: *retry* itself, or a random number from its range."""
     return retry if isinstance(retry, int) else chance.randint(*retry)
@@ -291,11 +174,3 @@ def _retry(name: str, value: Any) -> None:
 
 
 DEFAULTS = Settings()
-
-#: The number of different settings to keep, so that streams with equal settings share them.
-KNOWN = 100
-_of_streams: dict[Settings, Settings] = {}
-
-# For each app: its settings when it was last asked, and the `Settings` made of them.
-_of_apps: "weakref.WeakKeyDictionary[flask.Flask, tuple[dict[str, Any], Settings]]"
-_of_apps = weakref.WeakKeyDictionary()

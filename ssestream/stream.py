@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .belonging import belong
+from .config import app_dumps, app_json, client_of, stream_settings
 from .errors import MessageError, StreamDestroyed, StreamError
 from .flow import Flow, disconnected
 from .http.connection import Connection
@@ -12,13 +12,13 @@ from .http.origin import call_queue_of
 from .http.outgoing import OutgoingMessage, body_of
 from .http.request import environ_of, last_event_id
 from .http.unsent import look_at_queue
-from .jsontext import app_dumps, app_json
+from .http.view import belong
 from .message_queue import Callback
 from .pipe import Destination, Pipe
 from .plain import plain_bytes
 from .runtime.callables import check_callable
 from .runtime.calls import CallQueue
-from .settings import Options, client_of, stream_settings
+from .settings import Options
 from .wire import Message, encode, id_of
 
 
@@ -51,7 +51,7 @@ class SseStream(Flow):
     *request* is a Flask or Werkzeug request or a WSGI environ. The stream then
     tunes the client's socket (keep-alive, no-delay, no timeout) and reads
     `last_event_id`. It ends with a request of Flask's, also when the request is
-    answered without the stream (see ``belonging``). None makes a stream that
+    answered without the stream (see ``http.view``). None makes a stream that
     belongs to no client.
 
     *high_water_mark* is the number of messages that may wait before `write`

@@ -18,12 +18,13 @@ from ssestream import (
     StreamError,
     statistics,
 )
+from ssestream.config import KNOWN, _of_streams
 from ssestream.http import outgoing
 from ssestream.http.connection import Connection
 from ssestream.http.interning import EACH, SIZE, Shared
 from ssestream.http.outgoing import OutgoingMessage
 from ssestream.http.output import CHUNK, STUCK
-from ssestream.settings import DEFAULTS, KNOWN, Options, Settings, _of_streams
+from ssestream.settings import DEFAULTS, Options, Settings
 from ssestream.wire import Decoder
 from tests.servers import SERVERS, Client, Server, body_of, wait_until
 

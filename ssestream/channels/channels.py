@@ -17,13 +17,12 @@ from ..brokers import open_broker
 from ..brokers.broker import Bounds, Broker, check_name
 from ..brokers.configuration import Configuration, check, configuration
 from ..brokers.memory import MemoryBroker
+from ..config import app_dumps, app_json, current_app
 from ..errors import MessageError
-from ..jsontext import app_dumps, app_json
 from ..plain import plain_text
 from ..runtime.callables import check_callable
 from ..runtime.loop import new_lock
 from ..runtime.uncopyable import Uncopyable
-from ..settings import current_app
 from ..stream import SseStream
 from ..wire import Message, encode
 from .apps import Apps, configuration_of, naming_keys

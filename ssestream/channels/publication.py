@@ -5,8 +5,8 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from ..brokers.broker import CONTROL, Entry, Position, Slice
+from ..plain import behind
 from ..printable import escape
-from ..proxies import behind
 from ..runtime.clock import clock
 from ..runtime.loop import logger
 from ..wire import Decoder, is_frame, with_id

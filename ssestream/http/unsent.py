@@ -13,12 +13,12 @@ from typing import Any
 import flask
 from flask.globals import request_ctx
 
-from ..belonging import belongs
 from ..pipe import Pipe
 from ..runtime.clock import clock
 from .diagnosis import view_writes_on
 from .origin import known_call_queue
 from .output import OutputBuffer
+from .view import belongs
 
 #: Seconds for which a view may write before it returns.
 LONG = 1.0

@@ -19,8 +19,8 @@ import flask
 from flask.globals import request_ctx
 from flask.signals import request_finished, request_tearing_down
 
-from .asyncviews import cancelled_tasks, note_loop
-from .http.diagnosis import cancelled_with_view, never_piped
+from .async_view import cancelled_tasks, note_loop
+from .diagnosis import cancelled_with_view, never_piped
 
 # The type of the proxy is declared as the type of its target, which has no
 # _get_current_object(), so the annotation is Any.
