@@ -172,7 +172,7 @@ def fan_out() -> None:
 
     def through_channel() -> None:
         # Wait for the last stream only. To ask all streams would cost as much as the sending.
-        last = list(followed._listener.tails.get("news").live)[-1]
+        last = list(followed._exchange.listener.tails.get("news").live)[-1]
         goal = last.total + MESSAGES
         for _ in range(MESSAGES):
             followed.publish("news", DATA)

@@ -336,7 +336,7 @@ class SseStream(Flow):
         """Raise `MessageError` if *frame* has an id that its channels did not give."""
         found = id_of(frame)
         channels = self._channels
-        if found is not None and channels is not None and not channels._knows(found):
+        if found is not None and channels is not None and not channels.knows(found):
             raise MessageError(
                 f"'id' {found[:40]!r} beside channels: a browser keeps one id, by which it"
                 " comes back to the channels that this stream follows",

@@ -241,7 +241,7 @@ def test_of_a_channel_that_nobody_follows_any_more_nothing_is_said(
         until(lambda: told(caplog), "it to be told")
     until(lambda: channels.statistics() == {}, "it to be followed by nobody")
     # The turn of a try that began before.
-    channels._listener.replay.ailing._try("bad")
+    channels._exchange.listener.replay.ailing._try("bad")
     assert len(told(caplog)) == 1, told(caplog)
 
 
@@ -305,7 +305,7 @@ def test_what_works_and_fails_in_turn_is_told_twice(
 ) -> None:
     monkeypatch.setattr(health, "STEADY", 1.0)
     channels = Channels()
-    broker: Any = channels._broker
+    broker: Any = channels._exchange.broker
     read, failures = broker.read, [0]
     is_failing = True
 

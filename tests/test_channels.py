@@ -57,10 +57,10 @@ def opened() -> Iterator[list[Channels]]:
     channels: list[Channels] = []
     yield channels
     for each in channels:
-        for subscription in each._subscribers.all():
+        for subscription in each._exchange.subscriptions:
             subscription.stream.destroy()
-        until(lambda each=each: not each._listener._listening, "the listener to end")
-        each._broker.close()
+        until(lambda each=each: not each._exchange.listener._listening, "the listener to end")
+        each._exchange.broker.close()
 
 
 @pytest.fixture(params=KINDS)
@@ -97,11 +97,11 @@ def publish(channels: Channels, name: str, *span: int) -> list[str]:
 
 def nothing_remains(channels: Channels) -> None:
     until(lambda: channels.statistics() == {}, "the last to leave")
-    following = channels._listener
+    following = channels._exchange.listener
     until(lambda: not following._listening, "the listener to end")
     assert channels.state == "idle"
     # The stream's own thread or greenlet takes its subscription out, after the last event.
-    until(lambda: not channels._subscribers, "the subscriptions to be gone")
+    until(lambda: not channels._exchange.subscriptions, "the subscriptions to be gone")
     until(lambda: not following.is_running, "the readers to end")
     assert not following.tails
     assert not following.replay._behind
@@ -308,7 +308,7 @@ def test_another_process_goes_on_where_one_has_ended(make: Make) -> None:
     ids = publish(one, "news", 3)
     other = make()
     app = Following(other, "news")
-    if not one._broker.shared:  # what is in memory is of one process, and told to be lost
+    if not one._exchange.broker.shared:  # what is in memory is of one process, and told to be lost
         publish(other, "news", 1)
         with Client(app, last_id=ids[0]) as client:
             client.take(1)
@@ -563,7 +563,7 @@ def test_a_name_that_no_channel_can_have_is_refused_everywhere(local: Make, name
         with pytest.raises(wrong, match="name of a channel"):
             call()
     assert channels.statistics() == {}
-    assert not channels._subscribers
+    assert not channels._exchange.subscriptions
 
 
 class Sly(str):
@@ -772,7 +772,7 @@ def test_filters_of_several_channels_may_run_at_once(local: Make) -> None:
 @on_threads_and_greenlets
 def test_cut_ends_those_with_the_key_and_nobody_else(make: Make) -> None:
     one, other = make(), make()
-    if not one._broker.shared:
+    if not one._exchange.broker.shared:
         other = one
     with (
         Client(Following(one, "news", key=("user", 1))) as cut_here,
@@ -812,7 +812,7 @@ def test_access_that_is_revoked_while_the_view_checks_it_ends_the_stream(
 ) -> None:
     """As the page on channels says: subscribe, then check; take the right away, then cut."""
     here, elsewhere = make(), make()
-    if not here._broker.shared:
+    if not here._exchange.broker.shared:
         elsewhere = here
     if had_events:
         publish(elsewhere, "news", 3)
@@ -858,7 +858,7 @@ def test_a_cut_reaches_one_who_is_far_behind_at_once(make: Make) -> None:
 
 def test_close_channel_ends_all_who_follow_it_with_all_that_came_before(make: Make) -> None:
     one, other = make(), make()
-    if not one._broker.shared:
+    if not one._exchange.broker.shared:
         other = one
     apps = [Following(one, "news"), Following(other, "news", "sports")]
     with Client(apps[0]) as here, Client(apps[1]) as there, Client(apps[0]) as slow:
@@ -1029,7 +1029,7 @@ def test_channels_are_configured_by_the_app() -> None:
     assert app.extensions["ssestream"] is channels
     publish(channels, "news", 10)
     assert len(channels.history("news")) == 3
-    assert channels._broker._asked.age == 60  # type: ignore[attr-defined]
+    assert channels._exchange.broker._asked.age == 60  # type: ignore[attr-defined]
 
 
 def test_init_app_takes_what_was_not_given(tmp_path: Path) -> None:
@@ -1040,7 +1040,7 @@ def test_init_app_takes_what_was_not_given(tmp_path: Path) -> None:
     publish(channels, "news", 10)
     assert len(channels.history("news")) == 2
     assert (tmp_path / "events.db").exists()
-    channels._broker.close()
+    channels._exchange.broker.close()
 
 
 def test_what_is_used_in_an_app_takes_that_from_it_too(tmp_path: Path) -> None:
@@ -1051,7 +1051,7 @@ def test_what_is_used_in_an_app_takes_that_from_it_too(tmp_path: Path) -> None:
         publish(channels, "news", 10)
     assert len(channels.history("news")) == 3
     assert (tmp_path / "events.db").exists()
-    channels._broker.close()
+    channels._exchange.broker.close()
 
 
 def test_what_is_published_outside_of_the_app_is_written_as_in_it() -> None:
@@ -1285,13 +1285,13 @@ def test_close_ends_the_streams_the_listener_and_the_connections(make: Make) -> 
         until(lambda: channels.state == "listening", "the listener")
         channels.close()
         assert channels.state == "idle"
-        assert not channels._listener._listening
+        assert not channels._exchange.listener._listening
         assert data_of(client.all()) == ["0", "1"]
     nothing_remains(channels)
-    db = getattr(channels._broker, "_db", None)
+    db = getattr(channels._exchange.broker, "_db", None)
     assert db is None
-    if isinstance(channels._broker, RedisBroker):
-        clients = channels._broker._open()
+    if isinstance(channels._exchange.broker, RedisBroker):
+        clients = channels._exchange.broker._open()
         try:
             names = [each["cmd"] for each in clients.client_list()]
         finally:
@@ -1425,7 +1425,7 @@ def test_a_child_process_begins_with_no_subscribers(local: Make, tmp_path: Path)
     until(lambda: stream.writable_length == 2, "what the child has published")
     stream.destroy()
     nothing_remains(channels)
-    channels._broker.close()
+    channels._exchange.broker.close()
 
 
 # -- figures
@@ -1508,7 +1508,7 @@ def test_every_worker_gives_what_any_process_publishes(
     channels.close_channel("news")
     for client in [*clients, late]:
         assert client.read_to_end().endswith(b"0\r\n\r\n")
-    channels._broker.close()
+    channels._exchange.broker.close()
 
 
 def live(server: Server, last_id: str | None) -> RawClient:

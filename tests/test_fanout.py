@@ -103,7 +103,7 @@ class Direct:
 
 def check_places(channels: Channels, name: str = "news") -> None:
     """Whoever is live is either in a cohort or apart, and nobody else is in either."""
-    feed = channels._listener.tails.get(name)
+    feed = channels._exchange.listener.tails.get(name)
     if feed is not None:
         together = {cursor for cohort in feed.cohorts for cursor in cohort.members.values()}
         assert not together & feed.apart
@@ -121,7 +121,7 @@ def test_who_was_sent_the_same_is_in_one_convoy() -> None:
     assert clients[0].cohort is not None
     assert len({id(client.cohort) for client in clients}) == 1
     # A broadcast need not look at any of them by itself.
-    assert channels._listener.tails.get("news").apart == set()
+    assert channels._exchange.listener.tails.get("news").apart == set()
     check_places(channels)
     channels.publish("news", {"data": "2"})
     for client in clients:

@@ -19,6 +19,8 @@ from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers.broker import Position, Slice
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import listener
+from ssestream.channels.exchange import Exchange
+from ssestream.channels.unheard import Audience
 from ssestream.wire import Decoder, encode, is_frame
 from tests.following import Client, Following, data_of, numbers
 from tests.servers import ROOT
@@ -68,7 +70,7 @@ class Breakable(MemoryBroker):
 
 def over(broker: MemoryBroker) -> Channels:
     channels = Channels("memory://")
-    channels._broker_made = broker
+    channels._own = Exchange(broker, Audience())
     return channels
 
 
@@ -233,7 +235,7 @@ def test_many_slow_clients_beside_fast_ones() -> None:
     for client in [*slow, *fast]:
         assert data_of(client.messages) == expected
         client.fin()
-    until(lambda: not channels._listener._listening, "the last to leave")
+    until(lambda: not channels._exchange.listener._listening, "the last to leave")
     assert app.gaps == []
 
 
@@ -287,7 +289,7 @@ def test_the_broker_is_tried_at_growing_intervals_that_are_at_random() -> None:
     assert len({round(pause, 4) for pause in pauses[-5:]}) > 1
     broker.come_back()
     stream.destroy()
-    until(lambda: not channels._listener._listening, "the listener to end")
+    until(lambda: not channels._exchange.listener._listening, "the listener to end")
 
 
 @pytest.mark.parametrize("calls", [("wait",), ("read",), ("read", "wait"), ("append",)])
@@ -319,7 +321,7 @@ def test_whatever_fails_all_is_well_when_it_is_back(
         assert data_of(live.take(6)) == numbers(600, 606)
         assert data_of(slow.take(605)) == numbers(1, 606)
     assert app.gaps == []
-    until(lambda: not channels._listener._listening, "the listener to end")
+    until(lambda: not channels._exchange.listener._listening, "the listener to end")
 
 
 def test_a_reader_that_fails_alone_is_not_forgotten() -> None:
@@ -355,7 +357,7 @@ def test_a_broker_that_is_down_all_along_is_logged_once(caplog: pytest.LogCaptur
     assert len(warnings(caplog)) == 1
     assert channels.state == "down"
     stream.destroy()
-    until(lambda: not channels._listener._listening, "the listener to end")
+    until(lambda: not channels._exchange.listener._listening, "the listener to end")
 
 
 def test_a_log_that_begins_anew_is_a_gap_also_for_those_who_are_there() -> None:
@@ -621,8 +623,8 @@ def torture(seed: int, broker: Breakable, channels: Channels, each: int) -> None
         assert client.gaps == [], f"seed {seed}"
         for name, seen in client.seen.items():
             assert seen == list(range(each)), f"seed {seed}: channel {name}"
-    until(lambda: not channels._listener._listening, "the last to leave")
-    until(lambda: not channels._subscribers, "the subscriptions to be gone")
+    until(lambda: not channels._exchange.listener._listening, "the last to leave")
+    until(lambda: not channels._exchange.subscriptions, "the subscriptions to be gone")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -687,7 +689,7 @@ def test_any_order_of_events_gives_the_same_history(steps: list[tuple[str, Any, 
         client.read_all(published)
         assert client.gaps == []
         client.stream.destroy()
-    until(lambda: not channels._listener._listening, "the last to leave")
+    until(lambda: not channels._exchange.listener._listening, "the last to leave")
 
 
 class Steps:

@@ -14,7 +14,9 @@ from ssestream import BrokerError, Channels, MessageError, SseStream, StreamErro
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.brokers.sqlite import SqliteBroker
 from ssestream.channels import id_blocks, listener
+from ssestream.channels.exchange import Exchange
 from ssestream.channels.ids import parse_id
+from ssestream.channels.unheard import Audience
 from ssestream.wire import Decoder, encode
 from tests.following import Client, Following, data_of, numbers
 from tests.redis_server import RedisServer
@@ -78,7 +80,7 @@ def place_of(client: Client) -> str:
 
 def heard(channels: Channels, name: str) -> int:
     """The number of the last entry that the listener has."""
-    position = channels._listener.tails.get(name).position
+    position = channels._exchange.listener.tails.get(name).position
     return 0 if position is None else position.number
 
 
@@ -183,7 +185,7 @@ def test_the_place_is_told_once_a_broker_is_back(
     monkeypatch.setattr(listener, "LATEST", 0.02)
     broker = Away()
     channels = Channels("memory://")
-    channels._broker_made = broker
+    channels._own = Exchange(broker, Audience())
     for number in range(5):
         broker.append("news", encode({"data": number}))
     app = Following(channels, *names)
@@ -505,7 +507,7 @@ def test_since_an_empty_id_is_since_none() -> None:
 def test_too_many_channels_are_refused_before_any_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     channels = Channels()
     reads: list[Any] = []
-    monkeypatch.setattr(channels._broker, "read", lambda *args: reads.append(args))
+    monkeypatch.setattr(channels._exchange.broker, "read", lambda *args: reads.append(args))
     with pytest.raises(ValueError, match="too many"):
         channels.subscribe(SseStream(), *(f"{n}" for n in range(1300)))
     assert reads == []
@@ -603,7 +605,7 @@ def test_a_file_of_the_first_form_is_brought_to_this_one(tmp_path: Path) -> None
     assert [each["data"] for each in channels.history("news")] == numbers(3, 5)
     assert app.gaps == []
     channels.close()
-    assert isinstance(channels._broker, SqliteBroker)
+    assert isinstance(channels._exchange.broker, SqliteBroker)
 
 
 def test_a_log_keeps_what_it_is_told_to() -> None:

@@ -710,7 +710,7 @@ for way in ("dropped", "left"):
         time.sleep(0.01)
     if way == "dropped":
         stream.destroy()
-        while channels._listener._listening:
+        while channels._exchange.listener._listening:
             time.sleep(0.01)
         del channels, stream
         gc.collect()

@@ -52,9 +52,9 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[Any]]]:
 def channels() -> Iterator[Channels]:
     made = Channels("memory://")
     yield made
-    for subscription in made._subscribers.all():
+    for subscription in made._exchange.subscriptions:
         subscription.stream.destroy()
-    until(lambda: not made._listener._listening, "the listener to end")
+    until(lambda: not made._exchange.listener._listening, "the listener to end")
 
 
 def failing(error: type[BaseException]) -> Callable[..., Any]:

@@ -11,10 +11,9 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import flask
-from flask.json.provider import JSONProvider
 
 from ..brokers import open_broker
-from ..brokers.broker import Bounds, Broker, check_name
+from ..brokers.broker import Bounds, check_name
 from ..brokers.configuration import Configuration, check, configuration
 from ..brokers.memory import MemoryBroker
 from ..config import app_dumps, app_json, current_app
@@ -26,18 +25,13 @@ from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
 from ..wire import Message, encode
 from .apps import Apps, configuration_of, naming_keys
+from .exchange import Exchange
 from .health import State
 from .history import read_back
-from .ids import format_id, parse_id
-from .listener import Listener
 from .publication import CLOSE, cut_frame
-from .subscribers import Subscribers
 from .subscription import Filter
 from .tail import ChannelStatistics
 from .unheard import Audience
-
-#: Seconds for which `Channels.close` waits for the listener.
-CLOSING = 1.0
 
 
 class Channels(Uncopyable):
@@ -78,26 +72,21 @@ class Channels(Uncopyable):
         self._history, self._history_age = history, history_age
         check(None if isinstance(url, flask.Flask) else url, history, history_age)
         self._configuration: Configuration | None = None
-        self._broker_made: Broker | None = None
-        # The app's JSON provider, for calls of `publish` outside of the app's context.
-        self._json: JSONProvider | None = None
+        # The exchange for this configuration, once it was needed.
+        self._own: Exchange | None = None
         self._apps = Apps()
-        # The `Channels` for each configuration of an app that differs from this one's.
-        self._others: dict[Configuration, Channels] = {}
+        # The exchange for each configuration of an app that differs from `_configuration`.
+        self._others: dict[Configuration, Exchange] = {}
         # Whether `init_app` was called.
         self._is_told = False
         self._audience = Audience()
-        self._begin()
+        # Guards all fields. Nobody holds it while waiting.
+        self._lock = new_lock()
         _all.add(self)
         if isinstance(url, flask.Flask):
             self.init_app(url)
         elif url is not None:
-            self._configure(url, history, history_age)
-
-    def _begin(self) -> None:
-        # Guards all fields. Nobody holds it while waiting.
-        self._lock = new_lock()
-        self._subscribers_made: Subscribers | None = None
+            self._configure(configuration(url, history, history_age))
 
     # -- choosing a broker
 
@@ -128,8 +117,7 @@ class Channels(Uncopyable):
                 if its != self._configuration and self._apps.another_has(app, self._configuration):
                     self._part_off(app, its)
                 else:
-                    self._configure(*its)
-                    self._json = app.json
+                    self._configure(its).json = app.json
                 self._apps.note(app, its)
                 known = self._apps.all()
                 gone = [self._others.pop(each) for each in [*self._others] if each not in known]
@@ -140,56 +128,48 @@ class Channels(Uncopyable):
         """Give *app*, which has another configuration than these channels, its own broker."""
         other = self._others.get(its)
         if other is None:
-            other = Channels(its.url, history=its.history, history_age=its.history_age)
-            self._others[its] = other
-        other._json = app.json
+            other = self._others[its] = Exchange(open_broker(*its), Audience())
+        other.json = app.json
 
-    def _here(self) -> "Channels":
-        """The `Channels` with the broker of the current app: often this object itself."""
+    def _configure(self, wanted: Configuration) -> Exchange:
+        """Use the broker of the configuration *wanted* from now on, and return its exchange."""
+        with self._lock:
+            # Several apps with this configuration, or one app that is made again, share a broker.
+            if self._own is not None and self._configuration == wanted:
+                return self._own
+            if self._own is not None and self._own.listener.tails:
+                raise RuntimeError("these channels have subscribers already")
+            broker = open_broker(*wanted)
+            if self._own is not None:
+                self._own.broker.close()
+            self._own, self._configuration = Exchange(broker, self._audience), wanted
+            return self._own
+
+    @property
+    def _exchange(self) -> Exchange:
+        """The exchange with the broker of the current app."""
         app = current_app()
         if app is not None and self._url is None and not self._is_told and app not in self._apps:
             self._take_from(app)
-        if not self._others:
-            return self
-        return self._others.get(self._apps.current(app), self)
-
-    def _configure(self, url: Any, history: Any, history_age: Any) -> None:
-        wanted = configuration(url, history, history_age)
+        if self._others:
+            other = self._others.get(self._apps.current(app))
+            if other is not None:
+                return other
         with self._lock:
-            # Several apps with this configuration, or one app that is made again, share a broker.
-            if self._configuration == wanted:
-                return
-            if self._subscribers_made is not None and self._subscribers_made.listener.tails:
-                raise RuntimeError("these channels have subscribers already")
-            broker = open_broker(*wanted)
-            if self._broker_made is not None:
-                self._broker_made.close()
-            self._broker_made, self._configuration = broker, wanted
-            self._subscribers_made = None
-
-    @property
-    def _broker(self) -> Broker:
-        with self._lock:
-            if self._broker_made is None:
-                app = current_app()
+            if self._own is None:
                 if app is None:
-                    self._configure(self._url, self._history, self._history_age)
-                else:
-                    self._take_from(app)
-            assert self._broker_made is not None
-            return self._broker_made
+                    its = configuration(self._url, self._history, self._history_age)
+                    return self._configure(its)
+                self._take_from(app)
+            assert self._own is not None
+            return self._own
 
     @property
-    def _subscribers(self) -> Subscribers:
+    def _exchanges(self) -> list[Exchange]:
+        """All exchanges that were needed so far."""
         with self._lock:
-            if self._subscribers_made is None:
-                broker = self._broker
-                self._subscribers_made = Subscribers(broker)
-            return self._subscribers_made
-
-    @property
-    def _listener(self) -> Listener:
-        return self._subscribers.listener
+            own = [] if self._own is None else [self._own]
+            return [*self._others.values(), *own]
 
     @property
     def state(self) -> State:
@@ -198,7 +178,7 @@ class Channels(Uncopyable):
         ``"idle"`` while no stream follows a channel, ``"down"`` while the broker cannot be
         used, else ``"listening"``.
         """
-        return self._here()._listener.health.state
+        return self._exchange.listener.health.state
 
     # -- writing
 
@@ -211,17 +191,13 @@ class Channels(Uncopyable):
         `BrokerError` if the event was not stored, or if the answer of the broker was lost.
         """
         channel = check_name(channel)
-        here = self._here()
-        if here is not self:
-            return here.publish(channel, message)
+        exchange = self._exchange
         if isinstance(message, Mapping) and message.get("id") is not None:
             raise MessageError(
                 "'id' is given by the log of the channel: publish a message without an id", "id"
             )
-        dumps = app_dumps(app_json() or self._json)
-        event_id = self._append(channel, encode(message, dumps))
-        self._listener.tails.published(channel)
-        return event_id
+        dumps = app_dumps(app_json() or exchange.json)
+        return exchange.publish(channel, encode(message, dumps))
 
     def close_channel(self, name: str) -> None:
         """End every stream that follows *name* now, in all processes.
@@ -229,7 +205,7 @@ class Channels(Uncopyable):
         The history of the channel stays, and streams may subscribe to it again. Raises as
         `publish` does for a name, and `BrokerError`.
         """
-        self._here()._append(check_name(name), CLOSE)
+        self._exchange.append(check_name(name), CLOSE)
 
     def cut(self, name: str, key: Hashable) -> None:
         """End the streams, in all processes, that follow *name* now with the key *key*.
@@ -243,14 +219,7 @@ class Channels(Uncopyable):
         word = None if key is None else cut_frame(key)
         if word is None:
             raise ValueError("key must be the key of a subscription, and not None")
-        self._here()._append(check_name(name), word)
-
-    def _append(self, name: str, frame: bytes) -> str:
-        broker = self._broker
-        position = broker.append(name, frame)
-        if not broker.shared:
-            self._audience.published()
-        return format_id({name: position})
+        self._exchange.append(check_name(name), word)
 
     def keep(
         self, channel: str, *, history: int | None = None, history_age: float | None = None
@@ -266,7 +235,7 @@ class Channels(Uncopyable):
         `BrokerError`.
         """
         check(None, history, history_age)
-        self._here()._broker.keep(check_name(channel), Bounds(history, history_age))
+        self._exchange.broker.keep(check_name(channel), Bounds(history, history_age))
 
     # -- reading
 
@@ -320,25 +289,15 @@ class Channels(Uncopyable):
         since = None if since is None else plain_text(since)
         # Read the key now, because a proxy has a value only during the request.
         word = None if key is None else cut_frame(key)
-        here = self._here()
-        if here is not self:
-            options: dict[str, Any] = {"since": since, "latest": latest}
-            here.subscribe(sse_stream, *names, filter=filter, key=key, **options)
-            return
-        if not self._broker.shared:
-            self._audience.came()
-        if sse_stream.destroyed or sse_stream.writable_ended:
-            return
-        self._subscribers.subscribe(self, sse_stream, names, since, latest, filter, word)
+        self._exchange.subscribe(sse_stream, names, since, latest, filter, word)
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
         """Let *sse_stream* stop following the channels *names*; without names, all channels.
 
         The stream stays open.
         """
-        for other in list(self._others.values()):
-            other.unsubscribe(sse_stream, *names)
-        self._subscribers.unsubscribe(sse_stream, names)
+        for exchange in self._exchanges:
+            exchange.unsubscribe(sse_stream, names)
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
         """The last *limit* messages that the log of *name* keeps, oldest first.
@@ -350,13 +309,11 @@ class Channels(Uncopyable):
         name.
         """
         name = check_name(name)
-        here = self._here()
-        if here is not self:
-            return here.history(name, limit)
         if limit is not None and (not isinstance(limit, int) or limit < 0):
             raise ValueError(f"limit is an int from 0 on, or None, and not {limit!r}")
-        self._audience.read()
-        return read_back(self._broker, name, limit)
+        exchange = self._exchange
+        exchange.audience.read()
+        return read_back(exchange.broker, name, limit)
 
     def channel(self, name: str) -> "Channel":
         """A handle on the channel *name*. Raises as `publish` does for a name."""
@@ -364,7 +321,7 @@ class Channels(Uncopyable):
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         """The statistics of each channel that a stream of this process follows."""
-        return self._here()._listener.tails.statistics()
+        return self._exchange.listener.tails.statistics()
 
     def ping(self) -> None:
         """Return if the broker can be used now, and raise `BrokerError` if not.
@@ -373,7 +330,7 @@ class Channels(Uncopyable):
         most 5 s with an SQLite file that stays locked. `BrokerError.lasting` is True for an error
         that an operator must mend, such as a wrong password or a missing directory.
         """
-        self._here()._broker.ping()
+        self._exchange.broker.ping()
 
     # -- the end
 
@@ -387,14 +344,8 @@ class Channels(Uncopyable):
         For the end of a program or of a test. The call is optional: the connections are closed
         when the `Channels` is dropped or the process ends.
         """
-        for other in list(self._others.values()):
-            other.close()
-        with self._lock:
-            broker, subscribers = self._broker_made, self._subscribers_made
-        if subscribers is not None:
-            subscribers.end_all("its Channels were closed", CLOSING)
-        if broker is not None:
-            broker.close()
+        for exchange in self._exchanges:
+            exchange.close()
 
     def clear(self) -> None:
         """Forget all events of all channels, so that a test can begin with an empty ``memory://``.
@@ -402,19 +353,21 @@ class Channels(Uncopyable):
         A stream that still follows a channel emits ``"gap"``. Raises ``RuntimeError`` for
         ``sqlite:///`` and ``redis://``, because other processes may need the events.
         """
-        here = self._here()
-        broker = here._broker
+        broker = self._exchange.broker
         if not isinstance(broker, MemoryBroker):
             raise RuntimeError(
                 "clear() works with memory:// only: other processes may use this log"
             )
         broker.clear()
 
-    # -- called by streams
-
-    def _knows(self, event_id: str) -> bool:
-        """Whether *event_id* has the form of an id of channels."""
-        return parse_id(event_id) is not None
+    def _forked(self) -> None:
+        """This process is a child, and nobody else uses these channels in it."""
+        self._lock = new_lock()
+        exchanges = self._exchanges
+        for exchange in exchanges:
+            exchange.forked()
+        if self._own is None:
+            self._audience.forked()
 
 
 class Channel(Uncopyable):
@@ -461,10 +414,8 @@ _all: "weakref.WeakSet[Channels]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    # The parent's listener does not run in the child, and no stream is subscribed here.
     for channels in list(_all):
-        channels._begin()
-        channels._audience.forked()
+        channels._forked()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -189,7 +189,7 @@ class Cursor:
 
 
 class Keeper(Protocol):
-    """The owner of subscriptions, which is a `Subscribers`: the part that a subscription needs."""
+    """The owner of subscriptions, which is an `Exchange`: the part that a subscription needs."""
 
     def drained(self, subscription: "Subscription") -> None:
         """Called when the stream of *subscription* has room again."""

@@ -1,34 +1,65 @@
-"""All streams of this process that follow channels of one broker."""
+"""One broker, and the streams of this process that follow its channels."""
+
+from flask.json.provider import JSONProvider
 
 from ..brokers.broker import Broker
 from ..errors import StreamError
 from ..runtime.loop import new_lock
 from ..stream import SseStream
-from .ids import UNKNOWN, parse_id
+from .ids import UNKNOWN, format_id, parse_id
 from .listener import Listener
 from .subscription import Cursor, Filter, Subscription
+from .unheard import Audience
+
+#: Seconds for which `Exchange.close` waits for the listener.
+CLOSING = 1.0
 
 
-class Subscribers:
-    """The subscriptions of one `Channels` in one process, and their listener."""
+class Exchange:
+    """What a `Channels` does with one broker in this process.
 
-    def __init__(self, broker: Broker) -> None:
-        self.listener = Listener(broker)
+    A `Channels` has one exchange, or several if it belongs to apps with different brokers.
+    """
+
+    def __init__(self, broker: Broker, audience: Audience) -> None:
+        self.broker = broker
+        self.audience = audience
+        #: The app's JSON provider, for calls of `Channels.publish` outside of the app's context.
+        self.json: JSONProvider | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.listener = Listener(self.broker)
         # Guards the dict. Nobody holds it while waiting.
         self._lock = new_lock()
         # By the id() of the stream.
         self._subscriptions: dict[int, Subscription] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._subscriptions)
+    def forked(self) -> None:
+        """This process is a child. The parent's listener and streams do not run here."""
+        self._begin()
+        self.audience.forked()
 
-    def all(self) -> list[Subscription]:
+    @property
+    def subscriptions(self) -> list[Subscription]:
         with self._lock:
             return list(self._subscriptions.values())
 
+    def append(self, name: str, frame: bytes) -> str:
+        """Append *frame* to the log of the channel *name*, and return the id of the event."""
+        position = self.broker.append(name, frame)
+        if not self.broker.shared:
+            self.audience.published()
+        return format_id({name: position})
+
+    def publish(self, name: str, frame: bytes) -> str:
+        """Append *frame*, which is a message, and count it."""
+        event_id = self.append(name, frame)
+        self.listener.tails.published(name)
+        return event_id
+
     def subscribe(
         self,
-        owner: object,
         sse_stream: SseStream,
         names: tuple[str, ...],
         since: str | None,
@@ -36,12 +67,16 @@ class Subscribers:
         filter: Filter | None,
         cut_frame: bytes | None,
     ) -> None:
-        """See `Channels.subscribe`. *owner* is the `Channels`, and all arguments are checked."""
+        """See `Channels.subscribe`. All arguments are checked."""
+        if not self.broker.shared:
+            self.audience.came()
+        if sse_stream.destroyed or sse_stream.writable_ended:
+            return
         text, is_none = since or sse_stream.last_event_id, not sse_stream._has_bad_id
         known = None if text is None else parse_id(text)
         if text is None and is_none:
             known = {}
-        subscription = self._subscription(owner, sse_stream)
+        subscription = self._subscription(sse_stream)
         subscription.check_fits(names)
         cursors = [
             Cursor(
@@ -64,10 +99,10 @@ class Subscribers:
             self.gone(subscription)
             self.listener.remove(cursors)
 
-    def _subscription(self, owner: object, sse_stream: SseStream) -> Subscription:
+    def _subscription(self, sse_stream: SseStream) -> Subscription:
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
-            if not sse_stream._belongs_to(owner):
+            if not sse_stream._belongs_to(self):
                 raise StreamError(
                     "this stream already follows channels of another Channels. A browser keeps one"
                     " id, so a stream can follow the channels of one Channels only"
@@ -88,14 +123,19 @@ class Subscribers:
             if not subscription.cursors:
                 sse_stream._channels = None
 
-    def end_all(self, why: str, seconds: float) -> None:
-        """End all streams, and wait at most *seconds* for the listener. *why* is for the log."""
-        for subscription in self.all():
-            subscription.end_stream(why)
+    def close(self) -> None:
+        """See `Channels.close`."""
+        for subscription in self.subscriptions:
+            subscription.end_stream("its Channels were closed")
             subscription.cancel()
-        self.listener.wait_until_idle(seconds)
+        self.listener.wait_until_idle(CLOSING)
+        self.broker.close()
 
-    # -- called by the subscriptions
+    # -- called by streams and subscriptions
+
+    def knows(self, event_id: str) -> bool:
+        """Whether *event_id* has the form of an id of channels."""
+        return parse_id(event_id) is not None
 
     def drained(self, subscription: Subscription) -> None:
         """The stream of *subscription* has room again."""
