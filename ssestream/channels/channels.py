@@ -117,7 +117,7 @@ class Channels(Uncopyable):
                 if its != self._configuration and self._apps.another_has(app, self._configuration):
                     self._part_off(app, its)
                 else:
-                    self._configure(its).json = app.json
+                    self._configure(its).use_json_of(app)
                 self._apps.note(app, its)
                 known = self._apps.all()
                 gone = [self._others.pop(each) for each in [*self._others] if each not in known]
@@ -129,7 +129,7 @@ class Channels(Uncopyable):
         other = self._others.get(its)
         if other is None:
             other = self._others[its] = Exchange(open_broker(*its), Audience())
-        other.json = app.json
+        other.use_json_of(app)
 
     def _configure(self, wanted: Configuration) -> Exchange:
         """Use the broker of the configuration *wanted* from now on, and return its exchange."""

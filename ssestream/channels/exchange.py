@@ -1,5 +1,6 @@
 """One broker, and the streams of this process that follow its channels."""
 
+import flask
 from flask.json.provider import JSONProvider
 
 from ..brokers.broker import Broker
@@ -34,6 +35,10 @@ class Exchange:
         self._lock = new_lock()
         # By the id() of the stream.
         self._subscriptions: dict[int, Subscription] = {}
+
+    def use_json_of(self, app: flask.Flask) -> None:
+        """Let `Channels.publish` use the JSON provider of *app* outside of its context."""
+        self.json = app.json
 
     def forked(self) -> None:
         """This process is a child. The parent's listener and streams do not run here."""
