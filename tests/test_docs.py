@@ -20,6 +20,7 @@ import docutils.nodes
 import pytest
 
 import ssestream
+from ssestream.flow import Flow
 from ssestream.http.registry import Cause
 from ssestream.wire import Decoder
 from tests.servers import ROOT, Client, Server, free_port, wait_until
@@ -338,7 +339,10 @@ NOT_FOR_APPS = {
     "get_wsgi_headers",
     "get_wsgi_response",
     "greet",
+    "is_forgotten",
+    "leads_to",
     "open",
+    "request_over",
     "retire",
     "sent",
     "server_done",
@@ -347,6 +351,11 @@ NOT_FOR_APPS = {
 
 def own_members(owner: type[Any]) -> set[str]:
     """What this package adds to the classes that *owner* is made of."""
-    ours = [base for base in owner.__mro__ if base.__module__.startswith("ssestream.")]
+    # The public members of a flow are for the other rooms.
+    ours = [
+        base
+        for base in owner.__mro__
+        if base.__module__.startswith("ssestream.") and base is not Flow
+    ]
     names = {name for base in ours for name in vars(base)}
     return {name for name in names if not name.startswith("_")} - NOT_FOR_APPS
