@@ -21,6 +21,7 @@ from werkzeug.local import LocalProxy
 from ssestream import Channels, MessageError, ServerResponse, SseStream
 from ssestream.brokers.broker import Position
 from ssestream.brokers.redis import RedisBroker
+from ssestream.brokers.sqlite import SqliteBroker
 from ssestream.channels.ids import format_id, parse_id
 from ssestream.channels.tail import ChannelStatistics
 from ssestream.http import diagnosis
@@ -1288,8 +1289,8 @@ def test_close_ends_the_streams_the_listener_and_the_connections(make: Make) -> 
         assert not channels._exchange.listener._listening
         assert data_of(client.all()) == ["0", "1"]
     nothing_remains(channels)
-    db = getattr(channels._exchange.broker, "_db", None)
-    assert db is None
+    if isinstance(channels._exchange.broker, SqliteBroker):
+        assert channels._exchange.broker._database.connection is None
     if isinstance(channels._exchange.broker, RedisBroker):
         clients = channels._exchange.broker._open()
         try:

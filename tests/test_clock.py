@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,9 +15,9 @@ import freezegun
 import pytest
 
 from ssestream import BrokerError, Channels
-from ssestream.brokers import sqlite
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.brokers.redis import broker as redis_broker
+from ssestream.brokers.sqlite import database
 from ssestream.runtime.clock import clock
 from ssestream.runtime.loop import current_loop
 from ssestream.runtime.wheel import wheel_of
@@ -71,7 +72,7 @@ def test_it_goes_on_where_it_is_imported_while_the_others_are_held() -> None:
 def locked(path: Path) -> Iterator[str]:
     url = f"sqlite:///{path}"
     Channels(url).publish("news", {"data": "x"})
-    holder = sqlite.sqlite3.connect(path, isolation_level=None)
+    holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
         yield url
@@ -98,7 +99,7 @@ def gives_up(call: Callable[[], object]) -> None:
 def test_a_locked_file_is_given_up_though_the_clock_stands(
     hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.1)
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
     with locked(tmp_path / "events.db") as url, hold("2026-01-01"):
         channels = Channels(url)
         gives_up(lambda: channels.publish("news", {"data": "x"}))

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from ssestream.brokers import open_broker
@@ -753,6 +754,43 @@ def test_a_forked_process_has_its_own_connections(
         assert frames(result[0]["news"]) == [b"two"]
         wait_until(lambda: all_of(each, "child") == [b"1", b"heard"], "the child")
     finally:
+        os.waitpid(child, 0)
+
+
+def connected(process: int, port: int) -> set[Any]:
+    """The addresses from which *process* is connected to *port* of this host."""
+    connections = psutil.Process(process).net_connections("tcp")
+    return {each.laddr for each in connections if each.raddr and each.raddr.port == port}
+
+
+def test_a_forked_process_that_uses_no_broker_keeps_none_of_its_connections(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    before = connected(os.getpid(), redis_server.port)
+    each = broker(redis_server.url)
+    at = each.append("news", b"one")
+    each.wake()
+    assert each.wait({"news": at}) == {}
+    ours = connected(os.getpid(), redis_server.port) - before
+    assert len(ours) == 2  # to ask and to listen
+    end, of_parent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(of_parent)
+            os.read(end, 1)
+        finally:
+            os._exit(0)
+    try:
+        wait_until(
+            lambda: not ours & connected(child, redis_server.port), "the copies to be closed"
+        )
+        # The parent's own are as they were.
+        assert connected(os.getpid(), redis_server.port) - before == ours
+        assert all_of(each, "news") == [b"one"]
+    finally:
+        os.close(end)
+        os.close(of_parent)
         os.waitpid(child, 0)
 
 

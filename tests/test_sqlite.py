@@ -1,5 +1,6 @@
 """What is SQLite's own: one file, many processes, and all that can go wrong with it."""
 
+import contextlib
 import gc
 import json
 import os
@@ -16,9 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from ssestream.brokers import sqlite
 from ssestream.brokers.broker import BrokerError, Position
-from ssestream.brokers.sqlite import SqliteBroker
+from ssestream.brokers.sqlite import SqliteBroker, database, logs, watch
 from tests.brokers import LOTS, NEVER, Actor, Elsewhere, everything, frames, news, plainly
 from tests.servers import ROOT, wait_until
 
@@ -144,7 +144,7 @@ def test_an_append_removes_a_few_at_most(opened: Open, other: sqlite3.Connection
     for n in range(501, 600):
         few.append("news", b"%d" % n)
         left, before = count(other), left
-        assert before + 1 - left <= sqlite.TRIMMED
+        assert before + 1 - left <= logs.TRIMMED
         assert everything(few, "news").first == n - 9
         assert len(everything(few, "news").entries) == 10
     assert left == 10
@@ -163,7 +163,7 @@ def test_an_append_removes_what_is_old_in_other_channels(
     while other.execute(user).fetchone() != (0,):
         broker.append("news", b"x")
         left, before = count(other), left
-        assert before + 1 - left <= sqlite.TRIMMED
+        assert before + 1 - left <= logs.TRIMMED
     assert everything(broker, "user/7")[1:4] == (6, 5, [])
 
 
@@ -188,7 +188,7 @@ def test_a_clock_that_is_set_makes_no_hole(opened: Open, monkeypatch: pytest.Mon
 def test_whoever_waits_is_told_within_50_ms_where_there_is_no_inotify(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_libc", None)
+    monkeypatch.setattr(watch, "_libc", None)
     reader, writer = opened(), opened()
     at, delays = NEVER, []
     for _ in range(10):
@@ -238,8 +238,9 @@ def test_a_wake_up_does_not_ask_about_every_channel(opened: Open) -> None:
     reader.wake()
     assert reader.wait(at) == {}
     asked: list[str] = []
-    assert reader._db is not None
-    reader._db.set_trace_callback(asked.append)
+    connection = reader._database.connection
+    assert connection is not None
+    connection.set_trace_callback(asked.append)
     waiter = Elsewhere(news, reader, at)
     writer.append("user/77", b"x")
     assert waiter.result().keys() == {"user/77"}
@@ -254,17 +255,15 @@ def test_no_inotify_to_be_had_is_no_error(
     taken = []
     try:
         for _ in range(limit + 1):
-            waker = sqlite._new_bell()
-            if waker is None:
-                break
-            taken.append(waker)
-        assert waker is None
+            with contextlib.suppress(OSError):
+                taken.append(watch.FileWatch())
+        with pytest.raises(OSError, match="no inotify instance is free"):
+            watch.FileWatch()
         waiter = Elsewhere(news, broker, {"news": NEVER})
         opened().append("news", b"x")
         assert waiter.result()["news"].last == 1
     finally:
         taken.clear()
-        del waker
 
 
 # -- others who are busy with it
@@ -288,7 +287,7 @@ def test_a_lock_that_is_kept_too_long_is_an_error(
     broker: SqliteBroker, other: sqlite3.Connection, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker.append("news", b"1")
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.1)
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(BrokerError, match=r"events\.db: database is locked"):
         broker.append("news", b"2")
@@ -641,7 +640,7 @@ def test_a_connection_is_closed_when_its_broker_is_dropped(path: str) -> None:
     """And not by the collector, of which Python 3.13 warns."""
     dropped = SqliteBroker(path, 10, None)
     dropped.append("news", b"one")
-    db = dropped._db
+    db = dropped._database.connection
     assert db is not None
     del dropped
     gc.collect()

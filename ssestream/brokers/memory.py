@@ -65,8 +65,8 @@ class MemoryBroker:
         self._asked = Bounds(history, history_age)
         self._identity = secrets.token_hex(4)
         self._logs: dict[str, _Log] = {}
-        # Guards all fields. Nobody holds it while waiting.
-        self._lock = new_lock()
+        #: Guards all fields. Nobody holds it while waiting.
+        self.lock = new_lock()
         self._waker: Waker | None = None
         self._woken = False
         # The positions that the last `wait` was given, and the channels that may have
@@ -76,7 +76,7 @@ class MemoryBroker:
         _brokers.add(self)
 
     def append(self, channel: str, frame: bytes) -> Position:
-        with self._lock:
+        with self.lock:
             log = self._logs.get(channel)
             if log is None:
                 log = self._logs[channel] = _Log(self._asked.of_new_log())
@@ -91,11 +91,11 @@ class MemoryBroker:
         return position
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
-        with self._lock:
+        with self.lock:
             return self._slice(channel, after, limit, max_bytes)
 
     def keep(self, channel: str, bounds: Bounds) -> Bounds:
-        with self._lock:
+        with self.lock:
             log = self._logs.get(channel)
             if log is None:
                 return Bounds()
@@ -109,12 +109,12 @@ class MemoryBroker:
 
     def wait(self, positions: Mapping[str, Position]) -> News:
         waker = Waker()
-        with self._lock:
+        with self.lock:
             known, self._positions = self._positions, dict(positions)
             self._doubtful &= positions.keys()
             self._doubtful.update(name for name, at in positions.items() if known.get(name) != at)
         while True:
-            with self._lock:
+            with self.lock:
                 found = self._more()
                 if found or self._woken:
                     self._woken = False
@@ -123,7 +123,7 @@ class MemoryBroker:
             waker.wait()
 
     def wake(self) -> None:
-        with self._lock:
+        with self.lock:
             self._woken = True
             waker, self._waker = self._waker, None
         if waker is not None:
@@ -134,7 +134,7 @@ class MemoryBroker:
 
     def clear(self) -> None:
         """Forget all logs. The next append to a channel begins a new log."""
-        with self._lock:
+        with self.lock:
             self._logs.clear()
             self._identity = secrets.token_hex(4)
             self._doubtful.update(self._positions)
@@ -146,6 +146,7 @@ class MemoryBroker:
         pass
 
     def after_fork(self) -> None:
+        self.lock = new_lock()
         self._waker = None
         self._identity = secrets.token_hex(4)
 

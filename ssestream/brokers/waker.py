@@ -15,7 +15,6 @@ class PollableWaker:
     _read = _write = -1
 
     def __init__(self) -> None:
-        self.process = os.getpid()
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)

@@ -84,14 +84,15 @@ process = _Process()
 class Held(Protocol):
     """An object that must be in a consistent state when the process forks."""
 
-    #: Held for a few instructions only. A thread that holds it waits for no other lock.
-    _lock: Any
+    @property
+    def lock(self) -> Any:
+        """Held for a few instructions only. A thread that holds it waits for no other lock."""
 
     def before_fork(self) -> None:
         """Called before the fork, under the lock."""
 
     def after_fork(self) -> None:
-        """Called in the child. Any lock may be held by a thread that the child does not have."""
+        """Called in the child, to make the lock anew: a thread that is not there may hold it."""
 
 
 class AtFork:
@@ -114,20 +115,19 @@ class AtFork:
         self._turn.acquire()
         held = list(self._all())
         for each in held:
-            each._lock.acquire()
+            each.lock.acquire()
             each.before_fork()
         self._held.append(held)
 
     def _in_parent(self) -> None:
         for each in self._held.pop():
-            each._lock.release()
+            each.lock.release()
         self._turn.release()
 
     def _in_child(self) -> None:
         self._held = []
         self._turn = _new_lock()
         for each in self._all():
-            each._lock = _new_lock()
             each.after_fork()
 
     def _all(self) -> Iterator[Held]:

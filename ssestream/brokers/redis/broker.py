@@ -1,6 +1,7 @@
 """`RedisBroker`: the contract of a broker, kept with one Redis server or several."""
 
 import contextlib
+import math
 import os
 import time
 import weakref
@@ -33,6 +34,7 @@ from ..broker import (
 from ..waker import PollableWaker
 from .client import opener
 from .errors import ERRORS, is_lasting, is_of_channel, may_pass
+from .held import Held
 from .keys import bounds_key_of, bounds_of, key_of, written_bounds
 from .listener import Listener, Poller
 from .pool import NoTurn, Pool
@@ -113,23 +115,33 @@ class RedisBroker:
         self._open = opener(self._target)
         self._asked = Bounds(history, history_age)
         self._warned = False
-        # The holder of the pool: one for the process, or one for each thread in a patched
-        # process, because a gevent socket works only in its own thread.
-        self._common: Any = SimpleNamespace()
-        self._own: Any = _Local()
-        # Guards the waker and the held connections. Held for a few instructions only.
-        self._lock = new_lock()
-        self._waker: PollableWaker | None = None
-        # Whether `wake` was called before there was a waker.
-        self._woken = False
         # The connections to close when the broker is dropped.
-        self._held = _Held()
+        self._held = Held()
         weakref.finalize(self, self._held.close)
+        self._begin()
         # How often `close` was called.
         self._closed = 0
         # The time until which each read is tried only once.
         self._away = 0.0
+        # The time when `wait` last checked all logs with its listener.
+        self._checked_at = -math.inf
         _brokers.add(self)
+
+    def _begin(self) -> None:
+        #: Guards the waker and the held connections. Held for a few instructions only.
+        self.lock = new_lock()
+        self._waker: PollableWaker | None = None
+        # Whether `wake` was called before there was a waker.
+        self._woken = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget all connections; the next calls make new ones."""
+        # The holder of the pool: one for the process, or one for each thread in a patched
+        # process, because a gevent socket works only in its own thread.
+        self._common: Any = SimpleNamespace()
+        self._own: Any = _Local()
+        self._held.forget()
 
     def append(self, channel: str, frame: bytes) -> Position:
         token = os.urandom(8)
@@ -178,16 +190,16 @@ class RedisBroker:
     def wait(self, positions: Mapping[str, Position]) -> News:
         with self._errors():
             waker = self._my_waker()
-        with self._lock:
-            listener, self._held.listener = self._held.listener, None
+        with self.lock:
+            listener = self._held.take_listener()
             closed = self._closed
         try:
             with self._errors():
                 pool = self._pool()
                 if listener is None or listener.pool is not pool:
-                    listener = self._listen(pool)
+                    listener, self._checked_at = self._listen(pool), -math.inf
                 found: News = {}
-                if clock.now() > listener.checked + CHECK:
+                if clock.now() > self._checked_at + CHECK:
                     found = self._news_of_each(positions)
                     # ``XREAD`` does not answer for a gap or an emptied log. Check again at each
                     # wait until the caller's positions show no such news any more.
@@ -196,7 +208,7 @@ class RedisBroker:
                         for name, piece in found.items()
                         if isinstance(piece, Slice)
                     ):
-                        listener.checked = clock.now()
+                        self._checked_at = clock.now()
                 if not found:
                     try:
                         names = listener.wait(positions, waker)
@@ -213,28 +225,27 @@ class RedisBroker:
             if listener is not None:
                 listener.close()
             raise
-        with self._lock:
+        with self.lock:
             if closed == self._closed:
-                self._held.listener = listener
+                self._held.put_listener(listener)
                 return found
         listener.close()
         return found
 
     def wake(self) -> None:
-        with self._lock:
+        with self.lock:
             waker = self._waker
-            if waker is None or waker.process != os.getpid():
+            if waker is None:
                 # Nobody waits. A new waker could fail here for lack of file descriptors.
                 self._woken = True
                 return
         waker.wake()
 
     def close(self) -> None:
-        with self._lock:
-            listener, self._held.listener = self._held.listener, None
+        with self.lock:
+            listener = self._held.take_listener()
             pool = getattr(self._holder(), "pool", None)
-            self._common, self._own = SimpleNamespace(), _Local()
-            self._held.pool = None
+            self._forget()
             self._closed += 1
         if listener is not None:
             listener.close()
@@ -264,8 +275,9 @@ class RedisBroker:
         pass
 
     def after_fork(self) -> None:
-        # The listener's connection belongs to the parent, which waits for an answer on it.
-        self._listener = None
+        # The connections belong to the parent. The child closes its copies by dropping them, so
+        # that they do not keep the parent's connections open.
+        self._begin()
 
     def _holder(self) -> Any:
         return self._own if monkey.is_module_patched("socket") else self._common
@@ -276,10 +288,11 @@ class RedisBroker:
         if pool is None or pool.process != os.getpid():
             # A client of a cluster connects when it is made, so this must not hold the lock.
             made = Pool(self._open(), self._target.connections)
-            with self._lock:
+            with self.lock:
                 pool = getattr(holder, "pool", None)
                 if pool is None or pool.process != os.getpid():
-                    pool = holder.pool = self._held.pool = made
+                    pool = holder.pool = made
+                    self._held.put_pool(made)
             # Another thread or greenlet was first; share its pool.
             if pool is not made:
                 made.close()
@@ -291,8 +304,8 @@ class RedisBroker:
         return Listener(pool, self._open())
 
     def _my_waker(self) -> PollableWaker:
-        with self._lock:
-            if self._waker is None or self._waker.process != os.getpid():
+        with self.lock:
+            if self._waker is None:
                 self._waker = PollableWaker()
             if self._woken:
                 self._woken = False
@@ -365,28 +378,6 @@ class RedisBroker:
             if channel is not None and is_of_channel(error):
                 raise ChannelError(channel, text) from error
             raise BrokerError(text, lasting=is_lasting(error)) from error
-
-
-class _Held:
-    """The open connections of a broker between two calls.
-
-    `close` runs when the broker is dropped, because Python warns of sockets that the garbage
-    collector closes. If several threads have pools, this holds the pool that was made last.
-    """
-
-    def __init__(self) -> None:
-        #: None before the first `RedisBroker.wait`, and while `wait` uses the listener.
-        self.listener: Listener | Poller | None = None
-        self.pool: Pool | None = None
-
-    def close(self) -> None:
-        pool = self.pool
-        # In a child after a fork, the connections belong to the parent.
-        if pool is not None and pool.process == os.getpid():
-            with contextlib.suppress(*ERRORS):
-                pool.close()
-                if self.listener is not None:
-                    self.listener.close()
 
 
 _brokers: weakref.WeakSet[RedisBroker] = weakref.WeakSet()

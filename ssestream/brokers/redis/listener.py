@@ -1,7 +1,6 @@
 """Wait for news of all channels: with ``XREAD`` on one server, by polls in a cluster."""
 
 import contextlib
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +31,6 @@ class Listener:
 
     def __init__(self, pool: Pool, client: Any) -> None:
         self.pool = pool
-        self.checked = -math.inf
         self._client = client
         self._asked: dict[str, Position] | None = None
         self._until = 0.0
@@ -115,7 +113,6 @@ class Poller:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.checked = -math.inf
 
     def wait(self, positions: Mapping[str, Position], waker: PollableWaker) -> list[str]:
         pipeline = self.pool.client.pipeline()

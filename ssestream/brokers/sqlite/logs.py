@@ -1,0 +1,189 @@
+"""The logs of all channels in one SQLite file, as a transaction reads and changes them."""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+
+from ..broker import (
+    CHECK_LENGTH,
+    CONTROL,
+    CONTROLS,
+    Bounds,
+    ChannelError,
+    Entry,
+    Position,
+    Slice,
+)
+from .database import MALFORMED
+
+#: The most entries that one append removes from its own log, and the most that it removes from
+#: all logs for their age.
+TRIMMED = 16
+
+
+class Logs:
+    """The logs of a broker that asks for the bounds *asked* in each log to which it appends.
+
+    Each method is called in a transaction of the connection *db*. *say* makes the text of an
+    error from its words.
+    """
+
+    def __init__(self, asked: Bounds, say: Callable[[str], str]) -> None:
+        self._asked = asked
+        self._say = say
+
+    def append(self, db: sqlite3.Connection, channel: str, frame: bytes) -> tuple[Position, Bounds]:
+        (change,) = db.execute("SELECT ifnull(max(change), 0) + 1 FROM channels").fetchone()
+        row = db.execute(
+            "SELECT id, log, last, messages, at, history, age FROM channels WHERE name = ?",
+            (channel,),
+        ).fetchone()
+        token, now = secrets.token_hex(CHECK_LENGTH // 2), time.time()
+        if row is None:
+            log, last, messages, before = secrets.token_hex(4), 0, 0, Bounds()
+            bounds = self._asked.of_new_log()
+            inserted = "INSERT INTO channels (name, log, last, change) VALUES (?, ?, 0, 0)"
+            key = db.execute(inserted, (channel, log)).lastrowid
+        else:
+            key, log, last, messages, at, *kept = row
+            now = max(now, at)
+            before = Bounds(*kept)
+            said = before.history is not None
+            bounds = before.widened(self._asked) if said else self._asked.of_new_log()
+        number, message = last + 1, messages + 1
+        messages += not frame.startswith(CONTROL)
+        db.execute(
+            "UPDATE channels SET last = ?, change = ?, token = ?, messages = ?, at = ?,"
+            " history = ?, age = ? WHERE id = ?",
+            (number, change, token, messages, now, *bounds, key),
+        )
+        if bounds != before:
+            self._set_expiry(db, key, bounds.age)
+        expires = None if bounds.age is None else now + bounds.age
+        db.execute(
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (change, key, number, now, frame, token, message, expires),
+        )
+        self._trim(db, key, number, messages, bounds)
+        return Position(log, number, token), bounds
+
+    def _trim(
+        self, db: sqlite3.Connection, key: int | None, last: int, messages: int, bounds: Bounds
+    ) -> None:
+        """Remove a few entries that this log no longer keeps, and a few old entries of all logs."""
+        assert bounds.history is not None
+        db.execute(
+            "DELETE FROM events WHERE channel = ? AND (message <= ? OR number <= ?) AND number <"
+            " (SELECT min(number) FROM events WHERE channel = ?) + ?",
+            (key, messages - bounds.history, last - bounds.history - CONTROLS, key, TRIMMED),
+        )
+        # In each log, remove all entries up to the newest of the old ones: a log has no gap.
+        old = db.execute(
+            "SELECT channel, max(number) FROM (SELECT channel, number FROM events"
+            " WHERE expires <= ? ORDER BY expires LIMIT ?) GROUP BY channel",
+            (time.time(), TRIMMED),
+        )
+        for of, number in old.fetchall():
+            db.execute("DELETE FROM events WHERE channel = ? AND number <= ?", (of, number))
+
+    def _set_expiry(self, db: sqlite3.Connection, key: int | None, age: float | None) -> None:
+        db.execute("UPDATE events SET expires = at + ? WHERE channel = ?", (age, key))
+
+    def keep(self, db: sqlite3.Connection, channel: str, bounds: Bounds) -> Bounds:
+        row = db.execute(
+            "SELECT id, history, messages FROM channels WHERE name = ?", (channel,)
+        ).fetchone()
+        if row is None:
+            return Bounds()
+        key, history, messages = row
+        bounds = Bounds(bounds.history or history, bounds.age).of_new_log()
+        assert bounds.history is not None
+        db.execute(
+            "DELETE FROM events WHERE channel = ? AND message <= ?",
+            (key, messages - bounds.history),
+        )
+        db.execute("UPDATE channels SET history = ?, age = ? WHERE id = ?", (*bounds, key))
+        self._set_expiry(db, key, bounds.age)
+        return bounds
+
+    def _read_rows(
+        self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
+    ) -> Slice:
+        row = db.execute(
+            "SELECT id, log, last, token, messages, history, age FROM channels WHERE name = ?",
+            (channel,),
+        ).fetchone()
+        if row is None:
+            return Slice("", 1, 0, [])
+        key, log, last, token, messages, *kept = row
+        bounds = self._asked if kept[0] is None else Bounds(*kept)
+        first = self._first(db, key, last, messages, bounds)
+        check = token
+        if after != last:
+            row = db.execute(
+                "SELECT token FROM events WHERE channel = ? AND number = ?", (key, after)
+            ).fetchone()
+            check = "" if row is None else row[0]
+        entries: list[Entry] = []
+        if after < last and limit:
+            for row in db.execute(
+                "SELECT number, frame, token FROM events WHERE channel = ? AND number >= ?"
+                " ORDER BY number LIMIT ?",
+                (key, max(first, after + 1), limit),
+            ):
+                if max_bytes <= 0:
+                    break
+                entries.append(Entry(*row))
+                max_bytes -= len(entries[-1].frame)
+        return Slice(log, first, last, entries, check, token, bounds)
+
+    def read(
+        self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
+    ) -> Slice | ChannelError:
+        """A slice of *channel*, or a `ChannelError` if only this channel cannot be read."""
+        try:
+            piece = self._read_rows(db, channel, after, limit, max_bytes)
+            numbers = [piece.first, piece.last, *(entry.number for entry in piece.entries)]
+            if not isinstance(piece.log, str) or not all(type(each) is int for each in numbers):
+                raise TypeError("the identity of the log is not a str, or a number is not an int")
+            for number, frame, *_ in piece.entries:
+                if not isinstance(frame, bytes):
+                    raise TypeError(f"entry {number} is a {type(frame).__name__}, not bytes")
+            return piece
+        except (TypeError, ValueError) as error:
+            return ChannelError(channel, self._say(f"{channel!r} is damaged: {error}"))
+        except sqlite3.DatabaseError as error:
+            # A damaged page of this channel. If the page concerns every channel, the next
+            # statement fails too.
+            if str(error) != MALFORMED:
+                raise
+            return ChannelError(channel, self._say(f"{channel!r}: {error}"))
+
+    def _first(
+        self, db: sqlite3.Connection, key: int, last: int, messages: int, bounds: Bounds
+    ) -> int:
+        """The number of the oldest entry that the log keeps; *last* + 1 if there is none.
+
+        Some older entries may still be in the file, because an append removes only a few.
+        """
+        lost = 0 if bounds.history is None else messages - bounds.history
+        now = time.time()
+
+        def oldest_from(number: int) -> tuple[int, bool]:
+            row = db.execute(
+                "SELECT number, message <= ? OR ifnull(expires <= ?, 0) FROM events"
+                " WHERE channel = ? AND number >= ? ORDER BY number LIMIT 1",
+                (lost, now, key, number),
+            ).fetchone()
+            return (last + 1, False) if row is None else (row[0], bool(row[1]))
+
+        first, is_lost = oldest_from(0)
+        end = last + 1
+        while is_lost and first < end:
+            middle = (first + end) // 2
+            if oldest_from(middle)[1]:
+                first = middle + 1
+            else:
+                end = middle
+        return first
