@@ -143,7 +143,7 @@ def all_live(channels: Channels) -> bool:
 def test_of_a_thousand_channels_two_may_fail(
     redis_server: RedisServer, opened: Callable[[str], Channels]
 ) -> None:
-    broker = opened(redis_server.url)._broker
+    broker = opened(redis_server.url)._exchange.broker
     names = [f"of/{n}" for n in range(1000)]
     ends = {name: Position("", 0) for name in names}
     client = redis_server.client()
@@ -292,7 +292,7 @@ def test_a_connection_that_may_not_be_unblocked_asks_for_it_once(
 ) -> None:
     client = redis_server.client()
     client.execute_command("ACL", "SETUSER", "b", "on", ">b", "~*", "+@all", "-client|unblock")
-    broker = opened(f"redis://b:b@127.0.0.1:{redis_server.port}/0")._broker
+    broker = opened(f"redis://b:b@127.0.0.1:{redis_server.port}/0")._exchange.broker
     for n in range(20):
         broker.wake()
         broker.wait({f"channel-{m}": Position("", 0) for m in range(n + 1)})
