@@ -10,6 +10,7 @@ callback runs in a greenlet there, or on threaded servers in a plain thread, out
 request and app context. Any thread may clear the timer.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from .http.origin import current_origin
 from .runtime.callables import check_callable, fitting
 from .runtime.calls import run_logged
+from .runtime.forking import process
 from .runtime.loop import current_loop
 from .runtime.uncopyable import Uncopyable
 
@@ -36,6 +38,8 @@ class Timer(Uncopyable):
         self._repeat = repeat
         self._cleared = False
         self._watcher: Any = None
+        if not process.serves:
+            _early.add(self)
         self._loop.call(self._arm)
 
     # Only the thread of the watcher's own hub touches the watcher.
@@ -74,9 +78,33 @@ class Timer(Uncopyable):
 
     def clear(self) -> None:
         self._cleared = True
+        _early.discard(self)
         # The app may keep the timer. The timer must not keep the callback.
         self._call = (_nothing, ())
         self._loop.call(self._disarm)
+
+    def is_left_behind(self) -> bool:
+        """Called in a forked child: whether the timer runs in the parent only."""
+        # A child has the forking thread alone, and with it only the hub of this thread.
+        return not self._loop.here()
+
+    def __str__(self) -> str:
+        callback = self._call[0]
+        module, name = (getattr(callback, key, None) for key in ("__module__", "__qualname__"))
+        return f"{module}.{name}" if module and name else repr(callback)
+
+
+# The timers that were set before this process has served a request, and are not over.
+_early: set[Timer] = set()
+
+
+def _after_fork() -> None:
+    if not process.is_job:  # a job knows that it has none of its parent's timers
+        process.left_behind += sorted({str(each) for each in _early if each.is_left_behind()})
+    _early.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _nothing() -> None:

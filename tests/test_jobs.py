@@ -221,3 +221,30 @@ def test_nor_does_one_of_a_threaded_server(kind: str, serve: Callable[..., Serve
     ask(server, f"/terminate?pid={job.pid}") if kind == "gthread" else job.kill()
     client.read_until(b"data: 30\n\n")
     assert re.findall(rb"data: (\d+)\n\n", client.received)[:31] == [b"%d" % n for n in range(31)]
+
+
+LEFT_BEHIND = "a timer that was set before this process was forked"
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+def test_a_timer_that_preload_leaves_in_the_master_is_named_once_in_a_worker(
+    serve: Start, kind: str
+) -> None:
+    server = serve(kind, "tests.live.preloaded:app", args=("--preload",))
+    assert LEFT_BEHIND not in server.log()
+    for _ in range(2):
+        Client(server.port).get("/").read_until(b"data: false\n\n")
+    wait_until(lambda: LEFT_BEHIND in server.log(), "the warning")
+    (line,) = [line for line in server.log().splitlines() if LEFT_BEHIND in line]
+    assert "not here: tests.live.preloaded.tick. Set it in" in line
+
+
+@pytest.mark.parametrize(
+    ("args", "env"), [((), {}), (("--preload",), {"PATCHED": "1"})], ids=["loaded", "patched"]
+)
+def test_a_timer_that_runs_in_the_worker_is_not_named(
+    serve: Start, args: tuple[str, ...], env: dict[str, str]
+) -> None:
+    server = serve("gevent", "tests.live.preloaded:app", args=args, env=env)
+    Client(server.port).get("/").read_until(b"data: true\n\n")
+    assert LEFT_BEHIND not in server.log()

@@ -8,7 +8,7 @@ import flask
 
 from ..runtime.calls import CallQueue
 from ..runtime.forking import process
-from ..runtime.loop import current_loop
+from ..runtime.loop import current_loop, logger
 from ..runtime.origin import Origin, running_origin
 
 #: Origins that are kept. Most streams of a process have one of a few paths.
@@ -26,7 +26,21 @@ def call_queue_of(environ: dict[str, Any]) -> CallQueue:
             process.listens(_server_of_caller())
         if environ.get("wsgi.multiprocess"):
             process.is_one_of_several = True
+        if process.left_behind:
+            _tell_left_behind()
     return call_queue
+
+
+def _tell_left_behind() -> None:
+    """Warn of timers that were set before the server forked this process."""
+    calls, process.left_behind = process.left_behind, []
+    if calls:
+        logger.warning(
+            "a timer that was set before this process was forked (gunicorn --preload) runs in the"
+            " parent process only, and not here: %s. Set it in gunicorn's post_worker_init, or"
+            " leave out --preload",
+            ", ".join(calls),
+        )
 
 
 def known_call_queue(environ: dict[str, Any]) -> CallQueue | None:

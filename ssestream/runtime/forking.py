@@ -39,6 +39,8 @@ class _Process:
         self.survivor: Any = None
         #: The gevent servers, or the gunicorn worker, that listen in this process.
         self.servers: list[Any] = []
+        #: What the timers call that run in the parent only, though this process is no job.
+        self.left_behind: list[str] = []
         self._silence: tuple[socket.socket, socket.socket] | None = None
 
     def begin(self) -> bool:
