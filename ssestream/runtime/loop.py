@@ -85,7 +85,7 @@ class Loop:
         self._ident = hub.thread_ident
         self._pool = pool
         if pool is not None:
-            pool.loop = weakref.ref(self)
+            pool.retry_with(self.call_later)
         # The loop's run_callback_threadsafe() is not used. It changes the loop's count of
         # active watchers from the calling thread, without a lock. In time the count is
         # wrong, and the loop ends while greenlets sleep in it.
@@ -103,6 +103,11 @@ class Loop:
         self.is_lost = True
         self._calls.clear()
         self._turns.clear()
+
+    def forget_threads(self) -> None:
+        """Called in a forked child, which has none of the pool's threads."""
+        if self._pool is not None:
+            self._pool.forget()
 
     @property
     def cooperative(self) -> bool:
@@ -424,8 +429,8 @@ def _forget() -> None:
     # Threads do not survive a fork.
     global _service_loop, _service_lock, _generation, _task
     _generation += 1
-    if _service_loop is not None and _service_loop._pool is not None:
-        _service_loop._pool.forget()
+    if _service_loop is not None:
+        _service_loop.forget_threads()
     _service_loop = None
     _service_lock = new_lock()
     if process.life != _task.life:

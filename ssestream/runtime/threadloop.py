@@ -42,8 +42,8 @@ class ThreadLoop:
         self.shared = shared
         #: The hub that runs this loop; gevent sets it.
         self.error_handler: Any = None
-        #: Whether `run` goes on while no watcher is active, as another thread may still call.
-        self.stays = True
+        # Whether `run` goes on while no watcher is active, as another thread may still call.
+        self._stays = True
         self._calls: deque[_Call] = deque()
         # Gets an entry for each call from another thread, which wakes the loop.
         self._bell = _ThreadQueue()
@@ -61,7 +61,7 @@ class ThreadLoop:
                 self._make(self._calls.popleft())
             self._call_due()
             if not self._calls:
-                if not self.stays and not any(each.ref for each in self._active):
+                if not self._stays and not any(each.ref for each in self._active):
                     return
                 self._sleep()
 
@@ -132,12 +132,15 @@ class ThreadLoop:
 
     # -- how it runs
 
+    def end_when_idle(self) -> None:
+        """Let `run` return when no watcher is active, as no other thread calls any more."""
+        self._stays = False
+
     def _make(self, call: "_Call") -> None:
-        callback, args = call.callback, call.args
-        call.callback = None
+        callback, args = call.begin()
         if callback is not None and args is not None:
             self.call(callback, args)
-        call.args = None
+        call.stop()
 
     def call(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Call *callback*, and let the hub print any exception."""
@@ -189,6 +192,11 @@ class _Call:
     def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         self.callback: Callable[..., object] | None = callback
         self.args: tuple[Any, ...] | None = args
+
+    def begin(self) -> tuple[Callable[..., object] | None, tuple[Any, ...] | None]:
+        """Return what to call with what. The call is no longer pending, but still true."""
+        callback, self.callback = self.callback, None
+        return callback, self.args
 
     def stop(self) -> None:
         self.callback = self.args = None
@@ -363,7 +371,7 @@ def run_in_hub(main: Callable[[], object], shared: Loop) -> None:
     set_hub(hub)
     try:
         main()
-        loop.stays = False
+        loop.end_when_idle()
         # Let the hub's greenlet end. An unfinished greenlet of an ended thread is never
         # collected, and would hold the objects of its last call for ever.
         hub.join()

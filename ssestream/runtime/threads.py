@@ -53,8 +53,7 @@ class Pool:
         # the queued calls without a thread.
         self._idle = 0
         self._unfinished = 0
-        #: If a thread cannot be started, the loop of this loop tries again.
-        self.loop: weakref.ref[Any] | None = None
+        self._call_later: Callable[[], Any] | None = None
         atexit.register(self.finish)
 
     def submit(self, function: Callable[..., object], *args: Any) -> None:
@@ -76,11 +75,16 @@ class Pool:
                 if first:
                     self._try_again_later()
 
+    def retry_with(self, call_later: Callable[[float, Callable[[], object]], None]) -> None:
+        """If a thread cannot be started, try again with *call_later*, a method of a loop."""
+        # The loop holds the pool.
+        self._call_later = weakref.WeakMethod(call_later)
+
     def _try_again_later(self) -> None:
         # Until then the call waits for an existing thread, and all of these may be stuck.
-        loop = None if self.loop is None else self.loop()
-        if loop is not None:
-            loop.call_later(AGAIN, self._try_again)
+        call_later = None if self._call_later is None else self._call_later()
+        if call_later is not None:
+            call_later(AGAIN, self._try_again)
 
     def _try_again(self) -> None:
         while True:

@@ -44,7 +44,7 @@ class TimerHandle:
         """Never run the check again. Thread-safe."""
         # The empty timer stays in its slot until the slot is due or swept.
         self.check = None
-        self.wheel.cancelled += 1
+        self.wheel.count_cancelled()
 
 
 class TimerWheel:
@@ -53,7 +53,7 @@ class TimerWheel:
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
         # The number of cancelled timers, roughly: threads may miscount.
-        self.cancelled = 0
+        self._cancelled = 0
         self._entered = 0
         # The slots by their numbers, and a heap of the numbers. Slot 1 ends at time `SLOT`.
         self._slots: dict[int, list[TimerHandle]] = {}
@@ -71,10 +71,14 @@ class TimerWheel:
             loop.call(self._enter, timer, due)
         return timer
 
+    def count_cancelled(self) -> None:
+        """Count one more cancelled timer that is still in its slot."""
+        self._cancelled += 1
+
     def _enter(self, timer: TimerHandle, due: float) -> None:
         if timer.check is None:
             return
-        if self.cancelled > max(SWEEP, self._entered // 2):
+        if self._cancelled > max(SWEEP, self._entered // 2):
             self._sweep()
         self._entered += 1
         number = math.floor(due / SLOT) + 1
@@ -93,7 +97,7 @@ class TimerWheel:
         self._slots = {number: slot for number, slot in left.items() if slot}
         self._numbers = sorted(self._slots)
         self._entered = sum(map(len, self._slots.values()))
-        self.cancelled = 0
+        self._cancelled = 0
 
     def _keep(self) -> None:
         loop = self._loop()
