@@ -1,24 +1,19 @@
 """Flow: the state of a stream, its queue and its pipes, with the semantics of Node's streams.
 
-The rules
----------
-
-* All code that changes a stream's state is in this file. It runs under one lock,
-  and the lock is never held while other code (an app's, a destination's) runs.
-* One thread or greenlet at a time moves frames to the destinations (`_pump`).
-  A writer that finds the pump busy leaves its frame in the queue. So the frames
-  stay in order.
-* No frame leaves the queue before every destination is ready for it, so the
-  slowest destination sets the pace. A destination is not ready while its
-  ``write()`` runs. If ``write()`` returns False, it is not ready until its
-  ``drain``.
+* All code that changes a stream's state is in this file. It runs under one lock, and the lock
+  is never held while other code (an app's, a destination's) runs.
+* One thread or greenlet at a time moves frames to the destinations (`_pump`). A writer that
+  finds the pump busy leaves its frame in the queue. So the frames stay in order.
+* No frame leaves the queue before every destination is ready for it, so the slowest destination
+  sets the pace. A destination is not ready while its ``write()`` runs. If ``write()`` returns
+  False, it is not ready until its ``drain``.
 
 The theory
 ----------
 
-A stream is two halves back to back. The writable half takes messages until
-``end()``. The readable half gives the messages to the destinations until the
-queue is empty. Four states matter:
+A stream is two halves back to back. The writable half takes messages until ``end()``. The
+readable half gives the messages to the destinations until the queue is empty. Four states
+matter:
 
 =========  ====================  ==============================  ==============
 state      ``write()``           the queue                       comes next
@@ -29,35 +24,25 @@ closed     False, not an error   is dropped                      (none)
 finished   False, not an error   is empty and stays so           (none)
 =========  ====================  ==============================  ==============
 
-``end()`` leads from writable to ended. When the queue is then empty, the stream
-emits ``finish``; when it also has a destination, it emits ``end`` and ``close``
-and is finished. ``destroy()`` and the client's departure lead to closed from
-every state. As in Node, a write raises only between ``end()`` and ``close``.
-Many handlers of ``close`` call ``end()``, and a write after ``close`` returns
-False whether ``end()`` was called or not.
+``end()`` leads from writable to ended. When the queue is then empty, the stream emits
+``finish``; when it also has a destination, it emits ``end`` and ``close`` and is finished.
+``destroy()`` and the client's departure lead to closed from every state. As in Node, a write
+raises only between ``end()`` and ``close``: many handlers of ``close`` call ``end()``.
 
-The client's departure closes a stream that was made with a request, because no
-other client can come. A stream without a request only loses that destination.
-It is then idle until the next ``pipe()``, and drops every message that is
-written meanwhile, because perhaps no client ever comes. But after the app's own
-``unpipe()`` the stream keeps the messages for the next ``pipe()``.
+The client's departure closes a stream that was made with a request, because no other client can
+come. A stream without a request only loses that destination. It is then idle until the next
+``pipe()``, and drops every message that is written meanwhile, because perhaps no client ever
+comes. But after the app's own ``unpipe()`` the stream keeps the messages for the next
+``pipe()``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gevent import GreenletExit
 
-from .errors import (
-    BufferFull,
-    ClientDisconnected,
-    StreamDestroyed,
-    StreamError,
-    WriteAfterEnd,
-)
-from .http.body import Body
+from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
 from .http.connection import Connection
 from .http.diagnosis import burst, never_piped, written_in_a_job
-from .http.outgoing import OutgoingMessage
 from .http.output import OutputBuffer
 from .http.registry import registry
 from .message_queue import Callback, MessageQueue
@@ -67,19 +52,11 @@ from .runtime.calls import CallQueue
 from .runtime.clock import clock
 from .runtime.emitter import Emitter
 from .runtime.forking import process
-from .runtime.loop import sleep
 from .settings import Settings
-
-#: Seconds for which a writer waits for a reader in another thread to send the chunk that it has
-#: taken. Several times as long as Python lets one thread run.
-TIME_TO_READ = 0.05
 
 
 class Flow(Emitter):
-    """The part of a stream that the other rooms of this package know.
-
-    An app uses `stream.SseStream`, which adds the public methods.
-    """
+    """The part of a stream that other rooms know. `SseStream` adds the methods for apps."""
 
     # Whether the app has unpiped the stream and not piped it again. A class attribute, because
     # most streams are never unpiped and so need no attribute of their own.
@@ -88,10 +65,6 @@ class Flow(Emitter):
     # Whether its request was answered by a response that it is not piped into. A class attribute,
     # because few streams are left so.
     _is_left_over = False
-
-    # The `Channels` object that this stream follows. There is only one, because a browser keeps
-    # only one id, and each `Channels` object has ids of its own.
-    _channels: Any = None
 
     def __init__(
         self,
@@ -103,7 +76,6 @@ class Flow(Emitter):
         super().__init__(call_queue)
         self._connection = connection
         self.settings = settings
-        self._iterated: tuple[Body, ...] = ()
         # The stream keeps this lock, even when `pipe` moves it to another call queue.
         self._state_lock = self._call_queue.lock
         self._queue = MessageQueue.empty(high_water_mark, settings)
@@ -114,15 +86,13 @@ class Flow(Emitter):
         self.output: OutputBuffer | None = None
         self._pumping = False
         self._need_drain = False
-        self._ended = False
-        self._finished = False
-        self._closed = False
+        self._ended = self._finished = self._closed = False
         # Whether the last destination has gone and none was piped since. Writes are dropped.
-        self._abandoned = False
+        self.abandoned = False
         # Whether the server has ended the stream. The app cannot know this, so its later writes
         # are no error.
         self._retiring = False
-        # The reason that `_close` was given; None before that, and after a normal end.
+        # The reason that `close_now` was given; None before that, and after a normal end.
         self._gone: StreamError | None = None
 
     if TYPE_CHECKING:
@@ -130,17 +100,18 @@ class Flow(Emitter):
         def unpipe(self, destination: Destination | None = None) -> object: ...
 
     def _end(self) -> None:
+        """Take no more writes."""
         with self._state_lock:
             self._ended = True
             self._set_pipes(self._pipes)
-        self._flow()
+        self.move_on()
 
     def _attach(self, pipe: Pipe) -> None:
         """Let frames flow through *pipe*. Raises `StreamDestroyed` if the stream is over."""
         with self._state_lock:
             over = self._closed
             if not over:
-                self._abandoned = self._retiring = False
+                self.abandoned = self._retiring = False
                 if self._unpiped:
                     self._unpiped = False
                 pipes = (*self._pipes, pipe)
@@ -149,9 +120,9 @@ class Flow(Emitter):
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
         if not pipe.attach(pipes if len(pipes) == 1 else (pipe,)):
-            self._left(pipe)
+            self.pipe_closed(pipe)
         elif self._queue or self._ended or self._need_drain:
-            self._flow()
+            self.move_on()
 
     def _unpipe(self, destination: Destination | None) -> None:
         """Stop the flow to *destination*; None means all destinations."""
@@ -172,10 +143,9 @@ class Flow(Emitter):
         for pipe in leaving:
             pipe.detach()
             if belongs and pipe.body is not None:
-                # The stream still ends when its client leaves, unless it is piped elsewhere by
-                # then.
+                # The stream still ends when its client leaves, unless it is piped elsewhere.
                 Unpiped.of(self, pipe.body)
-        self._flow()
+        self.move_on()
 
     def _set_pipes(self, pipes: tuple[Pipe, ...]) -> None:
         """Set the pipes. Called under the lock, after any other change of state."""
@@ -210,24 +180,18 @@ class Flow(Emitter):
         except StreamError:  # the app has ended the stream
             pass
 
-    def _belongs_to(self, channels: object) -> bool:
-        """Let the stream follow *channels*. False if it follows another `Channels` object."""
-        with self._state_lock:
-            if self._channels is None:
-                self._channels = channels
-            return self._channels is channels
-
     def _enqueue(self, frame: bytes, callback: Callback | None) -> bool:
         if self._is_lost():
             written_in_a_job(callback)
             return False
         if self._need_drain and self._queue.is_over(frame):
-            self._let_read()
+            for pipe in self._pipes:
+                pipe.let_read(self._queue.full_at)
         with self._state_lock:
             over = self._closed or self._retiring
             if self._ended and not over:
                 raise WriteAfterEnd("write() after end()")
-            lost = over or self._abandoned
+            lost = over or self.abandoned
             # A writer that waits for "drain" never meets the bounds. They are for a writer that
             # goes on after write() returned False.
             told = self._need_drain
@@ -248,7 +212,7 @@ class Flow(Emitter):
             return False
         if taken:
             self._tell([callback], None)
-        self._flow()
+        self.move_on()
         with self._state_lock:
             full = self._queue.is_full()
             fills = full and not self._need_drain
@@ -265,9 +229,9 @@ class Flow(Emitter):
     def _is_over(self, *more: bytes) -> bool:
         """Whether the queue, with *more* frames, is above its bounds. Under the lock.
 
-        The bound in bytes always holds. The bound in messages holds only for clients
-        that had time to read. If a view writes before it returns, or an app writes
-        many messages in one turn of the loop, no client could read any of them yet.
+        The bound in bytes always holds. The bound in messages holds only for clients that had
+        time to read. If a view writes before it returns, or an app writes many messages in one
+        turn of the loop, no client could read any of them yet.
         """
         queue = self._queue
         if not queue.is_over(*more):
@@ -283,23 +247,6 @@ class Flow(Emitter):
             return True
         queue.grant(len(queue) + len(more))
         return False
-
-    def _let_read(self) -> None:
-        """Wait a moment until readers in other threads have sent their last chunk.
-
-        Otherwise a busy writer, which never lets go of the interpreter, would cut
-        clients that are not slow.
-        """
-        since = self._queue.full_at
-        for pipe in self._pipes:
-            body, buffer = pipe.body, pipe.buffer
-            if body is None or buffer is None:
-                continue
-            # A reader in this very thread cannot run while this waits.
-            if not body.call_queue.loop.here():
-                until = buffer.taken_at + TIME_TO_READ
-                while buffer.is_stuck(since) and clock.now() < until:
-                    sleep(0.001)
 
     def _overflow(self) -> None:
         """Apply the policy ``overflow``: too much waits."""
@@ -320,7 +267,7 @@ class Flow(Emitter):
         if self._connection is not None:
             if not (full or self._closed or self._is_left_over):  # it was not piped yet
                 burst(None)
-            self._close(None, BufferFull("more waited than is allowed"), cut=False)
+            self.close_now(None, BufferFull("more waited than is allowed"), cut=False)
         else:
             # There is no client to cut, and one may still come.
             self._drop_oldest()
@@ -331,7 +278,7 @@ class Flow(Emitter):
         registry.count("dropped", len(dropped))
         self._tell(dropped, BufferFull("dropped, as newer messages came"))
 
-    def _flow(self) -> None:
+    def move_on(self) -> None:
         """Move frames on: in this thread, or in another one if a destination may block."""
         if all(pipe.body is not None for pipe in self._pipes):
             self._pump()
@@ -371,7 +318,7 @@ class Flow(Emitter):
             # As in Node: unpipe the destination that fails, and keep the others.
             self._emit_soon("error", error)
             if pipe.never_blocks:  # a response: the app has ended it
-                self._left(pipe)
+                self.pipe_closed(pipe)
             else:
                 self.unpipe(pipe.destination)
             return error if isinstance(error, GreenletExit) else None
@@ -401,7 +348,7 @@ class Flow(Emitter):
                 pipe.detach(ending=True)
             self._emit_soon("close")
 
-    def _left(self, pipe: Pipe) -> None:
+    def pipe_closed(self, pipe: Pipe) -> None:
         """Drop *pipe*, because its destination has closed."""
         with self._state_lock:
             if pipe not in self._pipes:
@@ -410,49 +357,23 @@ class Flow(Emitter):
             last = not self._pipes
         pipe.detach()
         if not last:
-            self._flow()
+            self.move_on()
         elif self._connection is not None:
-            self._close(None, disconnected(), cut=False)
+            self.close_now(None, disconnected(), cut=False)
         else:
             with self._state_lock:
-                self._abandoned = not self._pipes
+                self.abandoned = not self._pipes
                 owed = self._need_drain
             self._drop(disconnected())
             if owed:
                 self._emit_soon("drain")
 
-    def _leads_to(self, response: object) -> bool:
-        return any(pipe.destination is response for pipe in self._pipes)
-
-    def _is_forgotten(self, response: Any) -> bool:
-        """Whether a view returned *response* and forgot to pipe the stream into it."""
-        elsewhere = any(pipe.body is None for pipe in self._pipes)
-        if self._closed or self._unpiped or self._iterated or elsewhere:
-            return False
-        body: Any = response.response
-        is_event_stream = bool(response.mimetype == "text/event-stream")
-        if not isinstance(response, OutgoingMessage):
-            # Without a byte, and so without a message of another making.
-            return is_event_stream and bool(body == [] and response.status_code == 200)
-        if response.closed or response.writable_ended or not isinstance(body, Body):
-            return False
-        self._is_left_over = True
-        if self._queue or self._channels is not None:
-            return True
-        # A view may write all events by hand, and use the stream for its `last_event_id` alone.
-        return not (body.inlets or response.writable_length or is_event_stream)
-
-    def _request_over(self) -> None:
-        """Close the stream: its request is over, and the answer does not carry the stream."""
-        if not self._iterated:
-            reason = StreamDestroyed("the request of this stream is over, and has not sent it")
-            self._close(None, reason, cut=True)
-
-    def _client_of_unpiped_left(self) -> None:
+    def unpiped_closed(self) -> None:
+        """Close the stream if it was not piped again: its client has left after an unpipe."""
         if not self._pipes:
-            self._close(None, disconnected(), cut=False)
+            self.close_now(None, disconnected(), cut=False)
 
-    def _retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
+    def pipe_retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
         """Drop *pipe*, because its response ends. Returns the frames that it still has to send.
 
         The list is empty if other destinations remain: the frames then wait for these.
@@ -466,15 +387,15 @@ class Flow(Emitter):
             if last:
                 self._retiring = True
                 entries = self._queue.clear()
-                self._abandoned = True
+                self.abandoned = True
         pipe.detach()
         if not last:
-            self._flow()
+            self.move_on()
             return []
         dropped = StreamDestroyed("the stream was refused") if dropping else None
         self._tell([callback for _, callback in entries], dropped)
         if self._connection is not None:
-            self._close(None, ClientDisconnected("the server ended the stream"), cut=False)
+            self.close_now(None, ClientDisconnected("the server ended the stream"), cut=False)
         return [frame for frame, _ in entries]
 
     def has_room(self) -> bool:
@@ -484,14 +405,18 @@ class Flow(Emitter):
         """
         with self._state_lock:
             room = self._queue.has_room()
-            if not room:
-                self._need_drain = True
+            self._need_drain = self._need_drain or not room
             return room
 
     def waiting_bytes(self) -> int:
+        """Bytes that wait in the queue."""
         return self._queue.bytes
 
-    def _close(self, error: BaseException | None, reason: StreamError, cut: bool) -> None:
+    def close_now(self, error: BaseException | None, reason: StreamError, cut: bool) -> None:
+        """Drop the queue and emit ``close``, after ``error`` if there is an *error*.
+
+        *reason* is for late writers. With *cut*, the destinations are destroyed.
+        """
         if self._is_lost():
             return
         with self._state_lock:

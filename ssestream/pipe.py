@@ -5,8 +5,14 @@ from typing import Any, Protocol
 from .http.body import Body, Inlet
 from .http.outgoing import OutgoingMessage, body_of
 from .http.output import OutputBuffer
-from .runtime.emitter import CallQueue
+from .runtime.calls import CallQueue
+from .runtime.clock import clock
+from .runtime.loop import sleep
 from .wire import OK
+
+#: Seconds for which a writer waits for a reader in another thread to send the chunk that it has
+#: taken. Several times as long as Python lets one thread run.
+TIME_TO_READ = 0.05
 
 
 class Destination(Protocol):
@@ -29,14 +35,15 @@ class Destination(Protocol):
 class Source(Protocol):
     """The stream, as far as a pipe knows it."""
 
-    _call_queue: CallQueue
+    @property
+    def call_queue(self) -> CallQueue: ...
 
-    def _flow(self) -> None: ...
     def unpipe(self, destination: Destination, /) -> object: ...
-    def _left(self, pipe: "Pipe") -> None: ...
-    def _retired(self, pipe: "Pipe", dropping: bool) -> list[bytes]: ...
+    def move_on(self) -> None: ...
     def waiting_bytes(self) -> int: ...
-    def _client_of_unpiped_left(self) -> None: ...
+    def pipe_closed(self, pipe: "Pipe") -> None: ...
+    def pipe_retired(self, pipe: "Pipe", dropping: bool) -> list[bytes]: ...
+    def unpiped_closed(self) -> None: ...
 
 
 class Pipe(Inlet):
@@ -99,6 +106,21 @@ class Pipe(Inlet):
         """
         return not self.ready and (self.buffer is None or self.buffer.is_stuck(since))
 
+    def let_read(self, since: float) -> None:
+        """Wait a moment until a reader in another thread has sent its last chunk.
+
+        Otherwise a busy writer, which never lets go of the interpreter, would cut a client that
+        is not slow.
+        """
+        body, buffer = self.body, self.buffer
+        if body is None or buffer is None:
+            return
+        # A reader in this very thread cannot run while this waits.
+        if not body.call_queue.loop.here():
+            until = buffer.taken_at + TIME_TO_READ
+            while buffer.is_stuck(since) and clock.now() < until:
+                sleep(0.001)
+
     def greet(self) -> None:
         """Write the opening comment."""
         if self.buffer is not None:
@@ -137,13 +159,13 @@ class Pipe(Inlet):
             return
         self._stop_listening()
         if self._ending and hasattr(destination, "end"):
-            self.source._call_queue.call_soon(destination.end)
+            self.source.call_queue.call_soon(destination.end)
         self.tell("unpipe")
         if destroying and hasattr(destination, "destroy"):
             if self.never_blocks:
                 destination.destroy()
             else:
-                self.source._call_queue.call_soon(destination.destroy)
+                self.source.call_queue.call_soon(destination.destroy)
 
     def tell(self, event: str) -> None:
         """Let the destination emit *event*, ``"pipe"`` or ``"unpipe"``, with the stream."""
@@ -153,22 +175,22 @@ class Pipe(Inlet):
             if destination._is_heard(event):
                 destination._emit_soon(event, self.source)
         elif callable(getattr(destination, "emit", None)):
-            self.source._call_queue.call_soon(destination.emit, event, self.source)
+            self.source.call_queue.call_soon(destination.emit, event, self.source)
 
     # -- calls and events from the destination
 
     def drained(self, *args: object) -> None:
         self._ready = True
-        self.source._flow()
+        self.source.move_on()
 
     def closed(self, *args: object) -> None:
         if self._ending:
             self.tell("unpipe")
         else:
-            self.source._left(self)
+            self.source.pipe_closed(self)
 
     def retired(self, dropping: bool) -> list[bytes]:
-        return self.source._retired(self, dropping)
+        return self.source.pipe_retired(self, dropping)
 
     def waiting(self) -> int:
         return self.source.waiting_bytes()
@@ -218,4 +240,4 @@ class Unpiped(Inlet):
                 unpiped.closed()
 
     def closed(self) -> None:
-        self._source._client_of_unpiped_left()
+        self._source.unpiped_closed()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .config import app_dumps, app_json, client_of, stream_settings
 from .errors import MessageError, StreamDestroyed, StreamError
 from .flow import Flow, disconnected
+from .http.body import Body
 from .http.connection import Connection
 from .http.interning import LARGE, shared
 from .http.origin import call_queue_of
@@ -77,6 +78,10 @@ class SseStream(Flow):
     # hardly any stream sets it.
     _has_bad_id = False
 
+    # The `Channels` object that this stream follows. There is only one, because a browser keeps
+    # only one id, and each `Channels` object has ids of its own.
+    _channels: Any = None
+
     def __init__(
         self,
         request: Any = None,
@@ -101,6 +106,7 @@ class SseStream(Flow):
             )
         connection = None if environ is None else Connection.of(environ)
         super().__init__(call_queue, connection, settings, high_water_mark)
+        self._iterated: tuple[Body, ...] = ()
         self._client: Hashable | None = None
         #: The id of the last message that the client has seen, or None. It comes from the
         #: ``Last-Event-ID`` header, or else from the ``lastEventId`` query parameter. The
@@ -235,7 +241,7 @@ class SseStream(Flow):
         """
         if error is not None and not isinstance(error, BaseException):
             raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
-        self._close(error, StreamDestroyed("the stream was destroyed"), cut=True)
+        self.close_now(error, StreamDestroyed("the stream was destroyed"), cut=True)
 
     # -- the readable half
 
@@ -329,7 +335,7 @@ class SseStream(Flow):
         if self._connection is not None:
             for body in self._iterated:
                 body.close()
-            self._close(None, disconnected(), cut=False)
+            self.close_now(None, disconnected(), cut=False)
             self._call_queue.run()
 
     def _check_id(self, frame: bytes) -> None:
@@ -347,3 +353,40 @@ class SseStream(Flow):
         """Queue *frame*, which the app has written."""
         look_at_queue(self, self._pipes)
         return self._enqueue(frame, callback)
+
+    # -- the request and the channels of the stream
+
+    def leads_to(self, response: object) -> bool:
+        """Whether the stream is piped into *response*."""
+        return any(pipe.destination is response for pipe in self._pipes)
+
+    def is_forgotten(self, response: Any) -> bool:
+        """Whether a view returned *response* and forgot to pipe the stream into it."""
+        elsewhere = any(pipe.body is None for pipe in self._pipes)
+        if self._closed or self._unpiped or self._iterated or elsewhere:
+            return False
+        body: Any = response.response
+        is_event_stream = bool(response.mimetype == "text/event-stream")
+        if not isinstance(response, OutgoingMessage):
+            # Without a byte, and so without a message of another making.
+            return is_event_stream and bool(body == [] and response.status_code == 200)
+        if response.closed or response.writable_ended or not isinstance(body, Body):
+            return False
+        self._is_left_over = True
+        if self._queue or self._channels is not None:
+            return True
+        # A view may write all events by hand, and use the stream for its `last_event_id` alone.
+        return not (body.inlets or response.writable_length or is_event_stream)
+
+    def request_over(self) -> None:
+        """Close the stream: its request is over, and the answer does not carry the stream."""
+        if not self._iterated:
+            reason = StreamDestroyed("the request of this stream is over, and has not sent it")
+            self.close_now(None, reason, cut=True)
+
+    def _belongs_to(self, channels: object) -> bool:
+        """Let the stream follow *channels*. False if it follows another `Channels` object."""
+        with self._state_lock:
+            if self._channels is None:
+                self._channels = channels
+            return self._channels is channels

@@ -15,7 +15,7 @@ PACKAGE = Path(ssestream.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: Reads of private attributes of another object, anywhere in the package. The aim is 25.
-PRIVATE_READS = 67
+PRIVATE_READS = 48
 
 #: Writes to attributes of another object. The aim is 40.
 FOREIGN_WRITES = 111
@@ -27,7 +27,6 @@ MOST_LINES, MANY_LINES, FILES_WITH_MANY = 450, 400, 3
 TOO_LONG = {
     "channels.channels",
     "channels.subscription",
-    "flow",
     "gunicorn.worker",
     "http.output",
     "response",

@@ -56,6 +56,11 @@ class Emitter(Uncopyable, pyee.EventEmitter):
         self._call_queue = call_queue or CallQueue()
         self._followers: tuple[Follower, ...] = ()
 
+    @property
+    def call_queue(self) -> CallQueue:
+        """The queue in which the emitter's events and callbacks wait for their turn."""
+        return self._call_queue
+
     def _is_lost(self) -> bool:
         """Whether this process is a job, and the emitter is a copy of its parent's."""
         return process.is_job and self._call_queue.is_lost
