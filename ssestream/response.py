@@ -15,14 +15,12 @@ Two habits of Flask shape this file:
 
 import contextlib
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
 import flask
 import werkzeug
-from flask.globals import request_ctx
 from flask.signals import request_tearing_down
 from werkzeug.datastructures import Headers
 from werkzeug.utils import get_content_type
@@ -35,17 +33,16 @@ from .http.body import Body
 from .http.compression import accepts_gzip
 from .http.connection import Connection, has_connection
 from .http.diagnosis import never_piped
+from .http.headfirst import HeadFirst, is_of_server
 from .http.heads import CheckedHeaders, check_status, checked, grouped
 from .http.origin import call_queue_of
 from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .http.output import OutputBuffer
 from .http.unsent import UnsentBuffer, sent
+from .http.view import current_context
 from .runtime.callables import check_callable
 from .runtime.loop import logger
 from .stream import HEADERS
-
-# Typed as Any, because type checkers do not know this method of the proxy.
-_request_context: Any = request_ctx
 
 _MADE_KEY = "ssestream.responses"
 
@@ -119,7 +116,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
         context = environ = call_queue = None
         if flask.has_request_context():
-            context = _request_context._get_current_object()
+            context = current_context()
             environ = context.request.environ
             call_queue = call_queue_of(environ)
         buffer = OutputBuffer if call_queue is None else UnsentBuffer
@@ -252,10 +249,10 @@ class ServerResponse(OutgoingMessage, flask.Response):
                 later = environ.get(FLUSH_LATER)
                 if later is not None:
                     later.append(self._body)
-                elif _is_of_server(write):
+                elif is_of_server(write):
                     write(b"")
                 else:
-                    body = _HeadFirst(body)
+                    body = HeadFirst(body)
             made = environ.get(_MADE_KEY)
             if made is not None and len(made) == 1 and made[0][1] is self:
                 del environ[_MADE_KEY]
@@ -377,32 +374,6 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise HeadersSent(f"{call} after the headers were sent")
 
 
-#: The modules of servers whose ``write()`` sends the head. An empty first chunk of the body
-#: does not have this effect on all of them.
-_SERVERS = ("gunicorn.", "gevent.", "werkzeug.serving", "wsgiref.", "waitress.")
-
-
-def _is_of_server(write: Any) -> bool:
-    """Whether *write* comes from a server and not from a middleware.
-
-    If a middleware that captures a response gets a call of ``write()``, it takes this for
-    the app's way to send the whole body (PEP 3333). Then it waits for the end of the
-    stream. WebOb's and Pyramid's do so.
-    """
-    return callable(write) and str(getattr(write, "__module__", "")).startswith(_SERVERS)
-
-
-class _HeadFirst:
-    """A body with an empty first chunk. Most servers send the head when they get it."""
-
-    def __init__(self, body: Any) -> None:
-        self._chunks = itertools.chain((b"",), body)
-        self.close = body.close
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._chunks
-
-
 class _Nothing(tuple[bytes, ...]):
     """The body of a response without a body.
 
@@ -453,7 +424,7 @@ def _both(own: type, response_class: type) -> type:
 
 
 def _close_unsent(sender: object, **extra: object) -> None:
-    context = _request_context._get_current_object()
+    context = current_context()
     environ = context.request.environ
     made = environ.pop(_MADE_KEY, None)
     if made is None:

@@ -11,7 +11,6 @@ A response that the server has is not looked at, and none of this costs it anyth
 from typing import Any
 
 import flask
-from flask.globals import request_ctx
 
 from ..pipe import Pipe
 from ..runtime.clock import clock
@@ -25,10 +24,6 @@ LONG = 1.0
 
 #: In an environ: when its view first wrote.
 _SINCE_KEY = "ssestream.written_since"
-
-# The type of the proxy is declared as the type of its target, which has no
-# _get_current_object(), so the annotation is Any.
-_request_context: Any = request_ctx
 
 
 class UnsentBuffer(OutputBuffer):
@@ -52,7 +47,7 @@ class UnsentBuffer(OutputBuffer):
     def look(self) -> None:
         """Look whether the view of this response is writing, and has been for long."""
         if flask.has_request_context():
-            environ = _request_context.request.environ
+            environ = flask.request.environ
             call_queue = known_call_queue(environ)
             # A request and its response share a lock.
             if call_queue is not None and call_queue.lock is self._lock:
@@ -72,7 +67,7 @@ def look_at_queue(stream: object, pipes: tuple[Pipe, ...]) -> None:
             pipe.buffer.look()
             return
     if not pipes and belongs(stream):
-        _written(_request_context.request.environ)
+        _written(flask.request.environ)
 
 
 def _written(environ: dict[str, Any]) -> None:

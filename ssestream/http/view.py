@@ -16,15 +16,15 @@ import functools
 from typing import Any, Protocol
 
 import flask
-from flask.globals import request_ctx
 from flask.signals import request_finished, request_tearing_down
 
 from .async_view import cancelled_tasks, note_loop
 from .diagnosis import cancelled_with_view, never_piped
 
-# The type of the proxy is declared as the type of its target, which has no
-# _get_current_object(), so the annotation is Any.
-_request_context: Any = request_ctx
+# The proxy of the current request context. Since Flask 3.2 the app context is also the request
+# context, and the old name is deprecated. Typed as Any, because type checkers take the proxy for
+# its target.
+_context: Any = vars(flask.globals).get("request_ctx", flask.globals.app_ctx)
 
 _KEY = "ssestream.streams"
 
@@ -42,12 +42,20 @@ class Belonging(Protocol):
         """End the stream, because its request is over and no response sends the stream."""
 
 
+def current_context() -> Any:
+    """The context of the current request itself. Raises ``RuntimeError`` outside of requests.
+
+    A view may copy its context to another thread: then one request has several contexts.
+    """
+    return _context._get_current_object()
+
+
 def belong(environ: dict[str, Any], stream: Belonging) -> None:
     """End *stream* with its request, if *environ* is the environ of the current Flask request."""
     if not flask.has_request_context():
         return
     note_loop(environ)
-    context = _request_context._get_current_object()
+    context = current_context()
     if context.request.environ is environ:
         environ[_KEY] = (*environ.get(_KEY, ()), (context, stream))
 
@@ -56,14 +64,14 @@ def belongs(stream: object) -> bool:
     """Whether *stream* belongs to the current Flask request, and its view has not returned yet."""
     if not flask.has_request_context():
         return False
-    context = _request_context._get_current_object()
+    context = current_context()
     known = context.request.environ.get(_KEY, ())
     return any(whose is context and each is stream for whose, each in known)
 
 
 def _take_streams() -> list[Belonging]:
     """Remove and return the streams that belong to the current request context."""
-    context = _request_context._get_current_object()
+    context = current_context()
     environ = context.request.environ
     known = environ.pop(_KEY, None)
     if known is None:
