@@ -17,7 +17,6 @@ its parser. Only the stream is left. The body may be in a middleware's wrapper, 
 
 import gc
 import mmap
-import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from types import CodeType
@@ -35,8 +34,9 @@ from gunicorn.workers.sync import SyncWorker
 from ..http import diagnosis
 from ..http.body import Body
 from ..http.registry import registry
-from ..response import FLUSH_LATER, HEADS, ServerResponse
+from ..response import FLUSH_LATER, ServerResponse
 from ..runtime.clock import clock
+from .heads import heads
 from .sender import Sender
 from .stopping import LOOK_MS, Stopping
 from .unwrapping import unwrapped
@@ -235,7 +235,11 @@ class SseWorker(GeventWorker):
     def _take_over(self, handover: "_Handover") -> bool:
         """Take over the socket of *handover*. Return False if that is impossible."""
         body, response = handover.body, handover.response
-        sock = None if body.connection is None else body.connection.take_over()
+        # Before the socket is taken: afterwards the server could not send the response itself.
+        head = heads.of(response)
+        if head is None or body.connection is None:
+            return False
+        sock = body.connection.take_over()
         if sock is None:
             return False
         greenlet = gevent.getcurrent()
@@ -248,9 +252,10 @@ class SseWorker(GeventWorker):
         if handover.owed is not body:
             over = _closing(handover.owed, over)
         response.force_close()
+        response.headers_sent = True
         sender = Sender(body, sock, response.chunked, over)
         try:
-            sender.begin(_heads.of(response))
+            sender.begin(head)
         except BaseException:
             sender.break_off()
             raise
@@ -337,13 +342,13 @@ class _Places(Pool):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         #: Frees a stream's place. One function serves all streams of the pool.
-        self.leave: OnEnd = lambda sender: self._discard(sender.body)
+        self.leave: OnEnd = lambda sender: self.discard(sender.body)
 
     def hand_on(self, greenlet: Any, stream: Body) -> None:
         """Give the place of *greenlet* to *stream*. The place is never free in between."""
-        greenlet.unlink(self._discard)
-        self.greenlets.add(stream)
-        self.greenlets.discard(greenlet)
+        # Nobody can take the place in between: no other greenlet runs before there is one less.
+        self.discard(greenlet)
+        self.add(stream)
 
 
 class _Handover:
@@ -385,52 +390,6 @@ def _closing(owed: Any, over: OnEnd) -> OnEnd:
             over(sender)
 
     return closed
-
-
-class _Heads:
-    """Makes the heads of gunicorn's responses, and keeps them for one second.
-
-    A head contains the date. Within one second most heads are equal, and formatting the date
-    is half of the work. To get its head, a response writes to this object as its socket.
-    """
-
-    def __init__(self) -> None:
-        self._written: dict[tuple[Any, ...], bytes] = {}
-        self._second = 0
-        self._data = b""
-
-    def of(self, response: Any) -> bytes:
-        """Return the head of *response*, or ``b""`` if it was sent already.
-
-        The caller must have told the response to close its connection.
-        """
-        if response.headers_sent:
-            return b""
-        second = int(time.time())
-        if second != self._second or len(self._written) >= HEADS:
-            self._second = second
-            self._written.clear()
-        what = (response.req.version, response.status, response.chunked, *response.headers)
-        head = self._written.get(what)
-        if head is None:
-            head = self._written[what] = self._write(response)
-        response.headers_sent = True
-        return head
-
-    def _write(self, response: Any) -> bytes:
-        self._data = b""
-        sock, response.sock = response.sock, self
-        try:
-            response.send_headers()
-        finally:
-            response.sock = sock
-        return self._data
-
-    def sendall(self, data: bytes) -> None:
-        self._data += data
-
-
-_heads = _Heads()
 
 
 def _flush(response: Any, body: Any, *bodies: Body) -> None:

@@ -1,0 +1,69 @@
+"""The heads of gunicorn's responses, made once for all streams that have the same."""
+
+import time
+from typing import Any
+
+from ..response import HEADS
+from ..runtime.loop import logger
+
+
+class _Heads:
+    """Makes the heads of gunicorn's responses, and keeps them for one second.
+
+    A head contains the date. Within one second most heads are equal, and formatting the date
+    is half of the work. To get its head, a response writes to this object as its socket.
+    """
+
+    def __init__(self) -> None:
+        self._written: dict[tuple[Any, ...], bytes] = {}
+        self._second = 0
+        self._data = b""
+        self._has_failed = False
+
+    def of(self, response: Any) -> bytes | None:
+        """Return the head of *response*, which says that its connection closes.
+
+        Returns ``b""`` if the head was sent already. Returns None, and warns once, if gunicorn
+        makes its heads in another way. Then only gunicorn can send *response*. *response* is
+        as before in any case.
+        """
+        if response.headers_sent:
+            return b""
+        second = int(time.time())
+        if second != self._second or len(self._written) >= HEADS:
+            self._second = second
+            self._written.clear()
+        what = (response.req.version, response.status, response.chunked, *response.headers)
+        head = self._written.get(what)
+        if head is None:
+            try:
+                head = self._written[what] = self._write(response)
+            except Exception:
+                if not self._has_failed:
+                    self._has_failed = True
+                    logger.warning(
+                        "SseWorker cannot make the head of a response with this version of"
+                        " gunicorn, and sends its streams as gunicorn's gevent worker does",
+                        exc_info=True,
+                    )
+        return head
+
+    def _write(self, response: Any) -> bytes:
+        self._data = b""
+        sock, must_close = response.sock, response.must_close
+        response.sock = self
+        try:
+            response.force_close()
+            response.send_headers()
+        finally:
+            response.sock, response.must_close = sock, must_close
+            response.headers_sent = False
+        if not (self._data.startswith(b"HTTP/") and self._data.endswith(b"\r\n\r\n")):
+            raise ValueError(f"not the head of a response: {self._data[:100]!r}")
+        return self._data
+
+    def sendall(self, data: bytes) -> None:
+        self._data += data
+
+
+heads = _Heads()
