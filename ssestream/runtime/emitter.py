@@ -39,6 +39,9 @@ class Follower(Protocol):
 
 _NO_HANDLERS: dict[str, Any] = {}
 
+# See `Emitter`.
+_lock = new_lock()
+
 
 class Emitter(Uncopyable, pyee.EventEmitter):
     """An event emitter with a call queue: ``on``, ``once``, ``remove_listener``, ``emit``."""
@@ -47,11 +50,12 @@ class Emitter(Uncopyable, pyee.EventEmitter):
 
     # pyee's own lock would be a lock of greenlets in a patched process, but real threads use
     # emitters, too. All emitters share one: it is held only to look into a table of handlers.
-    _lock = new_lock()
+    # Setting it does nothing, so that pyee's __init__ leaves no lock in the emitter.
+    _lock = property(lambda self: _lock, lambda self, lock: None)
 
     def __init__(self, call_queue: CallQueue | None = None) -> None:
-        # pyee's __init__ would make only this table, and a lock. Most emitters have no
-        # handlers, and share one empty table.
+        super().__init__()
+        # Most emitters have no handlers, and share one empty table.
         self._events: dict[str, Any] = _NO_HANDLERS
         self._call_queue = call_queue or CallQueue()
         self._followers: tuple[Follower, ...] = ()
@@ -142,7 +146,8 @@ class Emitter(Uncopyable, pyee.EventEmitter):
 
 def _after_fork() -> None:
     # A thread of the parent may have held the lock.
-    Emitter._lock = new_lock()
+    global _lock
+    _lock = new_lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
