@@ -117,7 +117,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         context = environ = call_queue = None
         if flask.has_request_context():
             context = current_context()
-            environ = context.request.environ
+            environ = flask.request.environ
             call_queue = call_queue_of(environ)
         buffer = OutputBuffer if call_queue is None else UnsentBuffer
         OutgoingMessage.__init__(self, call_queue, high_water_mark, buffer)
@@ -425,7 +425,7 @@ def _both(own: type, response_class: type) -> type:
 
 def _close_unsent(sender: object, **extra: object) -> None:
     context = current_context()
-    environ = context.request.environ
+    environ = flask.request.environ
     made = environ.pop(_MADE_KEY, None)
     if made is None:
         return

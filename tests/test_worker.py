@@ -122,6 +122,39 @@ def test_so_does_one_whose_head_a_middleware_gives(worker: Start, app: str) -> N
     assert "Traceback" not in server.log()
 
 
+#: gunicorn as it might become: a head that cannot be made, or that goes another way.
+OTHER_HEADS = {
+    "needs a socket": "self.sock.fileno()\n    send(self)",
+    "does not use sendall": (
+        "self.headers_sent = True\n    hasattr(self.sock, 'fileno') and send_all(self)"
+    ),
+}
+
+
+@pytest.mark.parametrize("way", OTHER_HEADS)
+def test_so_does_a_stream_if_gunicorn_makes_its_heads_in_another_way(
+    way: str, worker: Start, tmp_path: Path
+) -> None:
+    config = tmp_path / "other.conf.py"
+    config.write_text(
+        "from gunicorn.http.wsgi import Response\n"
+        "send = Response.send_headers\n"
+        "def send_all(self):\n    self.headers_sent = False\n    send(self)\n"
+        "def send_headers(self):\n"
+        f"    if self.headers_sent:\n        return\n    {OTHER_HEADS[way]}\n"
+        "Response.send_headers = send_headers\n"
+    )
+    server = worker("-c", str(config))
+    for key in "ab":
+        client = Client(server.port).get(f"/ticking?key={key}&ms=5")
+        client.read_until(b"data: tick\n\n")
+        assert client.received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert kept(server)["senders"] == 0
+        client.fin()
+        server.wait_for(event="close", key=key)
+    assert server.log().count("cannot make the head of a response") == 1
+
+
 def test_so_does_a_response_with_a_length_of_its_own(worker: Start) -> None:
     server = worker()
     client = Client(server.port)

@@ -56,7 +56,7 @@ def belong(environ: dict[str, Any], stream: Belonging) -> None:
         return
     note_loop(environ)
     context = current_context()
-    if context.request.environ is environ:
+    if flask.request.environ is environ:
         environ[_KEY] = (*environ.get(_KEY, ()), (context, stream))
 
 
@@ -65,14 +65,14 @@ def belongs(stream: object) -> bool:
     if not flask.has_request_context():
         return False
     context = current_context()
-    known = context.request.environ.get(_KEY, ())
+    known = flask.request.environ.get(_KEY, ())
     return any(whose is context and each is stream for whose, each in known)
 
 
 def _take_streams() -> list[Belonging]:
     """Remove and return the streams that belong to the current request context."""
     context = current_context()
-    environ = context.request.environ
+    environ = flask.request.environ
     known = environ.pop(_KEY, None)
     if known is None:
         return []
