@@ -42,7 +42,7 @@ from .http.unsent import UnsentBuffer, sent
 from .http.view import current_context
 from .runtime.callables import check_callable
 from .runtime.loop import logger
-from .stream import HEADERS
+from .wire import HEADERS
 
 _MADE_KEY = "ssestream.responses"
 

@@ -20,7 +20,7 @@ from .plain import plain_bytes
 from .runtime.callables import check_callable
 from .runtime.calls import CallQueue
 from .settings import Options
-from .wire import Message, encode, id_of
+from .wire import HEADERS, Message, encode, id_of
 
 
 class _Usual(int):
@@ -30,15 +30,6 @@ class _Usual(int):
 #: Messages that may wait before ``write()`` returns False. Node has the same default for
 #: streams of objects. A smaller ``max_messages`` lowers it.
 HIGH_WATER_MARK = _Usual(16)
-
-#: The headers of every stream. ``no-transform`` stops compressing middleware and proxies from
-#: buffering; ``X-Accel-Buffering`` stops nginx. None of the headers is hop-by-hop, because PEP
-#: 3333 forbids these.
-HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -53,6 +53,15 @@ OK = b":ok\n\n"
 #: an empty event.
 HEARTBEAT = b":\n"
 
+#: The headers of every stream. ``no-transform`` stops compressing middleware and proxies from
+#: buffering; ``X-Accel-Buffering`` stops nginx. None of the headers is hop-by-hop, because PEP
+#: 3333 forbids these.
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
 #: The end of a chunked body (RFC 9112, section 7.1).
 LAST_CHUNK = b"0\r\n\r\n"
 
