@@ -309,6 +309,19 @@ def test_reading_goes_on_while_others_append_and_trim(url: str, opened: Open) ->
     assert reads > 1
 
 
+def test_of_logs_that_keep_more_than_is_asked_a_broker_names_the_first_only(
+    opened: Open, shared_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "two"):
+        opened(shared_url, 20).append(name, b"x")
+    few = opened(shared_url, 10)
+    for name in ("one", "two", "one"):
+        few.append(name, b"x")
+    (record,) = (each for each in caplog.records if each.name.startswith("ssestream"))
+    assert record.levelname == "WARNING"
+    assert "the log of 'one' keeps 20 events, as set earlier, and not 10 events" in record.message
+
+
 # -- many writers
 
 

@@ -462,6 +462,58 @@ def test_who_may_have_missed_its_cut_is_ended_and_asked_anew() -> None:
         assert data_of(other.take(11)) == ["0", *numbers(20, 30)]
 
 
+def nobody_is_behind(channels: Channels) -> bool:
+    return not any(each.lagging for each in channels.statistics().values())
+
+
+@pytest.mark.parametrize("calls", [("read",), ("read", "wait")])
+def test_a_cut_is_not_lost_on_who_subscribed_before_it_while_the_broker_could_not_be_read(
+    calls: tuple[str, ...],
+) -> None:
+    broker = Breakable()
+    channels = over(broker)
+    publish(channels, "news", 1)
+    broker.leave(*calls)
+    with (
+        Client(Following(channels, "news", key="k")) as keyed,
+        Client(Following(channels, "news")) as other,
+        Client(Following(channels, "empty", key="k")) as unpublished,
+    ):
+        channels.cut("news", "k")
+        until(lambda: channels.state == "down", "it to be seen")
+        broker.come_back()
+        # Its client comes back, and the view decides again.
+        assert data_of(keyed.all()) == []
+        until(lambda: nobody_is_behind(channels), "the others to be live")
+        publish(channels, "news", 1, 2)
+        publish(channels, "empty", 2, 3)
+        assert data_of(other.take(1)) == ["1"]
+        assert data_of(unpublished.take(1)) == ["2"]
+
+
+def test_a_cut_is_heard_by_who_subscribed_while_the_broker_could_not_be_read_beside_others() -> (
+    None
+):
+    broker = Breakable()
+    channels = over(broker)
+    publish(channels, "news", 1)
+    with Client(Following(channels, "news")) as first:
+        until(lambda: channels.state == "listening", "the listener")
+        broker.leave("read", "wait")
+        until(lambda: channels.state == "down", "it to be seen")
+        with (
+            Client(Following(channels, "news", key="k")) as cut,
+            Client(Following(channels, "news", key="other")) as kept,
+        ):
+            channels.cut("news", "k")
+            broker.come_back()
+            assert data_of(cut.all()) == []
+            until(lambda: nobody_is_behind(channels), "the others to be live")
+            publish(channels, "news", 1, 2)
+            assert data_of(kept.take(1)) == ["1"]
+            assert data_of(first.take(1)) == ["1"]
+
+
 # -- all at once
 
 

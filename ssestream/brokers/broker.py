@@ -130,7 +130,8 @@ class Bounds(NamedTuple):
     def warn_of(self, asked: "Bounds", channel: str) -> bool:
         """Log a WARNING if the log of *channel*, with these bounds, keeps more than *asked*.
 
-        Returns whether the log keeps more.
+        Returns whether the log keeps more. A broker logs this once, and not for each channel: an
+        app may have thousands of channels.
         """
         fewer = asked.history is not None and self.history is not None
         fewer = fewer and asked.history < self.history  # type: ignore[operator]

@@ -50,8 +50,8 @@ class Channels(Uncopyable):
     *history* is the number of events that each channel keeps, and *history_age* is the greatest
     age of an event in seconds. The log of a channel remembers both. The first event of a channel
     sets them; None then means 1000 events of any age. In a log that exists, a larger value makes
-    the log keep more, and None changes nothing. A smaller value changes nothing either, and is
-    logged once at WARNING; `keep` can make a log keep less.
+    the log keep more, and None changes nothing. A smaller value changes nothing either. A
+    WARNING names the first channel where this happens; `keep` can make a log keep less.
 
     No connection is made until the first use. Raises ``TypeError`` or ``ValueError`` for a wrong
     argument.

@@ -13,7 +13,7 @@ from .ailing import Ailing
 from .health import Health
 from .ids import UNKNOWN
 from .publication import publications_of
-from .subscription import Cursor, Subscription
+from .subscription import UNHEARD_CUT, Cursor, Subscription
 from .tail import Tails
 from .tasks import spawn, start_again
 
@@ -252,10 +252,20 @@ class Replay:
         the other channels began.
         """
         cursors = [each for each in subscription.cursors if each.position is None]
-        pieces = [self._broker.read(cursor.name, 0, 0, 0) for cursor in cursors]
+        pieces = [self._find_end(cursor) for cursor in cursors]
         for cursor, piece in zip(cursors, pieces, strict=True):
             self._begin(cursor, piece)
         subscription.tell_place()
+
+    def _find_end(self, cursor: Cursor) -> Slice:
+        """The end of the log of *cursor*, which was not known when its stream subscribed."""
+        piece = self._broker.read(cursor.name, 0, 0, 0)
+        if cursor.cut_frame is not None and cursor.subscribed_at is None and piece.last:
+            # A cut may have come since the stream subscribed, and nobody here has read it. The
+            # client must come back and ask the view for access again.
+            cursor.subscription.end_stream(UNHEARD_CUT, cursor.name)
+            cursor.subscription.cancel()
+        return piece
 
     def _tell_of_gap(self, cursor: Cursor, at: Position, piece: Slice) -> bool:
         """Emit ``"gap"``, and let *cursor* read on after its handlers.

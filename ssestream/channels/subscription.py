@@ -24,6 +24,7 @@ from .publication import CLOSE, Batch, News, Publication
 #: Reasons in the log for the end of a stream. The name of the channel follows.
 WAS_CUT = "cut() took away its access to the channel"
 MAY_BE_CUT = "entries that are lost may have taken away its access to the channel"
+UNHEARD_CUT = "it subscribed while the broker was away, and may have lost its access to the channel"
 WAS_CLOSED = "close_channel() ended the streams of the channel"
 
 #: The numbers of the publications that a cursor without a filter withholds.
@@ -95,8 +96,9 @@ class Cursor:
         self.cohort: Cohort | None = None
         self.seat: Direct | None = None
         #: The end of the log when the stream subscribed. Control frames up to there are older than
-        #: the subscription, and do not concern it. None if the broker could not tell the end; then
-        #: the cursor obeys every control frame. The client of a stream that ends by mistake comes
+        #: the subscription, and do not concern it. If the broker could not tell the end, this is
+        #: the position of the listener then. None if the listener had no position either; then the
+        #: cursor obeys every control frame. The client of a stream that ends by mistake comes
         #: back, but a stream that goes on by mistake would keep its access.
         self.subscribed_at: Position | None = None
         #: The end of the log at the last ``"gap"``. The app's snapshot has all events up to there.

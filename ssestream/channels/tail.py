@@ -97,6 +97,10 @@ class Tail:
 
     def add(self, cursor: Cursor) -> None:
         """Add *cursor*, which is not live yet."""
+        if cursor.position is None:
+            # The broker could not tell the end of the log. The listener hears of every entry
+            # after its own position.
+            cursor.subscribed_at = self.position
         if self.position is None:
             self.position = cursor.subscribed_at
         elif self.position == cursor.subscribed_at:
