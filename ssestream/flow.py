@@ -75,7 +75,7 @@ class Flow(Emitter):
     ) -> None:
         super().__init__(call_queue)
         self._connection = connection
-        self.settings = settings
+        self._settings = settings
         # The stream keeps this lock, even when `pipe` moves it to another call queue.
         self._state_lock = self._call_queue.lock
         self._queue = MessageQueue.empty(high_water_mark, settings)
@@ -83,16 +83,16 @@ class Flow(Emitter):
         self._pipes: tuple[Pipe, ...] = ()
         #: The response's buffer, if frames may go past the queue: there is exactly one pipe, it
         #: leads to a response, and nothing waits. `_set_pipes` and `_hold` keep this true.
-        self.output: OutputBuffer | None = None
+        self._output: OutputBuffer | None = None
         self._pumping = False
         self._need_drain = False
         self._ended = self._finished = self._closed = False
         # Whether the last destination has gone and none was piped since. Writes are dropped.
-        self.abandoned = False
+        self._abandoned = False
         # Whether the server has ended the stream. The app cannot know this, so its later writes
         # are no error.
         self._retiring = False
-        # The reason that `close_now` was given; None before that, and after a normal end.
+        # The reason that `_close_now` was given; None before that, and after a normal end.
         self._gone: StreamError | None = None
 
     if TYPE_CHECKING:
@@ -104,14 +104,14 @@ class Flow(Emitter):
         with self._state_lock:
             self._ended = True
             self._set_pipes(self._pipes)
-        self.move_on()
+        self._move_on()
 
     def _attach(self, pipe: Pipe) -> None:
         """Let frames flow through *pipe*. Raises `StreamDestroyed` if the stream is over."""
         with self._state_lock:
             over = self._closed
             if not over:
-                self.abandoned = self._retiring = False
+                self._abandoned = self._retiring = False
                 if self._unpiped:
                     self._unpiped = False
                 pipes = (*self._pipes, pipe)
@@ -120,9 +120,9 @@ class Flow(Emitter):
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
         if not pipe.attach(pipes if len(pipes) == 1 else (pipe,)):
-            self.pipe_closed(pipe)
+            self._pipe_closed(pipe)
         elif self._queue or self._ended or self._need_drain:
-            self.move_on()
+            self._move_on()
 
     def _unpipe(self, destination: Destination | None) -> None:
         """Stop the flow to *destination*; None means all destinations."""
@@ -145,37 +145,37 @@ class Flow(Emitter):
             if belongs and pipe.body is not None:
                 # The stream still ends when its client leaves, unless it is piped elsewhere.
                 Unpiped.of(self, pipe.body)
-        self.move_on()
+        self._move_on()
 
     def _set_pipes(self, pipes: tuple[Pipe, ...]) -> None:
         """Set the pipes. Called under the lock, after any other change of state."""
         self._hold()
         self._pipes = pipes
         if len(pipes) == 1 and not (self._ended or self._closed or self._queue or self._pumping):
-            self.output = pipes[0].buffer
+            self._output = pipes[0].buffer
 
     def _hold(self) -> None:
         """Let no frame go past the queue. Called under the lock."""
-        straight, self.output = self.output, None
+        straight, self._output = self._output, None
         if straight is not None and straight.cohort is not None and straight.direct is not None:
             straight.cohort.leave(straight.direct)
 
-    def write_through(self, frame: bytes, messages: int = 1) -> bool:
+    def _write_through(self, frame: bytes, messages: int = 1) -> bool:
         """Write *frame* (*messages* messages) past the queue. False if it has to be queued."""
-        buffer = self.output
+        buffer = self._output
         if buffer is None or (process.is_job and self._call_queue.is_lost):
             return False
         return buffer.put_if_clear(frame, messages)
 
-    def hand_on(self, frame: bytes) -> None:
+    def _hand_on(self, frame: bytes) -> None:
         """Write *frame*, an event of the channels that this stream follows."""
-        if not self.write_through(frame):
+        if not self._write_through(frame):
             self._enqueue(frame, None)
 
-    def write_uncounted(self, block: bytes) -> None:
+    def _write_uncounted(self, block: bytes) -> None:
         """Write *block*, which does not count as a message."""
         try:
-            if not self.write_through(block, 0):
+            if not self._write_through(block, 0):
                 self._enqueue(block, None)
         except StreamError:  # the app has ended the stream
             pass
@@ -191,12 +191,12 @@ class Flow(Emitter):
             over = self._closed or self._retiring
             if self._ended and not over:
                 raise WriteAfterEnd("write() after end()")
-            lost = over or self.abandoned
+            lost = over or self._abandoned
             # A writer that waits for "drain" never meets the bounds. They are for a writer that
             # goes on after write() returned False.
             told = self._need_drain
             if not lost:
-                if told and self.settings.overflow == "error" and self._is_over(frame):
+                if told and self._settings.overflow == "error" and self._is_over(frame):
                     raise BufferFull(
                         f"{len(self._queue)} messages of {self._queue.bytes} bytes wait already"
                     )
@@ -212,7 +212,7 @@ class Flow(Emitter):
             return False
         if taken:
             self._tell([callback], None)
-        self.move_on()
+        self._move_on()
         with self._state_lock:
             full = self._queue.is_full()
             fills = full and not self._need_drain
@@ -222,7 +222,7 @@ class Flow(Emitter):
             too_many = told and self._is_over()
         if fills and self._is_left_over and not self._pipes:
             never_piped(self._connection)
-        if too_many and self.settings.overflow != "error":
+        if too_many and self._settings.overflow != "error":
             self._overflow()
         return not full
 
@@ -250,7 +250,7 @@ class Flow(Emitter):
 
     def _overflow(self) -> None:
         """Apply the policy ``overflow``: too much waits."""
-        if self.settings.overflow == "drop-oldest":
+        if self._settings.overflow == "drop-oldest":
             self._drop_oldest()
             return
         # Cut only the clients that hold up the others. They reconnect and resume.
@@ -267,7 +267,7 @@ class Flow(Emitter):
         if self._connection is not None:
             if not (full or self._closed or self._is_left_over):  # it was not piped yet
                 burst(None)
-            self.close_now(None, BufferFull("more waited than is allowed"), cut=False)
+            self._close_now(None, BufferFull("more waited than is allowed"), cut=False)
         else:
             # There is no client to cut, and one may still come.
             self._drop_oldest()
@@ -278,7 +278,7 @@ class Flow(Emitter):
         registry.count("dropped", len(dropped))
         self._tell(dropped, BufferFull("dropped, as newer messages came"))
 
-    def move_on(self) -> None:
+    def _move_on(self) -> None:
         """Move frames on: in this thread, or in another one if a destination may block."""
         if all(pipe.body is not None for pipe in self._pipes):
             self._pump()
@@ -318,7 +318,7 @@ class Flow(Emitter):
             # As in Node: unpipe the destination that fails, and keep the others.
             self._emit_soon("error", error)
             if pipe.never_blocks:  # a response: the app has ended it
-                self.pipe_closed(pipe)
+                self._pipe_closed(pipe)
             else:
                 self.unpipe(pipe.destination)
             return error if isinstance(error, GreenletExit) else None
@@ -348,7 +348,7 @@ class Flow(Emitter):
                 pipe.detach(ending=True)
             self._emit_soon("close")
 
-    def pipe_closed(self, pipe: Pipe) -> None:
+    def _pipe_closed(self, pipe: Pipe) -> None:
         """Drop *pipe*, because its destination has closed."""
         with self._state_lock:
             if pipe not in self._pipes:
@@ -357,23 +357,23 @@ class Flow(Emitter):
             last = not self._pipes
         pipe.detach()
         if not last:
-            self.move_on()
+            self._move_on()
         elif self._connection is not None:
-            self.close_now(None, disconnected(), cut=False)
+            self._close_now(None, disconnected(), cut=False)
         else:
             with self._state_lock:
-                self.abandoned = not self._pipes
+                self._abandoned = not self._pipes
                 owed = self._need_drain
             self._drop(disconnected())
             if owed:
                 self._emit_soon("drain")
 
-    def unpiped_closed(self) -> None:
+    def _unpiped_closed(self) -> None:
         """Close the stream if it was not piped again: its client has left after an unpipe."""
         if not self._pipes:
-            self.close_now(None, disconnected(), cut=False)
+            self._close_now(None, disconnected(), cut=False)
 
-    def pipe_retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
+    def _pipe_retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
         """Drop *pipe*, because its response ends. Returns the frames that it still has to send.
 
         The list is empty if other destinations remain: the frames then wait for these.
@@ -387,18 +387,18 @@ class Flow(Emitter):
             if last:
                 self._retiring = True
                 entries = self._queue.clear()
-                self.abandoned = True
+                self._abandoned = True
         pipe.detach()
         if not last:
-            self.move_on()
+            self._move_on()
             return []
         dropped = StreamDestroyed("the stream was refused") if dropping else None
         self._tell([callback for _, callback in entries], dropped)
         if self._connection is not None:
-            self.close_now(None, ClientDisconnected("the server ended the stream"), cut=False)
+            self._close_now(None, ClientDisconnected("the server ended the stream"), cut=False)
         return [frame for frame, _ in entries]
 
-    def has_room(self) -> bool:
+    def _has_room(self) -> bool:
         """Whether at least half of the bounds is free. If not, ``drain`` will come.
 
         A subscription that reads from a log then stops, and reads on later.
@@ -408,11 +408,11 @@ class Flow(Emitter):
             self._need_drain = self._need_drain or not room
             return room
 
-    def waiting_bytes(self) -> int:
+    def _waiting_bytes(self) -> int:
         """Bytes that wait in the queue."""
         return self._queue.bytes
 
-    def close_now(self, error: BaseException | None, reason: StreamError, cut: bool) -> None:
+    def _close_now(self, error: BaseException | None, reason: StreamError, cut: bool) -> None:
         """Drop the queue and emit ``close``, after ``error`` if there is an *error*.
 
         *reason* is for late writers. With *cut*, the destinations are destroyed.

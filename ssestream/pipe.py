@@ -35,15 +35,14 @@ class Destination(Protocol):
 class Source(Protocol):
     """The stream, as far as a pipe knows it."""
 
-    @property
-    def call_queue(self) -> CallQueue: ...
+    _call_queue: CallQueue
 
     def unpipe(self, destination: Destination, /) -> object: ...
-    def move_on(self) -> None: ...
-    def waiting_bytes(self) -> int: ...
-    def pipe_closed(self, pipe: "Pipe") -> None: ...
-    def pipe_retired(self, pipe: "Pipe", dropping: bool) -> list[bytes]: ...
-    def unpiped_closed(self) -> None: ...
+    def _move_on(self) -> None: ...
+    def _waiting_bytes(self) -> int: ...
+    def _pipe_closed(self, pipe: "Pipe") -> None: ...
+    def _pipe_retired(self, pipe: "Pipe", dropping: bool) -> list[bytes]: ...
+    def _unpiped_closed(self) -> None: ...
 
 
 class Pipe(Inlet):
@@ -159,13 +158,13 @@ class Pipe(Inlet):
             return
         self._stop_listening()
         if self._ending and hasattr(destination, "end"):
-            self.source.call_queue.call_soon(destination.end)
+            self.source._call_queue.call_soon(destination.end)
         self.tell("unpipe")
         if destroying and hasattr(destination, "destroy"):
             if self.never_blocks:
                 destination.destroy()
             else:
-                self.source.call_queue.call_soon(destination.destroy)
+                self.source._call_queue.call_soon(destination.destroy)
 
     def tell(self, event: str) -> None:
         """Let the destination emit *event*, ``"pipe"`` or ``"unpipe"``, with the stream."""
@@ -175,25 +174,25 @@ class Pipe(Inlet):
             if destination._is_heard(event):
                 destination._emit_soon(event, self.source)
         elif callable(getattr(destination, "emit", None)):
-            self.source.call_queue.call_soon(destination.emit, event, self.source)
+            self.source._call_queue.call_soon(destination.emit, event, self.source)
 
     # -- calls and events from the destination
 
     def drained(self, *args: object) -> None:
         self._ready = True
-        self.source.move_on()
+        self.source._move_on()
 
     def closed(self, *args: object) -> None:
         if self._ending:
             self.tell("unpipe")
         else:
-            self.source.pipe_closed(self)
+            self.source._pipe_closed(self)
 
     def retired(self, dropping: bool) -> list[bytes]:
-        return self.source.pipe_retired(self, dropping)
+        return self.source._pipe_retired(self, dropping)
 
     def waiting(self) -> int:
-        return self.source.waiting_bytes()
+        return self.source._waiting_bytes()
 
     def _let_go(self, *args: object) -> None:
         self.source.unpipe(self.destination)
@@ -240,4 +239,4 @@ class Unpiped(Inlet):
                 unpiped.closed()
 
     def closed(self) -> None:
-        self._source.unpiped_closed()
+        self._source._unpiped_closed()

@@ -87,7 +87,7 @@ class _Drawer:
         self._start()
 
     def _start(self) -> None:
-        loop = self._stream.call_queue.loop
+        loop = self._stream._call_queue.loop
         if loop.cooperative:
             loop.spawn(self._enter)
         else:
@@ -114,7 +114,7 @@ class _Drawer:
             self._loop = current_loop()
             self._drained = Event()
         try:
-            run_logged(self._draw, context=self._context, origin=self._stream.call_queue.origin)
+            run_logged(self._draw, context=self._context, origin=self._stream._call_queue.origin)
         finally:
             with self._lock:
                 # Also forget the loop. A callback in the hub's loop may refer to this object,
@@ -143,11 +143,11 @@ class _Drawer:
             if isinstance(error, GreenletExit) and self._over():
                 return
             if stream.listeners("error"):
-                log_failure(stream.call_queue.origin, "the source of a pipeline failed")
+                log_failure(stream._call_queue.origin, "the source of a pipeline failed")
             stream.destroy(error)
 
     def _over(self) -> bool:
-        return self._stopped or self._stream.destroyed or self._stream.abandoned
+        return self._stopped or self._stream.destroyed or self._stream._abandoned
 
     def _go_on(self) -> None:
         self._in_hub(lambda: self._drained.set())
@@ -163,7 +163,7 @@ class _Drawer:
             self.close_source()
         else:
             self._in_hub(lambda: self._greenlet and self._greenlet.kill(block=False))
-        self._stream.close_now(None, StreamDestroyed("the pipeline is over"), cut=True)
+        self._stream._close_now(None, StreamDestroyed("the pipeline is over"), cut=True)
 
     def _in_hub(self, function: Any) -> None:
         with self._lock:
@@ -173,4 +173,4 @@ class _Drawer:
     def close_source(self) -> None:
         close = getattr(self._source, "close", None)
         if callable(close):
-            run_logged(close, context=self._context, origin=self._stream.call_queue.origin)
+            run_logged(close, context=self._context, origin=self._stream._call_queue.origin)

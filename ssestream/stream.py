@@ -186,7 +186,7 @@ class SseStream(Flow):
             self._check_id(frame)
         if len(frame) > LARGE:
             frame = shared.large(frame)
-        return (callback is None and self.write_through(frame)) or self._queue_up(frame, callback)
+        return (callback is None and self._write_through(frame)) or self._queue_up(frame, callback)
 
     def write_message(
         self,
@@ -210,7 +210,7 @@ class SseStream(Flow):
             frame = plain_bytes(frame)
         if self._channels is not None:
             self._check_id(frame)
-        return self.write_through(frame) or self._queue_up(frame, None)
+        return self._write_through(frame) or self._queue_up(frame, None)
 
     def end(self, message: Message | None = None) -> None:
         """Take no more writes. The queue is delivered first, then the response ends.
@@ -232,7 +232,7 @@ class SseStream(Flow):
         """
         if error is not None and not isinstance(error, BaseException):
             raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
-        self.close_now(error, StreamDestroyed("the stream was destroyed"), cut=True)
+        self._close_now(error, StreamDestroyed("the stream was destroyed"), cut=True)
 
     # -- the readable half
 
@@ -274,7 +274,7 @@ class SseStream(Flow):
         pipe = Pipe(self, destination, end)
         pipe.greet()
         if pipe.body is not None:
-            pipe.body.settings = self.settings
+            pipe.body.settings = self._settings
             # The stream of one client shares the call queue of its response, so that the events of
             # both come in one order. A stream of many clients keeps its own call queue: a slow
             # handler of one client must not delay it.
@@ -310,7 +310,7 @@ class SseStream(Flow):
         try:
             connection = self._connection or Connection()
             self.pipe(outgoing)
-            body.open(connection, self.settings, self._client)
+            body.open(connection, self._settings, self._client)
             yield from body
         finally:
             with self._state_lock:
@@ -326,7 +326,7 @@ class SseStream(Flow):
         if self._connection is not None:
             for body in self._iterated:
                 body.close()
-            self.close_now(None, disconnected(), cut=False)
+            self._close_now(None, disconnected(), cut=False)
             self._call_queue.run()
 
     def _check_id(self, frame: bytes) -> None:
@@ -347,11 +347,11 @@ class SseStream(Flow):
 
     # -- the request and the channels of the stream
 
-    def leads_to(self, response: object) -> bool:
+    def _leads_to(self, response: object) -> bool:
         """Whether the stream is piped into *response*."""
         return any(pipe.destination is response for pipe in self._pipes)
 
-    def is_forgotten(self, response: Any) -> bool:
+    def _is_forgotten(self, response: Any) -> bool:
         """Whether a view returned *response* and forgot to pipe the stream into it."""
         elsewhere = any(pipe.body is None for pipe in self._pipes)
         if self._closed or self._unpiped or self._iterated or elsewhere:
@@ -369,11 +369,11 @@ class SseStream(Flow):
         # A view may write all events by hand, and use the stream for its `last_event_id` alone.
         return not (body.inlets or response.writable_length or is_event_stream)
 
-    def request_over(self) -> None:
+    def _request_over(self) -> None:
         """Close the stream: its request is over, and the answer does not carry the stream."""
         if not self._iterated:
             reason = StreamDestroyed("the request of this stream is over, and has not sent it")
-            self.close_now(None, reason, cut=True)
+            self._close_now(None, reason, cut=True)
 
     def _belongs_to(self, channels: object) -> bool:
         """Let the stream follow *channels*. False if it follows another `Channels` object."""

@@ -19,7 +19,7 @@ class Watched(SseStream):
     def _enqueue(self, frame: bytes, callback: Any) -> bool:
         result = super()._enqueue(frame, callback)
         self.most_messages = max(self.most_messages, self.writable_length)
-        self.most_bytes = max(self.most_bytes, self.waiting_bytes())
+        self.most_bytes = max(self.most_bytes, self._waiting_bytes())
         return result
 
 

@@ -142,7 +142,7 @@ class Cohort:
             cursor.cohort = sender.buffer.cohort = self
             cursor.tail.apart.discard(cursor)
             # Another thread may have changed the stream since the caller looked at it.
-            if not cursor.simple or cursor.stream.output is not sender.buffer:
+            if not cursor.simple or cursor.stream._output is not sender.buffer:
                 self.leave(sender)
 
     def leave(self, sender: Direct) -> None:
@@ -189,7 +189,7 @@ def broadcast(tail: Tail, parcel: Parcel, cursors: Iterable[Cursor], loop: Loop)
     wakes: list[Callable[[None], object]] = []
     cohort: Cohort | None = None
     for cursor in cursors:
-        buffer = cursor.stream.output if cursor.simple else None
+        buffer = cursor.stream._output if cursor.simple else None
         # Read the private attribute `_position` for speed: outside of a cohort, `_position` is
         # the position. Ask the buffer for the cohort, which may be a cohort of another channel.
         if buffer is None or buffer.cohort is not None or cursor._position != before:

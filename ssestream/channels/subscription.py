@@ -316,8 +316,8 @@ class Subscription:
             if self.closed or not self.cursors or not self.has_begun:
                 return
             place = self._id()
-            if self.stream.settings.id_blocks and place != known:
-                self.stream.write_uncounted(id_block(place))
+            if self.stream._settings.id_blocks and place != known:
+                self.stream._write_uncounted(id_block(place))
 
     def deliver_now(self, cursor: Cursor, batch: Batch) -> bool:
         """Give the stream the whole *batch*, if this is possible without a look at each
@@ -333,7 +333,7 @@ class Subscription:
                 or not self._pushes
                 or self.closed
                 or cursors != (cursor,)
-                or not self.stream.write_through(batch.frames, batch.messages)
+                or not self.stream._write_through(batch.frames, batch.messages)
             ):
                 return False
             cursor.position = batch.after
@@ -427,7 +427,7 @@ class Subscription:
 
     def _push(self, frame: bytes) -> None:
         if self._pushes:
-            self.stream.hand_on(frame)
+            self.stream._hand_on(frame)
         else:
             self.stream.push(frame)
 
@@ -445,14 +445,14 @@ class Subscription:
     def _fits(self, frame: bytes) -> bool:
         """Whether *frame* fits in the stream. If not, the stream emits ``"drain"`` later."""
         stream = self.stream
-        if not stream.has_room():
+        if not stream._has_room():
             return False
         if not stream.writable_need_drain:
             return True
         # The stream should drain first, and a frame beyond its bounds would cut it. So accept
         # only a frame that fits in half of the bytes.
-        waiting = stream.waiting_bytes()
-        return not waiting or waiting + len(frame) <= stream.settings.max_bytes // 2
+        waiting = stream._waiting_bytes()
+        return not waiting or waiting + len(frame) <= stream._settings.max_bytes // 2
 
     def _with_id(self, frame: bytes) -> bytes:
         return with_id(frame, self._id().encode())

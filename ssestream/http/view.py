@@ -32,13 +32,13 @@ _KEY = "ssestream.streams"
 class Belonging(Protocol):
     """A stream that belongs to a request: the part that this module needs."""
 
-    def leads_to(self, response: object) -> bool:
+    def _leads_to(self, response: object) -> bool:
         """Whether the stream is piped into *response*."""
 
-    def is_forgotten(self, response: object) -> bool:
+    def _is_forgotten(self, response: object) -> bool:
         """Whether a view returned *response* and forgot to pipe the stream into it."""
 
-    def request_over(self) -> None:
+    def _request_over(self) -> None:
         """End the stream, because its request is over and no response sends the stream."""
 
 
@@ -89,12 +89,14 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
         cancelled_with_view(tasks)
     body = getattr(response, "response", None)
     left = [
-        stream for stream in _take_streams() if stream is not body and not stream.leads_to(response)
+        stream
+        for stream in _take_streams()
+        if stream is not body and not stream._leads_to(response)
     ]
     if not left:
         return
     # Each of them is asked, since it notes what the answer is.
-    forgotten = [stream for stream in left if stream.is_forgotten(response)]
+    forgotten = [stream for stream in left if stream._is_forgotten(response)]
     if forgotten:
         never_piped()
     end = functools.partial(_end, left)
@@ -112,7 +114,7 @@ def _over(sender: object, **extra: object) -> None:
 
 def _end(streams: list[Belonging]) -> None:
     for stream in streams:
-        stream.request_over()
+        stream._request_over()
 
 
 request_finished.connect(_answered)

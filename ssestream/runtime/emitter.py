@@ -57,13 +57,9 @@ class Emitter(Uncopyable, pyee.EventEmitter):
         super().__init__()
         # Most emitters have no handlers, and share one empty table.
         self._events: dict[str, Any] = _NO_HANDLERS
+        # The queue in which the emitter's events and callbacks wait for their turn.
         self._call_queue = call_queue or CallQueue()
         self._followers: tuple[Follower, ...] = ()
-
-    @property
-    def call_queue(self) -> CallQueue:
-        """The queue in which the emitter's events and callbacks wait for their turn."""
-        return self._call_queue
 
     def _is_lost(self) -> bool:
         """Whether this process is a job, and the emitter is a copy of its parent's."""
