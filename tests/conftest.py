@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import Actor
-from tests.redis_server import RedisServer
-from tests.servers import Server
+from tests.kit.brokers import Actor
+from tests.kit.redis_server import RedisServer
+from tests.kit.servers import Server
 
 HERE = Path(__file__).parent
 NODE_MODULES = HERE / "node" / "node_modules"
@@ -137,7 +137,7 @@ def redis_server(start_redis: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 def actor() -> Iterator[Callable[..., Actor]]:
-    """Start a function of `tests.live.brokers` in a process; all end with the test."""
+    """Start a function of `tests.servers.apps.brokers` in a process; all end with the test."""
     actors: list[Actor] = []
 
     def start(*args: str, **env: str) -> Actor:
@@ -151,7 +151,10 @@ def actor() -> Iterator[Callable[..., Actor]]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
-    """Start real servers: ``serve("gevent", "tests.live.app:app")``; all end with the test."""
+    """Start real servers, such as ``serve("gevent", "tests.servers.apps.app:app")``.
+
+    All end with the test.
+    """
     servers: list[Server] = []
 
     def start(*args: Any, **kwargs: Any) -> Server:

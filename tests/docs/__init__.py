@@ -1,0 +1,1 @@
+"""What the documentation and the benchmarks say is true."""

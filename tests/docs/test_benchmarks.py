@@ -1,0 +1,145 @@
+"""The benchmarks' own check of every delivery, which must be able to fail."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import measure
+from benchmarks.contenders import CONTENDERS, build
+from benchmarks.measures import Measuring, Plan, Record, visits
+from benchmarks.promises import Promise
+from benchmarks.report import Numbers, spread, text
+from benchmarks.servers import Contender, running
+from tests.conftest import _missing
+from tests.kit.servers import ROOT
+
+CLIENTS = 20
+QUICK = Plan(frozenset({"fanout", "burst"}), (CLIENTS,), seconds=0.1, warm_up=0.02)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    if shutil.which("cc") is None:
+        _missing("a C compiler", "install Debian's gcc and libc6-dev")
+    build(npm=False)
+
+
+def faulty(fault: str) -> Contender:
+    program = ROOT / "tests" / "servers" / "apps" / "faults.py"
+    command = (sys.executable, str(program), "{port}", "{control}", "{text}", fault)
+    return Contender("faulty", "makes mistakes", command)
+
+
+def burst(fault: str) -> Record:
+    with running(faulty(fault), patience=0.2) as (server, load):
+        measuring = Measuring(server, load, QUICK)
+        measuring.connect(CLIENTS)
+        return measuring.run("burst", CLIENTS, 8)
+
+
+@pytest.mark.server
+def test_each_client_of_each_contender_gets_every_message() -> None:
+    names = ["ours-gevent", "generator", "floor"]
+    records = measure(names, QUICK, rounds=1, quiet=True)
+    found = {(record["contender"], record["measure"]) for record in records}
+    assert found == {(name, kind) for name in names for kind in ("fanout", "burst")}
+    for record in records:
+        assert record["wrong"] == {}, record
+        assert record["deliveries"] >= 3 * CLIENTS
+        assert record["rate"] > 0
+        assert record["cpu"] > 0
+    tables = text({"records": records, "left_out": {}})
+    assert "deliveries checked" in tables
+    assert "WRONG" not in tables
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("fault", "count"),
+    [
+        ("drop", "missing"),
+        ("drop the last", "missing"),
+        ("double", "doubles"),
+        ("double late", "doubles"),
+        ("reorder", "late"),
+        ("cut", "broken"),
+        ("hang up", "hung_up"),
+    ],
+)
+def test_a_mistake_towards_one_client_of_twenty_is_seen(fault: str, count: str) -> None:
+    record = burst(fault)
+    assert record["wrong"].get(count, 0) >= 1, record
+    record = {"round": 0, "contender": "floor", "doubts": [], **record}
+    tables = text({"records": [record], "left_out": {}})
+    assert f"{count}: " in tables
+    assert "WRONG" in tables
+    assert Numbers([record]).of(("burst", CLIENTS, "rate"), "floor") == []
+
+
+@pytest.mark.server
+def test_a_server_without_a_mistake_has_no_fault() -> None:
+    assert burst("none")["wrong"] == {}
+
+
+@pytest.mark.server
+def test_nothing_is_left_of_a_server_that_was_measured() -> None:
+    with running(CONTENDERS["floor"]) as (server, load):
+        load.do("connect", 3, 3)
+        pids = server.processes()
+    assert pids
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.server
+def test_the_server_and_its_clients_are_bound_to_different_cores_where_there_are_two() -> None:
+    available = sorted(os.sched_getaffinity(0))
+    with running(CONTENDERS["floor"]) as (server, load):
+        assert os.sched_getaffinity(server.process.pid) == {available[0]}
+        assert os.sched_getaffinity(load.pid) == {available[-1]}
+    assert sorted(os.sched_getaffinity(0)) == available
+
+
+def rates(**by_contender: list[float]) -> Numbers:
+    return Numbers(
+        {
+            "round": number,
+            "contender": name,
+            "measure": "fanout",
+            "clients": 1000,
+            "rate": rate,
+            "wrong": {},
+        }
+        for name, rounds in by_contender.items()
+        for number, rate in enumerate(rounds)
+    )
+
+
+def test_a_ratio_is_made_within_a_round() -> None:
+    # The machine was half as fast in the second: only who is divided first and then compared
+    # sees that nothing else has changed.
+    numbers = rates(ours=[300.0, 150.0], theirs=[100.0, 50.0])
+    ratios = numbers.ratios(("fanout", 1000, "rate"), "ours", "theirs")
+    assert ratios == [3.0, 3.0]
+    assert spread(ratios) == "3.00 (3.00 to 3.00)"
+
+
+def test_a_round_that_one_of_two_was_not_in_makes_no_ratio() -> None:
+    numbers = rates(ours=[300.0, 150.0], theirs=[100.0])
+    assert numbers.ratios(("fanout", 1000, "rate"), "ours", "theirs") == [3.0]
+
+
+def test_a_promise_is_kept_up_to_its_bound() -> None:
+    least = Promise("fanout", 1000, "rate", "ours-gevent", "generator", least=1.3)
+    most = Promise("memory", 10_000, "own", "ours-gevent", None, most=16)
+    assert [least.kept_by(value) for value in (1.29, 1.3, 1.31)] == [False, True, True]
+    assert [most.kept_by(value) for value in (15.9, 16, 16.1)] == [True, True, False]
+
+
+def test_a_plan_visits_only_what_it_measures() -> None:
+    assert visits(Plan(frozenset({"burst"}))) == ["broadcasts"]
+    assert visits(Plan(frozenset({"memory", "stream"}))) == ["single", "crowd"]
+    assert Plan(frozenset({"burst"})).clients_of("fanout") == set()
+    assert Plan(frozenset({"burst"}), (7,)).clients_of("burst") == {7}

@@ -1,0 +1,120 @@
+"""The recipes of docs/servers.rst for servers that are not gunicorn, as they stand there."""
+
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.docs.test_docs import blocks
+from tests.kit.servers import ROOT, Client, Server, free_port
+from tests.servers.test_shutdown import SOON, ended_cleanly, streams
+
+pytestmark = pytest.mark.server
+
+RECIPES = [code for code in blocks(ROOT / "docs" / "servers.rst", "python") if "drain()" in code]
+
+CLIENTS = 200
+
+
+class Script(Server):
+    """A server that a script runs, and that says nothing of itself."""
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-c", self._app]
+
+    def _listening(self) -> re.Match[str] | None:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return None
+        return re.search(r":(\d+)", self.url[len("http:") :])
+
+
+@pytest.fixture(params=["pywsgi", "flask"])
+def server(
+    request: pytest.FixtureRequest, serve: Callable[..., Server], tmp_path: Path
+) -> Callable[..., Server]:
+    """Start the server of one recipe."""
+
+    def pywsgi(**env: str) -> Server:
+        (recipe,) = (code for code in RECIPES if "WSGIServer" in code)
+        port = free_port()
+        script = (
+            "from gevent import monkey; monkey.patch_all()\n\n"
+            f"{recipe}\n\n"
+            "from tests.servers.apps.app import app\n"
+            f"serve(app, ('127.0.0.1', {port}))\n"
+        )
+        started.append(Script("pywsgi", script, port=port, env=env).start())
+        return started[-1]
+
+    def flask(**env: str) -> Server:
+        (recipe,) = (code for code in RECIPES if "WSGIServer" not in code)
+        (tmp_path / "drained.py").write_text(
+            f"{recipe}\n\nfrom tests.servers.apps.app import app\ndrain_on_sigterm()\n"
+        )
+        return serve("flask", "drained:app", env={**env, "PYTHONPATH": f"{ROOT}:{tmp_path}"})
+
+    started: list[Server] = []
+    yield {"pywsgi": pywsgi, "flask": flask}[request.param]
+    for each in started:
+        each.stop()
+
+
+def ended_after(server: Server, began: float) -> float:
+    assert server.process is not None
+    assert server.process.wait(10) == 0, server.log()
+    return time.monotonic() - began
+
+
+def test_on_sigterm_every_stream_ends_cleanly_and_the_process_soon_after(
+    server: Callable[..., Server],
+) -> None:
+    running = server()
+    clients = streams(running, CLIENTS)
+    assert running.process is not None
+    began = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    seconds = ended_after(running, began)
+    pauses = ended_cleanly(running, clients)
+    assert seconds < SOON
+    assert len(set(pauses)) > CLIENTS / 2
+    assert "Traceback" not in running.log()
+
+
+def test_so_it_does_with_clients_that_never_read(server: Callable[..., Server]) -> None:
+    running = server()
+    stalled = [
+        Client(running.port, receive_buffer=4096).get(f"/flood?key=f{number}")
+        for number in range(20)
+    ]
+    for number in range(20):
+        running.wait_for(event="open", key=f"f{number}")
+    clients = streams(running, 20)
+    assert running.process is not None
+    began = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    assert ended_after(running, began) < SOON
+    ended = sorted(event["key"] for event in running.events(event="close"))
+    assert ended == sorted(f"{kind}{number}" for kind in "fs" for number in range(20))
+    for client in clients:
+        assert client.read_until(b"0\r\n\r\n")
+    for client in stalled:
+        client.fin()
+
+
+def test_a_stop_right_after_the_start_is_no_error(server: Callable[..., Server]) -> None:
+    running = server()
+    assert running.process is not None
+    began = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    # By the recipe, or, before that has taken the signal, by the system.
+    assert running.process.wait(10) in (0, -signal.SIGTERM)
+    assert time.monotonic() - began < SOON
+    assert "Traceback" not in running.log()

@@ -1,0 +1,108 @@
+"""Who uses brokers in the tests, beside the test itself."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ssestream.brokers.broker import Broker, Position, Slice
+from tests.kit.servers import PATIENCE, ROOT
+
+NEVER = Position("", 0)
+LOTS = 1 << 30
+
+
+class Actor:
+    """A process that uses a broker."""
+
+    def __init__(self, *args: str, **env: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.servers.apps.brokers", *args],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def next(self, key: str) -> Any:
+        """The next that it tells, which is of *key*."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"it ended with {self.process.wait()}"
+        return json.loads(line.partition(b"@event ")[2])[key]
+
+    def knock(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def tells(self) -> list[dict[str, Any]]:
+        """All that it tells until its end, which is a good one."""
+        assert self.process.stdout is not None
+        lines = self.process.stdout.read().splitlines()
+        assert self.process.wait() == 0
+        return [json.loads(line.partition(b"@event ")[2]) for line in lines]
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
+
+
+class Elsewhere:
+    """What *function* gives in a plain thread."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._result: list[Any] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(function, args), daemon=True)
+        self._thread.start()
+
+    def _run(self, function: Callable[..., Any], args: Any) -> None:
+        try:
+            self._result.append(function(*args))
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        self._thread.join(PATIENCE)
+        assert self.over, "it hangs"
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+
+def news(broker: Broker, positions: Mapping[str, Position]) -> dict[str, Slice]:
+    """What `wait` gives when it gives something."""
+    while not (found := broker.wait(positions)):
+        pass
+    return found
+
+
+def frames(piece: Slice) -> list[bytes]:
+    return [entry.frame for entry in piece.entries]
+
+
+def plain(piece: Slice) -> tuple[str, int, int, list[tuple[int, bytes]]]:
+    """Without checks and bounds."""
+    return (*piece[:3], [entry[:2] for entry in piece.entries])
+
+
+def plainly(news: Mapping[str, Slice]) -> dict[str, tuple[str, int, int, list[tuple[int, bytes]]]]:
+    return {name: plain(piece) for name, piece in news.items()}
+
+
+def everything(broker: Broker, channel: str) -> Slice:
+    return broker.read(channel, 0, LOTS, LOTS)

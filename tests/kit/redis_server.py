@@ -1,0 +1,98 @@
+"""A real Redis on a free port, to be stopped, killed, frozen and started again."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import redis
+
+from tests.kit.servers import free_port, wait_until
+
+
+class RedisServer:
+    """One redis-server process and its data. *durable* is an append-only file that is
+    written through to the disk before anything is acknowledged.
+    """
+
+    def __init__(
+        self,
+        executable: str,
+        *args: str,
+        durable: bool = False,
+        tls: bool = False,
+        configuration: str = "",
+    ) -> None:
+        self.port = free_port()
+        self.folder = tempfile.mkdtemp(prefix="ssestream-redis-")
+        # A sentinel keeps what it learns there.
+        file = Path(self.folder) / "redis.conf"
+        file.write_text(configuration)
+        self._tls = tls
+        self._command = [executable, str(file), "--bind", "127.0.0.1", "--dir", self.folder]
+        if tls:
+            self._command += ["--port", "0", "--tls-port", str(self.port)]
+        else:
+            self._command += ["--port", str(self.port)]
+        self._command += ["--save", "", *args]
+        if durable:
+            self._command += ["--appendonly", "yes", "--appendfsync", "always"]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> "RedisServer":
+        """On the same port and the same data as before."""
+        with (Path(self.folder) / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(self._answers, "Redis to answer")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (Path(self.folder) / "log").read_text()
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
+                if self._tls:
+                    return True
+                connection.sendall(b"PING\r\n")
+                # With a password it says no, which is an answer.
+                return not connection.recv(100).startswith(b"-LOADING")
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        """As an operator does."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As a failing machine does, or one without memory."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def remove(self) -> None:
+        self._end(signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def client(self, **options: object) -> "redis.Redis":
+        """For what a test asks or does behind the broker's back."""
+        return redis.Redis(host="127.0.0.1", port=self.port, **options)  # type: ignore[arg-type]
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(20)
+            self.process = None

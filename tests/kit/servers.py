@@ -1,0 +1,267 @@
+"""Real servers in processes of their own, and raw clients to treat them badly."""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gunicorn.config import make_settings
+
+ROOT = Path(__file__).parents[2]
+
+#: The servers on which the client's socket is in reach.
+SERVERS = ("gevent", "gevent_pywsgi", "gthread", "sync", "pywsgi", "flask", "SseWorker")
+
+PATIENCE = 20.0
+
+#: For a gunicorn that would make a socket to be spoken to by; 23 does not know of it.
+NO_CONTROL_SOCKET = ("--no-control-socket",) if "control_socket_disable" in make_settings() else ()
+
+
+def _stay_deaf(number: int, frame: Any) -> None:
+    """Do as `signal.SIG_IGN` does, in this process alone."""
+
+
+# A shell starts a background job with these two signals ignored. An ignored signal stays ignored
+# in every program that the job starts, and tests stop such programs by these signals. A function
+# as the handler is not passed on: the programs begin with the defaults.
+for _number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _stay_deaf)
+
+
+_PYWSGI = """
+from gevent import monkey; monkey.patch_all()
+import importlib, sys
+from gevent.pywsgi import WSGIServer
+module, _, name = sys.argv[1].partition(":")
+server = WSGIServer(("127.0.0.1", 0), getattr(importlib.import_module(module), name), log=None)
+server.start()
+print("Listening at: http://127.0.0.1:%d" % server.server_port, file=sys.stderr, flush=True)
+server.serve_forever()
+"""
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """Return what *condition* gives as soon as that is true; fail after *seconds*."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.005)
+    return result
+
+
+class Server:
+    """One server process. *kind* is one of `SERVERS`, ``"waitress"`` or ``"uvicorn"``."""
+
+    def __init__(
+        self,
+        kind: str,
+        app: str,
+        *,
+        env: dict[str, str] | None = None,
+        args: tuple[str, ...] = (),
+        port: int = 0,
+        threads: int = 64,
+    ) -> None:
+        self.kind = kind
+        self._app = app
+        self._args = args
+        self.env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **(env or {})}
+        self._threads = threads
+        self.port = port
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._text = b""
+
+    def _command(self) -> list[str]:
+        python = sys.executable
+        bind = f"127.0.0.1:{self.port}"
+        if self.kind == "pywsgi":
+            return [python, "-c", _PYWSGI, self._app]
+        if self.kind == "flask":
+            port = str(self.port)
+            return [python, "-m", "flask", "--app", self._app, "run", "-p", port, *self._args]
+        if self.kind == "waitress":
+            threads = f"--threads={self._threads}"
+            return [python, "-m", "waitress", f"--listen={bind}", threads, self._app]
+        if self.kind == "uvicorn":
+            return [python, "-m", "uvicorn", "--port", str(self.port), *self._args, self._app]
+        worker = "ssestream.gunicorn.SseWorker" if self.kind == "SseWorker" else self.kind
+        command = [python, "-m", "gunicorn", "-k", worker, "-b", bind, *NO_CONTROL_SOCKET]
+        if self.kind == "gthread":
+            command += ["--threads", str(self._threads)]
+        return [*command, *self._args, self._app]
+
+    def start(self) -> "Server":
+        if self.kind == "waitress" and not self.port:
+            self.port = free_port()
+        self.process = subprocess.Popen(
+            self._command(),
+            cwd=ROOT,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        found = wait_until(self._listening, f"{self.kind} to listen")
+        self.port = int(found[1])
+        if self.kind not in ("pywsgi", "flask", "waitress", "uvicorn"):
+            wait_until(lambda: "Booting worker" in self.log(), "a worker")
+        return self
+
+    def _listening(self) -> re.Match[str] | None:
+        assert self.process is not None
+        assert self.process.poll() is None, f"{self.kind} did not start:\n{self.log()}"
+        return re.search(r"https?://[\w.\[\]:]*?:(\d+)", self.log())
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def log(self) -> str:
+        """Everything that the server and its app have printed so far."""
+        if not self._log.closed:
+            self._text = os.pread(self._log.fileno(), 1 << 26, 0)
+        return self._text.decode(errors="replace")
+
+    def events(self, **match: Any) -> list[dict[str, Any]]:
+        """What the app has told by `servers.apps.tell`, oldest first, where it has *match*."""
+        found = []
+        # What follows the last newline is still being written.
+        for line in self.log().split("\n")[:-1]:
+            _, mark, text = line.partition("@event ")
+            if mark:
+                event = json.loads(text)
+                if all(event.get(key) == value for key, value in match.items()):
+                    found.append(event)
+        return found
+
+    def wait_for(self, **match: Any) -> dict[str, Any]:
+        """The first such event, waited for."""
+        wait_until(lambda: self.events(**match), f"{match} from {self.kind}")
+        return self.events(**match)[0]
+
+    def worker_pid(self) -> int:
+        """The process that serves: gunicorn's worker, or the server itself."""
+        booted = re.findall(r"Booting worker with pid: (\d+)", self.log())
+        assert self.process is not None
+        return int(booted[-1]) if booted else self.process.pid
+
+    def end(self) -> None:
+        """Tell it to stop by itself, so that whatever it has to say is said."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        """End it and its workers, by its own handle and at once.
+
+        How a server stops by itself is for the tests of that: it takes gunicorn a
+        second, and most tests start one.
+        """
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.log()
+        self._log.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Client:
+    """A raw connection: no library that could be kind to the server."""
+
+    def __init__(self, port: int, tls: bool = False, receive_buffer: int | None = None) -> None:
+        self.sock: Any = socket.socket()
+        if receive_buffer is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(("127.0.0.1", port))
+        if tls:
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            self.sock = context.wrap_socket(self.sock)
+        self.received = b""
+
+    def __del__(self) -> None:
+        # A test that is over has left too; a warning of it would say nothing.
+        self.sock.close()
+
+    def get(self, path: str, *headers: str, version: str = "1.1", method: str = "GET") -> "Client":
+        lines = [f"{method} {path} HTTP/{version}", "Host: localhost", *headers]
+        self.sock.sendall("\r\n".join([*lines, "", ""]).encode())
+        return self
+
+    def read_until(self, mark: bytes) -> bytes:
+        """Read until *mark* has come; all that has been received."""
+        while mark not in self.received:
+            data = self.sock.recv(65536)
+            assert data, f"closed before {mark!r} came: {self.received[-500:]!r}"
+            self.received += data
+        return self.received
+
+    def read_to_end(self) -> bytes:
+        while data := self.sock.recv(65536):
+            self.received += data
+        return self.received
+
+    def fin(self) -> None:
+        self.sock.close()
+
+    def rst(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def vanish(self) -> None:
+        """Hear and acknowledge nothing more, and say no word of it, as with Wi-Fi off.
+
+        A filter that takes no packet (SO_ATTACH_FILTER, Linux).
+        """
+        nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(nothing))
+        self.sock.setsockopt(socket.SOL_SOCKET, 26, program)
+
+    def half_close(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+
+def body_of(response: bytes) -> bytes:
+    """The body of a whole HTTP/1.x response, taken out of its chunks."""
+    head, _, rest = response.partition(b"\r\n\r\n")
+    if b"transfer-encoding: chunked" not in head.lower():
+        return rest
+    return b"".join(chunks_of(response))
+
+
+def chunks_of(response: bytes) -> list[bytes]:
+    """The complete chunks of a chunked response."""
+    rest = response.partition(b"\r\n\r\n")[2]
+    chunks = []
+    while b"\r\n" in rest:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        if length == 0 or len(rest) < length:
+            break
+        chunks.append(rest[:length])
+        rest = rest[length + 2 :]
+    return chunks

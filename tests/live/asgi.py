@@ -1,9 +1,0 @@
-"""A WSGI app on ASGI servers, by the adapters that there are."""
-
-from a2wsgi import WSGIMiddleware
-from asgiref.wsgi import WsgiToAsgi
-
-from tests.live.wrong import app
-
-a2wsgi = WSGIMiddleware(app)
-asgiref = WsgiToAsgi(app)

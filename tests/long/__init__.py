@@ -1,0 +1,1 @@
+"""Runs of minutes, and their short forms."""

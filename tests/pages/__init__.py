@@ -1,0 +1,1 @@
+"""The pages of the examples, in a real browser."""

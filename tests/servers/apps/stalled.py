@@ -1,0 +1,117 @@
+"""One writer, and a stream for each client: what it does to those who do not read."""
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import greenlet
+from flask import request
+
+from ssestream import ServerResponse, SseStream, statistics
+from ssestream.gunicorn.sender import Sender
+from ssestream.wire import encode
+from tests.servers.apps.app import app
+
+#: Bytes of a message.
+SIZE = 1024
+
+streams: set[SseStream] = set()
+writers: list[threading.Thread] = []
+
+__all__ = ["app"]
+
+
+#: Bytes of a message of which nothing is said yet.
+EMPTY = len(encode({"id": "0000", "data": ""}))
+
+
+def message(number: int) -> dict[str, str]:
+    return {"id": f"{number:04}", "data": "x" * (SIZE - EMPTY)}
+
+
+@functools.cache
+def frames(count: int) -> list[bytes]:
+    """What the writer sends, which the test makes for itself in the same way."""
+    return [encode(message(number)) for number in range(count)]
+
+
+@app.get("/fan")
+def fan() -> ServerResponse:
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    streams.add(sse_stream)
+    res.on("close", lambda: streams.discard(sse_stream))
+    return res
+
+
+@app.post("/fan")
+def write() -> str:
+    """*count* messages for all, *burst* at a time, with *ms* milliseconds after each burst.
+
+    With *how* they are not serialised once for all, but once for each stream.
+    """
+    count, burst = int(request.args["count"]), int(request.args["burst"])
+    pause = float(request.args["ms"]) / 1000
+    how = request.args.get("how", "push")
+
+    def write_all() -> None:
+        for first in range(0, count, burst):
+            for sse_stream in list(streams):
+                for number in range(first, min(first + burst, count)):
+                    if how == "write":
+                        sse_stream.write(message(number))
+                    else:
+                        sse_stream.push(frames(count)[number])
+            time.sleep(pause)
+
+    writers.append(threading.Thread(target=write_all))
+    writers[-1].start()
+    return "started"
+
+
+@app.get("/state")
+def state() -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(statistics()),
+        "writing": sum(writer.is_alive() for writer in writers),
+        "in_sendall": [
+            *(port for frame in stacks() for port in ports_in_sendall(frame)),
+            *ports_in_hand(),
+        ],
+    }
+
+
+def ports_in_hand() -> Iterator[int]:
+    """The same, where a `Sender` has in hand what its socket does not take."""
+    for each in gc.get_objects():
+        if type(each) is Sender and each._rest is not None:
+            # Its client may just have left.
+            with contextlib.suppress(OSError):
+                yield each.sock.getpeername()[1]
+
+
+def stacks() -> list[FrameType | None]:
+    """Where each thread and each greenlet is."""
+    waiting = [each for each in gc.get_objects() if issubclass(type(each), greenlet.greenlet)]
+    return [*sys._current_frames().values(), *(each.gr_frame for each in waiting)]
+
+
+def ports_in_sendall(frame: FrameType | None) -> Iterator[int]:
+    """The port of the client, where the server has not come back from sending to it."""
+    while frame is not None:
+        # What calls a socket's sendall(): of a plain one that has no frame itself.
+        if frame.f_code.co_filename.endswith("gunicorn/util.py"):
+            try:
+                yield frame.f_locals["sock"].getpeername()[1]
+            except OSError:  # cut by now
+                pass
+            return
+        frame = frame.f_back

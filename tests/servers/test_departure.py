@@ -1,0 +1,248 @@
+"""A departed client is noticed at once, on real servers, with nothing written."""
+
+import http.client
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.kit.servers import SERVERS, Client, Server, wait_until
+
+pytestmark = pytest.mark.server
+
+#: Seconds within which "close" is promised.
+AT_ONCE = 0.1
+
+ROUNDS = 5
+
+_keys = (f"k{number}" for number in itertools.count())
+
+Leave = Callable[[Client], None]
+
+
+def fin(client: Client) -> None:
+    client.fin()
+
+
+def rst(client: Client) -> None:
+    client.rst()
+
+
+def half_close(client: Client) -> None:
+    client.half_close()
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    release = tmp_path_factory.mktemp("release")
+    server = Server(request.param, "tests.servers.apps.app:app", env={"RELEASE_DIR": str(release)})
+    with_server = server.start()
+    yield with_server
+    server.stop()
+
+
+def get_json(server: Server, path: str) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection.request("GET", path, headers={"Connection": "close"})
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer
+
+
+def request_for(key: str) -> bytes:
+    return f"GET /quiet?key={key} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+def departs(server: Server, leave: Leave, behind_at: str | None = None) -> None:
+    """Open a stream, leave it, and see what the server makes of that; some rounds of it."""
+    delays = []
+    clients = []
+    for _ in range(ROUNDS):
+        key, behind = next(_keys), next(_keys)
+        client = Client(server.port)
+        first, second = request_for(key), request_for(behind)
+        # Sent together, the server has read both; sent later, the second waits
+        # in the socket, in front of the FIN.
+        client.sock.sendall(first + second if behind_at == "once" else first)
+        client.read_until(b":ok\n\n")
+        if behind_at == "later":
+            client.sock.sendall(second)
+        left = time.monotonic()
+        leave(client)
+        delays.append(server.wait_for(event="close", key=key)["at"] - left)
+        server.wait_for(event="stream close", key=key)
+        server.wait_for(event="unpipe", key=key)
+        clients.append((client, key, behind))
+    # One slow round may be the machine's; most of them are the promise.
+    assert statistics.median(delays) < AT_ONCE, delays
+    for client, key, behind in clients:
+        assert len(server.events(event="close", key=key)) == 1
+        assert len(server.events(event="unpipe", key=key)) == 1
+        assert not server.events(event="finish", key=key)
+        assert not server.events(event="open", key=behind), "served to somebody who had left"
+        client.fin()
+    timers_are_dead(server, [key for _, key, _ in clients])
+
+
+def timers_are_dead(server: Server, keys: list[str]) -> None:
+    """The timers that "close" cleared do not fire while another one does."""
+    before = get_json(server, "/ticks")
+    wait_until(
+        lambda: get_json(server, "/ticks").get("pulse", 0) >= before.get("pulse", 0) + 5,
+        "a timer that is alive",
+    )
+    after = get_json(server, "/ticks")
+    for key in keys:
+        assert after.get(key, 0) == server.events(event="close", key=key)[0]["ticks"]
+
+
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+def test_a_departed_client_is_noticed_at_once(server: Server, leave: Leave) -> None:
+    departs(server, leave)
+
+
+@pytest.mark.parametrize("behind_at", ["once", "later"])
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+def test_so_is_one_with_a_pipelined_request_behind(
+    server: Server, leave: Leave, behind_at: str
+) -> None:
+    departs(server, leave, behind_at)
+
+
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+def test_so_is_one_that_leaves_before_the_first_byte(server: Any, leave: Leave) -> None:
+    key = next(_keys)
+    client = Client(server.port).get(f"/late?key={key}")
+    server.wait_for(event="in view", key=key)
+    leave(client)
+    (Path(server.env["RELEASE_DIR"]) / key).touch()
+    opened = server.wait_for(event="open", key=key)
+    closed = server.wait_for(event="close", key=key)
+    assert closed["at"] - opened["at"] < AT_ONCE
+    server.wait_for(event="stream close", key=key)
+    client.fin()
+    timers_are_dead(server, [key])
+    assert len(server.events(event="close", key=key)) == 1
+
+
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+def test_so_is_one_of_an_iterated_stream(server: Server, leave: Leave) -> None:
+    key = next(_keys)
+    client = Client(server.port).get(f"/iterated?key={key}")
+    client.read_until(b"data: first\n\n")
+    leave(client)
+    server.wait_for(event="close", key=key)
+    client.fin()
+
+
+def test_a_half_closed_client_sees_the_end(server: Server) -> None:
+    key = next(_keys)
+    client = Client(server.port).get(f"/quiet?key={key}")
+    client.read_until(b":ok\n\n")
+    client.half_close()
+    client.read_to_end()
+    assert b"HTTP/1.1 200 OK" in client.received
+
+
+@pytest.mark.parametrize("behind_at", ["once", "later"])
+def test_a_client_that_stays_is_never_cut_by_mistake(server: Server, behind_at: str) -> None:
+    """A pipelined request behind an open stream is no close and does not spin the CPU."""
+    key, behind = next(_keys), next(_keys)
+    client = Client(server.port)
+    first = f"GET /ticking?key={key}&ms=50&count=30 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    second = f"GET /ended?key={behind} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    client.sock.sendall(first + second.encode() if behind_at == "once" else first)
+    client.read_until(b"id: 2\n")
+    if behind_at == "later":
+        client.sock.sendall(second.encode())
+    client.read_until(b"id: 5\n")
+    process = psutil.Process(server.worker_pid())
+    times = process.cpu_times()
+    busy, began = times.user + times.system, time.monotonic()
+    client.read_until(b"id: 25\n")
+    times = process.cpu_times()
+    share = (times.user + times.system - busy) / (time.monotonic() - began)
+    assert share < 0.5, f"{share:.0%} of a core for a stream of 20 messages a second"
+    client.read_until(b"id: 30\n")
+    server.wait_for(event="finish", key=key)
+    server.wait_for(event="close", key=key)
+    client.fin()
+
+
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+def test_tls_hides_no_departure(
+    serve: Callable[..., Server], certificate: tuple[str, str], leave: Leave
+) -> None:
+    args = ("--certfile", certificate[0], "--keyfile", certificate[1])
+    server = serve("gevent", "tests.servers.apps.app:app", args=args)
+    delays = []
+    for _ in range(ROUNDS):
+        name = next(_keys)
+        client = Client(server.port, tls=True).get(f"/quiet?key={name}")
+        client.read_until(b":ok\n\n")
+        left = time.monotonic()
+        leave(client)
+        delays.append(server.wait_for(event="close", key=name)["at"] - left)
+        client.fin()
+    assert statistics.median(delays) < AT_ONCE, delays
+
+
+@pytest.fixture(scope="module")
+def waitress(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    release = tmp_path_factory.mktemp("release")
+    env = {"RELEASE_DIR": str(release), "SETTINGS": '{"SSESTREAM_HEARTBEAT": 0.2}'}
+    server = Server("waitress", "tests.servers.apps.app:app", env=env)
+    yield server.start()
+    server.stop()
+
+
+@pytest.mark.parametrize("behind_at", [None, "once", "later"])
+@pytest.mark.parametrize("leave", [fin, rst])
+def test_waitress_hides_the_socket_and_the_heartbeat_finds_out(
+    waitress: Server, leave: Leave, behind_at: str | None
+) -> None:
+    key, behind = next(_keys), next(_keys)
+    client = Client(waitress.port)
+    first, second = request_for(key), request_for(behind)
+    client.sock.sendall(first + second if behind_at == "once" else first)
+    client.read_until(b"\n:\n")
+    if behind_at == "later":
+        client.sock.sendall(second)
+    leave(client)
+    waitress.wait_for(event="close", key=key)
+    waitress.wait_for(event="unpipe", key=key)
+    client.fin()
+    timers_are_dead(waitress, [key])
+    assert len(waitress.events(event="close", key=key)) == 1
+
+
+@pytest.mark.parametrize("leave", [fin, rst])
+def test_so_it_does_for_one_that_leaves_before_the_first_byte(waitress: Any, leave: Leave) -> None:
+    key = next(_keys)
+    client = Client(waitress.port).get(f"/late?key={key}")
+    waitress.wait_for(event="in view", key=key)
+    leave(client)
+    (Path(waitress.env["RELEASE_DIR"]) / key).touch()
+    waitress.wait_for(event="close", key=key)
+    client.fin()
+    timers_are_dead(waitress, [key])
+    assert len(waitress.events(event="close", key=key)) == 1
+
+
+def test_to_waitress_a_half_closed_client_is_still_there(waitress: Server) -> None:
+    """It reads nothing while it serves, and what it writes arrives."""
+    key = next(_keys)
+    client = Client(waitress.port).get(f"/quiet?key={key}")
+    client.read_until(b":ok\n\n")
+    client.half_close()
+    client.received = b""
+    client.read_until(b"\n:\n")
+    assert not waitress.events(event="close", key=key)
+    client.fin()
+    waitress.wait_for(event="close", key=key)

@@ -1,0 +1,253 @@
+"""What a stream takes of the descriptors of its process, and what comes of it where none are."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kit.servers import ROOT, Client, Server, wait_until
+
+#: The ways of ``tests.servers.apps.descriptors``.
+WAYS = ("/plain", "/subscribed", "/timed", "/pipeline")
+
+STREAMS = 10
+
+
+def descriptors_of(server: Server) -> int:
+    return len(os.listdir(f"/proc/{server.worker_pid()}/fd"))
+
+
+def opened(server: Server, way: str, count: int) -> list[Client]:
+    clients = [Client(server.port).get(way) for _ in range(count)]
+    for client in clients:
+        client.read_until(b"data: first\n\n")
+    return clients
+
+
+@pytest.fixture
+def few() -> Iterator[Server]:
+    server = Server(
+        "flask", "tests.servers.apps.descriptors:app", env={"DESCRIPTORS": "64"}
+    ).start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread", "flask", "waitress"])
+def test_a_stream_takes_one_descriptor_whatever_feeds_it(kind: str) -> None:
+    """That of its client's socket. What all of them share is there with the first."""
+    server = Server(kind, "tests.servers.apps.descriptors:app").start()
+    try:
+        for way in WAYS:
+            warm = opened(server, way, 1)
+            before = descriptors_of(server)
+            clients = opened(server, way, STREAMS)
+            assert descriptors_of(server) - before == STREAMS, way
+            for client in (*clients, *warm):
+                client.rst()
+            if kind != "waitress":  # which finds by its writes who has left
+                wait_until(lambda n=before: descriptors_of(server) < n, "them to be closed")  # type: ignore[misc]
+    finally:
+        server.stop()
+
+
+@pytest.mark.server
+def test_forty_pipelines_need_no_more_than_sixty_four_descriptors(few: Server) -> None:
+    clients = opened(few, "/pipeline", 40)
+    for client in clients:
+        while client.received.count(b"data: first") < 3:
+            more = client.sock.recv(4096)
+            assert more
+            client.received += more
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("way", "but"), [*((way, 2) for way in WAYS), ("/pipeline", 1), ("/pipeline", 3)]
+)
+def test_a_stream_that_cannot_be_had_is_an_error_and_the_process_recovers(
+    few: Server, way: str, but: int
+) -> None:
+    """Of a process in which none was open before, and none of whose loops is there."""
+    keeper = Client(few.port)
+    keeper.get(f"/take?but={but}", "Content-Length: 0", method="POST").read_until(b"\r\n\r\n")
+    refused = Client(few.port).get(way)
+    refused.read_until(b"\r\n\r\n")
+    if b" 200 " not in refused.received:
+        assert b"500 INTERNAL SERVER ERROR" in refused.received
+        wait_until(lambda: "none are left for the loop" in few.log(), "the log")
+    Client(few.port).get("/give", "Content-Length: 0", method="POST").read_until(b"given back")
+    opened(few, way, 3)
+    assert len(few.log()) < 100_000
+
+
+PIPELINE = """
+import os, resource, time
+import gevent
+from ssestream import SseStream, pipeline, set_timeout
+set_timeout(print, 1)
+time.sleep(0.3)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+hoard = []
+try:
+    while True:
+        hoard.append(os.dup(0))
+except OSError:
+    pass
+
+class Sink:
+    got = b""
+    def write(self, chunk):
+        self.got += chunk
+
+def source():
+    for number in range(3):
+        gevent.sleep(0.01)
+        with gevent.Timeout(0.02, False):
+            gevent.event.Event().wait()
+        yield {"data": number}
+
+sink = Sink()
+pipeline(source(), SseStream(), sink)
+deadline = time.monotonic() + 10
+while b"data: 2" not in sink.got and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(sink.got)
+"""
+
+
+def test_a_source_needs_none_to_wait() -> None:
+    program = "import gevent.event\n" + PIPELINE
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.split("\n")[1] == repr(b":ok\n\ndata: 0\n\ndata: 1\n\ndata: 2\n\n")
+    assert not done.stderr
+
+
+FIRST = """
+import os, resource, time
+from ssestream import ServerResponse, SseStream, set_timeout
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+hoard = []
+
+def take(but):
+    try:
+        while True:
+            hoard.append(os.dup(0))
+    except OSError:
+        for _ in range(but):
+            os.close(hoard.pop())
+
+def give():
+    while hoard:
+        os.close(hoard.pop())
+
+fired = []
+for but in range(3):
+    take(but)
+    for make in (ServerResponse, lambda: set_timeout(fired.append, 1, "too early")):
+        try:
+            make()
+            print("no error")
+        except OSError as error:
+            print("none are left for the loop" in str(error))
+    give()
+set_timeout(fired.append, 1, 1)
+deadline = time.monotonic() + 10
+while not fired and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(fired)
+"""
+
+
+def test_a_loop_that_cannot_be_had_is_an_error_and_not_the_end_of_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.split() == ["True"] * 6 + ["[1]"], done.stdout + done.stderr
+    assert not done.stderr
+
+
+WATCHED = """
+import os, resource
+from flask import Flask, request
+from ssestream import ServerResponse, SseStream, set_timeout, statistics
+from tests.kit.visit import Visit
+
+app, hoard = Flask("x"), []
+
+@app.get("/<take>")
+def view(take):
+    try:
+        while take == "all":
+            hoard.append(os.dup(0))
+    except OSError:
+        pass
+    res = ServerResponse()
+    SseStream(request).pipe(res)
+    return res
+
+set_timeout(print, 1)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+for take in ("all", "none"):
+    visit = Visit(app, "/" + take)
+    visit.read_until(b"\\r\\n\\r\\n")
+    print(visit.head.split(" ")[1], statistics().open)
+    while hoard:
+        os.close(hoard.pop())
+"""
+
+
+def test_a_departure_that_cannot_be_watched_for_is_an_error_and_the_next_one_is() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.split() == ["500", "0", "200", "1"], done.stdout + done.stderr
+
+
+EVENTLET = """
+import warnings
+warnings.simplefilter("ignore")
+import eventlet
+PATCH
+import flask
+from ssestream import Channels, ServerResponse, SseStream, set_timeout
+
+def in_request():
+    with flask.Flask("x").test_request_context("/"):
+        SseStream(flask.request)
+
+def iterated():
+    next(iter(SseStream()))
+
+def run(call):
+    try:
+        call()
+        print("no error")
+    except RuntimeError as error:
+        print("eventlet" in str(error) and "gevent" in str(error))
+
+calls = [
+    in_request,
+    iterated,
+    ServerResponse,
+    lambda: set_timeout(print, 1),
+    lambda: Channels("memory://").subscribe(SseStream(), "news"),
+]
+for call in calls:
+    eventlet.spawn(run, call).wait()
+"""
+
+
+@pytest.mark.parametrize("patch", ["eventlet.monkey_patch()", "eventlet.monkey_patch(os=True)", ""])
+def test_a_process_of_eventlets_is_told_at_once(patch: str) -> None:
+    pytest.importorskip("eventlet")
+    program = EVENTLET.replace("PATCH", patch)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.split() == ["True"] * 5, done.stdout + done.stderr

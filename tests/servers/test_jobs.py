@@ -1,0 +1,252 @@
+"""A job that a view forks has nothing of what its parent serves."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.kit.servers import ROOT, Client, Server, body_of, wait_until
+
+pytestmark = pytest.mark.server
+
+HOOKED = ("-c", str(ROOT / "tests" / "servers" / "apps" / "reload.conf.py"))
+
+#: Those whose greenlets go on in a child.
+GREENLETS = {
+    "SseWorker": (),
+    "gevent": HOOKED,
+    "gevent_pywsgi": HOOKED,
+    "pywsgi": (),
+}
+
+#: Seconds that a job lives which is not to end before its test.
+LONG = 60
+
+Start = Callable[[str], psutil.Process]
+
+
+@pytest.fixture(scope="module", params=["SseWorker", "gevent", "pywsgi"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """One server for many tests: the keys of each test's streams are its own."""
+    kind = str(request.param)
+    broker = f"sqlite:///{tmp_path_factory.mktemp('jobs')}/events.db"
+    server = Server(
+        kind, "tests.servers.apps.jobs:app", args=GREENLETS[kind], env={"BROKER": broker}
+    )
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def job(server: Server) -> Iterator[Start]:
+    """Start a job with a path of the app; each that is left ends with the test."""
+    pids = []
+
+    def start(path: str) -> psutil.Process:
+        pids.append(ask(server, path)["pid"])
+        return psutil.Process(pids[-1])
+
+    yield start
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def ask(server: Server, path: str) -> Any:
+    client = Client(server.port).get(path, "Connection: close")
+    # The end of an ordinary response is not the library's, and a job has a copy of its socket.
+    return json.loads(body_of(client.read_until(b"}\n")))
+
+
+def opened(server: Server, path: str) -> Client:
+    client = Client(server.port).get(path)
+    client.read_until(b":ok\n\n")
+    return client
+
+
+def numbers(client: Client) -> list[int]:
+    return [int(number) for number in re.findall(rb"data: (\d+)\n\n", body_of(client.received))]
+
+
+def get_more(client: Client, count: int) -> None:
+    enough = len(numbers(client)) + count
+    while len(numbers(client)) < enough:
+        data = client.sock.recv(65536)
+        assert data, "it has ended"
+        client.received += data
+
+
+@pytest.mark.parametrize("server", GREENLETS, indirect=True, scope="module")
+def test_every_event_comes_once_while_it_lives(server: Server, job: Start) -> None:
+    clients = [
+        opened(server, f"/{path}?key={path}{n}")
+        for path in ("timer", "pipeline", "channel")
+        for n in range(2)
+    ]
+    for client in clients:
+        get_more(client, 1)
+    jobs = [job(f"/job?seconds={LONG}")]
+    for client in clients:
+        get_more(client, 15)
+    jobs.append(job(f"/forked?seconds={LONG}"))
+    for client in clients:
+        get_more(client, 25)
+    assert all(each.is_running() for each in jobs)
+    for client in clients:
+        got = numbers(client)
+        assert got == list(range(got[0], got[0] + len(got)))
+        # Each beat in a chunk of its own, and each chunk as long as it says.
+        assert client.received.count(b":ok") == 1
+
+
+def test_a_departure_is_seen_by_its_parent_alone(server: Server, job: Start) -> None:
+    client = opened(server, "/quiet?key=before")
+    long = job(f"/job?seconds={LONG}")
+    late = opened(server, "/quiet?key=behind")
+    client.fin()
+    late.fin()
+    for key in ("before", "behind"):
+        assert server.wait_for(event="close", key=key)["pid"] == server.worker_pid()
+    # Whatever the job had to say of it would have been said by now.
+    assert job("/job?what=write&key=before").pid != long.pid
+    server.wait_for(event="wrote", key="before")
+    for key in ("before", "behind"):
+        assert len(server.events(event="close", key=key)) == 1
+
+
+def test_what_it_writes_to_its_parents_stream_goes_nowhere_and_is_told(
+    server: Server, job: Start
+) -> None:
+    words = "writes to a stream of its parent"
+    before = server.log().count(words)
+    client = opened(server, "/timer?key=written")
+    job("/job?what=write&key=written")
+    told = server.wait_for(event="wrote", key="written")
+    assert told["wrote"] == [False] * 3
+    assert told["destroyed"]
+    get_more(client, 10)
+    assert b"from a job" not in client.received
+    assert server.log().count(words) == before + 1
+
+
+def test_a_client_that_is_slow_gets_its_bytes_once(server: Server, job: Start) -> None:
+    client = Client(server.port, receive_buffer=4096).get("/flood?messages=100")
+    client.read_until(b":ok\n\n")
+    long = job(f"/job?seconds={LONG}")
+    while not client.received.endswith(b"\r\n0\r\n\r\n"):
+        data = client.sock.recv(65536)
+        assert data
+        client.received += data
+    assert long.is_running()
+    body = body_of(client.received)
+    assert [int(n) for n in re.findall(rb"data: (\d+) x{60000}\n\n", body)] == list(range(100))
+
+
+@pytest.mark.parametrize("what", ["wait&seconds=60", "work"])
+def test_its_end_by_a_signal_is_its_own(what: str, server: Server, job: Start) -> None:
+    keys = [f"{path}-{what.partition('&')[0]}" for path in ("quiet", "timer")]
+    clients = [opened(server, f"/{key.partition('-')[0]}?key={key}") for key in keys]
+    pid = job(f"/job?what={what}").pid
+    assert ask(server, f"/terminate?pid={pid}")["code"] == -signal.SIGTERM
+    get_more(clients[1], 20)
+    assert not any(server.events(event="close", key=key) for key in keys)
+    assert not any(b"retry: " in client.received for client in clients)
+
+
+def test_no_signal_is_lost_that_comes_while_it_is_forked(server: Server) -> None:
+    client = opened(server, "/timer?key=signals")
+    assert ask(server, "/terminate-at-once")["codes"] == [-signal.SIGTERM] * 20
+    get_more(client, 1)
+
+
+def test_it_ends_by_itself_when_it_is_done(server: Server, job: Start) -> None:
+    client = opened(server, "/timer?key=done")
+    # More than gunicorn's workers let pass before they look whether their master is there.
+    jobs = [job("/job?seconds=2.5"), job("/forked?seconds=2.5")]
+    for each in jobs:
+        assert server.wait_for(event="job over", pid=each.pid)["open"] == 0
+    assert ask(server, f"/terminate?pid={jobs[0].pid}")["code"] == 0
+    get_more(client, 1)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_it_holds_up_no_end_of_a_stream(version: str, server: Server, job: Start) -> None:
+    path = f"/quiet?key=end-{version}"
+    client = Client(server.port).get(path, "Connection: close", version=version)
+    client.read_until(b":ok\n\n")
+    long = job(f"/job?seconds={LONG}")
+    ask(server, f"/end?key=end-{version}")
+    client.read_to_end()
+    assert b"data: last" in client.received
+    assert long.is_running()
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
+def test_nor_the_end_of_its_worker(kind: str, serve: Callable[..., Server]) -> None:
+    server = serve(kind, "tests.servers.apps.jobs:app", args=GREENLETS[kind])
+    client = opened(server, "/quiet?key=a")
+    job = psutil.Process(ask(server, f"/forked?seconds={LONG}")["pid"])
+    pid = server.worker_pid()
+    os.kill(pid, signal.SIGTERM)
+    client.read_to_end()
+    assert b"\nretry: " in client.received
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker to be gone")
+    assert job.is_running()
+    # Whoever comes is answered by the worker that took its place, and not left to the job.
+    server.wait_for(event="close", key="a")
+    opened(server, "/quiet?key=b").fin()
+    assert server.wait_for(event="close", key="b")["pid"] != job.pid
+    assert server.process is not None
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(20)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port)).close()
+    os.kill(job.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["gthread", "sync"])
+def test_nor_does_one_of_a_threaded_server(kind: str, serve: Callable[..., Server]) -> None:
+    args = (*HOOKED, "--workers", "2") if kind == "sync" else HOOKED
+    server = serve(kind, "tests.servers.apps.jobs:app", args=args, env={})
+    client = Client(server.port).get("/timer?key=a", version="1.0")
+    client.read_until(b"data: 0\n\n")
+    job = psutil.Process(ask(server, f"/job?seconds={LONG}")["pid"])
+    ask(server, f"/terminate?pid={job.pid}") if kind == "gthread" else job.kill()
+    client.read_until(b"data: 30\n\n")
+    assert re.findall(rb"data: (\d+)\n\n", client.received)[:31] == [b"%d" % n for n in range(31)]
+
+
+LEFT_BEHIND = "a timer that was set before this process was forked"
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+def test_a_timer_that_preload_leaves_in_the_master_is_named_once_in_a_worker(
+    serve: Start, kind: str
+) -> None:
+    server = serve(kind, "tests.servers.apps.preloaded:app", args=("--preload",))
+    assert LEFT_BEHIND not in server.log()
+    for _ in range(2):
+        Client(server.port).get("/").read_until(b"data: false\n\n")
+    wait_until(lambda: LEFT_BEHIND in server.log(), "the warning")
+    (line,) = [line for line in server.log().splitlines() if LEFT_BEHIND in line]
+    assert "not here: tests.servers.apps.preloaded.tick. Set it in" in line
+
+
+@pytest.mark.parametrize(
+    ("args", "env"), [((), {}), (("--preload",), {"PATCHED": "1"})], ids=["loaded", "patched"]
+)
+def test_a_timer_that_runs_in_the_worker_is_not_named(
+    serve: Start, args: tuple[str, ...], env: dict[str, str]
+) -> None:
+    server = serve("gevent", "tests.servers.apps.preloaded:app", args=args, env=env)
+    Client(server.port).get("/").read_until(b"data: true\n\n")
+    assert LEFT_BEHIND not in server.log()

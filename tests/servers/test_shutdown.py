@@ -1,0 +1,222 @@
+"""Streams end when their worker is told to stop, and the worker is gone soon after."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from gunicorn.config import make_settings
+
+import ssestream
+import ssestream.gunicorn
+from tests.kit.servers import ROOT, Client, Server, body_of, wait_until
+
+pytestmark = pytest.mark.server
+
+#: Seconds within which a worker is promised to be gone.
+SOON = 2.0
+
+#: With hundreds of streams on a busy machine: far less than gunicorn's own ``graceful_timeout``,
+#: which is 30 seconds.
+IN_TIME = 15.0
+
+HOOKED = ("-c", str(ROOT / "tests" / "servers" / "apps" / "reload.conf.py"))
+
+WORKERS = {
+    "SseWorker": ("ssestream.gunicorn.SseWorker", ()),
+    "gevent": ("gevent", HOOKED),
+    "gevent_pywsgi": ("gevent_pywsgi", HOOKED),
+    "gthread": ("gthread", HOOKED),
+    "sync": ("sync", HOOKED),
+}
+
+
+def streams(server: Server, count: int, prefix: str = "s") -> list[Client]:
+    clients = [Client(server.port).get(f"/quiet?key={prefix}{n}") for n in range(count)]
+    for client in clients:
+        client.read_until(b":ok\n\n")
+    return clients
+
+
+def ended_cleanly(server: Server, clients: list[Client], prefix: str = "s") -> list[int]:
+    """Every client was told when to come back, and got the last chunk. Their pauses."""
+    pauses = []
+    for client in clients:
+        # Behind the last chunk the client holds its side open: that must not
+        # keep the worker.
+        client.read_until(b"0\r\n\r\n")
+        told = re.search(rb"\nretry: (\d+)\n\n$", body_of(client.received))
+        assert told, client.received
+        pauses.append(int(told[1]))
+    expected = sorted(f"{prefix}{number}" for number in range(len(clients)))
+
+    def keys(event: str) -> list[str]:
+        told = [each["key"] for each in server.events(event=event)]
+        return sorted(key for key in told if re.fullmatch(rf"{prefix}\d+", key))
+
+    wait_until(lambda: len(keys("close")) >= len(clients), "every close")
+    for event in ("close", "finish"):
+        assert keys(event) == expected
+    return pauses
+
+
+def gone_after(pid: int, began: float) -> float:
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker to be gone")
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTOU]
+)
+def test_a_worker_with_open_streams_stops_soon(
+    kind: str, how: signal.Signals, serve: Callable[..., Server]
+) -> None:
+    worker_class, args = WORKERS[kind]
+    if how == signal.SIGTTOU:
+        args = (*args, "--workers", "2")
+    server = serve(worker_class, "tests.servers.apps.app:app", args=args)
+    wait_until(lambda: server.log().count("Booting worker") == args.count("2") + 1, "the workers")
+    clients = streams(server, 1 if kind == "sync" else 40)
+    assert server.process is not None
+    pids = {child.pid for child in psutil.Process(server.process.pid).children()}
+    began = time.monotonic()
+    server.process.send_signal(how)
+    if how == signal.SIGTTOU:
+        # The oldest of the two goes, and its clients with it.
+        (pid,) = wait_until(lambda: [p for p in pids if not psutil.pid_exists(p)], "one to go")
+        assert time.monotonic() - began < SOON
+        return
+    pauses = ended_cleanly(server, clients)
+    for pid in pids:
+        assert gone_after(pid, began) < SOON
+    if len(pauses) > 1:
+        assert len(set(pauses)) > len(pauses) / 2, "all would come back at once"
+    assert all(1000 <= pause <= 5000 for pause in pauses)
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
+def test_so_does_one_with_hundreds(kind: str, serve: Callable[..., Server]) -> None:
+    worker_class, args = WORKERS[kind]
+    server = serve(worker_class, "tests.servers.apps.app:app", args=args)
+    for count, how in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), 1):
+        clients = streams(server, 300, how.name)
+        pid = server.worker_pid()
+        began = time.monotonic()
+        os.kill(pid, how)
+        assert gone_after(pid, began) < IN_TIME
+        ended_cleanly(server, clients, how.name)
+        # gunicorn puts another worker in its place.
+        wait_until(lambda n=count: server.log().count("Booting worker") > n, "the next worker")
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_gunicorns_own_hook_for_an_interrupt_is_called_once(
+    kind: str, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text(
+        ("" if kind == "SseWorker" else "from ssestream.gunicorn import post_worker_init\n")
+        + "def worker_int(worker):\n    print('interrupted', flush=True)\n"
+    )
+    server = serve(WORKERS[kind][0], "tests.servers.apps.app:app", args=("-c", str(config)))
+    clients = streams(server, 1)
+    pid = server.worker_pid()
+    began = time.monotonic()
+    os.kill(pid, signal.SIGINT)
+    # As Ctrl-C does: a terminal interrupts the worker, and gunicorn's master then does.
+    os.kill(pid, signal.SIGQUIT)
+    ended_cleanly(server, clients)
+    assert gone_after(pid, began) < SOON
+    assert server.log().count("interrupted") == 1
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_a_worker_whose_master_is_gone_ends_its_streams_and_goes(
+    kind: str, serve: Callable[..., Server]
+) -> None:
+    worker_class, args = WORKERS[kind]
+    server = serve(worker_class, "tests.servers.apps.app:app", args=args)
+    clients = streams(server, 1 if kind == "sync" else 40)
+    pid = server.worker_pid()
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    began = time.monotonic()
+    ended_cleanly(server, clients)
+    assert gone_after(pid, began) < SOON + 1.0
+
+
+def test_so_does_one_that_has_served_its_requests(serve: Callable[..., Server]) -> None:
+    args = ("--max-requests", "10")
+    server = serve("ssestream.gunicorn.SseWorker", "tests.servers.apps.app:app", args=args)
+    pid = server.worker_pid()
+    clients = streams(server, 10)
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker to be gone")
+    ended_cleanly(server, clients)
+
+
+#: Ways in which a configuration file takes in the hook.
+TAKEN_IN = {
+    "star": "from ssestream.gunicorn import *",
+    "both stars": "from ssestream import *\nfrom ssestream.gunicorn import *",
+    "module": "import ssestream.gunicorn as mine\npost_worker_init = mine.post_worker_init",
+    "name": "import ssestream.gunicorn\npost_worker_init = 'ssestream.gunicorn.post_worker_init'",
+    "beside": """
+import ssestream.gunicorn
+
+def post_worker_init(worker):
+    ssestream.gunicorn.post_worker_init(worker)
+    worker.log.info("my own hook")
+""",
+    "worker": "from ssestream.gunicorn import *\nworker_class = SseWorker",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "worker_class"),
+    [
+        *((how, "gthread") for how in ("python", *TAKEN_IN)),
+        ("python", "gevent"),
+        ("python", "ssestream.gunicorn.SseWorker"),
+    ],
+)
+def test_a_configuration_may_take_in_the_hook_in_any_way(
+    how: str, worker_class: str, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.conf.py").write_text(TAKEN_IN.get(how, ""))
+    conf = "python:ssestream.gunicorn" if how == "python" else str(tmp_path / "mine.conf.py")
+    server = serve(worker_class, "tests.servers.apps.app:app", args=("-c", conf))
+    clients = streams(server, 3)
+    assert ("my own hook" in server.log()) == (how == "beside")
+    pid = server.worker_pid()
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    assert gone_after(pid, began) < SOON
+    ended_cleanly(server, clients)
+
+
+def test_only_the_hook_has_the_name_of_a_setting_of_gunicorns() -> None:
+    settings = set(make_settings())
+    assert settings.intersection(vars(ssestream.gunicorn)) == {"post_worker_init"}
+    assert not settings.intersection(ssestream.__all__)
+
+
+def test_a_program_that_a_background_job_starts_hears_ctrl_c() -> None:
+    # What a shell does for such a job; the imported module is the kit that starts the servers.
+    job = """
+import signal, subprocess, sys
+for number in (signal.SIGINT, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_IGN)
+import tests.kit.servers
+subprocess.run(["grep", "SigIgn", "/proc/self/status"], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", job], cwd=ROOT, capture_output=True, check=True)
+    ignored = int(done.stdout.split()[-1], 16)
+    assert not ignored & (1 << signal.SIGINT - 1 | 1 << signal.SIGQUIT - 1)

@@ -1,0 +1,503 @@
+"""A client that still takes bytes is not stalled, however slowly; one that takes none is."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssestream.http import connection as connections
+from ssestream.http.connection import Connection
+from ssestream.http.keepalive import PATIENCE
+from ssestream.http.outgoing import OutgoingMessage, body_of
+from ssestream.http.peer import unread
+from ssestream.settings import Settings
+from tests.kit.servers import NO_CONTROL_SOCKET, ROOT, Client, Server, free_port, wait_until
+from tests.kit.visit import until
+
+#: The default, on a clock that the tests move.
+SEND_TIMEOUT = 15.0
+
+#: Seconds of that clock between two turns of a client.
+TURN = 0.1
+
+#: Where the client is, and how it is connected. Elsewhere is as on another host: this
+#: kernel does not know what the client has read.
+LINES = ("tcp", "tcp6", "tls", "unix", "elsewhere", "tls elsewhere")
+
+
+def small_pair() -> tuple[socket.socket, socket.socket]:
+    """The server's end of a connection, and the client's, whose kernel has little room."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+    return server, client
+
+
+def pair(line: str, certificate: tuple[str, str]) -> tuple[Any, Any]:
+    """The server's end of a connection, and the client's, with the buffers of the system."""
+    if line == "unix":
+        return socket.socketpair()
+    family = socket.AF_INET6 if line == "tcp6" else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.bind(("::1" if line == "tcp6" else "127.0.0.1", 0))
+        listener.listen()
+        client = socket.create_connection(listener.getsockname()[:2])
+        server, _ = listener.accept()
+    if not line.startswith("tls"):
+        return server, client
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    ends: list[Any] = []
+    shaking = threading.Thread(
+        target=lambda: ends.append(context.wrap_socket(server, server_side=True))
+    )
+    shaking.start()
+    encrypted = trusting.wrap_socket(client)
+    shaking.join()
+    return ends[0], encrypted
+
+
+class Download:
+    """A response that always has more for its client, and a server that sends it."""
+
+    def __init__(self, server: Any, client: Any, **settings: Any) -> None:
+        self.server, self.client = server, client
+        self.client.settimeout(20)
+        self.message = OutgoingMessage()
+        made = Settings(heartbeat=None, **settings)
+        body_of(self.message).open(Connection.of({"gunicorn.socket": server}), made)
+        upkeep = body_of(self.message)._keepalive
+        assert upkeep is not None
+        assert upkeep._timer is not None
+        upkeep._timer.cancel()
+        self.upkeep = upkeep
+        self.now = time.monotonic()
+        self.look_at = self.now
+        self.message.on("drain", self._write)
+        self.sending = threading.Thread(target=self._send, daemon=True)
+        self.sending.start()
+        self._write()
+
+    def _write(self) -> None:
+        while not (self.message.writable_need_drain or self.message.closed):
+            self.message.write(b"x" * 1000)
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):  # cut, or gone
+            for chunk in body_of(self.message):
+                self.server.sendall(chunk)
+
+    def turn(self, rate: float) -> None:
+        """The client reads as much as it does in a turn, and whatever is due is done."""
+        left = round(rate * TURN)
+        while left:
+            left -= len(self.client.recv(left))
+        # The server goes on where it has room to.
+        time.sleep(0.0005)
+        self.now += TURN
+        if self.now >= self.look_at:
+            due = self.upkeep.look(self.now)
+            self.look_at = due or float("inf")
+            if due is None:
+                # It was cut, and another thread sees to the rest.
+                until(lambda: self.message.closed, "its end")
+
+    def fill(self) -> None:
+        """Send until nothing more goes, with the client at rest."""
+        connection = body_of(self.message).connection
+        assert connection is not None
+        seen: list[Any] = []
+        # A kernel without room is asked for it after 0.2 s, and may then have a little.
+        while len(seen) < 50 or seen[-50:] != [seen[-1]] * 50:
+            standing = connection.standing()
+            seen.append((standing[:2], body_of(self.message).buffer.sent()))
+            time.sleep(0.01)
+        assert standing.unsent
+        # By the clock that the tests move, which is ahead of the one that wrote this.
+        body_of(self.message).buffer.written_at = self.now
+
+    def seconds_until_cut(self, most: float) -> float:
+        """Since the client's kernel took something last. Without room it may take a little more."""
+        connection = body_of(self.message).connection
+        assert connection is not None
+        began, taken = self.now, connection.standing().acknowledged
+        while not self.message.closed:
+            assert self.now - began < most, "not cut"
+            self.turn(0)
+            more = connection.standing().acknowledged
+            # It is None once the connection is cut.
+            if more not in (None, taken):
+                began, taken = self.now, more
+        return self.now - began
+
+    def end(self) -> None:
+        self.client.close()
+        self.message.destroy()
+        self.sending.join(20)
+        self.server.close()
+
+
+@pytest.fixture
+def download(
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Download]]:
+    made: list[Download] = []
+
+    def start(line: str, **settings: Any) -> Download:
+        if line.endswith("elsewhere"):
+            monkeypatch.setattr(connections, "unread", lambda sock: None)
+        ends = small_pair() if line == "small" else pair(line, certificate)
+        made.append(Download(*ends, **settings))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.end()
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_steady_reader_of_5_kilobytes_a_second_stays(
+    line: str, download: Callable[..., Download]
+) -> None:
+    slow = download(line)
+    for _ in range(round(120 / TURN)):
+        slow.turn(5000)
+        assert not slow.message.closed, f"cut after {slow.now - slow.upkeep._began:.0f} s"
+
+
+@pytest.mark.parametrize(
+    # A TLS record of 16 KiB leaves the kernel as one.
+    ("line", "rate"),
+    [("tcp", 200), ("tcp6", 200), ("tls", 2000)],
+)
+def test_where_this_kernel_knows_the_client_a_very_slow_one_stays_too(
+    line: str, rate: int, download: Callable[..., Download]
+) -> None:
+    slow = download(line, tcp_user_timeout=None)
+    for _ in range(round(200 / TURN)):
+        slow.turn(rate)
+        assert not slow.message.closed, f"cut after {slow.now - slow.upkeep._began:.0f} s"
+
+
+@pytest.mark.parametrize(
+    ("line", "before"),
+    [
+        *((line, "nothing") for line in LINES),
+        *itertools.product(("tcp", "elsewhere"), ("fast", "slowly")),
+    ],
+)
+def test_one_that_reads_no_more_is_cut_in_time(
+    line: str, before: str, download: Callable[..., Download]
+) -> None:
+    client = download(line)
+    if before == "fast":
+        for _ in range(100):
+            client.turn(1_000_000)
+    elif before == "slowly":
+        for _ in range(round(60 / TURN)):
+            client.turn(5000)
+    client.fill()
+    seconds = client.seconds_until_cut(2 * PATIENCE * SEND_TIMEOUT)
+    assert seconds >= SEND_TIMEOUT * 3 / 4
+    if before == "nothing" and not line.endswith("elsewhere"):
+        assert seconds <= SEND_TIMEOUT * 5 / 4 + TURN
+    else:
+        # It may have so much to read still, or to hand on.
+        assert seconds <= SEND_TIMEOUT * (PATIENCE + 1 / 4) + TURN
+
+
+def test_one_that_has_read_slowly_once_may_pause_later(download: Callable[..., Download]) -> None:
+    """Linux closes such a connection by ``TCP_USER_TIMEOUT``, as soon as it has no room again."""
+    client = download("small", tcp_user_timeout=1.0)
+    # Longer than that, and with little room each time.
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        client.turn(10_000)
+        time.sleep(TURN / 2)
+    # All of the rest.
+    client.message.remove_all_listeners("drain")
+    connection = body_of(client.message).connection
+    assert connection is not None
+
+    def has_all() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            client.client.recv(1 << 20, socket.MSG_DONTWAIT)
+        return connection.standing().unsent == 0 and body_of(client.message).buffer.length == 0
+
+    until(has_all, "the client to have everything")
+    client.upkeep.look(client.now)
+    client.message.on("drain", client._write)
+    client._write()
+    client.fill()
+    # It is asked for room all the time.
+    time.sleep(0.5)
+    for _ in range(100):
+        client.turn(10_000)
+        assert not client.message.closed
+
+
+def test_without_a_send_timeout_one_that_reads_nothing_and_answers_stays(
+    download: Callable[..., Download],
+) -> None:
+    client = download("tcp", send_timeout=None, tcp_user_timeout=1.5)
+    connection = body_of(client.message).connection
+    assert connection is not None
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        client.now = time.monotonic()
+        client.upkeep.look(client.now)
+        assert not client.message.closed
+        time.sleep(0.05)
+    assert connection.standing().unsent
+    client.turn(10_000)
+
+
+def test_one_that_had_time_to_read_everything_is_given_no_more_of_it(
+    download: Callable[..., Download],
+) -> None:
+    client = download("elsewhere")
+    for _ in range(100):
+        client.turn(1_000_000)
+    # All of the rest, and then silence for some minutes.
+    client.message.remove_all_listeners("drain")
+    client.client.settimeout(0.2)
+    with contextlib.suppress(TimeoutError):
+        while client.client.recv(1 << 20):
+            pass
+    connection = body_of(client.message).connection
+    assert connection is not None
+    until(lambda: connection.standing().unsent == 0, "all of it to be with the client")
+    client.upkeep.look(client.now)
+    client.now += 200
+    client.look_at = client.now
+    client.message.write(b"x" * 10_000)
+    until(lambda: body_of(client.message).buffer.length == 0, "that to be with the kernel")
+    until(lambda: connection.standing().unsent == 0, "that to be with the client")
+    body_of(client.message).buffer.written_at = client.now
+    client.upkeep.look(client.now)
+    assert client.upkeep._grace(connection.standing(), client.now) < 5
+
+
+@pytest.mark.parametrize("line", ["tcp", "tcp6", "tls"])
+def test_what_the_other_end_has_not_read_is_known_on_this_host(
+    line: str, certificate: tuple[str, str]
+) -> None:
+    server, client = pair(line, certificate)
+    with server, client:
+        before = unread(server)
+        assert before is not None
+        server.sendall(b"x" * 1000)
+        until(lambda: unread(server) >= before + 1000, "the bytes")
+        client.settimeout(20)
+        received = 0
+        while received < 1000:
+            received += len(client.recv(1000))
+        assert unread(server) == 0
+
+
+def test_what_is_no_connection_has_no_other_end() -> None:
+    left, right = socket.socketpair()
+    with left, right, socket.create_server(("", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            served, _ = listener.accept()
+            assert [unread(each) for each in (left, listener, None, socket)] == [None] * 4
+            client.close()
+            served.close()
+            assert unread(served) is None
+            assert unread(client) is None
+
+
+# -- with real servers
+
+
+#: Of these a full buffer of this system, read at this rate, takes some seconds. A client on a
+#: busy machine may be left without its turn for a second.
+SHORT, RATE = 2.5, 20_000
+
+#: nginx that keeps as little as it can for a slow client.
+NGINX = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port} sndbuf=4k;
+        location / {{
+            proxy_pass http://127.0.0.1:{upstream};
+            proxy_http_version 1.1;
+            proxy_buffering off;
+            proxy_buffer_size 4k;
+        }}
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def behind_nginx(nginx: str, tmp_path: Path) -> Iterator[Callable[[int], int]]:
+    """Start nginx before a server on that port; the port of nginx."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(upstream: int) -> int:
+        port = free_port()
+        conf = tmp_path / "nginx.conf"
+        conf.write_text(NGINX.format(folder=tmp_path, port=port, upstream=upstream))
+        command = [nginx, "-p", str(tmp_path), "-c", str(conf), "-e", str(tmp_path / "error.log")]
+        started.append(subprocess.Popen(command, start_new_session=True))
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(listens, "nginx")
+        return port
+
+    yield start
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def read_slowly(clients: list[Client], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for client in clients:
+            assert client.sock.recv(round(RATE * TURN)), "cut, although it reads"
+        time.sleep(TURN)
+
+
+@pytest.mark.server
+def test_real_servers_keep_those_who_read_slowly_and_cut_those_who_do_not(
+    serve: Callable[..., Server], behind_nginx: Callable[[int], int]
+) -> None:
+    env = {"SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": SHORT})}
+    servers = [
+        serve(kind, "tests.servers.apps.app:app", env=env)
+        for kind in ("SseWorker", "gevent", "gthread")
+    ]
+    clients, stalled = [], []
+    for server in servers:
+        clients.append(Client(server.port).get("/flood?key=slow"))
+        stalled.append(Client(server.port).get("/flood?key=stalled"))
+    proxied = behind_nginx(servers[0].port)
+    clients.append(Client(proxied, receive_buffer=4096).get("/flood?key=proxied"))
+    # In less time the window of none would have opened again.
+    read_slowly(clients, 4 * SHORT)
+    for server in servers:
+        assert [each["key"] for each in server.events(event="close")] == ["stalled"]
+        (opened,) = server.events(event="open", key="stalled")
+        (closed,) = server.events(event="close", key="stalled")
+        assert SHORT / 2 < closed["at"] - opened["at"] < PATIENCE * SHORT
+    for client in clients + stalled:
+        client.fin()
+
+
+#: A network of its own, a cable to another, and a client there. The cable carries a
+#: megabit a second, in segments of 1448 bytes as the internet does.
+_NETWORKS = """
+set -eu
+ip link set lo up
+ip link add here type veth peer name there
+unshare --net sleep 600 & elsewhere=$!
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+until ip link set there netns $elsewhere 2>/dev/null && ! ip link show there >/dev/null 2>&1
+do sleep 0.01; done
+ip address add 10.77.0.1/24 dev here
+ip link set here gso_max_segs 1 up
+tc qdisc add dev here root tbf rate 1mbit burst 8kb latency 400ms
+inside() { nsenter --net=/proc/$elsewhere/ns/net "$@"; }
+inside ip address add 10.77.0.2/24 dev there
+inside ip link set there up
+"$1" -m gunicorn -k gevent -b 10.77.0.1:8000 ${3-} tests.servers.apps.app:app &
+inside "$1" -c '
+import socket, sys, time
+def connect(key):
+    while True:
+        try:
+            sock = socket.create_connection(("10.77.0.1", 8000))
+            break
+        except OSError:
+            time.sleep(0.05)
+    sock.sendall(b"GET /flood?key=%b HTTP/1.1\\r\\nHost: there\\r\\n\\r\\n" % key)
+    return sock
+slow, stalled = connect(b"slow"), connect(b"stalled")
+rate = float(sys.argv[1])
+while slow.recv(round(rate / 10)):
+    time.sleep(0.1)
+print("cut", flush=True)
+' "$2" &
+read -r _
+"""
+
+
+@pytest.mark.server
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such networks")
+def test_so_it_is_over_a_line_with_a_narrow_band(tmp_path: Path) -> None:
+    tools = all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip", "tc"))
+    make = ["unshare", "--net", "--map-root-user", "bash", "-c"]
+    try_it = (
+        "ip link add here type veth peer name there"
+        " && tc qdisc add dev here root tbf rate 1mbit burst 8kb latency 400ms"
+    )
+    if not tools or subprocess.run([*make, try_it], capture_output=True).returncode:
+        pytest.skip("left out, as no network of its own is permitted here; the others try the same")
+    timeout = 3.0
+    log = (tmp_path / "log").open("wb+")
+    process = subprocess.Popen(
+        [*make, _NETWORKS, "bash", sys.executable, "5000", *NO_CONTROL_SOCKET],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": timeout}),
+        },
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+    def events(**match: Any) -> list[dict[str, Any]]:
+        text = os.pread(log.fileno(), 1 << 20, 0).decode()
+        found = [json.loads(e) for e in re.findall(r"@event (.*)\n", text)]
+        return [e for e in found if match.items() <= e.items()]
+
+    try:
+        wait_until(lambda: len(events(event="open")) == 2, "both")
+        wait_until(lambda: events(event="close", key="stalled"), "the end of one")
+        (opened,) = events(event="open", key="stalled")
+        (closed,) = events(event="close", key="stalled")
+        assert closed["at"] - opened["at"] < (PATIENCE + 2) * timeout
+        left = opened["at"] + 6 * timeout - time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, left))
+        assert not events(event="close", key="slow")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+        assert process.stdin is not None
+        process.stdin.close()

@@ -1,0 +1,160 @@
+"""Clients that never read cost the others nothing, and what they held is freed."""
+
+import http.client
+import json
+import selectors
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.kit.servers import Client, Server, wait_until
+from tests.servers.apps.stalled import frames
+from tests.servers.test_leaks import COUNTED, inside
+
+pytestmark = pytest.mark.server
+
+#: Clients that read, and as many that never do.
+CLIENTS = 300
+MESSAGES = 2000
+#: So many at once, and milliseconds until the next: what either worker can send.
+BURST, PAUSE_MS = 20, 20
+
+#: Bytes by which the worker may grow.
+ROOM = 64 << 20
+
+#: How stalled clients end: by the bound on what waits, or by the deadline.
+WAYS: dict[str, dict[str, Any]] = {
+    "overflow": {"SSESTREAM_SEND_TIMEOUT": None},
+    "stalled": {"SSESTREAM_OVERFLOW": "drop-oldest", "SSESTREAM_SEND_TIMEOUT": 4},
+}
+
+
+def ask(server: Server, method: str, path: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request(method, path, headers={"Connection": "close"})
+    answer = connection.getresponse()
+    assert answer.status == 200
+    body = answer.read()
+    connection.close()
+    return body
+
+
+def state(server: Server) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(ask(server, "GET", "/state"))
+    return answer
+
+
+class Readers:
+    """Clients that take everything as it comes, and compare it with what was sent."""
+
+    def __init__(self, server: Server, expected: bytes) -> None:
+        self._expected = memoryview(expected)
+        self._selector = selectors.DefaultSelector()
+        #: Bytes that each has of what is expected.
+        self.have: dict[Client, int] = {}
+        for _ in range(CLIENTS):
+            # HTTP/1.0, so that what comes is the body and not its chunks.
+            client = Client(server.port).get("/fan", version="1.0")
+            client.read_until(b":ok\n\n")
+            self.have[client] = 0
+            self._selector.register(client.sock, selectors.EVENT_READ, client)
+
+    def read(self) -> None:
+        """What has come, for whom it has."""
+        for key, _ in self._selector.select(0.01):
+            data = key.data.sock.recv(1 << 18)
+            at = self.have[key.data]
+            assert data, f"a client that reads was cut after {at} bytes"
+            assert data == self._expected[at : at + len(data)]
+            self.have[key.data] = at + len(data)
+
+    def have_all(self) -> bool:
+        return all(have == len(self._expected) for have in self.have.values())
+
+    def leave(self) -> None:
+        self._selector.close()
+        for client in self.have:
+            client.fin()
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "how"),
+    [
+        ("SseWorker", "overflow", "write"),
+        ("SseWorker", "stalled", "push"),
+        ("gevent", "stalled", "write"),
+        ("gthread", "overflow", "push"),
+    ],
+)
+def test_clients_that_never_read_cost_the_others_nothing(
+    kind: str, way: str, how: str, serve: Callable[..., Server]
+) -> None:
+    server = serve(
+        kind,
+        "tests.servers.apps.stalled:app",
+        threads=2 * CLIENTS + 20,
+        env={"SETTINGS": json.dumps(WAYS[way])},
+    )
+    worker = psutil.Process(server.worker_pid())
+    # What the first request of a worker makes once is not the clients'.
+    at_rest = inside(server)
+    began = worker.memory_info().rss
+    stalled = [Client(server.port, receive_buffer=4096).get("/fan") for _ in range(CLIENTS)]
+    readers = Readers(server, b"".join(frames(MESSAGES)))
+    wait_until(lambda: state(server)["open"] == 2 * CLIENTS, "all streams")
+    with_clients = worker.memory_info().rss
+
+    ask(server, "POST", f"/fan?count={MESSAGES}&burst={BURST}&ms={PAUSE_MS}&how={how}")
+    ports = {client.sock.getsockname()[1] for client in stalled}
+    in_sendall: set[int] = set()
+    most = 0
+    look_at = 0.0
+    deadline = time.monotonic() + 90
+    while not readers.have_all():
+        assert time.monotonic() < deadline, state(server)
+        readers.read()
+        most = max(most, worker.memory_info().rss)
+        if time.monotonic() > look_at:
+            in_sendall |= ports.intersection(state(server)["in_sendall"])
+            look_at = time.monotonic() + 0.2
+    print(f"{kind}, {way}, {how}: {(with_clients - began) >> 20} MB for the clients themselves,")
+    print(f"{(most - began) >> 20} MB at most")
+    assert most - began < ROOM
+    # They were cut out of the server's sending, which some may come to after all have read.
+    while in_sendall != ports and (now := state(server))["closed"] != {way: CLIENTS}:
+        in_sendall |= ports.intersection(now["in_sendall"])
+    assert in_sendall == ports
+    wait_until(lambda: state(server)["closed"] == {way: CLIENTS}, "every stalled client's end")
+    after = state(server)
+    assert (after["open"], after["in_sendall"]) == (CLIENTS, [])
+
+    left = inside(server)
+    assert left["SseStream"] == left["Connection"] == left["watched"] == CLIENTS
+    readers.leave()
+    for client in stalled:
+        client.fin()
+    wait_until(lambda: not any(inside(server)[name] for name in COUNTED), "the rest to go")
+    # A threaded server keeps its own threads, each with a greenlet to begin with.
+    spare = 2 * CLIENTS + 20 if kind == "gthread" else 5
+    left = inside(server)
+    assert left["greenlets"] <= at_rest["greenlets"] + spare
+    assert left["descriptors"] <= at_rest["descriptors"] + 5
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+def test_one_for_whom_the_kernel_takes_everything_is_cut_too(
+    kind: str, serve: Callable[..., Server]
+) -> None:
+    settings = {"SSESTREAM_SEND_TIMEOUT": 0.5}
+    server = serve(kind, "tests.servers.apps.stalled:app", env={"SETTINGS": json.dumps(settings)})
+    client = Client(server.port, receive_buffer=4096).get("/fan")
+    wait_until(lambda: state(server)["open"] == 1, "the stream")
+    # More than the client's side of the connection holds, less than the server's.
+    ask(server, "POST", "/fan?count=10&burst=10&ms=0")
+    wait_until(lambda: not state(server)["writing"], "the writer")
+    wait_until(lambda: not state(server)["waiting"], "all of it to be with the kernel")
+    wait_until(lambda: state(server)["closed"] == {"stalled": 1}, "the end", seconds=5)
+    client.fin()

@@ -1,0 +1,1 @@
+"""One room at a time. Few of these tests start a server."""

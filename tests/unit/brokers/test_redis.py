@@ -1,0 +1,1008 @@
+"""What is Redis's own among the brokers, against real servers."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from ssestream.brokers import open_broker
+from ssestream.brokers.broker import BrokerError, Busy, Position, Slice
+from ssestream.brokers.redis import RedisBroker, listener
+from ssestream.brokers.redis import broker as redis_broker
+from tests.kit.redis_server import RedisServer
+from tests.kit.servers import ROOT, free_port, wait_until
+
+pytestmark = pytest.mark.server
+
+Start = Callable[..., RedisServer]
+
+
+@pytest.fixture
+def broker() -> Iterator[Callable[..., RedisBroker]]:
+    """Make brokers: ``broker(url)``; all are closed with the test."""
+    made: list[RedisBroker] = []
+
+    def make(url: str, history: int = 1000, history_age: float | None = None) -> RedisBroker:
+        made.append(RedisBroker(url, history, history_age))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+class Follower:
+    """Reads one channel to its end, again and again, as a process's listener does."""
+
+    def __init__(self, broker: RedisBroker, channel: str) -> None:
+        self.frames: list[bytes] = []
+        self.numbers: list[int] = []
+        self.errors: list[BrokerError] = []
+        self._broker = broker
+        self._channel = channel
+        self._position = Position("", 0)
+        self._over = False
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        while not self._over:
+            try:
+                news = self._broker.wait({self._channel: self._position})
+            except BrokerError as error:
+                self.errors.append(error)
+                time.sleep(0.01)
+                continue
+            if self._channel in news:
+                piece = news[self._channel]
+                for number, frame, _ in piece.entries:
+                    self.numbers.append(number)
+                    self.frames.append(frame)
+                    self._position = Position(piece.log, number)
+
+    def stop(self) -> None:
+        self._over = True
+        self._broker.wake()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+def frames(piece: Slice) -> list[bytes]:
+    return [entry.frame for entry in piece.entries]
+
+
+def all_of(broker: RedisBroker, channel: str) -> list[bytes]:
+    return frames(broker.read(channel, 0, 100_000, 1 << 30))
+
+
+def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(function()), daemon=True)
+    thread.start()
+    return thread, result
+
+
+# -- restarts
+
+
+@pytest.mark.parametrize("end", [RedisServer.stop, RedisServer.kill])
+def test_a_restart_loses_nothing_and_doubles_nothing(
+    start_redis: Start, broker: Callable[..., RedisBroker], end: Callable[[RedisServer], None]
+) -> None:
+    server = start_redis(durable=True)
+    follower = Follower(broker(server.url), "news")
+    publisher = broker(server.url)
+    stored: list[bytes] = []
+    doubtful: set[bytes] = set()
+    over = threading.Event()
+
+    def publish() -> None:
+        n = 0
+        while not over.is_set():
+            frame = b"%d" % n
+            n += 1
+            try:
+                publisher.append("news", frame)
+                stored.append(frame)
+            except BrokerError:
+                doubtful.add(frame)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    for _ in range(3):
+        so_far = len(stored)
+        wait_until(lambda so_far=so_far: len(stored) > so_far + 50, "some to be stored")
+        end(server)
+        server.start()
+    so_far = len(stored)
+    wait_until(lambda: len(stored) > so_far + 50, "some to be stored")
+    over.set()
+    thread.join()
+    wait_until(lambda: stored[-1] in follower.frames, "the last")
+    follower.stop()
+
+    assert [frame for frame in follower.frames if frame not in doubtful] == stored
+    assert len(set(follower.frames)) == len(follower.frames)
+    assert follower.numbers == list(range(1, len(follower.numbers) + 1))
+    assert follower.errors  # it did see the server go
+
+
+def test_positions_hold_over_a_restart(
+    start_redis: Start, broker: Callable[..., RedisBroker]
+) -> None:
+    server = start_redis(durable=True)
+    reader = broker(server.url)
+    first = reader.append("news", b"one")
+    server.kill()
+    server.start()
+    second = reader.append("news", b"two")
+    assert second[:2] == (first.log, 2)
+    news = reader.wait({"news": first})
+    assert [(name, *piece[:3], frames(piece)) for name, piece in news.items()] == [
+        ("news", first.log, 1, 2, [b"two"])
+    ]
+
+
+def test_a_flushed_database_begins_another_log(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    reader = broker(redis_server.url)
+    before = reader.append("news", b"one")
+    thread, result = in_thread(lambda: reader.wait({"news": before}))
+    redis_server.client().flushall()
+    after = broker(redis_server.url).append("news", b"two")
+    # What waits may see that it has gone before it sees that it is back.
+    thread.join(20)
+    assert after.number == 1
+    assert int(after.log) > int(before.log)
+    assert result[0]["news"].log in (after.log, "")
+    assert frames(reader.wait({"news": before})["news"]) == [b"two"]
+
+
+def test_a_log_that_began_anew_under_an_earlier_clock_is_found(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_broker, "CHECK", 0.0)
+    monkeypatch.setattr(listener, "BLOCK", 0.05)
+    reader = broker(redis_server.url)
+    before = reader.append("news", b"one")
+    client = redis_server.client()
+    client.delete("ssestream:{news}")
+    client.xadd("ssestream:{news}", {"f": b"two", "t": 5, "k": b"?"}, id="5-1")
+    news: dict[str, Slice] = {}
+    wait_until(lambda: news.update(reader.wait({"news": before})) or news, "news")
+    assert (*news["news"][:3], frames(news["news"])) == ("5", 1, 1, [b"two"])
+
+
+def test_a_log_that_has_lost_its_end_is_found_on_the_next_connection(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    client = redis_server.client()
+    writer = broker(redis_server.url)
+    first = writer.append("news", b"one")
+    copy: Any = client.dump("ssestream:{news}")
+    last = writer.append("news", b"two")
+    client.restore("ssestream:{news}", 0, copy, replace=True)
+    reader = broker(redis_server.url)
+    for _ in range(2):
+        piece = reader.wait({"news": last})["news"]
+        assert (*piece[:3], frames(piece)) == (first.log, 1, 1, [b"one"])
+    client.delete("ssestream:{news}")
+    for _ in range(2):
+        assert reader.wait({"news": last})["news"][:4] == ("", 1, 0, [])
+
+
+def test_a_forgotten_script_is_given_again(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    reader = broker(redis_server.url)
+    reader.append("news", b"one")
+    redis_server.client().script_flush()
+    reader.append("news", b"two")
+    assert all_of(reader, "news") == [b"one", b"two"]
+
+
+# -- while Redis is away
+
+
+def test_making_one_connects_to_nothing() -> None:
+    closed = free_port()
+    for scheme in ("redis", "rediss", "redis+sentinel", "redis+cluster"):
+        RedisBroker(f"{scheme}://127.0.0.1:{closed}/0", 10, None).close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "redis+carrier-pigeon://h", "redis://h:port"])
+def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match=r"edis|[Pp]ort"):
+        RedisBroker(url, 10, None)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "rediss+cluster", "unix"])
+@pytest.mark.parametrize(
+    "password",
+    [
+        "hunter2#",
+        "hunter2/x",
+        "hunter2?x",
+        "hunter2?x=1",
+        "a@hunter2#x",
+        "a@hunter2/x",
+        "1@2?hunter2",
+    ]
+    + ["#hunter2", "/hunter2", "[hunter2]", "hunter2[", "hunter2 x", "hunter2\n"],
+)
+@pytest.mark.parametrize("user", ["", "me"])
+def test_a_password_that_is_not_encoded_is_told_and_not_shown(
+    scheme: str, password: str, user: str
+) -> None:
+    with pytest.raises(ValueError, match="percent-encode") as caught:
+        open_broker(f"{scheme}://{user}:{password}@127.0.0.1:1/0", 10, None)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in shown.rpartition("ValueError: ")[2]
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_password_that_looks_like_a_port_is_not_shown() -> None:
+    with pytest.raises(ValueError, match="percent-encode") as caught:
+        open_broker("redis://me:1234?hunter2=x@127.0.0.1:1/0", 10, None)
+    assert "hunter2" not in str(caught.value)
+    assert "1234" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p%23%2F%3F%40@127.0.0.1/0",
+        "redis://:p@ss@127.0.0.1/0",
+        "redis://127.0.0.1/0?password=p@ss",
+        "redis://127.0.0.1?client_name=a@b",
+        "rediss://[::1]:6379/0",
+        "unix:///run/a@b/redis.sock?db=2",
+        "unix://me:pw@/run/redis.sock",
+        "redis+sentinel://me:pw@h,h2:1/mine/0?sentinel_password=p@ss&sentinel_username=me",
+        "redis+cluster://h:1?require_full_coverage=false&client_name=x",
+    ],
+)
+def test_a_good_url_is_taken(url: str) -> None:
+    open_broker(url, 10, None).close()
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [("max_connections=0", "max_connections"), ("max_connections=many", "max_connections")]
+    + [("colour=blue", "colour"), ("db=x", "db")],
+)
+def test_a_wrong_option_of_a_url_is_named_at_once(query: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        open_broker(f"redis://:secret@127.0.0.1:1/0?{query}", 10, None)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
+def test_what_is_down_raises_in_time_and_without_the_password(
+    broker: Callable[..., RedisBroker], kind: str
+) -> None:
+    port = free_port()
+    reader = broker(f"{kind}://me:secret@127.0.0.1:{port}/0")
+    calls: list[tuple[Callable[[], object], float]] = [
+        (lambda: reader.append("news", b"one"), 5),
+        (lambda: reader.read("news", 0, 10, 1000), 5),
+        # One has waited for it, and the next need not.
+        (lambda: reader.read("news", 0, 10, 1000), 2),
+        (lambda: reader.wait({"news": Position("", 0)}), 7),
+    ]
+    for call, seconds in calls:
+        began = time.monotonic()
+        with pytest.raises(BrokerError, match=f"127.0.0.1:{port}") as caught:
+            call()
+        assert time.monotonic() - began < seconds
+        assert "secret" not in str(caught.value)
+
+
+def test_what_is_down_for_a_moment_costs_the_publisher_nothing(
+    start_redis: Start, broker: Callable[..., RedisBroker]
+) -> None:
+    server = start_redis(durable=True)
+    publisher = broker(server.url)
+    publisher.append("news", b"one")
+    server.stop()
+    thread, result = in_thread(lambda: publisher.append("news", b"two"))
+    server.start()
+    thread.join(20)
+    assert result[0].number == 2
+
+
+def test_what_is_down_for_a_moment_costs_the_reader_nothing(
+    start_redis: Start, broker: Callable[..., RedisBroker]
+) -> None:
+    server = start_redis(durable=True)
+    reader = broker(server.url)
+    reader.append("news", b"one")
+    server.stop()
+    thread, result = in_thread(lambda: all_of(reader, "news"))
+    server.start()
+    thread.join(20)
+    assert result == [[b"one"]]
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
+def test_a_connection_that_was_forgotten_on_the_way_costs_the_reader_nothing(
+    start_redis: Start, broker: Callable[..., RedisBroker], kind: str
+) -> None:
+    """As a balancer does with one that was idle: what is sent on it gets no answer."""
+    options = ["--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+    server = start_redis(*(options if kind == "redis+cluster" else ()))
+    port = server.port
+    if kind == "redis+cluster":
+        server.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: server.client().cluster("info")["cluster_state"] == "ok", "the cluster")
+    if kind == "redis+sentinel":
+        configuration = f"sentinel monitor mine 127.0.0.1 {port} 1\n"
+        port = start_redis("--sentinel", configuration=configuration).port
+    path = "mine/0" if kind == "redis+sentinel" else "0"
+    reader = broker(f"{kind}://127.0.0.1:{port}/{path}")
+    reader.append("news", b"one")
+    with unanswered(reader):
+        assert all_of(reader, "news") == [b"one"]
+
+
+@contextlib.contextmanager
+def unanswered(broker: RedisBroker) -> Iterator[None]:
+    """Let what *broker* sends on its idle connections go nowhere."""
+    client: Any = broker._pool().client
+    clients = (
+        [node.redis_connection for node in client.get_nodes()]
+        if broker._pool().cluster
+        else [client]
+    )
+    pairs = []
+    for each in clients:
+        for connection in each.connection_pool._available_connections if each else ():
+            if connection._sock is not None:
+                pair = socket.socketpair()
+                pairs.append((pair, os.dup(connection._sock.fileno())))
+                os.dup2(pair[0].fileno(), connection._sock.fileno())
+    assert pairs
+    try:
+        yield
+    finally:
+        for pair, copy in pairs:
+            os.close(copy)
+            for end in pair:
+                end.close()
+
+
+def test_more_callers_than_connections_wait_for_one(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    each = broker(f"{redis_server.url}?max_connections=3")
+    start, errors, numbers = threading.Barrier(40), [], []
+
+    def call() -> None:
+        start.wait()
+        try:
+            numbers.append(each.append("news", b"one").number)
+            each.read("news", 0, 10, 1000)
+        except BrokerError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert errors == []
+    assert sorted(numbers) == list(range(1, 41))
+    assert len(clients_of(redis_server)) <= 3
+
+
+def test_a_queue_for_a_connection_ends_in_time_and_is_no_redis_that_is_down(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    each = broker(f"{redis_server.url}?max_connections=1")
+    at = each.append("news", b"one")
+    with each._pool().turn(time.monotonic() + 1):
+        began = time.monotonic()
+        with pytest.raises(Busy, match="max_connections") as caught:
+            each.read("news", 0, 10, 1000)
+        with pytest.raises(Busy):
+            each.append("news", b"two")
+        assert 1 < time.monotonic() - began < 10
+        assert isinstance(caught.value, BrokerError)
+        # The listener does not stand in it.
+        assert frames(each.wait({"news": Position(at.log, 0)})["news"]) == [b"one"]
+    assert all_of(each, "news") == [b"one"]
+
+
+def test_a_frozen_redis_raises_in_time_and_later_stores_at_most_once(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    publisher = broker(redis_server.url)
+    publisher.append("news", b"before")
+    redis_server.freeze()
+    try:
+        began = time.monotonic()
+        with pytest.raises(BrokerError):
+            publisher.append("news", b"once")
+        assert time.monotonic() - began < 5
+    finally:
+        redis_server.thaw()
+    # All its tries wait in the sockets; a late one is read before what is new.
+    client = redis_server.client()
+    wait_until(lambda: client.xlen("ssestream:{news}") == 2, "a late try")
+    publisher.append("news", b"after")
+    assert all_of(publisher, "news") == [b"before", b"once", b"after"]
+
+
+def test_a_frozen_redis_fails_a_wait_in_time(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "BLOCK", 0.2)
+    monkeypatch.setattr(listener, "ANSWER", 0.2)
+    reader = broker(redis_server.url)
+    at = reader.append("news", b"one")
+    assert reader.wait({"news": at}) == {}
+    redis_server.freeze()
+    try:
+        follower = Follower(reader, "news")
+        wait_until(lambda: follower.errors, "an error")
+    finally:
+        redis_server.thaw()
+    reader.append("news", b"two")
+    wait_until(lambda: follower.frames == [b"one", b"two"], "all")
+    follower.stop()
+
+
+def test_a_wake_is_answered_at_once_though_redis_is_frozen(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    reader = broker(redis_server.url)
+    at = reader.append("news", b"one")
+    reader.wake()
+    assert reader.wait({"news": at}) == {}
+    redis_server.freeze()
+    try:
+        thread, result = in_thread(lambda: reader.wait({"news": at}))
+        began = time.monotonic()
+        reader.wake()
+        thread.join(20)
+        assert time.monotonic() - began < 1
+        assert result == [{}]
+    finally:
+        redis_server.thaw()
+
+
+# -- tries whose answer is lost
+
+
+class Thief:
+    """Hands connections on to Redis, and keeps the answer to what holds *word*, once."""
+
+    def __init__(self, port: int, word: bytes) -> None:
+        self._word = word
+        self._to = port
+        self.stolen = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._to)) as server:
+            while asked := client.recv(65536):
+                server.sendall(asked)
+                answer = server.recv(65536)
+                # That the script is not known yet is no answer to steal.
+                known = not answer.startswith(b"-NOSCRIPT")
+                if self._word in asked and known and not self.stolen:
+                    self.stolen += 1
+                    return
+                client.sendall(answer)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def test_a_try_whose_answer_is_lost_is_not_stored_twice(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    direct = broker(redis_server.url)
+    direct.append("news", b"before")
+    thief = Thief(redis_server.port, b"stolen goods")
+    try:
+        publisher = broker(f"redis://127.0.0.1:{thief.port}/0")
+        position = publisher.append("news", b"stolen goods")
+        publisher.append("news", b"after")
+    finally:
+        thief.close()
+    assert thief.stolen == 1
+    assert position.number == 2
+    assert all_of(direct, "news") == [b"before", b"stolen goods", b"after"]
+
+
+def test_a_first_try_that_comes_after_the_second_is_not_stored(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    publisher = broker(redis_server.url)
+    keys = ["ssestream:{news}", "ssestream:{news}:01", "ssestream:{news}:bounds"]
+    call = publisher._pool().append
+    rest = [0, 1000, "", 1000, 100]
+    second = call(keys, [b"frame", b"\1", 1, *rest])
+    assert call(keys, [b"frame", b"\1", 0, *rest]) == second
+    assert call(keys, [b"frame", b"\1", 1, *rest]) == second
+    assert all_of(publisher, "news") == [b"frame"]
+
+
+# -- bounds
+
+
+def test_old_entries_are_not_shown_and_then_thrown_away(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    young = broker(redis_server.url, history_age=0.15)
+    for n in range(30):
+        young.append("news", b"old %d" % n)
+    wait_until(lambda: not all_of(young, "news"), "all to be old")
+    assert young.read("news", 0, 10, 1000)[1:4] == (31, 30, [])
+    client = redis_server.client()
+    # On a busy machine the later appends have removed some of the first.
+    kept = client.xlen("ssestream:{news}")
+    assert 0 < kept <= 30
+    # Its age is the log's, and not of the process that reads.
+    assert all_of(broker(redis_server.url), "news") == []
+    young.append("news", b"new")
+    assert client.xlen("ssestream:{news}") == max(kept - 20, 0) + 1
+    young.append("news", b"new")
+    assert client.xlen("ssestream:{news}") <= 2
+
+
+def test_only_what_has_become_old_goes(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    young = broker(redis_server.url, history_age=60)
+    client = redis_server.client()
+    seconds, _ = client.time()  # type: ignore[misc]
+    for n in range(1, 101):
+        age = 120 - n  # so that the 60 first are too old
+        entry = {"f": b"%d" % n, "t": (seconds - age) * 1_000_000, "k": b"?"}
+        client.xadd("ssestream:{news}", entry, id=f"5-{n}")  # type: ignore[arg-type]
+    piece = young.read("news", 0, 1000, 100_000)
+    # A second or two may have passed.
+    assert 59 <= piece.first <= 65
+    assert [entry.number for entry in piece.entries] == list(range(piece.first, 101))
+
+
+def test_redis_holds_little_more_than_the_history(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    small = broker(redis_server.url, history=10)
+    for n in range(1000):
+        small.append("news", b"%d" % n)
+    assert redis_server.client().xlen("ssestream:{news}") <= 10 + 100  # a node
+    assert small.read("news", 0, 5, 1000).first == 991
+
+
+def test_news_of_large_entries_comes_in_pieces(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    reader = broker(redis_server.url)
+    for n in range(20):
+        reader.append("news", b"%d" % (n % 10) * 300_000)
+    piece = reader.wait({"news": Position("", 0)})["news"]
+    assert [entry.number for entry in piece.entries] == [1, 2, 3, 4]
+    piece = reader.wait({"news": Position(piece.log, 4)})["news"]
+    assert [entry.number for entry in piece.entries] == [5, 6, 7, 8]
+
+
+def test_a_thousand_channels_are_waited_for_together(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    reader, publisher = broker(redis_server.url), broker(redis_server.url)
+    positions = {f"of/{n}": Position("", 0) for n in range(1000)}
+    thread, result = in_thread(lambda: reader.wait(positions))
+    publisher.append("of/999", b"one")
+    thread.join(20)
+    assert frames(result[0]["of/999"]) == [b"one"]
+    for name in positions:
+        publisher.append(name, b"more")
+    news = reader.wait(positions)
+    assert news.keys() == positions.keys()
+
+
+# -- connections
+
+
+def clients_of(server: RedisServer) -> list[dict[str, str]]:
+    with server.client(client_name="asks") as client:
+        everybody: Any = client.client_list()
+    return [each for each in everybody if each["name"] != "asks"]
+
+
+def test_one_connection_listens_and_publishers_share_the_others(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    each = broker(redis_server.url)
+    follower = Follower(each, "news")
+    for n in range(100):
+        each.append("news", b"%d" % n)
+    wait_until(lambda: len(follower.frames) == 100, "all")
+    for _ in range(100):
+        each.wake()
+    commands = [client["cmd"] for client in clients_of(redis_server)]
+    assert commands.count("xread") == 1
+    assert len(commands) <= 3  # the publisher and the listener may ask at once
+    follower.stop()
+    each.close()
+    wait_until(lambda: not clients_of(redis_server), "all to be closed")
+    assert each.append("news", b"again").number == 101
+
+
+def test_a_wait_for_other_channels_keeps_its_connection(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    reader = broker(redis_server.url)
+    for n in range(5):
+        reader.wake()
+        assert reader.wait({f"channel-{m}": Position("", 0) for m in range(n + 1)}) == {}
+    listening = [each for each in clients_of(redis_server) if each["cmd"] == "xread"]
+    assert len(listening) == 1
+    reader.append("channel-4", b"one")
+    assert list(reader.wait({"channel-4": Position("", 0)})) == ["channel-4"]
+
+
+def test_a_listener_whose_connection_is_cut_finds_what_came_meanwhile(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    reader = broker(redis_server.url)
+    follower = Follower(reader, "news")
+    client = redis_server.client(client_name="asks")
+    for n in range(20):
+        client.client_kill_filter(_type="normal", skipme=True)
+        reader.append("news", b"%d" % n)
+    wait_until(lambda: len(follower.frames) >= 20, "all")
+    follower.stop()
+    assert follower.frames == [b"%d" % n for n in range(20)]
+
+
+def test_nothing_is_left_of_a_closed_one(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    def use() -> None:
+        each = RedisBroker(redis_server.url, 10, None)
+        each.append("news", b"one")
+        each.wait({"news": Position("", 0)})
+        each.close()
+
+    use()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        use()
+    # Those of the tests before may be closed meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= before
+    wait_until(lambda: not clients_of(redis_server), "Redis to see them go")
+
+
+DROPPED = """
+import gc, sys, time
+from ssestream import Channels, SseStream
+for way in ("dropped", "left"):
+    channels = Channels(sys.argv[1])
+    channels.publish("news", {"data": "x"})
+    stream = SseStream()
+    channels.subscribe(stream, "news")
+    while channels.state != "listening":
+        time.sleep(0.01)
+    if way == "dropped":
+        stream.destroy()
+        while channels._exchange.listener._listening:
+            time.sleep(0.01)
+        del channels, stream
+        gc.collect()
+"""
+
+
+def test_nothing_is_left_to_the_collector(redis_server: RedisServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "always", "-c", DROPPED, redis_server.url],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+
+
+def test_a_forked_process_has_its_own_connections(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    each = broker(redis_server.url)
+    at = each.append("news", b"one")
+    each.wake()
+    each.wait({"news": at})  # the question is still open now
+    child = os.fork()
+    if child == 0:
+        try:
+            each.wake()
+            quiet = each.wait({"news": at}) == {}
+            each.append("child", b"%d" % quiet)
+            each.wait({"news": at})
+            each.append("child", b"heard")
+        finally:
+            os._exit(0)
+    try:
+        wait_until(lambda: all_of(each, "child") == [b"1"], "the child")
+        # Its wake was not ours.
+        thread, result = in_thread(lambda: each.wait({"news": at}))
+        each.append("news", b"two")
+        thread.join(20)
+        assert frames(result[0]["news"]) == [b"two"]
+        wait_until(lambda: all_of(each, "child") == [b"1", b"heard"], "the child")
+    finally:
+        os.waitpid(child, 0)
+
+
+def connected(process: int, port: int) -> set[Any]:
+    """The addresses from which *process* is connected to *port* of this host."""
+    connections = psutil.Process(process).net_connections("tcp")
+    return {each.laddr for each in connections if each.raddr and each.raddr.port == port}
+
+
+def test_a_forked_process_that_uses_no_broker_keeps_none_of_its_connections(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    before = connected(os.getpid(), redis_server.port)
+    each = broker(redis_server.url)
+    at = each.append("news", b"one")
+    each.wake()
+    assert each.wait({"news": at}) == {}
+    ours = connected(os.getpid(), redis_server.port) - before
+    assert len(ours) == 2  # to ask and to listen
+    end, of_parent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(of_parent)
+            os.read(end, 1)
+        finally:
+            os._exit(0)
+    try:
+        wait_until(
+            lambda: not ours & connected(child, redis_server.port), "the copies to be closed"
+        )
+        # The parent's own are as they were.
+        assert connected(os.getpid(), redis_server.port) - before == ours
+        assert all_of(each, "news") == [b"one"]
+    finally:
+        os.close(end)
+        os.close(of_parent)
+        os.waitpid(child, 0)
+
+
+PATCHED = """
+from gevent import monkey
+start_thread = monkey.get_original("_thread", "start_new_thread")
+monkey.patch_all()
+import gevent, json, sys, time
+from ssestream.brokers.broker import Position
+from ssestream.brokers.redis import RedisBroker
+
+broker = RedisBroker(sys.argv[1], 10000, None)
+ticks, got, woken = [], [], []
+
+def tick():
+    while True:
+        ticks.append(time.monotonic())
+        gevent.sleep(0.001)
+
+def listen():
+    position = Position("", 0)
+    while True:
+        news = broker.wait({"news": position})
+        woken.append(not news)
+        for number, frame, _ in news["news"].entries if news else ():
+            got.append(number)
+            position = Position(news["news"].log, number)
+
+def publish(n):
+    for m in range(50):
+        broker.append("news", b"%d %d" % (n, m))
+
+def crowd():
+    began = len(ticks)
+    greenlets = [gevent.spawn(broker.read, "news", 0, 1, 1) for _ in range(200)]
+    gevent.joinall(greenlets, raise_error=True)
+    return len(ticks) > began
+
+gevent.spawn(tick)
+gevent.spawn(listen)
+with gevent.Timeout(20):
+    while len(ticks) < 20:
+        gevent.sleep(0.001)
+    pause = max(after - before for before, after in zip(ticks, ticks[1:]))
+    publishers = [gevent.spawn(publish, n) for n in range(4)]
+    for n in range(4, 8):
+        start_thread(publish, (n,))
+    while len(got) < 400:
+        gevent.sleep(0.001)
+    woken.clear()
+    crowded = crowd()
+    start_thread(broker.wake, ())
+    while True not in woken:
+        gevent.sleep(0.001)
+print(json.dumps({"pause": pause, "crowded": crowded, "in order": got == list(range(1, 401))}))
+"""
+
+
+def test_a_patched_process_waits_in_a_greenlet_and_publishes_from_any_thread(
+    redis_server: RedisServer,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PATCHED, redis_server.url],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    said = json.loads(done.stdout)
+    assert said["in order"]
+    assert said["crowded"]
+    assert said["pause"] < 2  # and not until Redis answers
+
+
+# -- ways to reach it
+
+
+def works(each: RedisBroker) -> None:
+    """Append, read, wait, and wait for what comes while it waits."""
+    at = each.append("news", b"one")
+    each.append("sports", b"goal")
+    assert frames(each.wait({"news": Position(at.log, at.number - 1)})["news"]) == [b"one"]
+    positions = {"news": at, "nothing": Position("", 0)}
+    thread, result = in_thread(lambda: wait_until(lambda: each.wait(positions), "news"))
+    each.append("news", b"two")
+    thread.join(20)
+    assert frames(result[0]["news"]) == [b"two"]
+    each.wake()
+    assert each.wait({"nothing": Position("", 0)}) == {}
+    assert frames(each.read("sports", 0, 10, 1000)) == [b"goal"]
+
+
+def test_a_password(start_redis: Start, broker: Callable[..., RedisBroker]) -> None:
+    server = start_redis("--requirepass", "s3cret/:@")
+    works(broker(f"redis://:s3cret%2F%3A%40@127.0.0.1:{server.port}/3"))
+    began = time.monotonic()
+    with pytest.raises(BrokerError, match=r"(?i)password"):
+        broker(f"redis://:wrong@127.0.0.1:{server.port}/3").append("news", b"one")
+    assert time.monotonic() - began < 1  # no use in trying again
+
+
+def test_an_account_may_have_few_rights(
+    start_redis: Start, broker: Callable[..., RedisBroker]
+) -> None:
+    rights = "+evalsha +script|load +exists +xinfo +xadd +xrange +xrevrange +xlen +xtrim"
+    rights += " +get +set +hmget +hset +time +xread +client|id +select"
+    server = start_redis(configuration=f"user app on >pw ~ssestream:* {rights}")
+    each = broker(f"redis://app:pw@127.0.0.1:{server.port}/1", history_age=60)
+    works(each)
+    each.append("last", b"one")
+    assert list(each.wait({"last": Position("", 0)})) == ["last"]
+
+
+def test_tls(
+    start_redis: Start, broker: Callable[..., RedisBroker], certificate: tuple[str, str]
+) -> None:
+    cert, key = certificate
+    files = ["--tls-cert-file", cert, "--tls-key-file", key]
+    server = start_redis(*files, "--tls-auth-clients", "no", tls=True)
+    works(broker(f"rediss://localhost:{server.port}/0?ssl_ca_certs={cert}"))
+    with pytest.raises(BrokerError, match=r"(?i)certificate"):
+        broker(f"rediss://localhost:{server.port}/0").read("news", 0, 1, 1)
+
+
+def test_a_unix_socket(start_redis: Start, broker: Callable[..., RedisBroker]) -> None:
+    server = start_redis("--unixsocket", "redis.sock")
+    works(broker(f"unix://{server.folder}/redis.sock?db=2"))
+
+
+def test_what_a_url_says_of_answers_does_no_harm(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    works(broker(f"{redis_server.url}?decode_responses=true&protocol=3&max_connections=7"))
+
+
+def test_a_sentinel_leads_to_the_master_and_then_to_the_next(
+    start_redis: Start, broker: Callable[..., RedisBroker]
+) -> None:
+    master = start_redis("--requirepass", "pw", "--masterauth", "pw")
+    replica = start_redis(
+        *["--requirepass", "pw", "--masterauth", "pw"],
+        *["--replicaof", "127.0.0.1", str(master.port)],
+    )
+    sentinel = start_redis(
+        "--sentinel",
+        configuration=f"""
+sentinel monitor mine 127.0.0.1 {master.port} 1
+sentinel auth-pass mine pw
+sentinel down-after-milliseconds mine 300
+sentinel failover-timeout mine 2000
+""",
+    )
+    each = broker(f"redis+sentinel://:pw@127.0.0.1:{sentinel.port}/mine/0")
+    works(each)
+    other = replica.client(password="pw")
+    wait_until(lambda: other.xlen("ssestream:{news}") == 2, "the replica to have all")
+    asked = sentinel.client()
+    wait_until(
+        lambda: asked.execute_command("SENTINEL", "REPLICAS", "mine"), "the sentinel to know it"
+    )
+
+    follower = Follower(each, "news")
+    wait_until(lambda: len(follower.frames) == 2, "what there is")
+    master.kill()
+
+    def published() -> bool:
+        try:
+            each.append("news", b"three")
+        except BrokerError:
+            return False
+        return True
+
+    wait_until(published, "the failover", 60)
+    wait_until(lambda: len(follower.frames) == 3, "what came after it")
+    follower.stop()
+    assert follower.frames == [b"one", b"two", b"three"]
+
+
+def test_a_cluster(start_redis: Start, broker: Callable[..., RedisBroker]) -> None:
+    client = shutil.which("redis-cli")
+    if client is None:
+        pytest.skip("redis-cli makes the cluster")
+    options = ["--cluster-enabled", "yes", "--cluster-port"]
+    nodes = [start_redis(*options, str(free_port()), durable=True) for _ in range(3)]
+    hosts = [f"127.0.0.1:{node.port}" for node in nodes]
+    subprocess.run(
+        [client, "--cluster", "create", *hosts, "--cluster-yes"], check=True, capture_output=True
+    )
+    for node in nodes:
+        asked = node.client()
+        wait_until(
+            lambda asked=asked: asked.cluster("info")["cluster_state"] == "ok",  # type: ignore
+            "the cluster",
+        )
+    each = broker(f"redis+cluster://{hosts[0]}/0")
+    works(each)
+    at = {f"of/{n}": each.append(f"of/{n}", b"one") for n in range(20)}
+    assert all(node.client().dbsize() for node in nodes), "they live on several"
+    news = each.wait({name: Position("", 0) for name in at})
+    assert {name: piece.log for name, piece in news.items()} == {
+        name: position.log for name, position in at.items()
+    }
+
+    # One node fails and comes back.
+    follower = Follower(each, "of/7")
+    loop = next(node for node in nodes if node.client().keys("ssestream:{of/7}"))
+    loop.kill()
+    thread, result = in_thread(lambda: each.append("of/7", b"two"))
+    loop.start()
+    thread.join(20)
+    assert [position[:2] for position in result] == [(at["of/7"].log, 2)]
+    wait_until(lambda: follower.frames == [b"one", b"two"], "what came meanwhile")
+    follower.stop()

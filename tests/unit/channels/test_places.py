@@ -1,0 +1,619 @@
+"""A client always knows where it stands: ids before the first event, and logs with another past."""
+
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssestream import BrokerError, Channels, MessageError, SseStream, StreamError
+from ssestream.brokers.memory import MemoryBroker
+from ssestream.brokers.sqlite import SqliteBroker
+from ssestream.channels import id_blocks, listener
+from ssestream.channels.exchange import Exchange
+from ssestream.channels.ids import parse_id
+from ssestream.channels.unheard import Audience
+from ssestream.wire import Decoder, encode
+from tests.kit.following import Client, Following, data_of, numbers
+from tests.kit.redis_server import RedisServer
+from tests.kit.servers import Client as Plain
+from tests.kit.servers import Server, wait_until
+from tests.kit.visit import Visit, on_threads_and_greenlets, until
+
+Make = Callable[..., Channels]
+
+
+@pytest.fixture
+def memory_url() -> str:
+    return "memory://"
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/events.db"
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def shared_url(request: pytest.FixtureRequest) -> str:
+    """Of each kind that processes share."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def make(url: str) -> Iterator[Make]:
+    """Make `Channels` of one broker."""
+    made: list[Channels] = []
+
+    def make(**options: Any) -> Channels:
+        made.append(Channels(url, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def publish(channels: Channels, name: str, *span: int) -> list[str]:
+    return [channels.publish(name, {"data": number}) for number in range(*span)]
+
+
+def place_of(client: Client) -> str:
+    """The id of a client that has got no event."""
+    until(client.has_id, "the place")
+    assert client.messages == []
+    return client.last_id
+
+
+def heard(channels: Channels, name: str) -> int:
+    """The number of the last entry that the listener has."""
+    position = channels._exchange.listener.tails.get(name).position
+    return 0 if position is None else position.number
+
+
+def live(channels: Channels) -> None:
+    until(
+        lambda: all(not each.lagging for each in channels.statistics().values()), "all to be live"
+    )
+
+
+# -- before the first event
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("before", [0, 3])
+def test_one_that_has_got_nothing_misses_nothing(make: Make, before: int) -> None:
+    channels = make()
+    publish(channels, "news", before)
+    app = Following(channels, "news")
+    with Client(app) as client:
+        place = place_of(client)
+    publish(channels, "news", 10, 13)
+    with Client(app, last_id=place) as client:
+        assert data_of(client.take(3)) == numbers(10, 13)
+    assert app.gaps == []
+
+
+@on_threads_and_greenlets
+def test_it_knows_its_place_in_each_of_several_channels(make: Make) -> None:
+    channels = make()
+    publish(channels, "news", 2)
+    app = Following(channels, "news", "sports", "empty")
+    with Client(app) as client:
+        place = place_of(client)
+    assert list(parse_id(place) or ()) == ["news", "sports", "empty"]
+    publish(channels, "empty", 5, 6)
+    publish(channels, "news", 6, 7)
+    publish(channels, "sports", 7, 8)
+    with Client(app, last_id=place) as client:
+        assert sorted(data_of(client.take(3))) == numbers(5, 8)
+    assert app.gaps == []
+
+
+@on_threads_and_greenlets
+def test_the_latest_are_given_again_to_one_that_left_before_it_got_them(make: Make) -> None:
+    channels = make()
+    publish(channels, "news", 10)
+    with Client(Following(channels, "news", latest=3)) as client:
+        client.take(3)
+        first = client._ids[0]
+    with Client(Following(channels, "news", latest=3), last_id=first) as client:
+        assert data_of(client.take(3)) == numbers(7, 10)
+
+
+@on_threads_and_greenlets
+def test_one_that_began_since_an_id_has_that_place(make: Make) -> None:
+    channels = make()
+    ids = publish(channels, "news", 4)
+    with Client(Following(channels, "news", since=ids[-1])) as client:
+        assert place_of(client) == ids[-1]
+
+
+def test_an_id_that_the_client_has_is_not_told_again(make: Make) -> None:
+    channels = make()
+    ids = publish(channels, "news", 3)
+    with Client(Following(channels, "news"), last_id=ids[-1]) as client:
+        live(channels)
+        publish(channels, "news", 3, 4)
+        assert data_of(client.take(1)) == ["3"]
+        assert len(client._ids) == 1
+
+
+def test_following_one_more_channel_tells_the_place_in_both(make: Make) -> None:
+    channels = make()
+    app = Following(channels, "news")
+    with Client(app) as client:
+        place_of(client)
+        channels.subscribe(app.streams[0], "sports")
+        until(lambda: client.has_id() and "sports" in client.last_id, "both places")
+        place = client.last_id
+    publish(channels, "sports", 1)
+    with Client(Following(channels, "news", "sports"), last_id=place) as client:
+        assert data_of(client.take(1)) == ["0"]
+
+
+class Away(MemoryBroker):
+    """One that is away while *away*."""
+
+    away = True
+
+    def read(self, *args: Any) -> Any:
+        if self.away:
+            raise BrokerError("away")
+        return super().read(*args)
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("names", [("news",), ("news", "sports")])
+def test_the_place_is_told_once_a_broker_is_back(
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "SOONEST", 0.01)
+    monkeypatch.setattr(listener, "LATEST", 0.02)
+    broker = Away()
+    channels = Channels("memory://")
+    channels._own = Exchange(broker, Audience())
+    for number in range(5):
+        broker.append("news", encode({"data": number}))
+    app = Following(channels, *names)
+    late = Following(channels, *names, latest=2)
+    with Client(app) as client, Client(late) as reader:
+        until(lambda: channels.state == "down", "the listener to see it")
+        assert not client.has_id()
+        broker.away = False
+        place = place_of(client)
+        # What was asked for is given when there is something to ask.
+        assert data_of(reader.take(2)) == numbers(3, 5)
+    publish(channels, "news", 5, 6)
+    with Client(app, last_id=place) as client:
+        assert data_of(client.take(1)) == ["5"]
+    channels.close()
+
+
+def test_one_that_is_refused_knows_its_place_too(make: Make) -> None:
+    channels = make()
+    app = Following(channels, "news")
+    app.config["SSESTREAM_MAX_STREAMS"] = 1
+    with Client(app), Visit(app) as refused:
+        refused.read_to_end()
+        messages = Decoder().feed(refused.body)
+        (place,) = [message["id"] for message in messages if "id" in message]
+        assert b":ok" not in refused.body
+        assert "retry" in messages[-1]
+    publish(channels, "news", 3)
+    with Client(app, last_id=place) as client:
+        assert data_of(client.take(3)) == numbers(3)
+
+
+def test_blocks_with_an_id_can_be_switched_off(make: Make) -> None:
+    channels = make()
+    app = Following(channels, "news", stream={"id_blocks": False})
+    with Client(app) as client:
+        live(channels)
+        publish(channels, "news", 1)
+        client.take(1)
+        assert len(client._ids) == 1
+    app = Following(channels, "news")
+    app.config["SSESTREAM_ID_BLOCKS"] = False
+    with Client(app) as client:
+        live(channels)
+        publish(channels, "news", 1, 2)
+        client.take(1)
+        assert len(client._ids) == 1
+    with pytest.raises(TypeError, match="id_blocks is a bool, not str"):
+        SseStream(id_blocks="no")  # type: ignore[arg-type]
+
+
+# -- behind what a filter has withheld
+
+
+@on_threads_and_greenlets
+def test_what_a_filter_withholds_makes_no_gap(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(id_blocks, "TELL", 0.05)
+    channels = make(history=10)
+    app = Following(channels, "news", filter=lambda message: "!" in str(message["data"]))
+    with Client(app) as client:
+        place_of(client)
+        live(channels)
+        for number in range(1, 26):
+            last = channels.publish("news", {"data": str(number)})
+            until(lambda n=number: heard(channels, "news") == n, "the listener to have it")
+        until(lambda: client.has_id() and client.last_id == last, "its place")
+        assert client.messages == []
+    with Client(app, last_id=client.last_id) as client:
+        channels.publish("news", {"data": "now!"})
+        assert data_of(client.take(1)) == ["now!"]
+    assert app.gaps == []
+
+
+def test_a_client_that_reads_nothing_is_not_flooded_with_its_places() -> None:
+    channels = Channels("memory://", history=2)
+    stream = SseStream(high_water_mark=2, max_messages=4)
+    channels.subscribe(stream, "news", filter=lambda message: False)
+    publish(channels, "news", 100)
+    until(lambda: channels.statistics()["news"].lagging == 0, "it to have passed all")
+    assert not stream.destroyed
+    assert stream.writable_length <= 4
+    stream.destroy()
+
+
+# -- on real servers
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
+def test_one_that_leaves_before_its_first_event_misses_nothing_on_real_servers(
+    kind: str, tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    folder = tmp_path / "later"
+    url = f"sqlite:///{folder}/events.db"
+    config = json.dumps({"SSESTREAM_URL": url, "SSESTREAM_HISTORY": 20})
+    server = serve(kind, "tests.servers.apps.channels:app", env={"CHANNELS_CONFIG": config})
+
+    def look_in(query: str) -> str:
+        """What the client knows that leaves as soon as it has an id."""
+        client = Plain(server.port)
+        client.get(f"/news?channels={query}")
+        if not folder.exists():
+            client.read_until(b":ok\n\n")
+            # It is told once there is somebody to ask.
+            folder.mkdir()
+        while (block := re.search(rb"\nid: ([^\n]+)\n\n", client.received)) is None:
+            client.received += client.sock.recv(65536)
+        client.fin()
+        return block[1].decode()
+
+    def comes_back(query: str, place: str, *data: str) -> None:
+        client = Plain(server.port)
+        client.get(f"/news?channels={query}", f"Last-Event-ID: {place}")
+        for each in data:  # in any order, as there is none between channels
+            client.read_until(f"data: {each}\n\n".encode())
+        client.fin()
+        assert sorted(re.findall(r"\ndata: (.*)\n", client.received.decode())) == sorted(data)
+
+    away = look_in("news")
+    channels = Channels(url, history=20)
+    channels.publish("news", {"data": "1"})
+    comes_back("news", away, "1")
+    two = look_in("news,empty")
+    channels.publish("empty", {"data": "2"})
+    comes_back("news,empty", two, "2")
+    latest = look_in("news,empty&latest=1")
+    comes_back("news,empty&latest=1", latest, "1", "2")
+    since = look_in(f"news&since={away}")
+    comes_back("news", since, "1")
+    # What a filter withholds is no gap, though the log has it no more.
+    one = Plain(server.port)
+    one.get("/news?channels=news&only=!")
+    one.read_until(b"\nid: ")
+    for number in range(40):
+        last = channels.publish("news", {"data": str(number)})
+        if number % 10 == 9:
+            one.read_until(f"\nid: {last}\n\n".encode())
+    one.fin()
+    channels.publish("news", {"data": "at last!"})
+    comes_back("news&only=!", last, "at last!")
+    channels.close()
+
+
+# -- a log with another past
+
+
+def broken(path: str) -> Callable[[], None]:
+    """What puts *path* back to how it is now."""
+    copy = sqlite3.connect(":memory:")
+    with sqlite3.connect(path) as source:
+        source.backup(copy)
+    source.close()
+
+    def put_back() -> None:
+        target = sqlite3.connect(path, timeout=5)
+        copy.backup(target)
+        target.close()
+        copy.close()
+
+    return put_back
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("grown", [0, 3, 5, 9])
+def test_a_backup_that_is_put_back_is_a_gap_for_those_who_are_there_and_who_come_back(
+    tmp_path: Path, grown: int
+) -> None:
+    path = f"{tmp_path}/events.db"
+    channels = Channels(f"sqlite:///{path}")
+    publish(channels, "news", 5)
+    put_back = broken(path)
+    app = Following(channels, "news", "other")
+    with Client(app) as gone:
+        place_of(gone)
+        publish(channels, "news", 5, 10)
+        gone.take(5)
+    with Client(app) as client:
+        live(channels)
+        put_back()
+        elsewhere = Channels(f"sqlite:///{path}")
+        publish(elsewhere, "news", 100, 100 + grown)
+        until(lambda: "news" in app.gaps, "the gap of the one who is there")
+        expected = numbers(5) + numbers(100, 100 + grown)
+        assert data_of(client.take(len(expected))) == expected
+        publish(elsewhere, "news", 200, 203)
+        assert data_of(client.take(len(expected) + 3))[-3:] == numbers(200, 203)
+    with Client(app, last_id=gone.last_id) as client:
+        expected += numbers(200, 203)
+        assert data_of(client.take(len(expected))) == expected
+    assert app.gaps == ["news", "news"]
+    elsewhere.close()
+    channels.close()
+
+
+def test_access_that_may_have_been_withdrawn_in_a_lost_end_ends_its_streams(
+    tmp_path: Path,
+) -> None:
+    path = f"{tmp_path}/events.db"
+    channels = Channels(f"sqlite:///{path}")
+    publish(channels, "news", 2)
+    put_back = broken(path)
+    publish(channels, "news", 2, 8)
+    app = Following(channels, "news", key="user:7")
+    other = Following(channels, "news")
+    with Client(app) as client, Client(other) as stays:
+        live(channels)
+        put_back()
+        elsewhere = Channels(f"sqlite:///{path}")
+        # Its number is one that the listener is beyond.
+        elsewhere.cut("news", "user:7")
+        client.read_to_end()
+        publish(elsewhere, "news", 50, 51)
+        assert data_of(stays.take(3)) == [*numbers(2), "50"]
+    elsewhere.close()
+    channels.close()
+
+
+def test_redis_that_was_killed_with_a_snapshot_behind_is_a_gap(redis_url: str) -> None:
+    """As after a failover to a replica that lags: the log is as it was, and grows again."""
+    import redis
+
+    client = redis.Redis.from_url(redis_url)
+    channels = Channels(redis_url)
+    publish(channels, "news", 3)
+    copy: Any = client.dump("ssestream:{news}")
+    app = Following(channels, "news")
+    with Client(app) as gone:
+        place_of(gone)
+        publish(channels, "news", 3, 6)
+        gone.take(3)
+    client.restore("ssestream:{news}", 0, copy, replace=True)
+    publish(channels, "news", 100, 107)
+    with Client(app, last_id=gone.last_id) as back:
+        expected = numbers(3) + numbers(100, 107)
+        assert data_of(back.take(len(expected))) == expected
+    assert app.gaps == ["news"]
+    channels.close()
+    client.close()
+
+
+def test_a_position_without_a_check_is_taken_on_trust(make: Make) -> None:
+    channels = make()
+    ids = publish(channels, "news", 3)
+    old = ".".join(ids[0].split(".")[:2])
+    app = Following(channels, "news")
+    with Client(app, last_id=old) as client:
+        assert data_of(client.take(2)) == numbers(1, 3)
+    assert app.gaps == []
+
+
+# -- whose id it is
+
+
+def test_a_stream_follows_the_channels_of_one(tmp_path: Path) -> None:
+    one, other = Channels(), Channels(f"sqlite:///{tmp_path}/events.db")
+    stream = SseStream()
+    one.subscribe(stream, "news")
+    with pytest.raises(StreamError, match="another Channels"):
+        other.subscribe(stream, "news")
+    assert other.statistics() == {}
+    one.unsubscribe(stream)
+    other.subscribe(stream, "news")
+    stream.destroy()
+    until(lambda: not other.statistics(), "it to be gone")
+    other.close()
+
+
+@pytest.mark.parametrize("way", ["write", "write_message", "end", "push", "push by hand"])
+def test_an_id_of_the_apps_own_is_refused_beside_channels(way: str) -> None:
+    channels = Channels()
+    stream = SseStream()
+    stream.write({"id": 5, "data": "before"})
+    channels.subscribe(stream, "news")
+    given: Any = {"id": 7, "data": "x"}
+    if way.startswith("push"):
+        given = b"data: x\nid: 7\n\n" if way == "push by hand" else encode(given)
+    with pytest.raises(MessageError, match="'id'") as refused:
+        getattr(stream, way.split()[0])(given)
+    assert refused.value.field == "id"
+    # Without one it is welcome.
+    stream.write({"event": "snapshot", "data": "id: 9"})
+    channels.unsubscribe(stream, "news")
+    stream.write({"id": 8, "data": "x"})
+    stream.destroy()
+
+
+# -- which id counts
+
+
+@pytest.mark.parametrize(
+    "query", ["lastEventId={0}&lastEventId={1}", "lastEventId={1}&lastEventId="]
+)
+def test_of_several_ids_in_a_query_the_newest_counts(query: str) -> None:
+    channels = Channels()
+    ids = publish(channels, "a+b@c", 4)
+    with Client(Following(channels, "a+b@c"), "/?" + query.format(ids[0], ids[2])) as client:
+        assert data_of(client.take(1)) == ["3"]
+
+
+@pytest.mark.parametrize("bad", ["x" * 4097, "\x01", "news=1"])
+def test_an_id_that_is_rubbish_is_a_gap(bad: str) -> None:
+    channels = Channels()
+    publish(channels, "news", 2)
+    app = Following(channels, "news")
+    with Client(app, last_id=bad) as client:
+        assert data_of(client.take(2)) == numbers(2)
+    assert app.gaps == ["news"]
+
+
+def test_since_an_empty_id_is_since_none() -> None:
+    channels = Channels()
+    publish(channels, "news", 2)
+    app = Following(channels, "news", since="")
+    with Client(app) as client:
+        place_of(client)
+    assert app.gaps == []
+
+
+def test_too_many_channels_are_refused_before_any_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = Channels()
+    reads: list[Any] = []
+    monkeypatch.setattr(channels._exchange.broker, "read", lambda *args: reads.append(args))
+    with pytest.raises(ValueError, match="too many"):
+        channels.subscribe(SseStream(), *(f"{n}" for n in range(1300)))
+    assert reads == []
+
+
+# -- how much a log keeps
+
+
+def test_a_publisher_trims_nothing_of_others(
+    shared_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    much, usual, little = (
+        Channels(shared_url, history=50),
+        Channels(shared_url),
+        Channels(shared_url, history=10),
+    )
+    publish(much, "news", 50)
+    publish(usual, "news", 50, 51)
+    assert caplog.text == ""
+    publish(little, "news", 51, 53)
+    assert caplog.text.count("'news' keeps 50 events") == 1
+    assert [each["data"] for each in much.history("news")] == numbers(3, 53)
+    little.keep("news", history=10)
+    assert [each["data"] for each in much.history("news")] == numbers(43, 53)
+    # Whoever asks for more is given more.
+    publish(much, "news", 53, 63)
+    assert len(usual.history("news")) == 20
+    for each in (much, usual, little):
+        each.close()
+
+
+def test_the_age_of_one_channel_is_none_of_anothers(shared_url: str) -> None:
+    old, young = Channels(shared_url), Channels(shared_url, history_age=0.05)
+    publish(old, "orders", 10)
+    publish(young, "ticks", 10)
+    wait_until(lambda: not old.history("ticks"), "the ticks to be old")
+    publish(young, "ticks", 10, 12)
+    publish(young, "orders", 10, 11)
+    assert len(young.history("orders")) == 11
+    old.keep("orders", history_age=0.05)
+    wait_until(lambda: not young.history("orders"), "the orders to be old")
+    for each in (old, young):
+        each.close()
+
+
+@pytest.mark.parametrize("way", ["cut", "close"])
+def test_what_is_said_to_streams_is_no_history(make: Make, way: str) -> None:
+    channels = make(history=20)
+    publish(channels, "news", 30)
+    ids = [str(each["id"]) for each in channels.history("news")]
+    for number in range(100):
+        if way == "cut":
+            channels.cut("news", f"user:{number}")
+        else:
+            channels.close_channel("news")
+    assert [each["data"] for each in channels.history("news")] == numbers(10, 30)
+    app = Following(channels, "news", latest=0)
+    with Client(app, last_id=ids[-3]) as client:
+        assert data_of(client.take(2)) == numbers(28, 30)
+    publish(channels, "news", 30, 35)
+    assert [each["data"] for each in channels.history("news")] == numbers(15, 35)
+    assert app.gaps == []
+
+
+def test_a_file_of_the_first_form_is_brought_to_this_one(tmp_path: Path) -> None:
+    path = f"{tmp_path}/events.db"
+    db = sqlite3.connect(path)
+    db.executescript(
+        """
+        PRAGMA journal_mode = WAL;
+        CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+        log TEXT NOT NULL, last INTEGER NOT NULL, change INTEGER NOT NULL);
+        CREATE INDEX changes ON channels (change);
+        CREATE TABLE events (change INTEGER PRIMARY KEY, channel INTEGER NOT NULL,
+        number INTEGER NOT NULL, at REAL NOT NULL, frame BLOB NOT NULL);
+        CREATE UNIQUE INDEX numbers ON events (channel, number);
+        INSERT INTO channels VALUES (1, 'news', 'abcd', 2, 2);
+        PRAGMA application_id = 1397966081;
+        """
+    )
+    for number in (1, 2):
+        frame = encode({"data": number})
+        db.execute(
+            "INSERT INTO events VALUES (?, 1, ?, ?, ?)", (number, number, time.time(), frame)
+        )
+    db.commit()
+    db.close()
+    channels = Channels(f"sqlite:///{path}", history=2)
+    app = Following(channels, "news")
+    with Client(app, last_id="news=abcd.1") as client:
+        assert data_of(client.take(1)) == ["2"]
+        live(channels)
+        publish(channels, "news", 3, 5)
+        assert data_of(client.take(3)) == numbers(2, 5)
+    assert [each["data"] for each in channels.history("news")] == numbers(3, 5)
+    assert app.gaps == []
+    channels.close()
+    assert isinstance(channels._exchange.broker, SqliteBroker)
+
+
+def test_a_log_keeps_what_it_is_told_to() -> None:
+    channels = Channels("memory://")
+    publish(channels, "news", 10)
+    channels.keep("news", history=4)
+    assert [each["data"] for each in channels.history("news")] == numbers(6, 10)
+    with pytest.raises(ValueError, match="history must be at least 1"):
+        channels.keep("news", history=0)
+    with pytest.raises(ValueError, match="name of a channel"):
+        channels.keep("no name", history=1)

@@ -1,0 +1,603 @@
+"""Nothing waits without bound, and what happens at the bound is what was asked for."""
+
+import json
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask, request
+from werkzeug.test import EnvironBuilder
+
+from ssestream import (
+    BufferFull,
+    ServerResponse,
+    SseStream,
+    StreamDestroyed,
+    StreamError,
+    statistics,
+)
+from ssestream.config import KNOWN, _of_streams
+from ssestream.http import outgoing
+from ssestream.http.connection import Connection
+from ssestream.http.interning import EACH, SIZE, Shared
+from ssestream.http.outgoing import OutgoingMessage
+from ssestream.http.output import CHUNK, STUCK
+from ssestream.settings import DEFAULTS, Options, Settings
+from ssestream.wire import Decoder
+from tests.kit.servers import SERVERS, Client, Server, body_of, wait_until
+
+
+class Slow:
+    """A response whose client has stopped reading after the first chunk."""
+
+    def __init__(self, stream: SseStream) -> None:
+        self.message = OutgoingMessage(high_water_mark=100)
+        stream.pipe(self.message)
+        outgoing.body_of(self.message).open(Connection(), stream._settings)
+        self.body = outgoing.body_of(self.message)
+        self.received = [next(self.body)]
+
+    def read_all(self) -> bytes:
+        """Take what there is, and tell of it, without waiting for more."""
+        buffer = outgoing.body_of(self.message).buffer
+        while True:
+            if buffer.mark_sent():
+                for inlet in outgoing.body_of(self.message).inlets:
+                    inlet.drained()
+            if not buffer.length:
+                return b"".join(self.received)
+            self.received.append(next(self.body))
+
+
+def stalled(**options: Any) -> tuple[SseStream, Slow]:
+    stream = SseStream(high_water_mark=4, **options)
+    slow = Slow(stream)
+    while stream.write({"data": "x" * 50}):
+        pass
+    return stream, slow
+
+
+def write_on(stream: SseStream, count: int) -> list[BaseException | None]:
+    """Write as one who does not wait for "drain"; what the callbacks are told."""
+    told: list[BaseException | None] = []
+    for number in range(count):
+        stream.write({"id": number, "data": "more"}, None, told.append)
+    return told
+
+
+def test_the_default_cuts_the_client_who_comes_back() -> None:
+    before = statistics()
+    stream, slow = stalled(max_messages=10)
+    told = write_on(stream, 20)
+    assert slow.message.closed
+    assert stream.writable_length == 0
+    wait_until(lambda: len(told) == 20, "every callback")
+    assert all(isinstance(error, StreamError) for error in told)
+    assert statistics().closed.get("overflow", 0) == before.closed.get("overflow", 0) + 1
+    assert stream.write({"data": "nobody"}) is False
+
+
+def test_one_of_nobody_in_particular_waits_for_its_first_client() -> None:
+    """Also if that takes longer than what may wait."""
+    before = statistics()
+    stream = SseStream(high_water_mark=4, max_messages=10)
+    told = write_on(stream, 25)
+    assert not stream.destroyed
+    assert stream.writable_length == 10
+    wait_until(lambda: len(told) == 15, "the callbacks of the oldest")
+    assert all(isinstance(error, BufferFull) for error in told)
+    assert statistics().dropped == before.dropped + 15
+    message = OutgoingMessage()
+    stream.pipe(message)
+    outgoing.body_of(message).open(Connection(), stream._settings)
+    frames = next(outgoing.body_of(message))
+    assert [f"id: {number}\n".encode() in frames for number in (14, 15, 24)] == [False, True, True]
+
+
+def test_so_it_does_after_all_its_clients_were_cut() -> None:
+    stream, slow = stalled(max_messages=10)
+    write_on(stream, 20)
+    assert slow.message.closed
+    assert not stream.destroyed
+    another = Slow(stream)
+    stream.write({"data": "for another"})
+    assert b"for another" in another.read_all()
+
+
+def test_why_one_is_over_is_told_to_who_pipes_it() -> None:
+    stream = SseStream(EnvironBuilder().get_environ(), high_water_mark=4, max_bytes=400)
+    write_on(stream, 40)
+    assert stream.destroyed
+    with pytest.raises(StreamDestroyed, match="more waited than is allowed"):
+        stream.pipe(OutgoingMessage())
+
+
+@pytest.mark.parametrize("piped", [True, False])
+def test_a_view_that_writes_on_and_never_returns_is_told_why_nothing_is_sent(
+    piped: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssestream.http.diagnosis._said", set())
+    app = Flask(__name__)
+    with app.test_request_context("/replay"):
+        stream = SseStream(request, high_water_mark=4, max_bytes=400)
+        if piped:
+            stream.pipe(ServerResponse(high_water_mark=10))
+        write_on(stream, 40)
+        assert stream.destroyed
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert warning.startswith("'/replay': more was written to an unsent response than may wait")
+    assert "before the view has returned. Use pipeline()" in warning
+
+
+@pytest.mark.parametrize("overflow", ["close", "drop-oldest", "error"])
+@pytest.mark.parametrize("when", ["before it is piped", "before it is sent", "in one turn"])
+def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: Any) -> None:
+    """Nobody had the time to take any of it, and so nobody is slow."""
+    environ = EnvironBuilder().get_environ()
+    stream = SseStream(environ, high_water_mark=4, max_messages=10, overflow=overflow)
+    message = OutgoingMessage(high_water_mark=100)
+    if when != "before it is piped":
+        stream.pipe(message)
+    if when == "in one turn":
+        outgoing.body_of(message).open(Connection(), stream._settings)
+        asked = Wakeable()
+        body = outgoing.body_of(message)
+        assert body.take_nowait(asked) == b":ok\n\n"
+        body.left()
+        assert body.take_nowait(asked) == b""  # it sleeps
+    write_on(stream, 1000)
+    if when == "before it is piped":
+        stream.pipe(message)
+    if when != "in one turn":
+        outgoing.body_of(message).open(Connection(), stream._settings)
+    stream.end()
+    received = b"".join(outgoing.body_of(message))
+    assert received.count(b"\ndata: more\n") == 1000
+
+
+class Wakeable:
+    loop = None
+
+    def wake(self) -> None:
+        pass
+
+    wake_now: Any = wake
+
+
+def test_a_client_that_takes_what_was_written_at_once_is_not_slow_meanwhile() -> None:
+    stream = SseStream(high_water_mark=4, max_messages=10)
+    message = OutgoingMessage(high_water_mark=100)
+    stream.pipe(message)
+    outgoing.body_of(message).open(Connection(), stream._settings)
+    write_on(stream, 100)
+    body = outgoing.body_of(message)
+    taken = next(body)
+    for _ in range(20):  # it takes some, and more is written
+        taken += next(body)
+        write_on(stream, 3)
+    assert not message.closed
+    # What it has in hand does not leave.
+    outgoing.body_of(message).buffer.taken_at -= STUCK
+    write_on(stream, 200)
+    assert message.closed
+    assert outgoing.body_of(message).cause == "overflow"
+
+
+def test_what_was_granted_is_granted_until_nothing_waits() -> None:
+    stream, slow = stalled(max_messages=10)
+    message = slow.message
+    slow.read_all()
+    for last in (False, True):
+        write_on(stream, 50)  # the reader had no time to come for any of it
+        granted = stream.writable_length
+        assert granted > 40
+        for _ in range(5):
+            slow.received.append(next(slow.body))
+        outgoing.body_of(message).buffer.taken_at -= STUCK
+        assert stream.writable_length < granted
+        write_on(stream, granted - stream.writable_length)
+        assert not message.closed
+        if last:
+            write_on(stream, 1)
+            assert message.closed
+        else:
+            slow.read_all()
+            assert stream.writable_length == 0
+    stream, slow = stalled(max_messages=10)
+    slow.read_all()
+    write_on(stream, 50)
+    slow.read_all()
+    while stream.writable_length < 5:
+        stream.write({"data": "x"})
+    slow.received.append(next(slow.body))
+    outgoing.body_of(slow.message).buffer.taken_at -= STUCK
+    write_on(stream, 10)
+    assert slow.message.closed
+
+
+@pytest.mark.parametrize("kind", ["stream", "by hand"])
+def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
+    kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for held, told in [(0.0, 1), (STUCK, 0)]:
+        caplog.clear()
+        monkeypatch.setattr("ssestream.http.diagnosis._said", set())
+        stream = SseStream(max_bytes=50_000)
+        message = OutgoingMessage()
+        stream.pipe(message)
+        outgoing.body_of(message).open(
+            Connection(client="10.0.0.1", path="/replay"), stream._settings
+        )
+        next(outgoing.body_of(message))
+        outgoing.body_of(message).buffer.taken_at -= held
+        while not message.closed:
+            if kind == "stream":
+                stream.write({"data": "x" * 1000})
+            else:
+                message.write("data: x\n\n")
+        warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+        assert len(warnings) == told
+        assert all("'/replay'" in each and "Use pipeline()" in each for each in warnings)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "flask"])
+def test_a_replay_arrives_on_real_servers(kind: str, serve: Callable[..., Server]) -> None:
+    server = serve(kind, "tests.servers.apps.bursts:app")
+    for how in ("view", "unpiped", "by-hand", "timer", "thread", "drain"):
+        client = Client(server.port).get(f"/{how}", "Connection: close")
+        got = Decoder().feed(body_of(client.read_to_end()))
+        assert [each["id"] for each in got if "data" in each] == list(map(str, range(5000))), how
+    assert "more was written" not in server.log()
+
+
+def test_another_kind_of_response_is_bounded_once_it_is_sent() -> None:
+    before = statistics()
+    view = OutgoingMessage()
+    for _ in range(3):  # which its view writes, and it is all there
+        assert view.write(b"x" * Settings().max_bytes) is False
+    outgoing.body_of(view).open(Connection())
+    assert not view.closed
+    assert view.write(b"x") is False
+    assert view.closed
+    message = OutgoingMessage()
+    outgoing.body_of(message).open(Connection())
+    while outgoing.body_of(message).buffer.length < Settings().max_bytes - 1000:
+        message.write(b"x" * 1000)
+    assert not message.closed
+    message.write(b"x" * 1001)
+    assert message.closed
+    assert outgoing.body_of(message).cause == "overflow"
+    assert statistics().open == before.open
+
+
+def test_only_the_slow_one_of_several_is_cut() -> None:
+    stream = SseStream(high_water_mark=4, max_messages=10)
+    quick, slow = Slow(stream), Slow(stream)
+    for _ in range(50):
+        stream.write({"data": "x" * 50})
+        quick.read_all()
+    assert slow.message.closed
+    assert not quick.message.closed
+    assert quick.read_all().count(b"data: ") == 50
+
+
+def test_drop_oldest_makes_room_and_counts() -> None:
+    before = statistics().dropped
+    stream, slow = stalled(max_messages=10, overflow="drop-oldest")
+    told = write_on(stream, 30)
+    assert stream.writable_length == 10
+    assert statistics().dropped - before >= 20
+    wait_until(lambda: len(told) >= 20, "the dropped ones' callbacks")
+    assert all(isinstance(error, BufferFull) for error in told)
+    received = slow.read_all()
+    assert [f"id: {number}\n".encode() in received for number in (19, 20, 29)] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_error_raises_in_the_writer_and_queues_nothing() -> None:
+    stream, _ = stalled(max_messages=10, overflow="error")
+    with pytest.raises(BufferFull, match="10 messages"):
+        write_on(stream, 30)
+    assert stream.writable_length == 10
+
+
+@pytest.mark.parametrize("overflow", ["close", "drop-oldest", "error"])
+def test_bytes_are_bounded_too(overflow: Any) -> None:
+    stream, slow = stalled(max_bytes=5000, overflow=overflow)
+    try:
+        for _ in range(20):
+            stream.write({"data": "y" * 1000})
+    except BufferFull:
+        assert overflow == "error"
+    assert stream._queue.bytes <= 5000
+    assert slow.message.closed == (overflow == "close")
+
+
+def test_one_message_may_be_larger_than_the_bound() -> None:
+    stream = SseStream(max_bytes=1000)
+    slow = Slow(stream)
+    assert stream.write({"data": "z" * 1_000_000}) in (True, False)
+    assert not slow.message.closed
+    assert slow.read_all().endswith(b"z\n\n")
+
+
+def test_whoever_waits_for_drain_never_meets_the_bound() -> None:
+    stream = SseStream(high_water_mark=2, max_messages=2, max_bytes=2000, overflow="error")
+    slow = Slow(stream)
+    for number in range(200):
+        if not stream.write({"id": number, "data": "w" * 900}):
+            slow.read_all()
+            assert not stream.writable_need_drain
+    assert slow.read_all().count(b"id: ") == 200
+
+
+def test_a_chunk_is_never_larger_than_what_may_be_in_hand() -> None:
+    stream = SseStream()
+    slow = Slow(stream)
+    stream.write({"data": "v" * (3 * CHUNK)})
+    stream.write({"data": "end"})
+    received = slow.read_all()
+    assert all(len(chunk) <= CHUNK for chunk in slow.received)
+    assert received.count(b"v") == 3 * CHUNK
+    assert received.endswith(b"data: end\n\n")
+
+
+def test_what_is_written_by_hand_is_bounded() -> None:
+    message = OutgoingMessage()
+    outgoing.body_of(message).open(Connection(), Settings(max_bytes=10_000))
+    while message.write(b"data: by hand\n\n"):
+        pass
+    for _ in range(1000):
+        message.write(b"data: by hand\n\n")
+    assert message.closed
+    assert message.writable_length == 0
+
+
+def write_by_stream(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
+    for stream in streams:
+        for message in messages:
+            stream.write({**message})
+
+
+def write_by_message(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
+    for message in messages:
+        for stream in streams:
+            stream.write({**message})
+
+
+def written(error: BaseException | None) -> None:
+    """A function of Python's: what `inspect` makes for a built-in one is garbage of 25 KB."""
+
+
+def write_with_callbacks(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
+    for message in messages:
+        for stream in streams:
+            stream.write({**message}, callback=written)
+
+
+def write_by_hand(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
+    for message in messages:
+        for stream in streams:
+            (pipe,) = stream._pipes
+            pipe.destination.write(f"data: {message['data']}\n\n")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("size", "count"), [(100, 900), (1000, 900), (300_000, 3)])
+@pytest.mark.parametrize(
+    "write", [write_by_stream, write_by_message, write_with_callbacks, write_by_hand]
+)
+def test_equal_messages_that_wait_for_many_clients_are_kept_once(
+    write: Callable[..., None], size: int, count: int
+) -> None:
+    messages = [{"data": f"{number:03}".ljust(size, "x")} for number in range(count)]
+    streams = [SseStream() for _ in range(12)]
+    slow = [Slow(stream) for stream in streams]
+    tracemalloc.start()
+    try:
+        write(streams, messages)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    waiting = sum(outgoing.body_of(each.message).waiting() for each in slow)
+    assert waiting > len(streams) * count * size
+    # Once, and for each client a place for each message, beside the first messages: these
+    # are not worth a look.
+    once = count * (size + EACH)
+    each = count * (64 + 24) + (2 * size if write is write_by_stream else 1000)
+    assert grown < once + len(streams) * each + 100_000
+
+
+def test_the_bytes_that_are_known_of_what_waits_are_bounded() -> None:
+    shared = Shared()
+    frames = [b"%09d" % number * 100 for number in range(6 * SIZE // 900)]
+    tracemalloc.start()
+    try:
+        for frame in frames:
+            assert shared(bytes([*frame])) == frame
+        assert shared(bytes(2 * SIZE)) == bytes(2 * SIZE)
+        assert shared.large(bytes(2 * SIZE)) == bytes(2 * SIZE)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 3 * SIZE
+    last = frames[-1]
+    assert shared(bytes([*last])) is shared(bytes([*last]))
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_client_that_never_reads_is_cut_even_inside_sendall(
+    kind: str, serve: Callable[..., Server]
+) -> None:
+    settings = {"SSESTREAM_SEND_TIMEOUT": 0.5}
+    server = serve(kind, "tests.servers.apps.app:app", env={"SETTINGS": json.dumps(settings)})
+    client = Client(server.port, receive_buffer=4096).get("/flood?key=stalled")
+    opened = server.wait_for(event="open", key="stalled")
+    closed = server.wait_for(event="close", key="stalled")
+    assert closed["at"] - opened["at"] >= 0.25
+    client.fin()
+
+
+def test_a_stream_ends_cleanly_when_it_is_old() -> None:
+    stream = SseStream({"REQUEST_METHOD": "GET"}, max_age=0.05, retry=(2000, 3000))
+    began = time.monotonic()
+    slow = Slow(stream)
+    stream.write({"data": "young"})
+    slow.received += list(slow.body)
+    assert time.monotonic() - began >= 0.8 * 0.05
+    text = b"".join(slow.received).decode()
+    first, last = (int(part.split("\n")[0]) for part in text.split("retry: ")[1:])
+    assert 2000 <= first <= 3000
+    assert 1000 <= last <= 5000
+    assert "data: young" in text
+    assert stream.destroyed
+    assert stream.write({"data": "late"}) is False
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+def test_a_full_server_says_when_to_come_back(kind: str, serve: Callable[..., Server]) -> None:
+    server = serve(
+        kind,
+        "tests.servers.apps.app:app",
+        env={"SETTINGS": json.dumps({"SSESTREAM_MAX_STREAMS": 2})},
+    )
+    inside = [Client(server.port).get(f"/quiet?key=in{n}") for n in range(2)]
+    for client in inside:
+        client.read_until(b":ok\n\n")
+    outside = Client(server.port).get("/quiet?key=out", "Connection: close")
+    answer = outside.read_to_end()
+    assert b"HTTP/1.1 200 OK" in answer
+    assert b"retry: " in answer
+    server.wait_for(event="close", key="out")
+    inside[0].fin()
+    server.wait_for(event="close", key="in0")
+    Client(server.port).get("/quiet?key=next").read_until(b":ok\n\n")
+
+
+def test_options_are_checked_by_name() -> None:
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"max_messages": 0}, ValueError, "max_messages"),
+        ({"max_bytes": "1"}, TypeError, "max_bytes"),
+        ({"overflow": "explode"}, ValueError, "overflow"),
+        ({"send_timeout": -1}, ValueError, "send_timeout"),
+        ({"max_age": float("nan")}, ValueError, "max_age"),
+        ({"retry": (5, 1)}, ValueError, "retry"),
+        ({"retry": 1.5}, TypeError, "retry"),
+        ({"heartbeat": True}, TypeError, "heartbeat"),
+        ({"max_stream": 3}, TypeError, "max_stream"),
+    ]
+    for options, kind, word in cases:
+        with pytest.raises(kind, match=word):
+            SseStream(**options)
+    with pytest.raises(ValueError, match="high_water_mark"):
+        SseStream(high_water_mark=20, max_messages=10)
+    with pytest.raises(ValueError, match="high_water_mark"):
+        SseStream(high_water_mark=16, max_messages=10)
+    assert set(Options.__annotations__) <= set(Settings.__dataclass_fields__)
+
+
+def test_the_usual_mark_gives_way_to_a_smaller_bound() -> None:
+    assert SseStream().writable_high_water_mark == 16
+    assert SseStream(max_messages=10).writable_high_water_mark == 10
+    app = Flask(__name__)
+    app.config["SSESTREAM_MAX_MESSAGES"] = 1
+    with app.app_context():
+        stream = SseStream(max_bytes=100)
+        assert stream.writable_high_water_mark == 1
+        assert stream.write({"data": "x"}) is False
+
+
+class Unhashable:
+    """Of an app that knows its clients by an object of its own."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, environ: dict[str, Any]) -> str:
+        return "everybody"
+
+
+def test_streams_with_the_same_settings_share_them() -> None:
+    app = Flask(__name__)
+    with app.app_context():
+        assert SseStream()._settings is DEFAULTS
+        app.config["SSESTREAM_HEARTBEAT"] = 1.0
+        apps = SseStream()._settings
+        assert apps.heartbeat == 1.0
+        assert SseStream()._settings is apps
+        assert SseStream(max_age=60)._settings is SseStream(max_age=60)._settings
+        assert SseStream(max_age=60)._settings.heartbeat == 1.0
+        # What an app changes holds from then on, and is looked at.
+        app.config["SSESTREAM_HEARTBEAT"] = 2.0
+        assert SseStream()._settings.heartbeat == 2.0
+        app.config["SSESTREAM_HEARTBEAT"] = True
+        with pytest.raises(TypeError, match="SSESTREAM_HEARTBEAT"):
+            SseStream()
+        del app.config["SSESTREAM_HEARTBEAT"]
+        app.config["SSESTREAM_CLIENT_KEY"] = Unhashable()
+        assert SseStream(max_age=60)._settings.max_age == 60
+    assert apps.heartbeat == 1.0
+
+
+def test_a_name_that_is_no_setting_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask(__name__)
+    app.config |= {"SSESTREAM_HEARTBEET": 5, "SSESTREAM_URL": "memory://", "SSESTREAM_NONSENSE": 1}
+    with app.app_context():
+        for _ in range(3):
+            SseStream()
+    first, second = [record.getMessage() for record in caplog.records]
+    assert first == (
+        "SSESTREAM_HEARTBEET in the app's configuration is no setting, but SSESTREAM_HEARTBEAT is"
+    )
+    assert second == "SSESTREAM_NONSENSE in the app's configuration is no setting"
+
+
+def test_a_pair_may_be_a_list_as_in_json() -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_RETRY_AFTER"] = [10, 20]
+    with app.app_context():
+        assert SseStream()._settings.retry_after == (10, 20)
+        assert SseStream(retry=[1, 2])._settings.retry == (1, 2)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="retry"):
+            SseStream(retry=[2, 1])  # type: ignore[arg-type]
+
+
+def test_settings_of_many_kinds_are_not_all_kept() -> None:
+    for number in range(3 * KNOWN):
+        assert SseStream(max_age=1000 + number)._settings.max_age == 1000 + number
+    assert len(_of_streams) <= KNOWN
+
+
+def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
+    class Racing(Connection):
+        def watch(self, *args: Any) -> None:
+            message.destroy()
+
+    message = OutgoingMessage()
+    before = statistics()
+    outgoing.body_of(message).open(Racing(), Settings())
+    after = statistics()
+    assert after.closed["error"] == before.closed.get("error", 0) + 1
+    assert (after.opened, after.open) == (before.opened + 1, before.open)
+
+
+def test_a_bound_for_each_client_without_a_key_to_know_clients_by_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_MAX_STREAMS_PER_CLIENT"] = 5
+    for _ in range(3):
+        with app.app_context():
+            SseStream()
+    (told,) = [each.getMessage() for each in caplog.records if "PER_CLIENT" in each.getMessage()]
+    assert "SSESTREAM_CLIENT_KEY" in told
+    app.config["SSESTREAM_CLIENT_KEY"] = lambda environ: environ["REMOTE_ADDR"]
+    with app.app_context():
+        SseStream()
+    assert len([each for each in caplog.records if "PER_CLIENT" in each.getMessage()]) == 1
