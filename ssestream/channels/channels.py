@@ -13,7 +13,7 @@ from typing import Any
 import flask
 
 from ..brokers import open_broker
-from ..brokers.broker import Bounds, check_name
+from ..brokers.broker import Bounds, Broker, check_name
 from ..brokers.configuration import Configuration, check, configuration
 from ..brokers.memory import MemoryBroker
 from ..config import app_dumps, app_json, current_app
@@ -165,6 +165,11 @@ class Channels(Uncopyable):
             return self._own
 
     @property
+    def _broker(self) -> Broker:
+        """The broker of the current app."""
+        return self._exchange.broker
+
+    @property
     def _exchanges(self) -> list[Exchange]:
         """All exchanges that were needed so far."""
         with self._lock:
@@ -235,7 +240,7 @@ class Channels(Uncopyable):
         `BrokerError`.
         """
         check(None, history, history_age)
-        self._exchange.broker.keep(check_name(channel), Bounds(history, history_age))
+        self._broker.keep(check_name(channel), Bounds(history, history_age))
 
     # -- reading
 
@@ -330,7 +335,7 @@ class Channels(Uncopyable):
         most 5 s with an SQLite file that stays locked. `BrokerError.lasting` is True for an error
         that an operator must mend, such as a wrong password or a missing directory.
         """
-        self._exchange.broker.ping()
+        self._broker.ping()
 
     # -- the end
 
@@ -353,7 +358,7 @@ class Channels(Uncopyable):
         A stream that still follows a channel emits ``"gap"``. Raises ``RuntimeError`` for
         ``sqlite:///`` and ``redis://``, because other processes may need the events.
         """
-        broker = self._exchange.broker
+        broker = self._broker
         if not isinstance(broker, MemoryBroker):
             raise RuntimeError(
                 "clear() works with memory:// only: other processes may use this log"
