@@ -23,14 +23,15 @@ FOREIGN_WRITES = 100
 #: The most lines of a file, and how many files may come near.
 MOST_LINES, MANY_LINES, FILES_WITH_MANY = 450, 400, 3
 
-#: Files that are longer for now. Strike out a file that has become short enough.
+#: Files that are longer for now, with their lines: they may only become shorter. Strike out a
+#: file that has become short enough.
 TOO_LONG = {
-    "channels.channels",
-    "channels.subscription",
-    "gunicorn.worker",
-    "http.output",
-    "response",
-    "runtime.loop",
+    "channels.channels": 426,
+    "channels.subscription": 473,
+    "gunicorn.worker": 424,
+    "http.output": 426,
+    "response": 440,
+    "runtime.loop": 442,
 }
 
 
@@ -87,10 +88,12 @@ def lines_of(file: Path) -> int:
 
 
 def too_long() -> set[str]:
-    """The files over `MOST_LINES`, and those over `MANY_LINES` if there are too many of them."""
-    many = {name_of(file) for file in FILES if lines_of(file) > MANY_LINES} - TOO_LONG
-    most = {name_of(file) for file in FILES if lines_of(file) > MOST_LINES} - TOO_LONG
-    return many if len(many) > FILES_WITH_MANY else most
+    """The files that have grown, and those that are too long, or too many over `MANY_LINES`."""
+    lines = {name_of(file): lines_of(file) for file in FILES}
+    grown = {name for name, bound in TOO_LONG.items() if lines.get(name, 0) > bound}
+    many = {name for name in lines if lines[name] > MANY_LINES} - TOO_LONG.keys()
+    most = {name for name in lines if lines[name] > MOST_LINES} - TOO_LONG.keys()
+    return grown | (many if len(many) > FILES_WITH_MANY else most)
 
 
 def main() -> None:

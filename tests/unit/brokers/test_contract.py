@@ -11,7 +11,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -39,28 +38,12 @@ from tests.kit.brokers import (
     plain,
     plainly,
 )
-from tests.kit.redis_server import RedisServer
 from tests.kit.servers import PATIENCE, Server, wait_until
 
 KINDS = ("memory", "sqlite", "redis")
 SHARED = tuple(kind for kind in KINDS if kind != "memory")
 
 Open = Callable[..., Broker]
-
-
-@pytest.fixture
-def memory_url() -> str:
-    return "memory://"
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/events.db"
-
-
-@pytest.fixture
-def redis_url(redis_server: RedisServer) -> str:
-    return redis_server.url
 
 
 @pytest.fixture(params=KINDS)

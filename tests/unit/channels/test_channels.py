@@ -28,7 +28,6 @@ from ssestream.http import diagnosis
 from ssestream.runtime.forking import process
 from ssestream.wire import Decoder
 from tests.kit.following import Client, Following, data_of, numbers
-from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Client as RawClient
 from tests.kit.servers import Server, chunks_of
 from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
@@ -36,21 +35,6 @@ from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 KINDS = ("memory", "sqlite", "redis")
 
 Make = Callable[..., Channels]
-
-
-@pytest.fixture
-def memory_url() -> str:
-    return "memory://"
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/events.db"
-
-
-@pytest.fixture
-def redis_url(redis_server: RedisServer) -> str:
-    return redis_server.url
 
 
 @pytest.fixture

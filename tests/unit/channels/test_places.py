@@ -19,27 +19,11 @@ from ssestream.channels.ids import parse_id
 from ssestream.channels.unheard import Audience
 from ssestream.wire import Decoder, encode
 from tests.kit.following import Client, Following, data_of, numbers
-from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Client as Plain
 from tests.kit.servers import Server, wait_until
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]
-
-
-@pytest.fixture
-def memory_url() -> str:
-    return "memory://"
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/events.db"
-
-
-@pytest.fixture
-def redis_url(redis_server: RedisServer) -> str:
-    return redis_server.url
 
 
 @pytest.fixture(params=["sqlite", "redis"])
