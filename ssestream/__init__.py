@@ -41,8 +41,7 @@ from .errors import (
     StreamError,
     WriteAfterEnd,
 )
-from .http.draining import drain
-from .http.registry import Statistics, statistics
+from .http.registry import Statistics, drain, statistics
 from .pipeline import pipeline
 from .response import ServerResponse
 from .settings import Settings

@@ -22,8 +22,7 @@ from typing import Any
 import gevent
 from gevent import monkey
 
-from ..http.draining import drain
-from ..http.registry import registry
+from ..http.registry import drain, registry
 from ..runtime.clock import clock
 from ..runtime.forking import process
 from ..timers import clear_interval, set_interval

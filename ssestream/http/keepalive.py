@@ -1,7 +1,6 @@
 """The periodic care of one open stream: send heartbeats; end it when it is stalled or too old."""
 
 import functools
-from typing import Protocol
 
 from ..runtime.clock import clock
 from ..runtime.loop import Loop
@@ -10,7 +9,7 @@ from ..settings import Settings, chance
 from ..wire import HEARTBEAT
 from .connection import Connection, Standing
 from .output import OutputBuffer
-from .registry import Cause, registry
+from .registry import Open, registry
 
 #: A heartbeat comes at a random time between this part of its interval and the whole.
 #: Otherwise streams that fell silent together (after a broadcast or a restart) would send
@@ -49,16 +48,6 @@ SILENT = 0.6
 _NEVER = float("inf")
 
 
-class Kept(Protocol):
-    """The methods of a stream that its upkeep calls."""
-
-    def retire(self, cause: Cause) -> None:
-        """Tell the client when to reconnect, and end the stream."""
-
-    def cut(self, cause: Cause) -> None:
-        """End the stream at once."""
-
-
 class Keepalive:
     """Takes care of one stream from its opening to its end.
 
@@ -82,7 +71,7 @@ class Keepalive:
     )
 
     def __init__(
-        self, stream: Kept, buffer: OutputBuffer, connection: Connection, settings: Settings
+        self, stream: Open, buffer: OutputBuffer, connection: Connection, settings: Settings
     ) -> None:
         self._stream = stream
         self._buffer = buffer

@@ -1,4 +1,4 @@
-"""The open streams of this process, and its counts."""
+"""The open streams of this process: which there are, what they did, and how all end."""
 
 import dataclasses
 import os
@@ -6,7 +6,17 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Literal, Protocol
 
-from ..runtime.loop import new_lock
+from ..runtime.clock import clock
+from ..runtime.loop import current_loop, logger, new_lock
+from ..runtime.wheel import wheel_of
+
+#: Seconds in which clients must take their waiting messages before they are cut. Init systems
+#: commonly give ten seconds, and gunicorn gives thirty.
+DRAIN_SECONDS = 1.0
+
+#: A stream gets this many times as long if its server has not sent the messages yet: the
+#: process may have many streams, on a busy machine.
+DRAIN_PATIENCE = 5
 
 #: Why a stream is over. In the order below: its client left; the app ended it; its client
 #: took nothing for too long; too much waited for its client; it was too old; the worker
@@ -37,8 +47,8 @@ class Statistics:
     heartbeats: int
 
 
-class Counted(Protocol):
-    """An open stream."""
+class Open(Protocol):
+    """An open stream, as its registry and its keepalive know it."""
 
     def waiting(self) -> int:
         """The number of bytes that wait for the client."""
@@ -66,7 +76,7 @@ class _Registry:
     def begin(self) -> None:
         """Start with no streams and no counts, as a new process does."""
         self._lock = new_lock()
-        self._open: dict[int, Counted] = {}
+        self._open: dict[int, Open] = {}
         self._counts: Counter[str] = Counter()
         self._messages = self._bytes = 0
         self._closed: Counter[Cause] = Counter()
@@ -75,7 +85,7 @@ class _Registry:
 
     def open(
         self,
-        stream: Counted,
+        stream: Open,
         most: int | None,
         client: Hashable | None,
         most_of_client: int | None,
@@ -100,7 +110,7 @@ class _Registry:
                 self._clients[client] += 1
             return True
 
-    def close(self, stream: Counted, cause: Cause, client: Hashable | None) -> None:
+    def close(self, stream: Open, cause: Cause, client: Hashable | None) -> None:
         with self._lock:
             messages, length = stream.sent()
             self._messages += messages
@@ -125,7 +135,7 @@ class _Registry:
         """Whether a stream is open. It takes no lock, so that a signal handler may ask."""
         return bool(self._open)
 
-    def streams(self) -> list[Counted]:
+    def streams(self) -> list[Open]:
         with self._lock:
             return list(self._open.values())
 
@@ -157,3 +167,42 @@ os.register_at_fork(after_in_child=registry.begin)
 def statistics() -> Statistics:
     """Return a snapshot of this process's streams. It does not change afterwards."""
     return registry.snapshot()
+
+
+def drain(timeout: float = DRAIN_SECONDS) -> None:
+    """End every stream of this process: the open ones, and any that open later.
+
+    Each client gets its waiting messages, a ``retry`` at random within the setting
+    ``retry_after``, and the end of its response. Then ``"close"`` is emitted as usual.
+
+    A client that has not taken everything after *timeout* seconds is cut. A stream gets five
+    times as long if the busy process has not sent its messages yet.
+
+    Returns at once. Do not call it in a signal handler: the handler may have interrupted
+    code that holds a lock which this function needs. Start a thread there instead.
+
+    Use it with servers other than gunicorn: call it when the process has to stop, and stop
+    the server afterwards. For gunicorn, ``ssestream.gunicorn`` calls it.
+
+    Raises ``TypeError`` if *timeout* is not a number, and ``ValueError`` if it is negative or
+    not finite.
+    """
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if not 0 <= timeout < float("inf"):
+        raise ValueError(f"timeout must be finite and not negative, and is {timeout}")
+    registry.draining = True
+    streams = registry.streams()
+    logger.info("draining %d streams", len(streams))
+    for stream in streams:
+        stream.retire("shutdown")
+
+    last = clock.now() + timeout * DRAIN_PATIENCE
+
+    def cut_the_rest(now: float) -> float | None:
+        for stream in registry.streams():
+            if stream.in_hand or now >= last:
+                stream.cut("shutdown")
+        return now + timeout / DRAIN_PATIENCE if registry.has_open and now < last else None
+
+    wheel_of(current_loop()).add(clock.now() + timeout, cut_the_rest)
