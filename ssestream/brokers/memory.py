@@ -44,6 +44,13 @@ class _Log:
         self.kept.append(_Kept(Entry(self.last, frame), clock.now(), self.messages + 1))
         self.messages += not frame.startswith(CONTROL)
 
+    def keep(self, bounds: Bounds) -> Bounds:
+        """See `Broker.keep`."""
+        history = self.bounds.history if bounds.history is None else bounds.history
+        self.bounds = Bounds(history, bounds.age)
+        self.trim()
+        return self.bounds
+
     def trim(self) -> None:
         history, age = self.bounds
         history = self.messages if history is None else history
@@ -99,10 +106,7 @@ class MemoryBroker:
             log = self._logs.get(channel)
             if log is None:
                 return Bounds()
-            history = log.bounds.history if bounds.history is None else bounds.history
-            log.bounds = Bounds(history, bounds.age)
-            log.trim()
-            return log.bounds
+            return log.keep(bounds)
 
     def ping(self) -> None:
         pass

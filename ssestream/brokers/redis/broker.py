@@ -6,7 +6,6 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from gevent import monkey
@@ -137,9 +136,9 @@ class RedisBroker:
 
     def _forget(self) -> None:
         """Forget all connections; the next calls make new ones."""
-        # The holder of the pool: one for the process, or one for each thread in a patched
-        # process, because a gevent socket works only in its own thread.
-        self._common: Any = SimpleNamespace()
+        # Each holds the pool: one for the process, or one for each thread in a patched process,
+        # because a gevent socket works only in its own thread.
+        self._common: dict[str, Pool] = {}
         self._own: Any = _Local()
         self._held.forget()
 
@@ -244,7 +243,7 @@ class RedisBroker:
     def close(self) -> None:
         with self.lock:
             listener = self._held.take_listener()
-            pool = getattr(self._holder(), "pool", None)
+            pool = self._holder().get("pool")
             self._forget()
             self._closed += 1
         if listener is not None:
@@ -279,19 +278,19 @@ class RedisBroker:
         # that they do not keep the parent's connections open.
         self._begin()
 
-    def _holder(self) -> Any:
-        return self._own if monkey.is_module_patched("socket") else self._common
+    def _holder(self) -> dict[str, Pool]:
+        return vars(self._own) if monkey.is_module_patched("socket") else self._common
 
     def _pool(self) -> Pool:
         holder = self._holder()
-        pool: Pool | None = getattr(holder, "pool", None)
+        pool = holder.get("pool")
         if pool is None or pool.process != os.getpid():
             # A client of a cluster connects when it is made, so this must not hold the lock.
             made = Pool(self._open(), self._target.connections)
             with self.lock:
-                pool = getattr(holder, "pool", None)
+                pool = holder.get("pool")
                 if pool is None or pool.process != os.getpid():
-                    pool = holder.pool = made
+                    pool = holder["pool"] = made
                     self._held.put_pool(made)
             # Another thread or greenlet was first; share its pool.
             if pool is not made:
