@@ -156,9 +156,9 @@ class Flow(Emitter):
 
     def _hold(self) -> None:
         """Let no frame go past the queue. Called under the lock."""
-        straight, self._output = self._output, None
-        if straight is not None and straight.cohort is not None and straight.direct is not None:
-            straight.cohort.leave(straight.direct)
+        output, self._output = self._output, None
+        if output is not None:
+            output.leave()
 
     def _write_through(self, frame: bytes, messages: int = 1) -> bool:
         """Write *frame* (*messages* messages) past the queue. False if it has to be queued."""

@@ -15,7 +15,7 @@ from ..errors import BrokerError
 from ..runtime.clock import clock
 from ..runtime.loop import checkpoint, current_loop, logger
 from ..settings import chance
-from .fanout import TURN, Parcel, broadcast, broadcast_to_cohorts
+from .fanout import TURN, broadcast, broadcast_to_cohorts
 from .health import Health
 from .id_blocks import IdBlocks
 from .publication import News
@@ -200,23 +200,23 @@ class Listener:
 
     def _broadcast(self, tail: Tail, news: News) -> None:
         """Give *news* to all live cursors, each by its fastest way (see ``fanout``)."""
-        parcels = [Parcel.of(batch) for batch in news.batches]
+        batches = news.batches
         loop = current_loop()
         has_sent = False
-        for parcel in parcels:
-            for _ in broadcast_to_cohorts(tail, parcel, loop):
+        for batch in batches:
+            for _ in broadcast_to_cohorts(tail, batch, loop):
                 if has_sent:
                     checkpoint()
                 has_sent = True
         with self.tails.lock:
-            apart = list(tail.apart if parcels else tail.live)
+            apart = list(tail.apart if batches else tail.live)
         for start in range(0, len(apart), TURN):
             if start or has_sent:
                 checkpoint()
             turn = apart[start : start + TURN]
-            others = [] if parcels else turn
-            for parcel in parcels:
-                left = broadcast(tail, parcel, turn, loop)
+            others = [] if batches else turn
+            for batch in batches:
+                left = broadcast(tail, batch, turn, loop)
                 if left:
                     others = others + left
                     rest = set(left)
@@ -248,7 +248,7 @@ class Listener:
         with self.tails.lock:
             missing = [cursor for cursor in tail.live if cursor.position != tail.position]
             for cursor in missing:
-                cursor.leave_cohort()
+                cursor.leave()
                 tail.fall_behind(cursor)
         for cursor in missing:
             self.replay.read_on(cursor)

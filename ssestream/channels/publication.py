@@ -2,15 +2,15 @@
 
 from collections import deque
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
 
 from ..brokers.broker import CONTROL, Entry, Position, Slice
 from ..plain import behind
 from ..printable import escape
 from ..runtime.clock import clock
 from ..runtime.loop import logger
-from ..wire import Decoder, is_frame, with_id
+from ..wire import Decoder, chunk_of, is_frame, with_id
 from .ids import format_id
+from .place import Place
 
 #: The most bytes of a small message. A stream asks its writer to wait for ``"drain"`` long before
 #: small messages fill the bytes that may wait.
@@ -34,12 +34,15 @@ class Publication:
         "is_control",
         "is_small",
         "number",
+        "place",
         "position",
     )
 
     def __init__(self, log: str, entry: Entry) -> None:
         self.number, self.frame, check = entry
         self.position = Position(log, self.number, check)
+        #: The place of each cursor that has just got this entry.
+        self.place = Place(self.position)
         frame = self.frame
         self.is_control = frame.startswith(CONTROL)
         if not self.is_control and not is_frame(frame):
@@ -105,17 +108,29 @@ def passed(
     return count
 
 
-class Batch(NamedTuple):
+class Batch:
     """Several publications without a gap between them, in one piece of bytes for one write."""
 
-    #: The position before the first publication.
-    before: Position
-    #: The position after the last publication.
-    after: Position
-    #: The frames with their ids, for streams that follow only this channel.
-    frames: bytes
-    #: The number of messages in *frames*.
-    messages: int
+    __slots__ = ("_chunk", "after", "before", "frames", "messages", "place")
+
+    def __init__(self, before: Position, last: Publication, frames: list[bytes]) -> None:
+        #: The position before the first publication.
+        self.before = before
+        #: The position after the last publication.
+        self.after = last.position
+        #: The place of each cursor that has got this batch alone.
+        self.place = last.place
+        #: The frames with their ids, for streams that follow only this channel.
+        self.frames = b"".join(frames)
+        #: The number of messages in *frames*.
+        self.messages = len(frames)
+        self._chunk: bytes | None = None
+
+    def chunk(self) -> bytes:
+        """*frames* as one chunk of a chunked body, made once for all sockets that it is sent to."""
+        if self._chunk is None:
+            self._chunk = chunk_of(self.frames)
+        return self._chunk
 
 
 def batches_of(name: str, before: Position, publications: list[Publication]) -> list[Batch]:
@@ -136,7 +151,7 @@ def batches_of(name: str, before: Position, publications: list[Publication]) -> 
             return []
         length += len(frames[-1])
         if length >= SMALL or number == len(publications):
-            batches.append(Batch(before, publication.position, b"".join(frames), len(frames)))
+            batches.append(Batch(before, publication, frames))
             before, frames, length = publication.position, [], 0
     return batches
 

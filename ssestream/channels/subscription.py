@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from ..brokers.broker import Position
 from ..errors import StreamError
-from ..http.output import Direct
 from ..runtime.callables import check_callable, is_coroutine
 from ..runtime.loop import logger, new_lock
 from ..runtime.origin import enter, log_failure
 from ..stream import SseStream
 from ..wire import id_block, with_id
 from .ids import UNKNOWN, check_fits, format_id
+from .place import NO_PLACE, Place
 from .publication import CLOSE, Batch, News, Publication
 
 #: Reasons in the log for the end of a stream. The name of the channel follows.
@@ -33,38 +33,18 @@ NONE: Collection[int] = ()
 Filter = Callable[[dict[str, str | int]], object]
 
 
-class Cohort(Protocol):
-    """Streams at one position that are sent to together: the part that a cursor needs.
-
-    See ``fanout``.
-    """
-
-    @property
-    def position(self) -> Position:
-        """The position of every member."""
-
-    @property
-    def messages(self) -> int:
-        """The messages that the cohort was sent since it exists."""
-
-    def leave(self, reader: Direct) -> None:
-        """Take *reader* out of the cohort. Thread-safe."""
-
-
 class Cursor:
     """The position of one stream in one channel."""
 
     __slots__ = (
-        "_position",
-        "cohort",
         "cut_frame",
         "delivered",
         "filter",
         "gaps",
         "name",
+        "place",
         "reading",
         "replayed",
-        "seat",
         "simple",
         "snapshot_at",
         "stream",
@@ -90,11 +70,8 @@ class Cursor:
         #: code runs between two instructions.
         self.simple = False
         self.name = name
-        self._position = position
-        #: The cohort that the stream is in, and the member that stands for the stream there. Both
-        #: are None outside of a cohort.
-        self.cohort: Cohort | None = None
-        self.seat: Direct | None = None
+        #: Where the stream stands. Other streams may share this place.
+        self.place = NO_PLACE if position is None else Place(position)
         #: The end of the log when the stream subscribed. Control frames up to there are older than
         #: the subscription, and do not concern it. If the broker could not tell the end, this is
         #: the position of the listener then. None if the listener had no position either; then the
@@ -109,7 +86,7 @@ class Cursor:
         self.filter = filter
         #: Whether a reader has this cursor, or the cursor waits for a reader.
         self.reading = False
-        #: Events that the stream got. In a cohort, add the count of the cohort (see `total`).
+        #: Events that the stream got. `Tail` counts those that it got in a cohort.
         self.delivered = 0
         #: Events that were read from the log, and gaps.
         self.replayed = self.gaps = 0
@@ -120,29 +97,25 @@ class Cursor:
 
         None means the end of the log at the time when the broker can next be asked.
         """
-        cohort = self.cohort
-        return self._position if cohort is None else cohort.position
+        return self.place.position
 
     @position.setter
     def position(self, position: Position | None) -> None:
-        self.leave_cohort()
-        self._position = position
+        self.move(Place(position))
 
-    @property
-    def total(self) -> int:
-        """The events that the stream got."""
-        cohort = self.cohort
-        return self.delivered if cohort is None else self.delivered + cohort.messages
+    def move(self, place: Place) -> None:
+        """Stand at *place* from now on."""
+        self.leave()
+        self.place = place
+
+    def leave(self) -> None:
+        """Act alone from now on. Does nothing if the cursor is in no cohort. Thread-safe."""
+        self.place.leave(self)
 
     def complicate(self) -> None:
         """Let no broadcast move this cursor by its position alone from now on."""
         self.simple = False
-        self.leave_cohort()
-
-    def leave_cohort(self) -> None:
-        cohort, seat = self.cohort, self.seat
-        if cohort is not None and seat is not None:
-            cohort.leave(seat)
+        self.leave()
 
     def unwanted(self, publications: list[Publication]) -> Collection[int]:
         """The numbers of the *publications* that the filter withholds."""
@@ -336,7 +309,7 @@ class Subscription:
                 or not self.stream._write_through(batch.frames, batch.messages)
             ):
                 return False
-            cursor.position = batch.after
+            cursor.move(batch.place)
             cursor.delivered += batch.messages
             return True
 
@@ -391,7 +364,7 @@ class Subscription:
                     if self.closed or not (keeps_up or self._fits(publication.frame)):
                         more = False
                         break
-                    cursor.position = publication.position
+                    cursor.move(publication.place)
                     if publication.is_control:
                         silent += 1
                         if cursor.is_told(publication):

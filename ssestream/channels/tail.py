@@ -27,6 +27,7 @@ from typing import Any
 from ..brokers.broker import Bounds, Position
 from ..runtime.clock import clock
 from ..runtime.loop import new_lock
+from .place import NO_PLACE
 from .publication import News, Publication, passed
 from .subscription import Cursor
 
@@ -82,13 +83,19 @@ class Tail:
         self._recent_bytes = 0
         # The position before the first entry of *recent*.
         self._base: Position | None = None
+        # The place of the cursors that went live last.
+        self._place = NO_PLACE
+        #: Events that streams got in cohorts. Only broadcasts write it, in one thread.
+        self.delivered_together = 0
         #: *delivered*, *replayed* and *gaps* count only for cursors that were removed.
         self.delivered = self.replayed = self.gaps = self.published = 0
 
     def statistics(self) -> ChannelStatistics:
         return ChannelStatistics(
             subscribers=len(self.cursors),
-            delivered=self.delivered + sum(cursor.total for cursor in self.cursors),
+            delivered=self.delivered
+            + self.delivered_together
+            + sum(cursor.delivered for cursor in self.cursors),
             replayed=self.replayed + sum(cursor.replayed for cursor in self.cursors),
             lagging=len(self.cursors) - len(self.live),
             gaps=self.gaps + sum(cursor.gaps for cursor in self.cursors),
@@ -121,6 +128,11 @@ class Tail:
         self.gaps += cursor.gaps
 
     def go_live(self, cursor: Cursor) -> None:
+        """Let the listener move *cursor*, which is at the end of the log, from now on."""
+        if self._place.position != cursor.position:
+            self._place = cursor.place
+        # Share one place with the others, which saves memory.
+        cursor.place = self._place
         self.live.add(cursor)
         self.apart.add(cursor)
 

@@ -8,8 +8,8 @@ runs in the hub's loop when there is something to do:
   turn (`Sender.wake_now`).
 * If the socket takes only a part, the rest is kept until the kernel reports room. Meanwhile
   nothing more is taken from the body, so that all bounds hold.
-* A broadcast goes past this: it frames an event once and calls ``send`` of each socket
-  itself (see ``fanout``).
+* A broadcast goes past this, if it can: it frames an event once for all sockets (see
+  ``cohort``).
 
 The body is framed as HTTP/1.1 does it (chunked, RFC 9112, section 7.1). For HTTP/1.0 the end
 of the connection ends the body. If anything fails here, only its own stream is broken off,
@@ -27,7 +27,7 @@ from ..http.connection import SEND_FLAGS
 from ..http.output import CHUNK
 from ..http.registry import registry
 from ..runtime.clock import clock
-from ..runtime.loop import Loop, logger
+from ..runtime.loop import Loop, Wakeable, logger
 from ..runtime.wheel import TimerHandle, wheel_of
 from ..wire import LAST_CHUNK, chunk_of
 
@@ -47,7 +47,7 @@ LOOK = 1.0
 BEHIND = 1024 * 1024
 
 
-class Sender:
+class Sender(Wakeable):
     """Sends one response. All methods but `wake` are called in its loop.
 
     The sender owns *sock* and closes it. If *chunked* is False, the body is sent without
@@ -76,8 +76,6 @@ class Sender:
         on_end: "Callable[[Sender], object]",
     ) -> None:
         self.body = body
-        #: A broadcast also sends to this socket, while nothing waits. If the socket does not
-        #: take everything, the broadcast must call `keep`.
         self.sock = sock
         self._chunked = chunked
         self._on_end = on_end
@@ -95,8 +93,6 @@ class Sender:
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on everything that is written."""
         self.buffer.guard = self
-        if self._chunked and self._plain:
-            self.buffer.direct = self
         self.body.goes_alone()
         self.body.begin()
         if self.buffer.length:
@@ -125,13 +121,8 @@ class Sender:
 
     def _wake_here(self) -> None:
         # At once: a broadcast must not overtake the bytes that wait now.
-        self._leave()
+        self.buffer.leave()
         self.loop.call_each((self.wake_now,))
-
-    def _leave(self) -> None:
-        cohort = self.buffer.cohort
-        if cohort is not None:
-            cohort.leave(self)
 
     # -- what goes out
 
@@ -184,8 +175,8 @@ class Sender:
         self._keep_rest(memoryview(data)[sent:])
         return False
 
-    def keep(self, framed: bytes, sent: int, length: int, messages: int) -> None:
-        """Take over from a broadcast, as the socket took only *sent* bytes of *framed*.
+    def sent_partly(self, framed: bytes, sent: int, length: int, messages: int) -> None:
+        """Go on with *framed*, of which the socket took only *sent* bytes from another sender.
 
         *framed* holds *messages* messages, of *length* bytes without framing. A *sent* of -1
         means that the connection is broken.
@@ -261,8 +252,8 @@ class Sender:
             self._deadline.cancel()
         body = self.body
         try:
-            self._leave()
-            self.buffer.direct = self.buffer.guard = None
+            self.buffer.leave()
+            self.buffer.guard = None
             if body.connection is not None:
                 body.connection.release(cut=body.aborted)
             if not body.aborted:

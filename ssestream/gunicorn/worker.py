@@ -36,6 +36,7 @@ from ..http.body import Body
 from ..http.registry import registry
 from ..response import FLUSH_LATER, ServerResponse
 from ..runtime.clock import clock
+from .cohort import GroupedSender
 from .heads import heads
 from .sender import Sender
 from .stopping import LOOK_MS, Stopping
@@ -253,7 +254,9 @@ class SseWorker(GeventWorker):
             over = _closing(handover.owed, over)
         response.force_close()
         response.headers_sent = True
-        sender = Sender(body, sock, response.chunked, over)
+        # Only a body of chunks that are sent as they were written can be sent to many at once.
+        made = GroupedSender if response.chunked and body.is_plain else Sender
+        sender = made(body, sock, response.chunked, over)
         try:
             sender.begin(head)
         except BaseException:

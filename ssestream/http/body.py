@@ -28,7 +28,7 @@ from typing import Any
 from ..runtime.clock import clock
 from ..runtime.emitter import CallQueue
 from ..runtime.forking import process
-from ..runtime.loop import logger
+from ..runtime.loop import Wakeable, logger
 from ..runtime.uncopyable import Uncopyable
 from ..settings import DEFAULTS, Settings, draw
 from ..wire import first_id_block, retry_block
@@ -36,7 +36,7 @@ from .compression import Gzip
 from .connection import Connection
 from .diagnosis import burst, held_back, look_at_server, may_be_held_back, standard_way
 from .keepalive import Keepalive
-from .output import OutputBuffer, Wakeable
+from .output import OutputBuffer
 from .registry import Cause, registry
 
 #: The settings of a response that is no event stream. It gets no heartbeat, because a comment

@@ -9,11 +9,10 @@ lengths, the high-water mark and the sleeping reader always agree. A reader that
 nothing leaves a waker, and the next writer wakes it once.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ..runtime.clock import clock
-from ..runtime.loop import Loop, Waker, new_lock
+from ..runtime.loop import Wakeable, Waker, new_lock
 
 #: The largest chunk, in bytes. A chunk in the hand of the server cannot be taken back, and only
 #: its leaving shows that the client still reads. So a chunk must be small enough to leave in
@@ -30,47 +29,31 @@ STUCK = 1.0
 BETWEEN, IN_EVENT, IN_LINE = range(3)
 
 
-class Wakeable(Protocol):
-    """A way to wake the reader when there is more to take."""
+class Account:
+    """What several buffers were sent together since the account was made.
 
-    @property
-    def loop(self) -> Loop | None:
-        """The loop of the reader's greenlet; None for a reader that is a thread."""
+    Each of them then has the same account, so that a broadcast counts once for all.
+    """
 
-    @property
-    def wake_now(self) -> Callable[[None], object]:
-        """The function that wakes the reader. `Loop.call_each` of `loop` calls it."""
+    __slots__ = ("bytes", "messages", "written_at")
 
-    def wake(self) -> None:
-        """Wake the reader. Thread-safe."""
+    def __init__(self, written_at: float) -> None:
+        self.messages = self.bytes = 0
+        #: When something was last sent.
+        self.written_at = written_at
 
+    def count(self, messages: int, length: int, now: float) -> None:
+        """Each of the buffers was sent *messages* messages, of *length* bytes, at time *now*."""
+        self.messages += messages
+        self.bytes += length
+        self.written_at = now
 
-class Direct(Wakeable, Protocol):
-    """A reader that writes to a socket itself (see ``sender``)."""
-
-    @property
-    def buffer(self) -> "OutputBuffer":
-        """The buffer that this reader reads."""
-
-    @property
-    def sock(self) -> Any:
-        """The client's socket, in non-blocking mode."""
-
-    def keep(self, framed: bytes, sent: int, length: int, messages: int) -> None:
-        """The socket took only *sent* bytes of *framed*: send the rest later."""
+    def leave(self, buffer: "OutputBuffer") -> None:
+        """Let *buffer* act alone. Does nothing if it does so already. Thread-safe."""
 
 
-class Cohort(Protocol):
-    """The counters that streams share while they are sent to together (see ``fanout``)."""
-
-    #: When the cohort was last sent something.
-    written_at: float
-    #: Messages and bytes that were sent to each member since the cohort was made.
-    messages: int
-    bytes: int
-
-    def leave(self, reader: Direct) -> None:
-        """Take *reader* out of the cohort. Thread-safe."""
+#: The account of all buffers that act alone. It stays empty.
+ALONE = Account(0.0)
 
 
 class OutputBuffer:
@@ -97,9 +80,8 @@ class OutputBuffer:
         "_waker",
         "_within",
         "_written_at",
+        "account",
         "bytes_sent",
-        "cohort",
-        "direct",
         "guard",
         "high_water_mark",
         "messages_sent",
@@ -125,7 +107,7 @@ class OutputBuffer:
         # Messages among the waiting frames. A frame can hold none, one or several.
         self._messages = 0
         self._taken_messages = 0
-        #: Messages and bytes that have left, without those that the current cohort counts.
+        #: Messages and bytes that have left, without those that *account* counts.
         self.messages_sent = self.bytes_sent = 0
         self._within = BETWEEN
         self._ended = False
@@ -134,19 +116,15 @@ class OutputBuffer:
         self._waker: Waker | None = None
         #: The waker of a reader that found nothing; None if something waits, and after the end.
         self.waiting_reader: Wakeable | None = None
-        #: A reader that a broadcast may send to directly while the reader sleeps.
-        self.direct: Direct | None = None
         #: A waker that is woken when the buffer is closed, even if the reader is not asleep.
         self.guard: Wakeable | None = None
-
-        #: The cohort in which the reader is sent to together with others.
-        self.cohort: Cohort | None = None
+        #: What was sent to this reader together with others.
+        self.account = ALONE
 
     @property
     def written_at(self) -> float:
-        """When a frame was last put here or sent directly."""
-        cohort = self.cohort
-        return self._written_at if cohort is None else max(self._written_at, cohort.written_at)
+        """When a frame was last put here or sent past this buffer."""
+        return max(self._written_at, self.account.written_at)
 
     @written_at.setter
     def written_at(self, when: float) -> None:
@@ -154,10 +132,25 @@ class OutputBuffer:
 
     def sent(self) -> tuple[int, int]:
         """Messages and bytes that the kernel has taken."""
-        cohort = self.cohort
-        if cohort is None:
-            return self.messages_sent, self.bytes_sent
-        return self.messages_sent + cohort.messages, self.bytes_sent + cohort.bytes
+        account = self.account
+        return self.messages_sent + account.messages, self.bytes_sent + account.bytes
+
+    def share(self, account: Account) -> None:
+        """Have *account* from now on. The counts of the last account become this buffer's own."""
+        last, self.account = self.account, account
+        self.messages_sent += last.messages
+        self.bytes_sent += last.bytes
+        self._written_at = max(self._written_at, last.written_at)
+
+    def leave(self) -> None:
+        """Leave the cohort: something else is sent. Does nothing for a buffer in no cohort."""
+        self.account.leave(self)
+
+    def sent_past(self, messages: int, length: int, now: float) -> None:
+        """The reader has sent *messages* messages, of *length* bytes, that were never put here."""
+        self.messages_sent += messages
+        self.bytes_sent += length
+        self._written_at = now
 
     def is_stuck(self, since: float) -> bool:
         """Whether the client does not take the chunk that the reader has in hand.

@@ -255,7 +255,26 @@ def _answer(loop: "weakref.ref[Loop]") -> None:
         called.answer()
 
 
-class Waker:
+class Wakeable:
+    """A reader that finds nothing leaves this, and the next writer wakes it."""
+
+    __slots__ = ()
+
+    @property
+    def loop(self) -> "Loop | None":
+        """The loop of the reader's greenlet; None for a reader that is a thread."""
+        raise NotImplementedError
+
+    def wake_now(self, _: None = None) -> None:
+        """Wake the reader. `Loop.call_each` of `loop` calls it."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Wake the reader. Thread-safe."""
+        raise NotImplementedError
+
+
+class Waker(Wakeable):
     """The thread or greenlet that made it sleeps in it until another one wakes.
 
     For a greenlet it works like gevent's `Waiter`. A gevent queue would take two kilobytes,

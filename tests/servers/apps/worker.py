@@ -18,6 +18,7 @@ from gevent import monkey
 from werkzeug.wsgi import ClosingIterator
 
 from ssestream import Channels, ServerResponse, clear_interval, set_interval
+from ssestream.gunicorn.cohort import GroupedSender
 from ssestream.gunicorn.sender import Sender
 from ssestream.wire import encode
 from tests.servers.apps import tell
@@ -51,7 +52,7 @@ def kept() -> dict[str, int]:
     gc.collect()
     kinds = Counter(type(each) for each in gc.get_objects())
     return {
-        "senders": kinds[Sender],
+        "senders": kinds[Sender] + kinds[GroupedSender],
         "requests": sum(
             count
             for kind, count in kinds.items()

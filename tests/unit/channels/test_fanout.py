@@ -15,7 +15,7 @@ from werkzeug.test import EnvironBuilder
 
 from ssestream import Channels, ServerResponse, SseStream
 from ssestream.channels import health, listener, replay
-from ssestream.gunicorn.sender import Sender
+from ssestream.gunicorn.cohort import GroupedSender
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import body_of
 from ssestream.settings import Settings
@@ -58,7 +58,7 @@ class Direct:
         own = body_of(self.response).connection.take_over()
         theirs.close()
         self.over: list[Any] = []
-        self.sender = Sender(body_of(self.response), own, True, self.over.append)
+        self.sender = GroupedSender(body_of(self.response), own, True, self.over.append)
         self.sender.begin(b"")
         self._decoder = Decoder()
         self._received = b""
@@ -95,7 +95,8 @@ class Direct:
 
     @property
     def cohort(self) -> Any:
-        return body_of(self.response).buffer.cohort
+        cursor = self.sender.cursor
+        return None if cursor is None else cursor.place
 
     def close(self) -> None:
         self.sock.close()
@@ -105,7 +106,7 @@ def check_places(channels: Channels, name: str = "news") -> None:
     """Whoever is live is either in a cohort or apart, and nobody else is in either."""
     feed = channels._exchange.listener.tails.get(name)
     if feed is not None:
-        together = {cursor for cohort in feed.cohorts for cursor in cohort.members.values()}
+        together = {cursor for cohort in feed.cohorts for cursor in cohort.members}
         assert not together & feed.apart
         assert together | feed.apart == feed.live
         assert feed.live <= feed.cursors
@@ -138,7 +139,7 @@ def test_who_was_sent_the_same_is_in_one_convoy() -> None:
 
 @as_a_greenlet
 def test_a_convoy_is_no_larger_than_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssestream.channels.fanout.TURN", 3)
+    monkeypatch.setattr("ssestream.gunicorn.cohort.TURN", 3)
     channels = begun()
     clients = [Direct(channels, "news") for _ in range(8)]
     for number in range(1, 4):
