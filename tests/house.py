@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 PRIVATE_READS = 63
 
 #: Writes to attributes of another object. The aim is 40.
-FOREIGN_WRITES = 84
+FOREIGN_WRITES = 82
 
 #: The most lines of a file, and how many files may come near.
 MOST_LINES, MANY_LINES, FILES_WITH_MANY = 450, 400, 3
@@ -27,11 +27,11 @@ MOST_LINES, MANY_LINES, FILES_WITH_MANY = 450, 400, 3
 #: file that has become short enough.
 TOO_LONG = {
     "channels.channels": 426,
-    "channels.subscription": 473,
-    "gunicorn.worker": 424,
-    "http.output": 426,
+    "channels.subscription": 446,
+    "gunicorn.worker": 427,
+    "http.output": 419,
     "response": 440,
-    "runtime.loop": 442,
+    "runtime.loop": 461,
 }
 
 
