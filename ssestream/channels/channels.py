@@ -25,11 +25,11 @@ from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
 from ..wire import Message, encode
 from .apps import Apps, configuration_of, naming_keys
+from .cursor import Filter
 from .exchange import Exchange
 from .health import State
 from .history import read_back
 from .publication import CLOSE, cut_frame
-from .subscription import Filter
 from .tail import ChannelStatistics
 from .unheard import Audience
 

@@ -7,9 +7,10 @@ from ..brokers.broker import Broker
 from ..errors import StreamError
 from ..runtime.loop import new_lock
 from ..stream import SseStream
+from .cursor import Cursor, Filter
 from .ids import UNKNOWN, format_id, parse_id
 from .listener import Listener
-from .subscription import Cursor, Filter, Subscription
+from .subscription import Subscription
 from .unheard import Audience
 
 #: Seconds for which `Exchange.close` waits for the listener.

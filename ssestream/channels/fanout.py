@@ -34,9 +34,9 @@ from collections.abc import Callable, Iterable
 from ..http.output import ALONE
 from ..runtime.clock import clock
 from ..runtime.loop import Loop, Wakeable
+from .cursor import Cursor
 from .place import Place
 from .publication import Batch
-from .subscription import Cursor
 from .tail import Tail
 
 #: Streams that get a batch before other greenlets have a turn.

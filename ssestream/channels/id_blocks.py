@@ -8,8 +8,9 @@ and its id would be a gap once the log drops them. So the client gets an id with
 from ..runtime.clock import clock
 from ..runtime.loop import checkpoint, current_loop
 from ..runtime.wheel import wheel_of
+from .cursor import Cursor
 from .fanout import TURN
-from .subscription import Cursor, Subscription
+from .subscription import Subscription
 from .tail import Tails
 
 #: Seconds before a client gets its positions, if its filter has withheld the last events.

@@ -15,12 +15,12 @@ from ..errors import BrokerError
 from ..runtime.clock import clock
 from ..runtime.loop import checkpoint, current_loop, logger
 from ..settings import chance
+from .cursor import Cursor
 from .fanout import TURN, broadcast, broadcast_to_cohorts
 from .health import Health
 from .id_blocks import IdBlocks
 from .publication import News
 from .replay import Replay
-from .subscription import Cursor
 from .tail import Tail, Tails
 from .tasks import spawn, start_again
 

@@ -10,10 +10,11 @@ from ..brokers.broker import Broker, Busy, ChannelError, Position, Slice
 from ..errors import BrokerError
 from ..runtime.loop import checkpoint
 from .ailing import Ailing
+from .cursor import Cursor
 from .health import Health
 from .ids import UNKNOWN
 from .publication import publications_of
-from .subscription import UNHEARD_CUT, Cursor, Subscription
+from .subscription import UNHEARD_CUT, Subscription
 from .tail import Tails
 from .tasks import spawn, start_again
 

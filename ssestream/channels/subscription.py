@@ -1,166 +1,27 @@
 """One stream and the channels that it follows.
 
-A `Cursor` is the position of one stream in one channel. A `Subscription` is one stream with all
-its cursors. The lock of a `Subscription` guards its tuple of cursors and the order of the frames
-that its stream gets. Nobody holds the lock while waiting, or together with the lock of
-`Tails`.
+The lock of a `Subscription` guards its tuple of cursors, and the order of the frames that its
+stream gets. Nobody holds the lock while waiting, or together with the lock of `Tails`.
 """
 
-import contextvars
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Protocol
 
-from ..brokers.broker import Position
 from ..errors import StreamError
-from ..runtime.callables import check_callable, is_coroutine
+from ..runtime.callables import check_callable
 from ..runtime.loop import logger, new_lock
-from ..runtime.origin import enter, log_failure
+from ..runtime.origin import log_failure
 from ..stream import SseStream
 from ..wire import id_block, with_id
+from .cursor import NONE, Cursor
 from .ids import UNKNOWN, check_fits, format_id
-from .place import NO_PLACE, Place
-from .publication import CLOSE, Batch, News, Publication
+from .publication import Batch, News, Publication
 
 #: Reasons in the log for the end of a stream. The name of the channel follows.
 WAS_CUT = "cut() took away its access to the channel"
 MAY_BE_CUT = "entries that are lost may have taken away its access to the channel"
 UNHEARD_CUT = "it subscribed while the broker was away, and may have lost its access to the channel"
 WAS_CLOSED = "close_channel() ended the streams of the channel"
-
-#: The numbers of the publications that a cursor without a filter withholds.
-NONE: Collection[int] = ()
-
-Filter = Callable[[dict[str, str | int]], object]
-
-
-class Cursor:
-    """The position of one stream in one channel."""
-
-    __slots__ = (
-        "cut_frame",
-        "delivered",
-        "filter",
-        "gaps",
-        "name",
-        "place",
-        "reading",
-        "replayed",
-        "simple",
-        "snapshot_at",
-        "stream",
-        "subscribed_at",
-        "subscription",
-        "tail",
-    )
-
-    tail: Any  # a Tail
-
-    def __init__(
-        self,
-        subscription: "Subscription",
-        name: str,
-        position: Position | None,
-        filter: Filter | None,
-        cut_frame: bytes | None,
-    ) -> None:
-        self.subscription = subscription
-        self.stream = subscription.stream
-        #: Whether a broadcast may move this cursor by its position alone. The stream then has no
-        #: filter and follows no other channel, and its code runs in greenlets, so that no other
-        #: code runs between two instructions.
-        self.simple = False
-        self.name = name
-        #: Where the stream stands. Other streams may share this place.
-        self.place = NO_PLACE if position is None else Place(position)
-        #: The end of the log when the stream subscribed. Control frames up to there are older than
-        #: the subscription, and do not concern it. If the broker could not tell the end, this is
-        #: the position of the listener then. None if the listener had no position either; then the
-        #: cursor obeys every control frame. The client of a stream that ends by mistake comes
-        #: back, but a stream that goes on by mistake would keep its access.
-        self.subscribed_at: Position | None = None
-        #: The end of the log at the last ``"gap"``. The app's snapshot has all events up to there.
-        self.snapshot_at = UNKNOWN
-        #: The control frame that takes the stream's access away; None for a stream without a key.
-        self.cut_frame = cut_frame
-        #: The filter of the stream; None if there is no filter.
-        self.filter = filter
-        #: Whether a reader has this cursor, or the cursor waits for a reader.
-        self.reading = False
-        #: Events that the stream got. `Tail` counts those that it got in a cohort.
-        self.delivered = 0
-        #: Events that were read from the log, and gaps.
-        self.replayed = self.gaps = 0
-
-    @property
-    def position(self) -> Position | None:
-        """The position after the last entry that the stream got or passed over.
-
-        None means the end of the log at the time when the broker can next be asked.
-        """
-        return self.place.position
-
-    @position.setter
-    def position(self, position: Position | None) -> None:
-        self.move(Place(position))
-
-    def move(self, place: Place) -> None:
-        """Stand at *place* from now on."""
-        self.leave()
-        self.place = place
-
-    def leave(self) -> None:
-        """Act alone from now on. Does nothing if the cursor is in no cohort. Thread-safe."""
-        self.place.leave(self)
-
-    def complicate(self) -> None:
-        """Let no broadcast move this cursor by its position alone from now on."""
-        self.simple = False
-        self.leave()
-
-    def unwanted(self, publications: list[Publication]) -> Collection[int]:
-        """The numbers of the *publications* that the filter withholds."""
-        unwanted: set[int] = set()
-        origin = self.subscription.stream._call_queue.origin
-        assert self.filter is not None
-        for publication in publications:
-            if not publication.is_control:
-                try:
-                    context = contextvars.Context()
-                    enter(context, origin)
-                    wanted = context.run(self.filter, publication.message())
-                    if is_coroutine(wanted):
-                        raise TypeError("a filter must return yes or no, and returned a coroutine")
-                except BaseException:  # gevent.Timeout is not an Exception
-                    # Withhold the message: a filter may protect secrets.
-                    log_failure(origin, "the filter %r failed", self.filter)
-                    wanted = False
-                if not wanted:
-                    unwanted.add(publication.number)
-        return unwanted
-
-    def passed(self, publications: list[Publication]) -> int:
-        """How many of *publications*, which have no gap between them, this cursor has passed
-        already.
-        """
-        at = self.position
-        if at is None or not publications or at.log != publications[0].position.log:
-            return 0
-        return max(0, at.number + 1 - publications[0].number)
-
-    def is_told(self, publication: Publication) -> bool:
-        """Whether the control frame *publication* ends the stream of this cursor."""
-        began = self.subscribed_at
-        if (
-            began is not None
-            and began.log == publication.position.log
-            and publication.number <= began.number
-        ):
-            return False
-        return publication.frame == CLOSE or self.is_cut(publication)
-
-    def is_cut(self, publication: Publication) -> bool:
-        """Whether *publication* takes away the access of this cursor's key."""
-        return publication.frame == self.cut_frame
 
 
 class Keeper(Protocol):

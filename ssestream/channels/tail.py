@@ -27,9 +27,9 @@ from typing import Any
 from ..brokers.broker import Bounds, Position
 from ..runtime.clock import clock
 from ..runtime.loop import new_lock
+from .cursor import Cursor
 from .place import NO_PLACE
 from .publication import News, Publication, passed
-from .subscription import Cursor
 
 #: The most entries that a tail keeps, and the most bytes: about the events that a client misses
 #: during a reload, on a busy channel.

@@ -17,10 +17,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from ..channels.cursor import Cursor
 from ..channels.fanout import TURN, Direct, Together
 from ..channels.place import Place
 from ..channels.publication import Batch
-from ..channels.subscription import Cursor
 from ..http.connection import SEND_FLAGS, SocketType
 from ..http.output import ALONE, Account, OutputBuffer
 from ..runtime.loop import Loop, logger, new_lock
