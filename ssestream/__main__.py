@@ -202,7 +202,7 @@ def _tail(url: str, options: argparse.Namespace) -> None:
 
 
 def _print_all(broker: Broker, options: argparse.Namespace) -> None:
-    left = options.count
+    remaining = options.count
     for position, frame in _follow(broker, options.channel, options.since, options.last):
         event_id = format_id({options.channel: position})
         for message in Decoder().feed(with_id(frame, event_id.encode())):
@@ -210,9 +210,9 @@ def _print_all(broker: Broker, options: argparse.Namespace) -> None:
             line = escape_json(json.dumps(message, ensure_ascii=False)) + "\n"
             sys.stdout.buffer.write(line.encode())
             sys.stdout.buffer.flush()
-            if left is not None:
-                left -= 1
-                if left == 0:
+            if remaining is not None:
+                remaining -= 1
+                if remaining == 0:
                     return
 
 
@@ -223,16 +223,16 @@ def _follow(
 
     Begins after the id *since*, or with the *last* entries if *since* is None.
     """
-    here = broker.read(name, 0, 0, 0)
-    at = here.end if not last else Position(here.log, max(here.first - 1, here.last - last))
+    state = broker.read(name, 0, 0, 0)
+    at = state.end if not last else Position(state.log, max(state.first - 1, state.last - last))
     if since is not None:
         found = (parse_id(since) or {}).get(name)
         if found is None:
             raise ValueError(f"--since must be the id of a message of {name!r}, not {since!r}")
         at = found
-        if at.log == here.log and broker.read(name, at.number, 0, 0).misses(at):
+        if at.log == state.log and broker.read(name, at.number, 0, 0).misses(at):
             # The log no longer has every entry after the id.
-            at = _after_gap(name, here)
+            at = _after_gap(name, state)
     while True:
         piece = broker.wait({name: at}).get(name)
         if piece is None:

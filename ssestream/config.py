@@ -10,7 +10,7 @@ from typing import Any
 import flask
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 
-from .plain import behind
+from .plain import unproxied
 from .runtime.callables import is_coroutine
 from .runtime.loop import logger
 from .settings import DEFAULTS, Options, Settings
@@ -28,11 +28,13 @@ _OTHER_KEYS = ("SSESTREAM_URL", "SSESTREAM_HISTORY", "SSESTREAM_HISTORY_AGE")
 #: The key in an app's extensions that says that `_check_names` has run.
 _CHECKED = "ssestream.checked"
 
-#: The number of different settings to keep, so that streams with equal settings share them.
+#: The most settings of single streams that are kept. Streams with equal settings share one
+#: object, which saves memory.
 KNOWN = 100
-_of_streams: dict[Settings, Settings] = {}
+_known: dict[Settings, Settings] = {}
 
-# For each app: its settings when it was last asked, and the `Settings` made of them.
+# For each app: the changed values when its configuration was last read, and the `Settings` made
+# of them.
 _of_apps: "weakref.WeakKeyDictionary[flask.Flask, tuple[dict[str, Any], Settings]]"
 _of_apps = weakref.WeakKeyDictionary()
 
@@ -91,7 +93,7 @@ def _check_names(app: flask.Flask) -> None:
 
 
 def stream_settings(options: Options) -> Settings:
-    """The settings of the current app, with a stream's own *options* in their place.
+    """The settings of the current app, except for the *options* of a single stream.
 
     Raises ``TypeError`` for an unknown option, and as `Settings` for a wrong value.
     """
@@ -104,10 +106,10 @@ def stream_settings(options: Options) -> Settings:
             + ", ".join(sorted(_STREAM_OPTIONS))
         )
     settings = dataclasses.replace(app_settings(), **options)
-    if len(_of_streams) >= KNOWN:
-        _of_streams.clear()
+    if len(_known) >= KNOWN:
+        _known.clear()
     try:
-        return _of_streams.setdefault(settings, settings)
+        return _known.setdefault(settings, settings)
     except TypeError:  # an app's client_key has no hash
         return settings
 
@@ -119,7 +121,7 @@ def client_of(environ: dict[str, Any], settings: Settings) -> Hashable | None:
     """
     if settings.client_key is None:
         return None
-    client: Hashable | None = behind(settings.client_key(environ))
+    client: Hashable | None = unproxied(settings.client_key(environ))
     if is_coroutine(client) or not _has_hash(client):
         kind = type(client).__name__
         raise TypeError(f"client_key must return a hashable value or None, and returned a {kind}")

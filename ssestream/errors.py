@@ -58,7 +58,7 @@ class StreamError(SseStreamError):
 
 
 class WriteAfterEnd(StreamError):
-    """``write()``, ``push()`` or ``end(message)`` between ``end()`` and ``close``.
+    """``write()``, ``push()`` or ``end(message)`` after ``end()`` and before ``"close"``.
 
     Node's ``ERR_STREAM_WRITE_AFTER_END``.
     """

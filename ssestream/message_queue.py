@@ -33,10 +33,10 @@ class MessageQueue:
         self._is_shared = False
         #: When a writer was last told to wait; 0.0 means never.
         self.full_at = 0.0
-        # A higher bound in messages, which holds until the queue is empty; 0 means none.
+        # A higher bound in messages for a burst, until the queue is empty; 0 means none.
         self._granted = 0
-        # A frame without a callback stands alone, because a pair takes 56 bytes more. While
-        # nothing waits there is no deque: most streams are empty at most times.
+        # A frame with a callback is a pair. A frame without one is only the frame, because a
+        # pair takes 56 bytes more. An empty queue has no deque: most queues are empty.
         self._entries: deque[bytes | tuple[bytes, Callback]] | tuple[()] = ()
 
     @staticmethod
@@ -54,8 +54,8 @@ class MessageQueue:
         return len(self._entries)
 
     def append(self, frame: bytes, callback: Callback | None) -> None:
-        # Only a frame behind others is shared with other streams. A first frame mostly leaves
-        # at once.
+        # Only a frame that waits behind another frame is shared with other streams. The first
+        # frame of a queue mostly leaves at once.
         if self._entries:
             frame = shared(frame)
         else:
@@ -115,7 +115,7 @@ class MessageQueue:
         self._granted = max(self._granted, count)
 
     def trim(self) -> list[Callback | None]:
-        """Drop the oldest messages until the bounds hold. Returns the callbacks of these."""
+        """Drop the oldest messages until the bounds hold. Returns their callbacks."""
         dropped = []
         while self.is_over():
             dropped.append(self.popleft()[1])
@@ -124,9 +124,9 @@ class MessageQueue:
 
 @functools.lru_cache
 def _empty(high_water_mark: int, max_messages: int, max_bytes: int) -> MessageQueue:
-    backlog = MessageQueue(high_water_mark, max_messages, max_bytes)
-    backlog._is_shared = True
-    return backlog
+    queue = MessageQueue(high_water_mark, max_messages, max_bytes)
+    queue._is_shared = True
+    return queue
 
 
 def _pair(entry: bytes | tuple[bytes, Callback]) -> tuple[bytes, Callback | None]:

@@ -1,11 +1,11 @@
-"""The plain value of what an app hands over: behind a proxy, and without asking its class.
+"""The plain value of an object from an app: without its proxy, and by no method of its class.
 
 A proxy of Werkzeug's, such as ``current_user``, has its value only during its request. A value
 that is kept is used later, so the proxy must be replaced first.
 
-A subclass of ``str`` may claim to have no line end, may print as another text, or may
-encode itself as one. A proxy only looks like a str, and the value behind it may be of such
-a subclass. So every text and number is converted here before it is checked, joined or sent.
+A subclass of ``str`` may override the methods that search, print or encode its text. Such an
+object could pass a check as one text and be sent as another. A proxy may stand for such an
+object. So every text and number is converted here before it is checked, joined or sent.
 The functions call the methods of the built-in type, never the methods of the value's class.
 """
 
@@ -17,7 +17,7 @@ from werkzeug.local import LocalProxy
 T = TypeVar("T")
 
 
-def behind(value: Any) -> Any:
+def unproxied(value: Any) -> Any:
     """The value that the proxy *value* stands for, or *value* itself if it is no proxy.
 
     Raises ``RuntimeError`` if the proxy has no value now.
@@ -52,6 +52,6 @@ def plain_bytes(value: Any) -> bytes:
 def _real(value: Any, kind: Callable[[Any], T], *others: type) -> T:
     """*value* itself if it is really of one of these types, or else converted to *kind*."""
     kinds: Any = (kind, *others)
-    real: T = behind(value)
-    # The proxy of another library is not known to `behind`.
+    real: T = unproxied(value)
+    # The proxy of another library is not known to `unproxied`.
     return real if issubclass(type(real), kinds) else kind(real)

@@ -25,10 +25,11 @@ def escape(text: str) -> str:
 
 def escape_json(line: str) -> str:
     """*line*, a line of JSON. Characters that may steer a terminal become escapes of JSON."""
-    return _DOUBTFUL.sub(_replace, line)
+    return _NOT_ASCII.sub(_replace, line)
 
 
-_DOUBTFUL = re.compile("[^ -~]")
+#: Every character that is not printable ASCII. `_replace` keeps most of them, as they are letters.
+_NOT_ASCII = re.compile("[^ -~]")
 
 
 def _replace(found: re.Match[str]) -> str:

@@ -42,8 +42,8 @@ class Settings:
     #: Seconds in which a client must take some of the bytes that wait for it, or it counts as
     #: stalled and is cut; None never cuts. nginx and Apache allow 60 for the download of a file;
     #: a stream's client that takes nothing for 15 has lost touch. A client on another host may
-    #: still be reading bytes that its kernel has received. It gets the time that these take at
-    #: 4 KiB a second, but no more than four times this setting in all.
+    #: still be reading bytes that its kernel has received. It gets the time to read these bytes
+    #: at 4 KiB a second, but no more than four times this setting in all.
     send_timeout: float | None = 15.0
 
     #: Seconds for which the client's kernel may leave this kernel without an answer before the
@@ -53,9 +53,9 @@ class Settings:
     #: without a heartbeat the kernel's own probes do.
     tcp_user_timeout: float | None = 30.0
 
-    #: Messages that may wait in a stream if its client is slow. Messages that are written at
-    #: once, before the client had time to take any, do not count. 1000 is the common size of a
-    #: capped stream in Redis, and minutes of a busy channel.
+    #: Messages that may wait in a stream if its client is slow. A burst does not count: the
+    #: messages that are written before the client had time to take any. 1000 is the common size
+    #: of a capped stream in Redis, and minutes of a busy channel.
     max_messages: int = 1000
 
     #: Bytes that may wait in a stream. Centrifugo allows a client's queue the same. A single
@@ -86,11 +86,11 @@ class Settings:
     #: is known as BREACH).
     compress: bool = False
 
-    #: Whether a stream that follows channels tells its client its place now and then, in a
+    #: Whether a stream that follows channels sends its client the current id now and then, in a
     #: block that has only an ``id`` (WHATWG HTML section 9.2.6: a browser keeps the id and
-    #: fires no event). Without such blocks, a client that has got no event has no id, and loses
-    #: the events of the time while it is away. Set False for clients that take such a block for
-    #: an empty message.
+    #: fires no event). Without such blocks, a client that has got no event yet has no id, and
+    #: misses the events that come while it is away. Set False for clients that show such a
+    #: block as an empty message.
     id_blocks: bool = True
 
     #: Streams that may be open in this process; None is no bound. A further stream is answered

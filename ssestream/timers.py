@@ -5,7 +5,7 @@ slow callback never overlaps itself. A delay under 1 counts as 1. Both clearing 
 clear both kinds. Unlike in Node, an exception in a callback is logged and the interval
 goes on.
 
-A timer belongs to the loop of the thread or greenlet that sets it (see ``hub``). Its
+A timer belongs to the loop of the thread or greenlet that sets it (see ``runtime/loop.py``). Its
 callback runs in a greenlet there, or on threaded servers in a plain thread, outside every
 request and app context. Any thread may clear the timer.
 """
@@ -85,7 +85,7 @@ class Timer(Uncopyable):
 
     def is_left_behind(self) -> bool:
         """Called in a forked child: whether the timer runs in the parent only."""
-        # A child has the forking thread alone, and with it only the hub of this thread.
+        # A child has only the thread that forked, and so only the hub of that thread.
         return not self._loop.here()
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class Timer(Uncopyable):
         return f"{module}.{name}" if module and name else repr(callback)
 
 
-# The timers that were set before this process has served a request, and are not over.
+# The timers that were set before this process served a request, and that can still fire.
 _early: set[Timer] = set()
 
 

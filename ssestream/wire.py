@@ -135,12 +135,12 @@ def with_id(frame: bytes, id: bytes) -> bytes:
 
 
 def is_frame(frame: bytes) -> bool:
-    """Whether `encode` can have made *frame* of a message without an id.
+    """Whether `encode` could have made *frame* from a message without an id.
 
     A frame in a log may be damaged, or another program may have written it. A wrong frame
     could become part of the next event, or could change the client's id.
     """
-    if not frame.startswith(_FIELDS) or not frame.endswith(b"\n\n") or b"\r" in frame:
+    if not frame.startswith(_BEGINNINGS) or not frame.endswith(b"\n\n") or b"\r" in frame:
         return False
     if frame.find(b"\n\n") != len(frame) - 2 or b"\nid:" in frame:
         return False
@@ -150,11 +150,12 @@ def is_frame(frame: bytes) -> bool:
         return False
 
 
-_FIELDS = (b"data:", b"event:", b":", b"retry:")
+#: The beginnings of all frames without an id.
+_BEGINNINGS = (b"data:", b"event:", b":", b"retry:")
 
 
 def retry_block(milliseconds: int) -> bytes:
-    """A block with only a ``retry``: a browser waits so long before it reconnects."""
+    """A block with only a ``retry``: how long a browser waits before it reconnects."""
     return b"retry: %d\n\n" % milliseconds
 
 

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 
 from ..brokers.broker import CONTROL, Entry, Position, Slice
-from ..plain import behind
+from ..plain import unproxied
 from ..printable import escape
 from ..runtime.clock import clock
 from ..runtime.loop import logger
@@ -217,7 +217,7 @@ def cut_frame(key: Hashable | None) -> bytes | None:
     address in memory in its ``repr()``.
     """
     try:
-        key = behind(key)
+        key = unproxied(key)
         text = repr(key)
     except Exception as error:
         raise ValueError(f"key must have a repr(), which fails here: {error!r}") from error

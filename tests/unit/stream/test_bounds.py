@@ -18,7 +18,7 @@ from ssestream import (
     StreamError,
     statistics,
 )
-from ssestream.config import KNOWN, _of_streams
+from ssestream.config import KNOWN, _known
 from ssestream.http import outgoing
 from ssestream.http.connection import Connection
 from ssestream.http.interning import EACH, SIZE, Shared
@@ -571,7 +571,7 @@ def test_a_pair_may_be_a_list_as_in_json() -> None:
 def test_settings_of_many_kinds_are_not_all_kept() -> None:
     for number in range(3 * KNOWN):
         assert SseStream(max_age=1000 + number)._settings.max_age == 1000 + number
-    assert len(_of_streams) <= KNOWN
+    assert len(_known) <= KNOWN
 
 
 def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
