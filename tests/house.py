@@ -15,7 +15,7 @@ PACKAGE = Path(ssestream.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: Reads of private attributes of another object, anywhere in the package. The aim is 25.
-PRIVATE_READS = 63
+PRIVATE_READS = 62
 
 #: Writes to attributes of another object. The aim is 40.
 FOREIGN_WRITES = 82
@@ -26,7 +26,6 @@ MOST_LINES, MANY_LINES, FILES_WITH_MANY = 450, 400, 3
 #: Files that are longer for now, with their lines: they may only become shorter. Strike out a
 #: file that has become short enough.
 TOO_LONG = {
-    "channels.channels": 426,
     "gunicorn.worker": 427,
     "http.output": 419,
     "response": 440,

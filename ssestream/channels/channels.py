@@ -5,33 +5,28 @@ A browser sends this id back as ``Last-Event-ID`` (WHATWG HTML, section 9.2.4), 
 any host can continue there.
 """
 
-import os
-import weakref
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import flask
 
-from ..brokers import open_broker
-from ..brokers.broker import Bounds, Broker, check_name
-from ..brokers.configuration import Configuration, check, configuration
+from ..brokers.broker import Bounds, check_name
+from ..brokers.configuration import check
 from ..brokers.memory import MemoryBroker
-from ..config import app_dumps, app_json, current_app
+from ..config import app_dumps, app_json
 from ..errors import MessageError
 from ..plain import plain_text
 from ..runtime.callables import check_callable
-from ..runtime.loop import new_lock
 from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
 from ..wire import Message, encode
-from .apps import Apps, configuration_of, naming_keys
 from .cursor import Filter
 from .exchange import Exchange
+from .exchanges import Exchanges
 from .health import State
 from .history import read_back
 from .publication import CLOSE, cut_frame
 from .tail import ChannelStatistics
-from .unheard import Audience
 
 
 class Channels(Uncopyable):
@@ -68,25 +63,10 @@ class Channels(Uncopyable):
         history: int | None = None,
         history_age: float | None = None,
     ) -> None:
-        self._url = url if isinstance(url, str) else None
-        self._history, self._history_age = history, history_age
         check(None if isinstance(url, flask.Flask) else url, history, history_age)
-        self._configuration: Configuration | None = None
-        # The exchange for this configuration, once it was needed.
-        self._own: Exchange | None = None
-        self._apps = Apps()
-        # The exchange for each configuration of an app that differs from `_configuration`.
-        self._others: dict[Configuration, Exchange] = {}
-        # Whether `init_app` was called.
-        self._is_told = False
-        self._audience = Audience()
-        # Guards all fields. Nobody holds it while waiting.
-        self._lock = new_lock()
-        _all.add(self)
+        self._exchanges = Exchanges(url if isinstance(url, str) else None, history, history_age)
         if isinstance(url, flask.Flask):
             self.init_app(url)
-        elif url is not None:
-            self._configure(configuration(url, history, history_age))
 
     # -- choosing a broker
 
@@ -105,76 +85,13 @@ class Channels(Uncopyable):
         Raises ``TypeError`` or ``ValueError`` for a wrong value in the configuration, and
         ``RuntimeError`` if the broker would change while streams follow these channels.
         """
-        self._take_from(app)
-        self._is_told = True
+        self._exchanges.init_app(app)
         app.extensions["ssestream"] = self
-
-    def _take_from(self, app: flask.Flask) -> None:
-        given = self._url, self._history, self._history_age
-        with naming_keys():
-            its = configuration_of(app, *given)
-            with self._lock:
-                if its != self._configuration and self._apps.another_has(app, self._configuration):
-                    self._part_off(app, its)
-                else:
-                    self._configure(its).use_json_of(app)
-                self._apps.note(app, its)
-                known = self._apps.all()
-                gone = [self._others.pop(each) for each in [*self._others] if each not in known]
-        for each in gone:
-            each.close()
-
-    def _part_off(self, app: flask.Flask, its: Configuration) -> None:
-        """Give *app*, which has another configuration than these channels, its own broker."""
-        other = self._others.get(its)
-        if other is None:
-            other = self._others[its] = Exchange(open_broker(*its), Audience())
-        other.use_json_of(app)
-
-    def _configure(self, wanted: Configuration) -> Exchange:
-        """Use the broker of the configuration *wanted* from now on, and return its exchange."""
-        with self._lock:
-            # Several apps with this configuration, or one app that is made again, share a broker.
-            if self._own is not None and self._configuration == wanted:
-                return self._own
-            if self._own is not None and self._own.listener.tails:
-                raise RuntimeError("these channels have subscribers already")
-            broker = open_broker(*wanted)
-            if self._own is not None:
-                self._own.broker.close()
-            self._own, self._configuration = Exchange(broker, self._audience), wanted
-            return self._own
 
     @property
     def _exchange(self) -> Exchange:
         """The exchange with the broker of the current app."""
-        app = current_app()
-        if app is not None and self._url is None and not self._is_told and app not in self._apps:
-            self._take_from(app)
-        if self._others:
-            other = self._others.get(self._apps.current(app))
-            if other is not None:
-                return other
-        with self._lock:
-            if self._own is None:
-                if app is None:
-                    its = configuration(self._url, self._history, self._history_age)
-                    return self._configure(its)
-                self._take_from(app)
-            assert self._own is not None
-            return self._own
-
-    @property
-    def _broker(self) -> Broker:
-        """The broker of the current app."""
-        return self._exchange.broker
-
-    @property
-    def _exchanges(self) -> list[Exchange]:
-        """All exchanges that were needed so far."""
-        with self._lock:
-            own = [] if self._own is None else [self._own]
-            return [*self._others.values(), *own]
+        return self._exchanges.current()
 
     @property
     def state(self) -> State:
@@ -240,7 +157,7 @@ class Channels(Uncopyable):
         `BrokerError`.
         """
         check(None, history, history_age)
-        self._broker.keep(check_name(channel), Bounds(history, history_age))
+        self._exchange.broker.keep(check_name(channel), Bounds(history, history_age))
 
     # -- reading
 
@@ -301,7 +218,7 @@ class Channels(Uncopyable):
 
         The stream stays open.
         """
-        for exchange in self._exchanges:
+        for exchange in self._exchanges.all():
             exchange.unsubscribe(sse_stream, names)
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
@@ -335,7 +252,7 @@ class Channels(Uncopyable):
         most 5 s with an SQLite file that stays locked. `BrokerError.lasting` is True for an error
         that an operator must mend, such as a wrong password or a missing directory.
         """
-        self._broker.ping()
+        self._exchange.broker.ping()
 
     # -- the end
 
@@ -349,7 +266,7 @@ class Channels(Uncopyable):
         For the end of a program or of a test. The call is optional: the connections are closed
         when the `Channels` is dropped or the process ends.
         """
-        for exchange in self._exchanges:
+        for exchange in self._exchanges.all():
             exchange.close()
 
     def clear(self) -> None:
@@ -358,21 +275,12 @@ class Channels(Uncopyable):
         A stream that still follows a channel emits ``"gap"``. Raises ``RuntimeError`` for
         ``sqlite:///`` and ``redis://``, because other processes may need the events.
         """
-        broker = self._broker
+        broker = self._exchange.broker
         if not isinstance(broker, MemoryBroker):
             raise RuntimeError(
                 "clear() works with memory:// only: other processes may use this log"
             )
         broker.clear()
-
-    def _forked(self) -> None:
-        """This process is a child, and nobody else uses these channels in it."""
-        self._lock = new_lock()
-        exchanges = self._exchanges
-        for exchange in exchanges:
-            exchange.forked()
-        if self._own is None:
-            self._audience.forked()
 
 
 class Channel(Uncopyable):
@@ -413,14 +321,3 @@ class Channel(Uncopyable):
         """The statistics of the channel in this process; all zeros while no stream follows it."""
         found = self._channels.statistics().get(self.name)
         return ChannelStatistics(0, 0, 0, 0, 0, 0) if found is None else found
-
-
-_all: "weakref.WeakSet[Channels]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for channels in list(_all):
-        channels._forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -70,7 +70,7 @@ class Breakable(MemoryBroker):
 
 def over(broker: MemoryBroker) -> Channels:
     channels = Channels("memory://")
-    channels._own = Exchange(broker, Audience())
+    channels._exchanges.own = Exchange(broker, Audience())
     return channels
 
 

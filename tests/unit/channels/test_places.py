@@ -169,7 +169,7 @@ def test_the_place_is_told_once_a_broker_is_back(
     monkeypatch.setattr(listener, "LATEST", 0.02)
     broker = Away()
     channels = Channels("memory://")
-    channels._own = Exchange(broker, Audience())
+    channels._exchanges.own = Exchange(broker, Audience())
     for number in range(5):
         broker.append("news", encode({"data": number}))
     app = Following(channels, *names)

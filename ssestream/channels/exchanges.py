@@ -1,0 +1,125 @@
+"""Which broker a `Channels` uses: an `Exchange` for each configuration that its apps have."""
+
+import os
+import weakref
+
+import flask
+
+from ..brokers import open_broker
+from ..brokers.configuration import Configuration, configuration
+from ..config import current_app
+from ..runtime.loop import new_lock
+from .apps import Apps, configuration_of, naming_keys
+from .exchange import Exchange
+from .unheard import Audience
+
+
+class Exchanges:
+    """The exchanges of one `Channels`. Most have one: apps with equal configurations share it.
+
+    The arguments are those of `Channels`, and checked. With a *url*, the broker is opened now.
+    """
+
+    def __init__(self, url: str | None, history: int | None, history_age: float | None) -> None:
+        self._url, self._history, self._history_age = url, history, history_age
+        self._configuration: Configuration | None = None
+        #: The exchange for this configuration, once it was needed.
+        self.own: Exchange | None = None
+        self._apps = Apps()
+        # The exchange for each configuration of an app that differs from `_configuration`.
+        self._others: dict[Configuration, Exchange] = {}
+        # Whether `init_app` was called.
+        self._is_told = False
+        self._audience = Audience()
+        # Guards all fields. Nobody holds it while waiting.
+        self._lock = new_lock()
+        _all.add(self)
+        if url is not None:
+            self._configure(configuration(url, history, history_age))
+
+    def init_app(self, app: flask.Flask) -> None:
+        """See `Channels.init_app`."""
+        self._take_from(app)
+        self._is_told = True
+
+    def current(self) -> Exchange:
+        """The exchange with the broker of the current app.
+
+        Raises ``RuntimeError`` if no app is current, and the apps have different brokers.
+        """
+        app = current_app()
+        if app is not None and self._url is None and not self._is_told and app not in self._apps:
+            self._take_from(app)
+        if self._others:
+            other = self._others.get(self._apps.current(app))
+            if other is not None:
+                return other
+        with self._lock:
+            if self.own is None:
+                if app is None:
+                    its = configuration(self._url, self._history, self._history_age)
+                    return self._configure(its)
+                self._take_from(app)
+            assert self.own is not None
+            return self.own
+
+    def all(self) -> list[Exchange]:
+        """All exchanges that were needed so far."""
+        with self._lock:
+            own = [] if self.own is None else [self.own]
+            return [*self._others.values(), *own]
+
+    def _take_from(self, app: flask.Flask) -> None:
+        given = self._url, self._history, self._history_age
+        with naming_keys():
+            its = configuration_of(app, *given)
+            with self._lock:
+                if its != self._configuration and self._apps.another_has(app, self._configuration):
+                    self._part_off(app, its)
+                else:
+                    self._configure(its).use_json_of(app)
+                self._apps.note(app, its)
+                known = self._apps.all()
+                gone = [self._others.pop(each) for each in [*self._others] if each not in known]
+        for each in gone:
+            each.close()
+
+    def _part_off(self, app: flask.Flask, its: Configuration) -> None:
+        """Give *app*, which has another configuration than these channels, its own broker."""
+        other = self._others.get(its)
+        if other is None:
+            other = self._others[its] = Exchange(open_broker(*its), Audience())
+        other.use_json_of(app)
+
+    def _configure(self, wanted: Configuration) -> Exchange:
+        """Use the broker of the configuration *wanted* from now on, and return its exchange."""
+        with self._lock:
+            # Several apps with this configuration, or one app that is made again, share a broker.
+            if self.own is not None and self._configuration == wanted:
+                return self.own
+            if self.own is not None and self.own.listener.tails:
+                raise RuntimeError("these channels have subscribers already")
+            broker = open_broker(*wanted)
+            if self.own is not None:
+                self.own.broker.close()
+            self.own, self._configuration = Exchange(broker, self._audience), wanted
+            return self.own
+
+    def forked(self) -> None:
+        """This process is a child, and nobody else uses these exchanges in it."""
+        self._lock = new_lock()
+        for exchange in self.all():
+            exchange.forked()
+        if self.own is None:
+            self._audience.forked()
+
+
+_all: "weakref.WeakSet[Exchanges]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for exchanges in list(_all):
+        exchanges.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
