@@ -2,7 +2,8 @@
 
 from typing import Any, Protocol
 
-from .http.body import Body, Inlet
+from .http.body import Body
+from .http.inlet import Inlet
 from .http.outgoing import OutgoingMessage, body_of
 from .http.output import OutputBuffer
 from .runtime.calls import CallQueue

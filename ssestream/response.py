@@ -4,30 +4,23 @@ A view makes a `ServerResponse`, writes to it or pipes a stream into it (now, or
 from a timer) and returns it. For Flask it is an ordinary response: cookies, the session and
 ``after_request`` work as always.
 
-Two habits of Flask shape this file:
-
-* ``make_response`` turns a response of another class into the app's own class: it
-  assigns ``__class__``. `ServerResponse.__class__` catches the assignment and sets a
-  class that is both.
-* A response may never be sent, because the view raises later or another response takes
-  its place. Then the response emits ``close`` at the end of the request.
+Flask's ``make_response`` turns a response of another class into the app's own class: it assigns
+``__class__``. `ServerResponse.__class__` catches the assignment and sets a class that is both.
 """
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from wsgiref.util import is_hop_by_hop
 
 import flask
 import werkzeug
-from flask.signals import request_tearing_down
 from werkzeug.datastructures import Headers
-from werkzeug.utils import get_content_type
 from werkzeug.wsgi import ClosingIterator
 
 from .config import app_settings, client_of
 from .errors import HeadersSent
+from .http import kept_heads, unreturned
 from .http.async_view import note_loop
 from .http.body import Body
 from .http.compression import accepts_gzip
@@ -35,16 +28,13 @@ from .http.connection import Connection, has_connection
 from .http.diagnosis import never_piped
 from .http.headfirst import HeadFirst, is_of_server
 from .http.heads import CheckedHeaders, check_status, checked, grouped
+from .http.kept_heads import STREAM, UNCOMPRESSED
 from .http.origin import call_queue_of
 from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .http.output import OutputBuffer
 from .http.unsent import UnsentBuffer, sent
-from .http.view import current_context
 from .runtime.callables import check_callable
-from .runtime.loop import logger
 from .wire import HEADERS
-
-_MADE_KEY = "ssestream.responses"
 
 #: The key of a list in the environ. A server that sets it flushes the heads of the listed
 #: responses itself, when it has the body: only then does it know whether the connection ends
@@ -55,16 +45,6 @@ _OK = "200 OK"
 
 # A shared empty list, to which nothing may be appended.
 _NONE: Any = ()
-
-#: The ``Content-Encoding`` of a response until it is sent. Compressors that work on Flask's
-#: responses would hold back small pieces. They ignore ``no-transform``, but they leave an
-#: encoded response alone. It is set from the beginning, because Flask has several ways to set
-#: the type later. It is removed before sending, because it is wrong on the wire (RFC 9110,
-#: section 8.4.1).
-UNCOMPRESSED = "identity"
-
-# The headers that all streams without headers of their own share.
-_STREAM = CheckedHeaders([*HEADERS.items(), ("Content-Encoding", UNCOMPRESSED)])
 
 
 def _become(response: Any, response_class: Any) -> None:
@@ -114,9 +94,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
             raise TypeError(f"high_water_mark is an int of bytes, not {high_water_mark!r}")
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
-        context = environ = call_queue = None
+        environ = call_queue = None
         if flask.has_request_context():
-            context = current_context()
             environ = flask.request.environ
             call_queue = call_queue_of(environ)
         buffer = OutputBuffer if call_queue is None else UnsentBuffer
@@ -124,7 +103,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         # Whether `_headers` is shared with other responses and must be copied before a change.
         self._lent = False
         own: Any = type(self)
-        self._headers = _beginning(own)
+        self._headers = kept_heads.beginning(own)
         # With direct_passthrough nobody collects the endless body, for example to make an ETag
         # of it.
         flask.Response.__init__(self, self._body, _OK, self._headers, direct_passthrough=True)
@@ -135,7 +114,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             self.write_head(status, headers)
         if environ is not None:
             note_loop(environ)
-            environ[_MADE_KEY] = (*environ.get(_MADE_KEY, ()), (context, self))
+            unreturned.made(environ, self)
 
     # -- status and headers
 
@@ -195,7 +174,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             if self.status != _OK:
                 self.status = _OK
             if self._lent:
-                self._headers = _STREAM
+                self._headers = STREAM
                 return self
             for name, value in HEADERS.items():
                 self._headers[name] = value
@@ -253,9 +232,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
                     write(b"")
                 else:
                     body = HeadFirst(body)
-            made = environ.get(_MADE_KEY)
-            if made is not None and len(made) == 1 and made[0][1] is self:
-                del environ[_MADE_KEY]
+            unreturned.sent(environ, self)
         except BaseException:
             self.close()
             raise
@@ -273,45 +250,30 @@ class ServerResponse(OutgoingMessage, flask.Response):
     def get_wsgi_response(
         self, environ: dict[str, Any]
     ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
-        # Most streams have equal heads. Making a head takes a tenth of the time to open a
-        # stream.
-        status = self.status
-        given = status if self._headers is _STREAM else (status, *self._headers)
-        own: Any = type(self)
-        usual = _makes_usual_heads(own)
-        head = _heads.get(given) if usual else None
-        if head is not None:
-            return self.get_app_iter(environ), status, head[:]
-        body, status, head = super().get_wsgi_response(environ)
         # An app's own class makes its own head, perhaps for one response only: it gets no kept
         # head and its heads are not kept.
-        if usual and self._is_stream() and not any(name.lower() in _OF_REQUEST for name, _ in head):
-            if len(_heads) >= HEADS:
-                _heads.clear()
-            _heads[given] = head[:]
+        own: Any = type(self)
+        usual = _makes_usual_heads(own)
+        status = self.status
+        # Werkzeug asks for `headers`, and these are a copy then, so make the key before.
+        key = kept_heads.key_of(status, self._headers)
+        head = kept_heads.kept(key) if usual else None
+        if head is not None:
+            return self.get_app_iter(environ), status, head
+        body, status, head = super().get_wsgi_response(environ)
+        if usual and self._is_stream():
+            kept_heads.keep(key, head)
         return body, status, head
 
     def _is_stream(self) -> bool:
-        if self._headers is _STREAM:
+        if self._headers is STREAM:
             return True
         usual = self._headers.get("Content-Type") == HEADERS["Content-Type"]
         return usual or self.mimetype == "text/event-stream"
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
         headers = super().get_wsgi_headers(environ)
-        if self.mimetype == "text/event-stream" and self.status_code not in (204, 304):
-            usual = HEADERS["Content-Type"]
-            if headers["Content-Type"] != usual and "charset" not in self.mimetype_params:
-                headers["Content-Type"] = usual
-            for name, value in HEADERS.items():
-                headers.setdefault(name, value)
-        if headers.get("Content-Encoding", "").lower() == UNCOMPRESSED:
-            del headers["Content-Encoding"]
-        if self.status_code == 204:  # strict servers refuse a type without a body
-            headers.remove("Content-Type")
-        for name in {name for name, _ in headers if is_hop_by_hop(name)}:
-            logger.debug("left out the hop-by-hop header %r", name)
-            del headers[name]
+        kept_heads.complete(headers, self)
         return headers
 
     def close(self) -> None:
@@ -389,32 +351,6 @@ class _Nothing(tuple[bytes, ...]):
         self.close = response.close
 
 
-#: The number of streams' heads to keep. Each is found by the status and headers it was made of.
-HEADS = 100
-_heads: dict[Any, list[tuple[str, str]]] = {}
-
-
-@functools.cache
-def _beginning(response_class: Any) -> CheckedHeaders:
-    """The headers of a new response of that class."""
-    mimetype = response_class.default_mimetype
-    pairs = [("Content-Encoding", UNCOMPRESSED)]
-    if mimetype is not None:
-        pairs.insert(0, ("Content-Type", get_content_type(mimetype, "utf-8")))
-    return CheckedHeaders(pairs)
-
-
-#: Headers that Werkzeug makes from the request that is answered.
-_OF_REQUEST = ("location", "content-location", "content-length")
-
-
-@functools.cache
-def _makes_usual_heads(response_class: Any) -> bool:
-    """Whether no class of the app overrides ``get_wsgi_headers``."""
-    own = [each for each in response_class.__mro__ if "get_wsgi_headers" in vars(each)]
-    return own == [ServerResponse, werkzeug.Response]
-
-
 @functools.cache
 def _both(own: type, response_class: type) -> type:
     """A class that is both *own*, a kind of `ServerResponse`, and the app's *response_class*."""
@@ -423,18 +359,8 @@ def _both(own: type, response_class: type) -> type:
     return type(f"{own.__name__}{response_class.__name__}", (own, response_class), {})
 
 
-def _close_unsent(sender: object, **extra: object) -> None:
-    context = current_context()
-    environ = flask.request.environ
-    made = environ.pop(_MADE_KEY, None)
-    if made is None:
-        return
-    others = tuple(pair for pair in made if pair[0] is not context)
-    if others:
-        environ[_MADE_KEY] = others
-    for whose, response in made:
-        if whose is context and not response.headers_sent:
-            response.close()
-
-
-request_tearing_down.connect(_close_unsent)
+@functools.cache
+def _makes_usual_heads(response_class: Any) -> bool:
+    """Whether no class of the app overrides ``get_wsgi_headers``."""
+    own = [each for each in response_class.__mro__ if "get_wsgi_headers" in vars(each)]
+    return own == [ServerResponse, werkzeug.Response]

@@ -31,7 +31,7 @@ other servers there are none of them.
 
 from collections.abc import Callable, Iterable
 
-from ..http.output import ALONE
+from ..http.account import ALONE
 from ..runtime.clock import clock
 from ..runtime.loop import Loop, Wakeable
 from .cursor import Cursor

@@ -21,9 +21,9 @@ from ..channels.cursor import Cursor
 from ..channels.fanout import TURN, Direct, Together
 from ..channels.place import Place
 from ..channels.publication import Batch
+from ..http.account import ALONE, Account
 from ..http.connection import SEND_FLAGS, SocketType
-from ..http.output import ALONE, Account, OutputBuffer
-from ..runtime.loop import Loop, logger, new_lock
+from ..runtime.loop import Loop, Wakeable, logger, new_lock
 from .sender import Sender
 
 # The send() of the sockets that `Connection.take_over` makes.
@@ -81,11 +81,10 @@ class _SharedAccount(Account):
 
     __slots__ = ()
 
-    def leave(self, buffer: OutputBuffer) -> None:
-        sender = buffer.guard
+    def leave(self, reader: Wakeable | None) -> None:
         # None if the sender has ended meanwhile, in its own thread. It has left then.
-        if isinstance(sender, GroupedSender):
-            sender.leave()
+        if isinstance(reader, GroupedSender):
+            reader.leave()
 
 
 class Cohort(Together):

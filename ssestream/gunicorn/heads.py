@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from ..response import HEADS
+from ..http.kept_heads import HEADS
 from ..runtime.loop import logger
 
 

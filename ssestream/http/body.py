@@ -35,40 +35,14 @@ from ..wire import first_id_block, retry_block
 from .compression import Gzip
 from .connection import Connection
 from .diagnosis import burst, held_back, look_at_server, may_be_held_back, standard_way
+from .inlet import Inlet
 from .keepalive import Keepalive
 from .output import OutputBuffer
-from .registry import Cause, registry
+from .registry import REASONS, Cause, registry
 
 #: The settings of a response that is no event stream. It gets no heartbeat, because a comment
 #: would damage its body.
 PLAIN = dataclasses.replace(DEFAULTS, heartbeat=None, tcp_user_timeout=None)
-
-
-class Inlet:
-    """One stream that is piped in, as far as the response knows it.
-
-    Its methods are called at once, and not as handlers of an event, because the
-    stream must know before any handler of the app runs.
-    """
-
-    __slots__ = ()
-
-    def drained(self) -> None:
-        """The response takes writes again."""
-
-    def closed(self) -> None:
-        """The response is over."""
-
-    def retired(self, dropping: bool) -> list[bytes]:
-        """The response ends. Returns the frames that the stream holds for it.
-
-        *dropping* says that the response will not send them.
-        """
-        return []
-
-    def waiting(self) -> int:
-        """Bytes that the stream holds for the response."""
-        return 0
 
 
 class Body(Uncopyable):
@@ -275,12 +249,12 @@ class Body(Uncopyable):
             settings = self.settings or DEFAULTS
             self.buffer.put_last(place + retry_block(draw(settings.retry_after)))
         self.buffer.end()
-        logger.info("%s: ended, because %s", self.name, _REASONS[cause])
+        logger.info("%s: ended, because %s", self.name, REASONS[cause])
 
     def cut(self, cause: Cause) -> None:
         """Drop the queue, cut the connection and end the response, at once."""
         if not self.over:
-            logger.info("%s: cut, because %s", self.name, _REASONS[cause])
+            logger.info("%s: cut, because %s", self.name, REASONS[cause])
             # No warning about the app if the client had stalled before.
             if cause == "overflow" and not self.buffer.is_stuck(0.0):
                 burst(None if self.connection is None else self.connection.name)
@@ -420,15 +394,3 @@ class Body(Uncopyable):
             written = self.connection.written()
             if written == self._written:
                 held_back(self.connection)
-
-
-_REASONS: dict[Cause, str] = {
-    "client": "its client has left",
-    "ended": "the app ended it",
-    "stalled": "its client took nothing for too long",
-    "overflow": "more waited for its client than is allowed",
-    "age": "it was old (see max_age)",
-    "shutdown": "the worker is stopping",
-    "refused": "there are too many streams",
-    "error": "it was destroyed",
-}

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..runtime.clock import clock
 from ..runtime.loop import Wakeable, Waker, new_lock
+from .account import ALONE, Account
 
 #: The largest chunk, in bytes. A chunk in the hand of the server cannot be taken back, and only
 #: its leaving shows that the client still reads. So a chunk must be small enough to leave in
@@ -27,33 +28,6 @@ STUCK = 1.0
 #: the middle of a line. Comments and ids of this package may only go where they cannot damage
 #: the app's events.
 BETWEEN, IN_EVENT, IN_LINE = range(3)
-
-
-class Account:
-    """What several buffers were sent together since the account was made.
-
-    Each of them then has the same account, so that a broadcast counts once for all.
-    """
-
-    __slots__ = ("bytes", "messages", "written_at")
-
-    def __init__(self, written_at: float) -> None:
-        self.messages = self.bytes = 0
-        #: When something was last sent.
-        self.written_at = written_at
-
-    def count(self, messages: int, length: int, now: float) -> None:
-        """Each of the buffers was sent *messages* messages, of *length* bytes, at time *now*."""
-        self.messages += messages
-        self.bytes += length
-        self.written_at = now
-
-    def leave(self, buffer: "OutputBuffer") -> None:
-        """Let *buffer* act alone. Does nothing if it does so already. Thread-safe."""
-
-
-#: The account of all buffers that act alone. It stays empty.
-ALONE = Account(0.0)
 
 
 class OutputBuffer:
@@ -144,7 +118,7 @@ class OutputBuffer:
 
     def leave(self) -> None:
         """Leave the cohort: something else is sent. Does nothing for a buffer in no cohort."""
-        self.account.leave(self)
+        self.account.leave(self.guard)
 
     def sent_past(self, messages: int, length: int, now: float) -> None:
         """The reader has sent *messages* messages, of *length* bytes, that were never put here."""

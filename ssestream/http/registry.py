@@ -18,10 +18,20 @@ DRAIN_SECONDS = 1.0
 #: process may have many streams, on a busy machine.
 DRAIN_PATIENCE = 5
 
-#: Why a stream is over. In the order below: its client left; the app ended it; its client
-#: took nothing for too long; too much waited for its client; it was too old; the worker
-#: stopped; there were too many streams; it was destroyed.
+#: Why a stream is over.
 Cause = Literal["client", "ended", "stalled", "overflow", "age", "shutdown", "refused", "error"]
+
+#: Each cause in the words of the log.
+REASONS: dict[Cause, str] = {
+    "client": "its client has left",
+    "ended": "the app ended it",
+    "stalled": "its client took nothing for too long",
+    "overflow": "more waited for its client than is allowed",
+    "age": "it was old (see max_age)",
+    "shutdown": "the worker is stopping",
+    "refused": "there are too many streams",
+    "error": "it was destroyed",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ import pytest
 from gunicorn.config import make_settings
 from h2.connection import H2Connection
 
-from ssestream.gunicorn.worker import KEEP_FREE
+from ssestream.gunicorn.memory import KEEP_FREE
 from ssestream.wire import Decoder
 from tests.kit.servers import ROOT, Client, Server, body_of, wait_until
 from tests.servers.apps.worker import COUNT, WRITERS, text
