@@ -1,6 +1,6 @@
 """The cost of a channel.
 
-Run it as ``python benchmarks/channels.py [URL ...]``. Without a URL, the brokers are memory,
+Run it as ``python -m benchmarks.parts.channels [URL ...]``. Without a URL, the brokers are memory,
 a new SQLite file, and a new Redis if there is a ``redis-server``.
 
 channels
@@ -26,11 +26,11 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import argparse  # noqa: E402 - after the patches
 import contextlib  # noqa: E402 - after the patches
 import gc  # noqa: E402 - after the patches
 import os  # noqa: E402 - after the patches
 import re  # noqa: E402 - after the patches
-import resource  # noqa: E402 - after the patches
 import shutil  # noqa: E402 - after the patches
 import socket  # noqa: E402 - after the patches
 import statistics  # noqa: E402 - after the patches
@@ -39,7 +39,6 @@ import sys  # noqa: E402 - after the patches
 import tempfile  # noqa: E402 - after the patches
 import time  # noqa: E402 - after the patches
 from collections.abc import Callable, Iterator  # noqa: E402 - after the patches
-from pathlib import Path  # noqa: E402 - after the patches
 
 import gevent  # noqa: E402 - after the patches
 import gevent.pool  # noqa: E402 - after the patches
@@ -50,6 +49,11 @@ from ssestream import Channels, ServerResponse, SseStream  # noqa: E402 - after 
 from ssestream.http.outgoing import OutgoingMessage, body_of  # noqa: E402 - after the patches
 from ssestream.wire import encode  # noqa: E402 - after the patches
 
+from ..beside import search_path  # noqa: E402 - after the patches
+from . import kit  # noqa: E402 - after the patches
+from .kit import Figure, ask, connect, cpu_of  # noqa: E402 - after the patches
+
+MODULE = "benchmarks.parts.channels"
 STREAMS, ROUNDS, MESSAGES = 1000, 15, 10
 MANY = 10_000
 DATA = {"data": "x" * 100}
@@ -129,7 +133,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         gevent.sleep(0)
 
 
-def many() -> None:
+def many() -> Iterator[Figure]:
     me = psutil.Process()
     sinks_before = me.memory_info().rss
     sinks = [Sink() for _ in range(MANY)]
@@ -149,14 +153,14 @@ def many() -> None:
         followed.publish("channel-7", DATA)
         wait_for(lambda length=length: sinks[7].response.writable_length > length)  # type: ignore[misc]
         times.append((time.perf_counter() - started) * 1000)
-    print(
-        f"{MANY:,} channels: {(after - before) / 1024 / MANY:.2f} KiB each beside"
-        f" {(before - sinks_before) / 1024 / MANY:.2f} for its stream, {cpu:.1%} of a core idle;"
-        f" a message in one takes {statistics.median(times):.2f} ms"
-    )
+    what = f"{MANY:,} channels"
+    yield Figure(f"{what}, each", (after - before) / 1024 / MANY, "KiB")
+    yield Figure(f"{what}, the stream of each", (before - sinks_before) / 1024 / MANY, "KiB")
+    yield Figure(f"{what}, idle", cpu * 100, "% of a core")
+    yield Figure(f"{what}, a message in one", statistics.median(times), "ms")
 
 
-def fan_out() -> None:
+def fan_out() -> Iterator[Figure]:
     followed = Channels(history=100_000)
     sinks = [Sink() for _ in range(STREAMS)]
     for sink in sinks:
@@ -172,12 +176,13 @@ def fan_out() -> None:
 
     def through_channel() -> None:
         # Wait for the last stream only. To ask all streams would cost as much as the sending.
-        last = list(followed._exchange.listener.tails.get("news").live)[-1]
-        goal = last.total + MESSAGES
+        last = sinks[-1].response
+        # An event is at most six digits of its id shorter than the frame.
+        goal = last.writable_length + MESSAGES * (len(FRAME) - 6)
         for _ in range(MESSAGES):
             followed.publish("news", DATA)
             gevent.sleep(0)
-        while last.total < goal:
+        while last.writable_length < goal:
             gevent.sleep(0.001)
 
     def timed(function: Callable[[], None]) -> float:
@@ -193,11 +198,13 @@ def fan_out() -> None:
     ratio = statistics.median(channel / ((one + two) / 2) for one, channel, two in rounds)
     push = statistics.median(one for one, _, _ in rounds)
     channel = statistics.median(channel for _, channel, _ in rounds)
-    print(f"fan-out to {STREAMS}: push {push:.2f} us, channel {channel:.2f} us: {ratio:.2f} of it")
+    yield Figure(f"fan-out to {STREAMS}, push", push, "us a stream")
+    yield Figure(f"fan-out to {STREAMS}, channel", channel, "us a stream")
+    yield Figure(f"fan-out to {STREAMS}, channel", ratio, "of push")
     gc.unfreeze()
 
 
-def publish(url: str) -> None:
+def publish(url: str) -> Iterator[Figure]:
     publisher = Channels(url)
     count = 5000
     publisher.publish("rate", DATA)
@@ -205,57 +212,11 @@ def publish(url: str) -> None:
     for _ in range(count):
         publisher.publish("rate", DATA)
     rate = count / (time.perf_counter() - started)
-    print(f"{kind_of(url)}: {rate:,.0f} messages/s from one publisher")
+    yield Figure(f"{kind_of(url)}, one publisher", rate, "messages a second")
 
 
 def kind_of(url: str) -> str:
     return url.partition(":")[0]
-
-
-@contextlib.contextmanager
-def worker_of(url: str) -> Iterator[tuple[int, psutil.Process]]:
-    """The port and the process of a worker."""
-    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", "127.0.0.1:0"]
-    server = subprocess.Popen(
-        [*command, "--worker-connections", "5000", "--graceful-timeout", "1", "channels:app"],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "BENCHMARK_URL": url},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stderr is not None
-        port = pid = 0
-        for line in server.stderr:
-            if listening := re.search(r"Listening at: http://[\d.]+:(\d+)", line):
-                port = int(listening[1])
-            if booting := re.search(r"Booting worker with pid: (\d+)", line):
-                pid = int(booting[1])
-                break
-        yield port, psutil.Process(pid)
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def ask(port: int, method: str, path: str) -> bytes:
-    with socket.create_connection(("127.0.0.1", port)) as sock:
-        sock.sendall(f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-        answer = b""
-        while data := sock.recv(4096):
-            answer += data
-    assert b" 200 OK" in answer, answer
-    return answer
-
-
-def connect(port: int) -> socket.socket:
-    """Connect a client and read its first bytes. HTTP/1.0 has no chunks."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.sendall(b"GET /news HTTP/1.0\r\nHost: localhost\r\n\r\n")
-    received = b""
-    while b":ok\n\n" not in received:
-        received += sock.recv(4096)
-    return sock
 
 
 class Crowd:
@@ -263,7 +224,8 @@ class Crowd:
 
     def __init__(self, port: int, clients: int) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "crowd", str(port), str(clients)],
+            [sys.executable, "-m", MODULE, "--crowd", str(port), str(clients)],
+            env={**os.environ, "PYTHONPATH": search_path()},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -298,7 +260,7 @@ def crowd(port: int, clients: int) -> None:
                     last = LAST in frame
 
     started = time.monotonic()
-    socks = gevent.pool.Pool(50).map(connect, [port] * clients)
+    socks = gevent.pool.Pool(50).map(lambda _: connect(port, "/news"), range(clients))
     print(time.monotonic() - started, flush=True)
     while True:
         gevent.joinall([gevent.spawn(read_to_last, sock) for sock in socks], raise_error=True)
@@ -308,8 +270,8 @@ def crowd(port: int, clients: int) -> None:
         ages.clear()
 
 
-def latency(url: str, clients: int, count: int, pause: float) -> None:
-    with worker_of(url) as (port, _):
+def latency(url: str, clients: int, count: int, pause: float) -> Iterator[Figure]:
+    with kit.worker(f"{MODULE}:app", BENCHMARK_URL=url) as (port, _):
         readers = Crowd(port, clients)
         if kind_of(url) == "memory":
             ask(port, "POST", f"/channel/{count}/{pause}")
@@ -319,20 +281,14 @@ def latency(url: str, clients: int, count: int, pause: float) -> None:
                 publisher.publish("news", stamped(last=number == count - 1))
                 time.sleep(pause)
         _, half, most = readers.said()
-        print(
-            f"{kind_of(url)}: latency, clients {clients:,}:"
-            f" p50 {half * 1000:.2f} ms, p99 {most * 1000:.2f} ms"
-        )
+        what = f"{kind_of(url)}, latency with {clients:,}"
+        yield Figure(f"{what}, p50", half * 1000, "ms")
+        yield Figure(f"{what}, p99", most * 1000, "ms")
         readers.leave()
 
 
-def cpu_of(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def deliveries() -> None:
-    with worker_of("memory://") as (port, process):
+def deliveries() -> Iterator[Figure]:
+    with kit.worker(f"{MODULE}:app") as (port, process):
         readers = Crowd(port, STREAMS)
         for pace, count, pause in ("one at a time", 60, 0.06), ("all at once", 200, 0.0):
             # The first round of each is a warm-up.
@@ -343,16 +299,15 @@ def deliveries() -> None:
                 seconds = readers.said()[0] - started
                 spent[way].append(cpu_of(process) - before)
             loop, channel = (statistics.median(each[1:]) for each in spent.values())
-            print(
-                f"worker, {count} messages to {STREAMS} clients {pace}:"
-                f" {count * STREAMS / channel:,.0f} deliveries a CPU second with a channel,"
-                f" {channel / loop:.2f} of the loop's CPU time; in {seconds:.2f} s"
-            )
+            what = f"worker, {count} messages {pace}"
+            yield Figure(what, count * STREAMS / channel, "deliveries a CPU second")
+            yield Figure(what, channel / loop, "of the loop's CPU time")
+            yield Figure(what, seconds, "seconds")
         readers.leave()
 
 
-def connections() -> None:
-    with worker_of("memory://") as (port, process):
+def connections() -> Iterator[Figure]:
+    with kit.worker(f"{MODULE}:app") as (port, process):
         # Wait until the worker has started.
         ask(port, "GET", "/subscribers")
         crowds, before = [Crowd(port, 500)], cpu_of(process)
@@ -360,10 +315,10 @@ def connections() -> None:
         crowds.append(Crowd(port, 1500))
         assert b"2000 here" in ask(port, "GET", "/subscribers")
         kib = (process.memory_info().rss - rss) / 1024 / 1500
-        print(
-            f"worker, 1500 clients connect: {1500 / crowds[1].took:,.0f} a second,"
-            f" {1500 / (cpu_of(process) - before):,.0f} a CPU second; {kib:.1f} KiB each"
-        )
+        what = "worker, 1500 clients connect"
+        yield Figure(what, 1500 / crowds[1].took, "a second")
+        yield Figure(what, 1500 / (cpu_of(process) - before), "a CPU second")
+        yield Figure(what, kib, "KiB each")
         for each in crowds:
             each.leave()
 
@@ -373,7 +328,7 @@ def redis_server() -> Iterator[str | None]:
     """Start a Redis that stores nothing on the disk, and return its URL, or None."""
     executable = shutil.which("redis-server")
     if executable is None:
-        print("redis: left out, there is no redis-server here")
+        print("redis: left out, there is no redis-server here", file=sys.stderr)
         yield None
         return
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -393,27 +348,32 @@ def redis_server() -> Iterator[str | None]:
         server.wait()
 
 
-def main() -> None:
-    # Each client takes a file descriptor of this process or of the worker.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    many()
-    fan_out()
-    deliveries()
-    connections()
+def measure(options: argparse.Namespace) -> Iterator[Figure]:
+    yield from many()
+    yield from fan_out()
+    yield from deliveries()
+    yield from connections()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        urls: list[str | None] = [*sys.argv[1:]]
+        urls: list[str | None] = [*options.urls]
         if not urls:
             redis_url = stack.enter_context(redis_server())
             urls = ["memory://", f"sqlite:///{folder}/events.db", redis_url]
         for url in filter(None, urls):
-            publish(url)
-            latency(url, clients=1, count=300, pause=0.01)
-            latency(url, clients=1000, count=80, pause=0.1)
+            yield from publish(url)
+            yield from latency(url, clients=1, count=300, pause=0.01)
+            yield from latency(url, clients=1000, count=80, pause=0.1)
+
+
+def main() -> None:
+    parser = kit.parser(MODULE, __doc__)
+    parser.add_argument("urls", nargs="*", metavar="URL")
+    parser.add_argument("--crowd", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.crowd:
+        crowd(*options.crowd)
+    else:
+        kit.main(MODULE, options, measure)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["crowd"]:
-        crowd(int(sys.argv[2]), int(sys.argv[3]))
-    else:
-        main()
+    main()

@@ -1,13 +1,19 @@
 """How many messages a second `encode` makes, relative to ``json.dumps`` of the same data.
 
-Run it as ``python benchmarks/encode.py``.
+Run it as ``python -m benchmarks.parts.encode``.
 """
 
+import argparse
 import json
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ssestream.wire import encode
+
+from . import kit
+from .kit import Figure
+
+MODULE = "benchmarks.parts.encode"
 
 DATA = {
     "a short text": "tick",
@@ -17,20 +23,28 @@ DATA = {
 }
 
 
-def per_second(function: Callable[[], object]) -> float:
+def per_second(function: Callable[[], object], seconds: float) -> float:
     """The best of five runs, as a disturbance can only make a run slower."""
-    timer = timeit.Timer(function)
-    number, _ = timer.autorange()
+    timer, number = timeit.Timer(function), 1
+    while timer.timeit(number) < seconds:
+        number *= 2
     return number / min(timer.repeat(5, number))
 
 
-def main() -> None:
-    print(f"{'data':30}{'encode/s':>12}{'json.dumps/s':>14}{'ratio':>8}")
+def measure(options: argparse.Namespace) -> Iterator[Figure]:
     for name, data in DATA.items():
         message = {"event": "message", "id": 7, "data": data}
-        encoded = per_second(lambda message=message: encode(message))
-        dumped = per_second(lambda data=data: json.dumps(data))
-        print(f"{name:30}{encoded:12,.0f}{dumped:14,.0f}{encoded / dumped:8.2f}")
+        encoded = per_second(lambda message=message: encode(message), options.seconds)
+        dumped = per_second(lambda data=data: json.dumps(data), options.seconds)
+        yield Figure(f"encode {name}", encoded, "a second")
+        yield Figure(f"json.dumps {name}", dumped, "a second")
+        yield Figure(f"encode {name}", encoded / dumped, "of json.dumps")
+
+
+def main() -> None:
+    parser = kit.parser(MODULE, __doc__)
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each of five runs")
+    kit.main(MODULE, parser.parse_args(), measure)
 
 
 if __name__ == "__main__":

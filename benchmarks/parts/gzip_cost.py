@@ -1,6 +1,6 @@
 """The savings of gzip for a stream, and its cost in CPU time and memory.
 
-Run it as ``python benchmarks/gzip_cost.py [--clients 100] [--messages 500]``.
+Run it as ``python -m benchmarks.parts.gzip_cost [--clients 100] [--messages 500]``.
 
 First, typical events go through zlib with several parameters, in three ways. Each event is
 flushed by itself through one compressor, which stays in the processor's cache. The same goes
@@ -14,13 +14,10 @@ import itertools
 import pydoc_data.topics
 import random
 import re
-import subprocess
-import sys
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import gevent
@@ -31,6 +28,11 @@ from flask import Flask, request
 from ssestream import ServerResponse, SseStream
 from ssestream.http.compression import LEVEL, MEMORY_LEVEL, WINDOW_BITS
 from ssestream.wire import encode
+
+from . import kit
+from .kit import Figure, cpu_of
+
+MODULE = "benchmarks.parts.gzip_cost"
 
 COUNT = 2000
 BURST = 20
@@ -145,24 +147,23 @@ def state_of(parameters: tuple[int, int, int], chunks: list[bytes], count: int =
     return (after - before) / count / 1024
 
 
-def each_event() -> None:
-    print(f"Level, window and memory level; {OURS} is what ssestream takes.")
+def each_event() -> Iterator[Figure]:
+    """Level, window and memory level name the parameters; `OURS` is what ssestream takes."""
     for name, events in EVENTS.items():
         frames = [encode(event) for event in events()]
         bursts = [b"".join(frames[n : n + BURST]) for n in range(0, COUNT, BURST)]
-        print(f"\n{name}: {sum(map(len, frames)) / COUNT:.0f} bytes each")
-        print(
-            f"{'':15}{'KiB':>5}{'ratio':>7}{'us':>7}{'us in turns':>13}{'in bursts':>11}{'us':>6}"
-        )
+        yield Figure(name, sum(map(len, frames)) / COUNT, "bytes an event")
         for parameters in PARAMETERS:
             single, seconds = through(parameters, frames)
             _, in_turns = through(parameters, frames[:100], MANY)
             burst, burst_seconds = through(parameters, bursts)
-            print(
-                f"{parameters!s:15}{state_of(parameters, frames):5.0f}{single:7.2f}"
-                f"{seconds * 1e6:7.1f}{in_turns * 1e6:13.1f}"
-                f"{burst:11.2f}{burst_seconds / BURST * 1e6:6.1f}"
-            )
+            what = f"{name} {parameters}"
+            yield Figure(what, state_of(parameters, frames), "KiB")
+            yield Figure(what, single, "of a byte")
+            yield Figure(what, seconds * 1e6, "us")
+            yield Figure(what, in_turns * 1e6, "us in turns")
+            yield Figure(what, burst, "of a byte, in bursts")
+            yield Figure(what, burst_seconds / BURST * 1e6, "us in bursts")
 
 
 # -- a broadcast
@@ -218,12 +219,12 @@ def read_all(sock: Any) -> int:
     return received
 
 
-def measure(
+def broadcast(
     port: int, worker: psutil.Process, kind: str, name: str, pace: str, clients: int, messages: int
 ) -> tuple[float, int]:
     """Measure the worker's CPU seconds, and the bytes on the wire."""
     readers = [gevent.spawn(read_all, connect(port, kind)) for _ in range(clients)]
-    before = worker.cpu_times()
+    before = cpu_of(worker)
     with gevent.socket.create_connection(("127.0.0.1", port)) as publisher:
         path = f"/publish/{name.replace(' ', '%20')}/{messages}/{pace}"
         publisher.sendall(
@@ -234,55 +235,39 @@ def measure(
             answer += data
     assert f'"clients":{clients}'.encode() in answer, answer
     gevent.joinall(readers, raise_error=True)
-    after = worker.cpu_times()
-    wire = sum(reader.value for reader in readers)
-    return after.user + after.system - before.user - before.system, wire
+    after = cpu_of(worker)
+    return after - before, sum(reader.value for reader in readers)
 
 
-def broadcasts(clients: int, messages: int) -> None:
-    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", "127.0.0.1:0"]
-    server = subprocess.Popen(
-        [*command, "--worker-connections", "5000", "--graceful-timeout", "1", "gzip_cost:app"],
-        cwd=Path(__file__).parent,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stderr is not None
-        port = pid = 0
-        for line in server.stderr:
-            if listening := re.search(r"Listening at: http://[\d.]+:(\d+)", line):
-                port = int(listening[1])
-            if booting := re.search(r"Booting worker with pid: (\d+)", line):
-                pid = int(booting[1])
-                break
-        worker = psutil.Process(pid)
-        print(f"\n{messages} events to {clients} clients: CPU seconds of the worker, best of 3")
-        print(f"{'':12}{'':8}{'plain':>8}{'gzip':>8}{'gzip/plain':>12}{'bytes on the wire':>19}")
+def broadcasts(clients: int, messages: int) -> Iterator[Figure]:
+    with kit.worker(f"{MODULE}:app") as (port, worker):
         for pace in ("paced", "burst"):
             for name in EVENTS:
                 best = {"plain": (float("inf"), 0), "gzip": (float("inf"), 0)}
                 for _ in range(3):
                     for kind in best:
-                        found = measure(port, worker, kind, name, pace, clients, messages)
+                        found = broadcast(port, worker, kind, name, pace, clients, messages)
                         best[kind] = min(best[kind], found)
                 (plain, plain_bytes), (gzip, gzip_bytes) = best["plain"], best["gzip"]
-                print(
-                    f"{name:12}{pace:>8}{plain:8.2f}{gzip:8.2f}{gzip / plain:12.2f}"
-                    f"{gzip_bytes / plain_bytes:19.2f}"
-                )
-    finally:
-        server.terminate()
-        server.wait()
+                what = f"{messages} {name}, {pace}, to {clients} clients"
+                yield Figure(f"{what}, plain", plain, "CPU seconds")
+                yield Figure(f"{what}, gzip", gzip, "CPU seconds")
+                yield Figure(f"{what}, gzip", gzip / plain if plain else 0, "of plain's CPU time")
+                yield Figure(f"{what}, gzip", gzip_bytes / plain_bytes, "of plain's bytes")
+
+
+def measure(options: argparse.Namespace) -> Iterator[Figure]:
+    if not options.worker_only:
+        yield from each_event()
+    yield from broadcasts(options.clients, options.messages)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = kit.parser(MODULE, __doc__)
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--messages", type=int, default=500)
-    options = parser.parse_args()
-    each_event()
-    broadcasts(options.clients, options.messages)
+    parser.add_argument("--worker-only", action="store_true", help="leave out zlib alone")
+    kit.main(MODULE, parser.parse_args(), measure)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ordinary requests to a worker that has streams: ``python -m benchmarks.neighbours``.
+"""Ordinary requests to a worker that has streams: ``python -m benchmarks.parts.neighbours``.
 
 The requests go one after another over one connection, with a pause of a few milliseconds
 before each, to the two workers in turns:
@@ -19,8 +19,12 @@ import threading
 import time
 from collections.abc import Iterator
 
-from .contenders import CONTENDERS, build
-from .servers import Load, Server, cores, running
+from ..contenders import CONTENDERS, build
+from ..servers import Load, Server, cores, running
+from . import kit
+from .kit import Figure
+
+MODULE = "benchmarks.parts.neighbours"
 
 PAUSE = 0.005
 
@@ -43,7 +47,7 @@ def requests(port: int, seconds: float, pause: float) -> list[float]:
     return taken
 
 
-def measure(
+def times(
     server: Server, load: Load, streams: int, rate: int, seconds: float
 ) -> Iterator[tuple[str, list[float]]]:
     requests(server.port, 0.3, 0)
@@ -64,32 +68,29 @@ def measure(
     assert got == int(rate * (seconds + 1)) * streams, f"{got:,.0f} deliveries"
 
 
-def row(name: str, what: str, taken: list[float]) -> str:
+def figures(name: str, what: str, taken: list[float]) -> Iterator[Figure]:
     ordered = sorted(taken)
-    p50, p99 = (ordered[int(len(ordered) * part)] for part in (0.5, 0.99))
-    return (
-        f"{name:12} {what:18} {len(taken):6} requests,"
-        f" p50 {p50:6.2f} ms, p99 {p99:6.2f} ms, longest {ordered[-1]:6.2f} ms,"
-        f" {1000 / statistics.fmean(taken):6.0f} a second of waiting"
-    )
+    for percent in (50, 99):
+        yield Figure(f"{name}, {what}, p{percent}", kit.percentile(ordered, percent), "ms")
+    yield Figure(f"{name}, {what}, longest", ordered[-1], "ms")
+    yield Figure(f"{name}, {what}", 1000 / statistics.fmean(taken), "a second of waiting")
+
+
+def measure(options: argparse.Namespace) -> Iterator[Figure]:
+    build(npm=False)
+    os.sched_setaffinity(0, {cores()[1]})
+    for name in ("ours-gevent", "ours-worker"):
+        with running(CONTENDERS[name], patience=30, spin=False) as (server, load):
+            for what, taken in times(server, load, options.streams, options.rate, options.seconds):
+                yield from figures(name, what, taken)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.neighbours", description=__doc__)
+    parser = kit.parser(MODULE, __doc__)
     parser.add_argument("--streams", type=int, default=19_000)
     parser.add_argument("--rate", type=int, default=1, help="messages a second to all of them")
     parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
-    build(npm=False)
-    os.sched_setaffinity(0, {cores()[1]})
-    for _ in range(options.rounds):
-        for name in ("ours-gevent", "ours-worker"):
-            with running(CONTENDERS[name], patience=30, spin=False) as (server, load):
-                for what, taken in measure(
-                    server, load, options.streams, options.rate, options.seconds
-                ):
-                    print(row(name, what, taken), flush=True)
+    kit.main(MODULE, parser.parse_args(), measure)
 
 
 if __name__ == "__main__":

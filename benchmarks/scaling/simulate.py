@@ -1,6 +1,6 @@
 """The storm of clients that come back after a host has died or was reloaded.
 
-Run it as ``python benchmarks/simulate.py [--seed 1]``; it prints the tables of
+Run it as ``python -m benchmarks.scaling.simulate [--seed 1]``; it prints the tables of
 ``docs/scaling.rst``. With ``--write-docs`` it writes them into ``docs/scaling/``, and the
 plots if there is matplotlib. That takes a minute or two. Nothing is measured here: the
 measured figures are in `WORKERS` and `MEASURED`, and all others are computed from them.
@@ -637,7 +637,7 @@ def _plot_width(matplotlib: Any, path: Path, storm: Storm, seed: int) -> None:
     sheet.savefig(path, format="svg", metadata={"Date": None})
 
 
-DOCS = Path(__file__).parents[1] / "docs" / "scaling"
+DOCS = Path(__file__).parents[2] / "docs" / "scaling"
 
 
 def main() -> None:

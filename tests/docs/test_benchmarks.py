@@ -1,15 +1,19 @@
 """The benchmarks' own check of every delivery, which must be able to fail."""
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import measure
+from benchmarks.beside import package_in
 from benchmarks.contenders import CONTENDERS, build
 from benchmarks.measures import Measuring, Plan, Record, visits
+from benchmarks.parts import kit
 from benchmarks.promises import Promise
 from benchmarks.report import Numbers, spread, text
 from benchmarks.servers import Contender, running
@@ -143,3 +147,42 @@ def test_a_plan_visits_only_what_it_measures() -> None:
     assert visits(Plan(frozenset({"memory", "stream"}))) == ["single", "crowd"]
     assert Plan(frozenset({"burst"})).clients_of("fanout") == set()
     assert Plan(frozenset({"burst"}), (7,)).clients_of("burst") == {7}
+
+
+def test_a_part_measures_the_package_of_another_checkout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(package_in(ROOT), tmp_path / "ssestream")
+    # The copy's encode() is slower by far.
+    with (tmp_path / "ssestream" / "wire.py").open("a") as wire:
+        wire.write("\nimport time\nreal = encode\n")
+        wire.write("def encode(*a, **k):\n    time.sleep(0.002)\n    return real(*a, **k)\n")
+    words = ["encode", "--beside", str(tmp_path), "--rounds", "1", "--seconds", "0.001"]
+    monkeypatch.setattr(sys, "argv", words)
+    kit.compare("benchmarks.parts.encode", tmp_path, rounds=1)
+    rows = capsys.readouterr().out.splitlines()
+    row = next(row for row in rows if row.startswith("encode a short text, a second"))
+    ratio = float(row.split()[-4])
+    assert ratio > 10
+
+
+def test_a_folder_without_the_package_is_no_checkout(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no ssestream/"):
+        package_in(tmp_path)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        ("stalled", ["--clients", "3", "--messages", "3"]),
+        ("gzip_cost", ["--clients", "3", "--messages", "3", "--worker-only"]),
+        ("neighbours", ["--streams", "10", "--seconds", "0.2"]),
+    ],
+)
+def test_a_part_runs(part: str, options: list[str]) -> None:
+    command = [sys.executable, "-m", f"benchmarks.parts.{part}", "--json", *options]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    figures = [json.loads(line) for line in output.splitlines()]
+    assert len(figures) >= 10
+    assert {package for *_, package in figures} == {str(package_in(ROOT))}

@@ -1,4 +1,4 @@
-"""The simulation of a storm of clients that come back: ``benchmarks/simulate.py``."""
+"""The simulation of a storm of clients that come back: ``benchmarks/scaling/simulate.py``."""
 
 import random
 import sys
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import simulate
-from benchmarks.simulate import Outcome, Storm
+from benchmarks.scaling import simulate
+from benchmarks.scaling.simulate import Outcome, Storm
 from ssestream import settings
 from ssestream.settings import DEFAULTS, Retry
 
@@ -130,7 +130,7 @@ QUICK = {
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_table_of_the_docs_is_the_one_that_is_computed(name: str) -> None:
-    # If not: python benchmarks/simulate.py --write-docs
+    # If not: python -m benchmarks.scaling.simulate --write-docs
     assert (simulate.DOCS / f"{name}.rst").read_text() == QUICK[name]()
 
 
@@ -145,7 +145,7 @@ def test_the_page_shows_every_table_and_plot_that_is_written() -> None:
 def written_docs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(simulate, "DOCS", folder)
     monkeypatch.setattr(simulate, "tables", lambda seed: {"figures": simulate.figures()})
-    monkeypatch.setattr(sys, "argv", ["simulate.py", "--write-docs"])
+    monkeypatch.setattr(sys, "argv", ["simulate", "--write-docs"])
     simulate.main()
 
 

@@ -1,0 +1,1 @@
+"""The cost of single parts of the project: ``python -m benchmarks.parts.NAME``."""

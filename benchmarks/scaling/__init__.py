@@ -1,0 +1,1 @@
+"""The simulation of many hosts and their clients, for ``docs/scaling.rst``."""
