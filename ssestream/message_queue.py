@@ -24,13 +24,15 @@ class MessageQueue:
         "high_water_mark",
     )
 
-    def __init__(self, high_water_mark: int, max_messages: int, max_bytes: int) -> None:
+    def __init__(
+        self, high_water_mark: int, max_messages: int, max_bytes: int, is_shared: bool = False
+    ) -> None:
         self.high_water_mark = high_water_mark
         #: Bytes of all waiting frames.
         self.bytes = 0
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._is_shared = False
+        self._is_shared = is_shared
         #: When a writer was last told to wait; 0.0 means never.
         self.full_at = 0.0
         # A higher bound in messages for a burst, until the queue is empty; 0 means none.
@@ -124,9 +126,7 @@ class MessageQueue:
 
 @functools.lru_cache
 def _empty(high_water_mark: int, max_messages: int, max_bytes: int) -> MessageQueue:
-    queue = MessageQueue(high_water_mark, max_messages, max_bytes)
-    queue._is_shared = True
-    return queue
+    return MessageQueue(high_water_mark, max_messages, max_bytes, is_shared=True)
 
 
 def _pair(entry: bytes | tuple[bytes, Callback]) -> tuple[bytes, Callback | None]:

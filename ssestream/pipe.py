@@ -8,7 +8,7 @@ from .http.outgoing import OutgoingMessage, body_of
 from .http.output import OutputBuffer
 from .runtime.calls import CallQueue
 from .runtime.clock import clock
-from .runtime.loop import sleep
+from .runtime.threads import sleep
 from .wire import OK
 
 #: Seconds for which a writer waits for a reader in another thread to send the chunk that it has

@@ -19,9 +19,10 @@ from .errors import StreamDestroyed, WriteAfterEnd
 from .http.outgoing import OutgoingMessage, body_of
 from .pipe import Destination
 from .runtime.calls import run_logged
-from .runtime.loop import Loop, current_loop, logger, loop_of, new_lock, start_thread
+from .runtime.loop import Loop, current_loop, logger, loop_of
 from .runtime.origin import log_failure
 from .runtime.threadloop import run_in_hub
+from .runtime.threads import new_lock, start_thread
 from .stream import D, SseStream
 from .wire import Message
 

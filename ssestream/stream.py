@@ -280,7 +280,7 @@ class SseStream(Flow):
             # handler of one client must not delay it.
             if self._connection is not None:
                 self._call_queue = pipe.body.call_queue
-            elif not self._call_queue.has_home:
+            elif not self._call_queue.has_loop:
                 self._call_queue = CallQueue(pipe.body.call_queue.loop)
         pipe.tell("pipe")
         self._attach(pipe)

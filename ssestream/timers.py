@@ -100,7 +100,7 @@ _early: set[Timer] = set()
 
 def _after_fork() -> None:
     if not process.is_job:  # a job knows that it has none of its parent's timers
-        process.left_behind += sorted({str(each) for each in _early if each.is_left_behind()})
+        process.leave_behind(sorted({str(each) for each in _early if each.is_left_behind()}))
     _early.clear()
 
 

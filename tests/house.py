@@ -15,19 +15,17 @@ PACKAGE = Path(ssestream.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: Reads of private attributes of another object, anywhere in the package. The aim is 25.
-PRIVATE_READS = 62
+PRIVATE_READS = 60
 
 #: Writes to attributes of another object. The aim is 40.
-FOREIGN_WRITES = 82
+FOREIGN_WRITES = 74
 
 #: The most lines of a file, and how many files may come near.
 MOST_LINES, MANY_LINES, FILES_WITH_MANY = 450, 400, 3
 
 #: Files that are longer for now, with their lines: they may only become shorter. Strike out a
 #: file that has become short enough.
-TOO_LONG = {
-    "runtime.loop": 461,
-}
+TOO_LONG: dict[str, int] = {}
 
 
 def tree_of(file: Path) -> ast.Module:

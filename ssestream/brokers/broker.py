@@ -17,8 +17,8 @@ log has another past (`Slice.has_other_past`).
 
 An entry holds the frame of a message without its id, because the id depends on the stream.
 A frame that begins with NUL is a control frame. A control frame is not a message: it tells
-the readers of the log to do something (see ``feeds``). Control frames do not count as
-history.
+the readers of the log to do something (see ``channels.publication``). Control frames do not
+count as history.
 
 Each log has its own `Bounds`: how much it keeps. The first append sets the bounds. A later
 append can widen them, and never narrows them.
@@ -194,6 +194,10 @@ class Slice(NamedTuple):
         if at.log != self.log:
             return False
         return at.number > self.last or bool(at.check and self.check and at.check != self.check)
+
+    def read_after(self, entry: str) -> "Slice":
+        """The same slice, with *entry* as the check of the entry that was asked for."""
+        return self._replace(check=entry)
 
     def misses(self, at: Position) -> bool:
         """Whether some entries after *at* are lost: a gap.

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from ..runtime.clock import clock
 from ..runtime.forking import AtFork
-from ..runtime.loop import Waker, new_lock
+from ..runtime.threads import new_lock
+from ..runtime.waker import Waker
 from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, News, Position, Slice
 
 

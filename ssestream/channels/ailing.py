@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from ..brokers.broker import Broker, ChannelError
 from ..errors import BrokerError
-from ..runtime.loop import logger, new_lock
+from ..runtime.loop import logger
+from ..runtime.threads import new_lock
 from ..settings import chance
 from .tail import Tails
 from .tasks import spawn

@@ -5,7 +5,7 @@ from flask.json.provider import JSONProvider
 
 from ..brokers.broker import Broker
 from ..errors import StreamError
-from ..runtime.loop import new_lock
+from ..runtime.threads import new_lock
 from ..stream import SseStream
 from .cursor import Cursor, Filter
 from .ids import UNKNOWN, format_id, parse_id

@@ -8,7 +8,7 @@ import flask
 from ..brokers import open_broker
 from ..brokers.configuration import Configuration, configuration
 from ..config import current_app
-from ..runtime.loop import new_lock
+from ..runtime.threads import new_lock
 from .apps import Apps, configuration_of, naming_keys
 from .exchange import Exchange
 from .unheard import Audience

@@ -33,7 +33,8 @@ from collections.abc import Callable, Iterable
 
 from ..http.account import ALONE
 from ..runtime.clock import clock
-from ..runtime.loop import Loop, Wakeable
+from ..runtime.loop import Loop
+from ..runtime.waker import Wakeable
 from .cursor import Cursor
 from .place import Place
 from .publication import Batch

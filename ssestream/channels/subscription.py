@@ -9,8 +9,9 @@ from typing import Protocol
 
 from ..errors import StreamError
 from ..runtime.callables import check_callable
-from ..runtime.loop import logger, new_lock
+from ..runtime.loop import logger
 from ..runtime.origin import log_failure
+from ..runtime.threads import new_lock
 from ..stream import SseStream
 from ..wire import id_block, with_id
 from .cursor import NONE, Cursor
@@ -271,7 +272,7 @@ class Subscription:
         alone = len(cursors) == 1 and not self.closed
         for cursor in cursors:
             simple = alone and self._pushes and cursor.filter is None
-            if simple and call_queue.has_home and call_queue.loop.cooperative:
+            if simple and call_queue.has_loop and call_queue.loop.cooperative:
                 cursor.simple = True
             else:
                 cursor.complicate()

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..brokers.broker import Bounds, Position
 from ..runtime.clock import clock
-from ..runtime.loop import new_lock
+from ..runtime.threads import new_lock
 from .cursor import Cursor
 from .place import NO_PLACE
 from .publication import News, Publication, passed

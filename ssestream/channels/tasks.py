@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from gevent import GreenletExit, monkey
 
-from ..runtime.loop import current_loop, logger, start_thread
+from ..runtime.loop import current_loop, logger
+from ..runtime.threads import start_thread
 
 
 def spawn(function: Callable[..., object]) -> None:

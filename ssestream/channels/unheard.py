@@ -174,7 +174,7 @@ class Audience:
         for worker in [*process.servers, *callers]:
             count = getattr(getattr(worker, "cfg", None), "workers", 1)
             if isinstance(count, int) and count > 1:
-                process.is_one_of_several = True
+                process.has_others()
                 return True
         return False
 
@@ -215,7 +215,7 @@ def _runs_server() -> bool:
 def _says_several() -> bool:
     """Whether the server of the current request says that it has several processes."""
     if flask.request.environ.get("wsgi.multiprocess"):
-        process.is_one_of_several = True
+        process.has_others()
     return _is_one_of_several()
 
 

@@ -23,7 +23,9 @@ from ..channels.place import Place
 from ..channels.publication import Batch
 from ..http.account import ALONE, Account
 from ..http.connection import SEND_FLAGS, SocketType
-from ..runtime.loop import Loop, Wakeable, logger, new_lock
+from ..runtime.loop import Loop, logger
+from ..runtime.threads import new_lock
+from ..runtime.waker import Wakeable
 from .sender import Sender
 
 # The send() of the sockets that `Connection.take_over` makes.

@@ -27,7 +27,8 @@ from ..http.connection import SEND_FLAGS
 from ..http.output import CHUNK
 from ..http.registry import registry
 from ..runtime.clock import clock
-from ..runtime.loop import Loop, Wakeable, logger
+from ..runtime.loop import Loop, logger
+from ..runtime.waker import Wakeable
 from ..runtime.wheel import TimerHandle, wheel_of
 from ..wire import LAST_CHUNK, chunk_of
 

@@ -59,8 +59,8 @@ class Stopping:
         # When a stream was last open.
         self._open_at = clock.now()
         self._timer: Any = None
-        process.serves = True
-        process.servers.append(worker)
+        process.begin()
+        process.listens(worker)
         _stopping = self
 
     def look(self) -> None:

@@ -1,6 +1,6 @@
 """Account: what several buffers were sent together, counted once for all of them."""
 
-from ..runtime.loop import Wakeable
+from ..runtime.waker import Wakeable
 
 
 class Account:

@@ -25,11 +25,12 @@ import errno
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
+from ..runtime.calls import CallQueue
 from ..runtime.clock import clock
-from ..runtime.emitter import CallQueue
 from ..runtime.forking import process
-from ..runtime.loop import Wakeable, logger
+from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
+from ..runtime.waker import Wakeable
 from ..settings import DEFAULTS, Settings, draw
 from ..wire import first_id_block, retry_block
 from .compression import Gzip

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from gevent import monkey
 
-from ..runtime.loop import logger, new_lock
+from ..runtime.loop import logger
+from ..runtime.threads import new_lock
 from .hangup import Socket, Watched, fileno
 from .origin import call_queue_of
 from .peer import unread

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 from gevent import monkey
 
-from ..runtime.loop import Loop, logger, new_lock
+from ..runtime.loop import Loop, logger
+from ..runtime.threads import new_lock
 
 
 def _plain(module: str, name: str) -> Any:

@@ -25,7 +25,7 @@ def call_queue_of(environ: dict[str, Any]) -> CallQueue:
         if process.begin():
             process.listens(_server_of_caller())
         if environ.get("wsgi.multiprocess"):
-            process.is_one_of_several = True
+            process.has_others()
         if process.left_behind:
             _tell_left_behind()
     return call_queue
@@ -33,7 +33,7 @@ def call_queue_of(environ: dict[str, Any]) -> CallQueue:
 
 def _tell_left_behind() -> None:
     """Warn of timers that were set before the server forked this process."""
-    calls, process.left_behind = process.left_behind, []
+    calls = process.take_left_behind()
     if calls:
         logger.warning(
             "a timer that was set before this process was forked (gunicorn --preload) runs in the"

@@ -9,7 +9,8 @@ from typing import overload
 
 from ..errors import WriteAfterEnd
 from ..plain import plain_bytes, plain_text
-from ..runtime.emitter import CallQueue, Emitter
+from ..runtime.calls import CallQueue
+from ..runtime.emitter import Emitter
 from ..runtime.forking import process
 from ..runtime.loop import current_loop
 from .body import PLAIN, Body

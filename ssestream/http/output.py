@@ -12,14 +12,14 @@ nothing leaves a waker, and the next writer wakes it once.
 from typing import Any
 
 from ..runtime.clock import clock
-from ..runtime.loop import Wakeable, Waker, new_lock
+from ..runtime.threads import new_lock
+from ..runtime.waker import Wakeable, Waker
 from .account import ALONE, Account
 
 #: The largest chunk, in bytes. A chunk in the hand of the server cannot be taken back, and only
 #: its leaving shows that the client still reads. So a chunk must be small enough to leave in
 #: time over a bad line, and large enough that there are few.
 CHUNK = 64 * 1024
-
 
 #: Seconds after which a client counts as slow if its chunk has not left.
 STUCK = 1.0

@@ -7,7 +7,8 @@ from collections.abc import Hashable
 from typing import Literal, Protocol
 
 from ..runtime.clock import clock
-from ..runtime.loop import current_loop, logger, new_lock
+from ..runtime.loop import current_loop, logger
+from ..runtime.threads import new_lock
 from ..runtime.wheel import wheel_of
 
 #: Seconds in which clients must take their waiting messages before they are cut. Init systems

@@ -51,7 +51,8 @@ class CallQueue:
         return self._loop
 
     @property
-    def has_home(self) -> bool:
+    def has_loop(self) -> bool:
+        """Whether the loop is chosen."""
         return self._loop is not None
 
     @property

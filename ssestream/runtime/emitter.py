@@ -20,8 +20,7 @@ import pyee
 from gevent import GreenletExit
 
 from .callables import check_callable, fitting
-from .calls import CallQueue as CallQueue
-from .calls import run_logged
+from .calls import CallQueue, run_logged
 from .forking import process
 from .origin import log_failure
 from .threads import new_lock

@@ -13,7 +13,7 @@ child is called a job here.
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import greenlet
@@ -52,6 +52,19 @@ class _Process:
         """Note that *server* listens in this process; None is no server."""
         if server is not None:
             self.servers.append(server)
+
+    def has_others(self) -> None:
+        """Note that there are processes beside this one."""
+        self.is_one_of_several = True
+
+    def leave_behind(self, calls: Iterable[str]) -> None:
+        """Note what timers call that run in the parent only."""
+        self.left_behind += calls
+
+    def take_left_behind(self) -> list[str]:
+        """What was noted with `leave_behind`, once."""
+        calls, self.left_behind = self.left_behind, []
+        return calls
 
     def fork(self) -> None:
         """Called in the child of a fork."""

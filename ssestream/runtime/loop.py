@@ -18,7 +18,6 @@ The loop of a stream depends on where the stream is made:
 import functools
 import logging
 import os
-import queue
 import threading
 import time
 import weakref
@@ -33,15 +32,9 @@ from gevent.hub import Hub, Waiter
 
 from .forking import process
 from .preconditions import check_descriptors, refuse_eventlet
-from .threads import AGAIN, NO_THREAD, Pool, ThreadQueue, get_ident
-from .threads import new_lock as new_lock
-from .threads import sleep as sleep
-from .threads import start_thread as start_thread
+from .threads import AGAIN, NO_THREAD, Pool, ThreadQueue, get_ident, new_lock, start_thread
 
 logger = logging.getLogger("ssestream")
-
-# While the main thread waits, its signal handlers can run once in so many seconds.
-LISTEN = 0.5
 
 # The number of calls after which the loop looks at its other events.
 TURN = 64
@@ -96,7 +89,7 @@ class Loop:
         # A started watcher stays alive, and so does its callback. So the callback gets only
         # a weak reference.
         self._knock.start(_answer, weakref.ref(self))
-        _homes.add(self)
+        _loops.add(self)
 
     def lose(self) -> None:
         """Called in a job: this loop is a copy of its parent's. Drop all calls."""
@@ -255,104 +248,21 @@ def _answer(loop: "weakref.ref[Loop]") -> None:
         called.answer()
 
 
-class Wakeable:
-    """A reader that finds nothing leaves this, and the next writer wakes it."""
-
-    __slots__ = ()
-
-    @property
-    def loop(self) -> "Loop | None":
-        """The loop of the reader's greenlet; None for a reader that is a thread."""
-        raise NotImplementedError
-
-    def wake_now(self, _: None = None) -> None:
-        """Wake the reader. `Loop.call_each` of `loop` calls it."""
-        raise NotImplementedError
-
-    def wake(self) -> None:
-        """Wake the reader. Thread-safe."""
-        raise NotImplementedError
-
-
-class Waker(Wakeable):
-    """The thread or greenlet that made it sleeps in it until another one wakes.
-
-    For a greenlet it works like gevent's `Waiter`. A gevent queue would take two kilobytes,
-    and a callback in the loop for each wake. A `Waiter` would take two hundred bytes of each
-    sleeper's stack.
-    """
-
-    __slots__ = ("_is_awake", "_sleeper", "loop")
-
-    def __init__(self) -> None:
-        hub = _hub_of_greenlet()
-        #: The loop of the sleeping greenlet; None if the sleeper is a thread.
-        self.loop: Loop | None = None if hub is None else loop_of(hub)
-        # The queue of a sleeping thread; or the greenlet, while it sleeps.
-        self._sleeper: Any = ThreadQueue() if hub is None else None
-        self._is_awake = False
-
-    def wake_now(self, _: None = None) -> None:
-        """Wake the greenlet. Only for `Loop.call_each` of the waker's own loop."""
-        if self._sleeper is None:
-            self._is_awake = True
-        else:
-            self._sleeper.switch()
-
-    def is_mine(self) -> bool:
-        """Whether the calling thread may sleep in it."""
-        return self.loop is None or self.loop.here()
-
-    def wake(self) -> None:
-        """Wake the sleeper now, or when it next sleeps. Ring once for each sleep. Thread-safe."""
-        loop = self.loop
-        if loop is None:
-            self._sleeper.put(None)
-        elif loop.here():
-            loop.call_each((self.wake_now,))
-        else:
-            loop.call(loop.call_each, (self.wake_now,))
-
-    def wait(self) -> None:
-        """Sleep until the next wake. Each wake ends one sleep."""
-        loop = self.loop
-        if loop is not None:
-            if self._is_awake:
-                self._is_awake = False
-                return
-            self._sleeper = greenlet.getcurrent()
-            try:
-                loop.hub.switch()
-            finally:
-                # Also when the greenlet was killed: later wakes must not switch to it.
-                self._sleeper = None
-            return
-        # gunicorn's signals do not interrupt a waiting system call (``siginterrupt``). A
-        # waiting sync worker must wake now and then to learn that it must stop.
-        timeout = LISTEN if _in_main_thread() else None
-        while True:
-            try:
-                self._sleeper.get(timeout=timeout)
-                return
-            except queue.Empty:
-                pass
-
-
 def current_loop() -> Loop:
     """Return the loop for a stream or timer that the caller is about to make."""
-    hub = _hub_of_greenlet()
+    hub = hub_of_greenlet()
     if hub is None:
         refuse_eventlet()
     # The main thread of a patched process waits in its hub. Another real thread has no
     # running hub, and must not get one.
-    if hub is None and monkey.is_module_patched("threading") and _in_main_thread():
+    if hub is None and monkey.is_module_patched("threading") and in_main_thread():
         hub = gevent.get_hub()
     return _service() if hub is None else loop_of(hub)
 
 
 def checkpoint() -> None:
     """Let all other work have its turn: other threads, greenlets and the loop's events."""
-    hub = _hub_of_greenlet()
+    hub = hub_of_greenlet()
     if hub is None:
         time.sleep(0)
     else:
@@ -381,10 +291,10 @@ _service_lock = new_lock()
 # The number of forks that led to this process.
 _generation = 0
 
-_homes: "weakref.WeakSet[Loop]" = weakref.WeakSet()
+_loops: "weakref.WeakSet[Loop]" = weakref.WeakSet()
 
 
-def _hub_of_greenlet() -> Any:
+def hub_of_greenlet() -> Any:
     """The hub to which the running greenlet switches when it waits. None outside of hubs."""
     ancestor = greenlet.getcurrent()
     while ancestor is not None:
@@ -394,7 +304,7 @@ def _hub_of_greenlet() -> Any:
     return None
 
 
-def _in_main_thread() -> bool:
+def in_main_thread() -> bool:
     # In a patched process these are numbers of greenlets. The main thread has the number of
     # its first greenlet. (The main thread's native_id is stale after a fork.)
     return threading.main_thread().ident == threading.get_ident()
@@ -404,9 +314,15 @@ def loop_of(hub: Any) -> Loop:
     """Return the loop of *hub*, the calling thread's hub. Make it if there is none."""
     # The loop is an attribute of the hub, so that it ends with the hub. A child gets a new
     # loop: the parent's watchers must not answer for the child's sockets.
-    loop: Loop | None = getattr(hub, "ssestream_home", None)
+    loop: Loop | None = getattr(hub, "ssestream_loop", None)
     if loop is None or loop.generation != _generation:
-        loop = hub.ssestream_home = Loop(hub)
+        loop = _attach(Loop(hub))
+    return loop
+
+
+def _attach(loop: Loop) -> Loop:
+    """Make *loop* the one that `loop_of` returns for its hub."""
+    loop.hub.ssestream_loop = loop
     return loop
 
 
@@ -431,7 +347,7 @@ def _serve(started: Any) -> None:
         hub.loop.async_().start(_nothing)
         # In a patched process blocking calls switch greenlets, so no threads are needed.
         pool = None if monkey.is_module_patched("threading") else Pool()
-        loop = hub.ssestream_home = Loop(hub, pool)
+        loop = _attach(Loop(hub, pool))
     except BaseException as error:
         # The starting thread waits for an answer, and others wait for its lock.
         started.put(error)
@@ -454,7 +370,7 @@ def _forget() -> None:
     _service_lock = new_lock()
     if process.life != _task.life:
         _task = type("Task", (Task,), {"__slots__": (), "life": process.life})
-        for loop in list(_homes):
+        for loop in list(_loops):
             loop.lose()
 
 

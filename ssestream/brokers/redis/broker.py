@@ -13,7 +13,7 @@ from redis import exceptions
 
 from ...runtime.clock import clock
 from ...runtime.forking import AtFork
-from ...runtime.loop import new_lock
+from ...runtime.threads import new_lock
 from ..broker import (
     CHECK_LENGTH,
     CONTROL,

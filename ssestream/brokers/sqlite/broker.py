@@ -174,7 +174,7 @@ class SqliteBroker:
                 if isinstance(piece, Slice) and piece.has_other_past(at):
                     whole = self._logs.read(db, name, 0, WAITED, WAITED_BYTES)
                     if isinstance(whole, Slice):
-                        whole = whole._replace(check=piece.check)
+                        whole = whole.read_after(piece.check)
                     piece = whole
                 found[name] = piece
                 # Without a known position, the next `wait` looks at the channel again.

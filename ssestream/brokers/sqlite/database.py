@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ...printable import escape
 from ...runtime.clock import clock
-from ...runtime.loop import new_lock
+from ...runtime.threads import new_lock
 from ...settings import chance
 from ..broker import BrokerError, shortage
 from .schema import prepare

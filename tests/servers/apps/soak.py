@@ -32,7 +32,7 @@ from ssestream import (
 )
 from ssestream.http.connection import Connection
 from ssestream.http.registry import registry
-from ssestream.runtime.loop import new_lock
+from ssestream.runtime.threads import new_lock
 from tests.long.soak import text
 from tests.servers.apps.app import inside as what_is_inside
 

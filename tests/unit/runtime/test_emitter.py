@@ -13,7 +13,8 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream
-from ssestream.runtime.emitter import CallQueue, Emitter
+from ssestream.runtime.calls import CallQueue
+from ssestream.runtime.emitter import Emitter
 from tests.kit.visit import on_threads_and_greenlets, until
 
 

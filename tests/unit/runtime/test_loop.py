@@ -161,7 +161,8 @@ def test_a_loop_goes_on_while_a_broadcast_has_given_way_in_it() -> None:
     program = """
 import gevent
 from gevent.event import Event
-from ssestream.runtime.loop import TURN, Waker, checkpoint, loop_of
+from ssestream.runtime.loop import TURN, checkpoint, loop_of
+from ssestream.runtime.waker import Waker
 
 wakers, woken, all_woken = [], [], Event()
 
@@ -238,7 +239,7 @@ def test_a_loop_that_gets_no_thread_says_so_and_goes_on(
 ) -> None:
     """Of a server with threads, where an app's code runs in those of a pool."""
     threads, loop = Threads(monkeypatch), Loop(gevent.get_hub(), Pool())
-    monkeypatch.setattr(gevent.get_hub(), "ssestream_home", loop, raising=False)
+    monkeypatch.setattr(gevent.get_hub(), "ssestream_loop", loop, raising=False)
     threads.to_be_had = False
     done: list[int] = []
     for number in range(3):

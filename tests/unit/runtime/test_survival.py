@@ -19,7 +19,7 @@ from ssestream.channels import listener, tasks
 from ssestream.channels.subscription import Subscription
 from ssestream.runtime import loop as hub
 from ssestream.runtime import threads as real_threads
-from ssestream.runtime.emitter import CallQueue
+from ssestream.runtime.calls import CallQueue
 from ssestream.runtime.loop import Loop, current_loop
 from ssestream.runtime.threads import Pool
 from ssestream.runtime.wheel import TimerWheel
@@ -404,7 +404,7 @@ def test_a_call_whose_thread_was_not_to_be_had_does_not_wait_for_those_that_are_
 ) -> None:
     threads, pool = Threads(monkeypatch), Pool()
     loop = Loop(gevent.get_hub(), pool)
-    monkeypatch.setattr(gevent.get_hub(), "ssestream_home", loop, raising=False)
+    monkeypatch.setattr(gevent.get_hub(), "ssestream_loop", loop, raising=False)
     stuck, done = threading.Event(), []
     pool.submit(stuck.wait)
     threads.to_be_had = False

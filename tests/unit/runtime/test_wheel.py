@@ -13,7 +13,7 @@ import pytest
 
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage, body_of
-from ssestream.runtime.emitter import CallQueue
+from ssestream.runtime.calls import CallQueue
 from ssestream.runtime.loop import Loop, current_loop
 from ssestream.runtime.wheel import SLOT, SWEEP, TimerHandle, TimerWheel, wheel_of
 from ssestream.settings import Settings
@@ -237,7 +237,7 @@ def test_one_that_fails_holds_up_no_other(wheel: TimerWheel) -> None:
 # -- from other threads
 
 
-def test_any_thread_may_add_and_all_are_kept_in_the_homes(wheel: TimerWheel) -> None:
+def test_any_thread_may_add_and_all_are_kept_in_the_loops(wheel: TimerWheel) -> None:
     kept: list[tuple[int, int]] = []
     start = threading.Barrier(8)
 

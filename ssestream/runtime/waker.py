@@ -1,0 +1,95 @@
+"""How a reader sleeps until a writer wakes it: a `Waker`, for a greenlet or a thread."""
+
+import queue
+from typing import Any
+
+import greenlet
+
+from .loop import Loop, hub_of_greenlet, in_main_thread, loop_of
+from .threads import ThreadQueue
+
+# While the main thread waits, its signal handlers can run once in so many seconds.
+LISTEN = 0.5
+
+
+class Wakeable:
+    """A reader that finds nothing leaves this, and the next writer wakes it."""
+
+    __slots__ = ()
+
+    @property
+    def loop(self) -> Loop | None:
+        """The loop of the reader's greenlet; None for a reader that is a thread."""
+        raise NotImplementedError
+
+    def wake_now(self, _: None = None) -> None:
+        """Wake the reader. `Loop.call_each` of `loop` calls it."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Wake the reader. Thread-safe."""
+        raise NotImplementedError
+
+
+class Waker(Wakeable):
+    """The thread or greenlet that made it sleeps in it until another one wakes.
+
+    For a greenlet it works like gevent's `Waiter`. A gevent queue would take two kilobytes,
+    and a callback in the loop for each wake. A `Waiter` would take two hundred bytes of each
+    sleeper's stack.
+    """
+
+    __slots__ = ("_is_awake", "_sleeper", "loop")
+
+    def __init__(self) -> None:
+        hub = hub_of_greenlet()
+        #: The loop of the sleeping greenlet; None if the sleeper is a thread.
+        self.loop: Loop | None = None if hub is None else loop_of(hub)
+        # The queue of a sleeping thread; or the greenlet, while it sleeps.
+        self._sleeper: Any = ThreadQueue() if hub is None else None
+        self._is_awake = False
+
+    def wake_now(self, _: None = None) -> None:
+        """Wake the greenlet. Only for `Loop.call_each` of the waker's own loop."""
+        if self._sleeper is None:
+            self._is_awake = True
+        else:
+            self._sleeper.switch()
+
+    def is_mine(self) -> bool:
+        """Whether the calling thread may sleep in it."""
+        return self.loop is None or self.loop.here()
+
+    def wake(self) -> None:
+        """Wake the sleeper now, or when it next sleeps. Ring once for each sleep. Thread-safe."""
+        loop = self.loop
+        if loop is None:
+            self._sleeper.put(None)
+        elif loop.here():
+            loop.call_each((self.wake_now,))
+        else:
+            loop.call(loop.call_each, (self.wake_now,))
+
+    def wait(self) -> None:
+        """Sleep until the next wake. Each wake ends one sleep."""
+        loop = self.loop
+        if loop is not None:
+            if self._is_awake:
+                self._is_awake = False
+                return
+            self._sleeper = greenlet.getcurrent()
+            try:
+                loop.hub.switch()
+            finally:
+                # Also when the greenlet was killed: later wakes must not switch to it.
+                self._sleeper = None
+            return
+        # gunicorn's signals do not interrupt a waiting system call (``siginterrupt``). A
+        # waiting sync worker must wake now and then to learn that it must stop.
+        timeout = LISTEN if in_main_thread() else None
+        while True:
+            try:
+                self._sleeper.get(timeout=timeout)
+                return
+            except queue.Empty:
+                pass
