@@ -215,9 +215,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             write = start_response(status, headers)
             bodyless = self._bodyless(environ)
             if bodyless:
-                # No `open`: without a body there is no client to watch, and no source may
-                # start.
-                self._body.connection = connection
+                self._body.open_empty(connection)
             else:
                 self._body.open(connection, settings, client)
                 # Of Flask's requests `http.view` knows more.

@@ -201,7 +201,7 @@ def test_the_installed_version_has_it(name: str) -> None:
 
 def test_gunicorn_has_what_the_worker_reads_of_its_response() -> None:
     source = inspect.getsource(Response.__init__)
-    for name in ("req", "sock", "status", "chunked", "must_close", "headers", "headers_sent"):
+    for name in ("req", "sock", "status", "chunked", "headers", "headers_sent"):
         assert f"self.{name} =" in source, name
     assert {"force_close", "send_headers"} <= vars(Response).keys()
 

@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from gunicorn.http.wsgi import Response
+
 from ..http.kept_heads import HEADS
 from ..runtime.loop import logger
 
@@ -11,21 +13,19 @@ class _Heads:
     """Makes the heads of gunicorn's responses, and keeps them for one second.
 
     A head contains the date. Within one second most heads are equal, and formatting the date
-    is half of the work. To get its head, a response writes to this object as its socket.
+    is half of the work.
     """
 
     def __init__(self) -> None:
         self._written: dict[tuple[Any, ...], bytes] = {}
         self._second = 0
-        self._data = b""
         self._has_failed = False
 
     def of(self, response: Any) -> bytes | None:
         """Return the head of *response*, which says that its connection closes.
 
         Returns ``b""`` if the head was sent already. Returns None, and warns once, if gunicorn
-        makes its heads in another way. Then only gunicorn can send *response*. *response* is
-        as before in any case.
+        makes its heads in another way. Then only gunicorn can send *response*.
         """
         if response.headers_sent:
             return b""
@@ -37,7 +37,7 @@ class _Heads:
         head = self._written.get(what)
         if head is None:
             try:
-                head = self._written[what] = self._write(response)
+                head = self._written[what] = _Draft(response).head()
             except Exception:
                 if not self._has_failed:
                     self._has_failed = True
@@ -48,21 +48,25 @@ class _Heads:
                     )
         return head
 
-    def _write(self, response: Any) -> bytes:
+
+class _Draft(Response):
+    """A copy of *response* that writes its head to itself, so that the response stays as it is."""
+
+    def __init__(self, response: Response) -> None:
+        self.__dict__.update(vars(response))
+        self.sock = self
         self._data = b""
-        sock, must_close = response.sock, response.must_close
-        response.sock = self
-        try:
-            response.force_close()
-            response.send_headers()
-        finally:
-            response.sock, response.must_close = sock, must_close
-            response.headers_sent = False
+
+    def head(self) -> bytes:
+        """The head, which says that the connection closes."""
+        self.force_close()
+        self.send_headers()
         if not (self._data.startswith(b"HTTP/") and self._data.endswith(b"\r\n\r\n")):
             raise ValueError(f"not the head of a response: {self._data[:100]!r}")
         return self._data
 
     def sendall(self, data: bytes) -> None:
+        """Take *data* as a socket does. Called by `send_headers`."""
         self._data += data
 
 

@@ -93,7 +93,7 @@ class Sender(Wakeable):
 
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on everything that is written."""
-        self.buffer.guard = self
+        self.buffer.guard_with(self)
         self.body.goes_alone()
         self.body.begin()
         if self.buffer.length:
@@ -254,7 +254,7 @@ class Sender(Wakeable):
         body = self.body
         try:
             self.buffer.leave()
-            self.buffer.guard = None
+            self.buffer.guard_with(None)
             if body.connection is not None:
                 body.connection.release(cut=body.aborted)
             if not body.aborted:

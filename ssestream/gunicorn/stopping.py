@@ -96,6 +96,12 @@ class Stopping:
             else:
                 self._worker.handle_quit(number, frame)
 
+    def begin_soon(self) -> None:
+        """Let the worker stop, which was told to end at once. For a signal handler."""
+        self.is_quick = True
+        # A greenlet may wait; a signal handler must not.
+        gevent.spawn(self.begin)
+
     def begin(self) -> None:
         """Let the worker stop, and call gunicorn's hook ``worker_int``."""
         self._worker.alive = False

@@ -22,6 +22,7 @@ from types import CodeType
 from typing import Any
 
 import gevent
+from gevent import Greenlet
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.glogging import Logger
@@ -30,8 +31,8 @@ from gunicorn.sock import ssl_context as make_ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.sync import SyncWorker
 
-from ..http import diagnosis
 from ..http.body import Body
+from ..http.diagnosis import explain_standard_way_with
 from ..http.registry import registry
 from ..response import FLUSH_LATER, ServerResponse
 from ..runtime.clock import clock
@@ -106,7 +107,7 @@ class SseWorker(GeventWorker):
         if not self.cfg.is_ssl and self._protocol() == "http":
             self._app = self.wsgi
             self.wsgi = self._run_app
-        diagnosis.why_standard_way = self._why_standard_way
+        explain_standard_way_with(self._why_standard_way)
         _freeze()
 
     def run(self) -> None:
@@ -147,9 +148,7 @@ class SseWorker(GeventWorker):
         if not registry.has_open:
             super().handle_quit(sig, frame)
         else:
-            self._stopping.is_quick = True
-            # A greenlet may wait; a signal handler must not.
-            gevent.spawn(self._stopping.begin)
+            self._stopping.begin_soon()
 
     def _serve(self, listener: Any) -> StreamServer:
         """Serve *listener* as the gevent worker does, with a pool that can hold streams."""
@@ -161,7 +160,7 @@ class SseWorker(GeventWorker):
             if not self._memory.is_left(len(pool) - 1):
                 client.close()
                 return
-            gevent.getcurrent().ssestream_pool = pool
+            gevent.getcurrent().serve_in(pool)
             self.handle(listener, client, address)
 
         server = StreamServer(listener, handle=handle, spawn=pool, **options)
@@ -174,7 +173,7 @@ class SseWorker(GeventWorker):
 
     def _run_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         response: Any = getattr(start_response, "__self__", None)
-        gevent.getcurrent().ssestream_answer = None
+        _note_answer(None)
         if type(response) is not Response:  # HTTP/2 has another class
             body: Iterable[bytes] = self._app(environ, start_response)
             return body
@@ -185,7 +184,7 @@ class SseWorker(GeventWorker):
         # A middleware may call the app or start_response() as late as the first chunk
         # (PEP 3333). Then there is no status yet.
         environ.pop(FLUSH_LATER, None)
-        gevent.getcurrent().ssestream_answer = getattr(body, "gi_code", type(body))
+        _note_answer(getattr(body, "gi_code", type(body)))
         if response.status is None:
             return body
         own, owed = (body, body) if type(body) is Body else unwrapped(body)
@@ -206,8 +205,8 @@ class SseWorker(GeventWorker):
 
     def _why_standard_way(self, body: Body) -> str:
         """Say, for the log, why the worker itself does not send *body*."""
-        # The class of the app's answer, or the code of a generator.
-        answer = getattr(gevent.getcurrent(), "ssestream_answer", None)
+        greenlet = gevent.getcurrent()
+        answer = greenlet.answer if isinstance(greenlet, _Serving) else None
         if not isinstance(body.outgoing, ServerResponse):
             return "its view returns an SseStream in a Response, and no ServerResponse"
         if self.cfg.is_ssl:
@@ -237,7 +236,7 @@ class SseWorker(GeventWorker):
         if sock is None:
             return False
         greenlet = gevent.getcurrent()
-        pool = greenlet.ssestream_pool
+        pool = greenlet.pool
         pool.hand_on(greenlet, body)
         over = pool.leave
         if handover.began is not None:
@@ -288,11 +287,34 @@ class SseWorker(GeventWorker):
             self._post_request(worker, req, environ, response)
 
 
+class _Serving(Greenlet):
+    """The greenlet of one connection."""
+
+    #: The pool in which the connection has its place.
+    pool: "_Places"
+
+    #: The class of the app's last answer, or the code of a generator; None while there is none.
+    answer: Any = None
+
+    def serve_in(self, pool: "_Places") -> None:
+        self.pool = pool
+
+    def note_answer(self, answer: Any) -> None:
+        self.answer = answer
+
+
+def _note_answer(answer: Any) -> None:
+    """Note the *answer* of the app to the current request, for the log."""
+    greenlet = gevent.getcurrent()
+    if isinstance(greenlet, _Serving):
+        greenlet.note_answer(answer)
+
+
 class _Places(Pool):
     """The places of ``worker_connections``, for greenlets and for streams without one."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(size)
+        super().__init__(size, greenlet_class=_Serving)
         #: Frees a stream's place. One function serves all streams of the pool.
         self.leave: OnEnd = lambda sender: self.discard(sender.body)
 

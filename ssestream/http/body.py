@@ -26,7 +26,6 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from ..runtime.calls import CallQueue
-from ..runtime.clock import clock
 from ..runtime.forking import process
 from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
@@ -196,6 +195,10 @@ class Body(Uncopyable):
             registry.close(self, self.cause, self._client)
             upkeep.finish()
             self._keepalive = None
+
+    def open_empty(self, connection: Connection) -> None:
+        """The server sends the head over *connection*, and no body. No source may start."""
+        self.connection = connection
 
     def when_begun(self, function: Callable[[], object]) -> None:
         """Let `begin` call *function*."""
@@ -371,8 +374,8 @@ class Body(Uncopyable):
             return chunk
         if self._gzip is not None and not self.closed:
             gzip, self._gzip = self._gzip, None
-            # Note the time: the client may also stall while it takes the end of the gzip data.
-            self.buffer.written_at = self.buffer.taken_at = clock.now()
+            # The client may also stall while it takes the end of the gzip data.
+            self.buffer.take_trailer()
             return gzip.end()
         self.finish(self.retired or "ended", finished=True)
         if self.aborted and not self.reachable:

@@ -37,9 +37,8 @@ _OF_ADAPTERS = tuple(_ADAPTERS)
 
 _said: set[str] = set()
 
-#: Set by a server that can send streams itself. Returns the reason why the server does not send
-#: the body of an `OutgoingMessage` itself. None on other servers.
-why_standard_way: Callable[[Any], str] | None = None
+# See `explain_standard_way_with`.
+_why_standard_way: Callable[[Any], str] | None = None
 
 # Whether gevent has patched all of these. Asked until it is true.
 _is_patched = False
@@ -173,11 +172,20 @@ def burst(name: str | None) -> None:
         )
 
 
+def explain_standard_way_with(why: Callable[[Any], str]) -> None:
+    """Called by a server that can send streams itself.
+
+    *why* returns the reason why the server does not send the body of an `OutgoingMessage` itself.
+    """
+    global _why_standard_way
+    _why_standard_way = why
+
+
 def standard_way(body: Any) -> None:
     """Log why the server iterates *body*, an open event stream."""
-    if why_standard_way is None:
+    if _why_standard_way is None:
         return
-    reason = why_standard_way(body)
+    reason = _why_standard_way(body)
     if reason not in _said:
         _said.add(reason)
         logger.info(

@@ -152,9 +152,8 @@ class _Watch:
         # Keeps the table and the epoll consistent.
         self._lock = new_lock()
         self._epoll = _epoll()
-        self._watcher = loop.libev.io(self._epoll.fileno(), 1)
-        # Waiting for departures must not keep a loop running.
-        self._watcher.ref = False
+        # Waiting for departures must not keep a loop running (*ref*).
+        self._watcher = loop.libev.io(self._epoll.fileno(), 1, ref=False)
         loop.call(self._watcher.start, self._ready)
 
     def add(self, fd: int, connection: Watched) -> None:
@@ -224,8 +223,7 @@ class _PeekWatch:
         self._watchers: dict[int, tuple[Watched, Any]] = {}
 
     def add(self, fd: int, connection: Watched) -> None:
-        watcher = self._loop.libev.io(os.dup(fd), 1)
-        watcher.ref = False
+        watcher = self._loop.libev.io(os.dup(fd), 1, ref=False)
         _, stale = self._watchers.get(fd, (None, None))
         self._watchers[fd] = (connection, watcher)
         if stale is not None:  # the last socket of this number was closed unannounced
@@ -244,8 +242,7 @@ class _PeekWatch:
             self._drop(watcher)
 
     def await_room(self, fd: int, connection: Watched) -> None:
-        watcher = self._loop.libev.io(os.dup(fd), 2)
-        watcher.ref = False
+        watcher = self._loop.libev.io(os.dup(fd), 2, ref=False)
 
         def ready() -> None:
             _dispose(watcher)

@@ -138,6 +138,14 @@ class CheckedHeaders(Headers):
     Werkzeug's own class checks values for line ends and for nothing else.
     """
 
+    def __init__(self, headers: Any = None) -> None:
+        if isinstance(headers, CheckedHeaders):
+            # No check is needed: these values were checked before.
+            super().__init__()
+            self._list = list(headers)
+        else:
+            super().__init__(headers)
+
     def add(self, key: str, value: Any, /, **kwargs: Any) -> None:
         super().add(*self._checked(key, value, kwargs))
 
@@ -154,10 +162,7 @@ class CheckedHeaders(Headers):
             self._list[key] = self._checked(name, its)
 
     def copy(self) -> "CheckedHeaders":
-        # No check is needed: these values were checked before.
-        copied = self.__class__()
-        copied._list = self._list[:]
-        return copied
+        return self.__class__(self)
 
     def _checked(
         self, key: Any, value: Any, parameters: dict[str, Any] | None = None

@@ -90,7 +90,7 @@ class OutputBuffer:
         self._waker: Waker | None = None
         #: The waker of a reader that found nothing; None if something waits, and after the end.
         self.waiting_reader: Wakeable | None = None
-        #: A waker that is woken when the buffer is closed, even if the reader is not asleep.
+        #: See `guard_with`.
         self.guard: Wakeable | None = None
         #: What was sent to this reader together with others.
         self.account = ALONE
@@ -99,10 +99,6 @@ class OutputBuffer:
     def written_at(self) -> float:
         """When a frame was last put here or sent past this buffer."""
         return max(self._written_at, self.account.written_at)
-
-    @written_at.setter
-    def written_at(self, when: float) -> None:
-        self._written_at = when
 
     def sent(self) -> tuple[int, int]:
         """Messages and bytes that the kernel has taken."""
@@ -125,6 +121,10 @@ class OutputBuffer:
         self.messages_sent += messages
         self.bytes_sent += length
         self._written_at = now
+
+    def guard_with(self, waker: Wakeable | None) -> None:
+        """Wake *waker*, if not None, when the buffer is closed, even if no reader is asleep."""
+        self.guard = waker
 
     def is_stuck(self, since: float) -> bool:
         """Whether the client does not take the chunk that the reader has in hand.
@@ -324,6 +324,10 @@ class OutputBuffer:
                 return None
             self.waiting_reader = waker
             return b""
+
+    def take_trailer(self) -> None:
+        """Note that the reader takes bytes that were never put here and are counted nowhere."""
+        self._written_at = self.taken_at = clock.now()
 
     def take_unput(self, length: int, messages: int) -> None:
         """Account for a chunk that was sent directly and that the socket did not take whole.

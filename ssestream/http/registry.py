@@ -92,6 +92,7 @@ class _Registry:
         self._messages = self._bytes = 0
         self._closed: Counter[Cause] = Counter()
         self._clients: Counter[Hashable] = Counter()
+        #: Whether the process is about to stop, so that every later stream is refused.
         self.draining = False
 
     def open(
@@ -150,6 +151,11 @@ class _Registry:
         with self._lock:
             return list(self._open.values())
 
+    def begin_draining(self) -> list[Open]:
+        """Refuse every later stream. Return the streams that are open."""
+        self.draining = True
+        return self.streams()
+
     def snapshot(self) -> Statistics:
         with self._lock:
             streams = list(self._open.values())
@@ -202,8 +208,7 @@ def drain(timeout: float = DRAIN_SECONDS) -> None:
         raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
     if not 0 <= timeout < float("inf"):
         raise ValueError(f"timeout must be finite and not negative, and is {timeout}")
-    registry.draining = True
-    streams = registry.streams()
+    streams = registry.begin_draining()
     logger.info("draining %d streams", len(streams))
     for stream in streams:
         stream.retire("shutdown")

@@ -53,11 +53,14 @@ class UnsentBuffer(OutputBuffer):
             if call_queue is not None and call_queue.lock is self._lock:
                 _written(environ)
 
+    def become_ordinary(self) -> None:
+        self.__class__ = OutputBuffer  # type: ignore[assignment]
+
 
 def sent(buffer: OutputBuffer) -> None:
     """Let *buffer* be an ordinary one: the server has its response."""
     if type(buffer) is UnsentBuffer:
-        buffer.__class__ = OutputBuffer  # type: ignore[assignment]
+        buffer.become_ordinary()
 
 
 def look_at_queue(stream: object, pipes: tuple[Pipe, ...]) -> None:
