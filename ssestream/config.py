@@ -38,15 +38,12 @@ _known: dict[Settings, Settings] = {}
 _of_apps: "weakref.WeakKeyDictionary[flask.Flask, tuple[dict[str, Any], Settings]]"
 _of_apps = weakref.WeakKeyDictionary()
 
-# Typed as Any, because type checkers take the proxy for a Flask and know no such method of it.
-_current_app: Any = flask.current_app
-
 
 def current_app() -> flask.Flask | None:
     """The current app itself, not Flask's proxy for it; None outside an app context."""
     if not flask.has_app_context():
         return None
-    app: flask.Flask = _current_app._get_current_object()
+    app: flask.Flask = unproxied(flask.current_app)
     return app
 
 

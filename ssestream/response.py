@@ -274,10 +274,6 @@ class ServerResponse(OutgoingMessage, flask.Response):
         kept_heads.complete(headers, self)
         return headers
 
-    def close(self) -> None:
-        """The server is done with the response. An app calls `end` or `destroy` instead."""
-        self._server_done()
-
     def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
         # Werkzeug makes a list for each response. Nearly all of these would stay empty.
         if self._on_close is _NONE:
@@ -285,12 +281,13 @@ class ServerResponse(OutgoingMessage, flask.Response):
         check_callable("func", func)
         return super().call_on_close(func)
 
-    def _server_done(self) -> None:
+    def close(self) -> None:
+        """The server is done with the response. An app calls `end` or `destroy` instead."""
         # The functions that were given to Werkzeug's call_on_close().
         functions, self._on_close = self._on_close, _NONE
         if not functions:
             try:
-                super()._server_done()
+                super().close()
             finally:
                 self._close_body()
             return
@@ -299,7 +296,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             stack.callback(self._close_body)
             for function in reversed(functions):
                 stack.callback(function)
-            super()._server_done()
+            super().close()
 
     def _close_body(self) -> None:
         if isinstance(self.response, Body):

@@ -5,7 +5,6 @@ must be there in the installed version: tox runs this with the oldest and the ne
 """
 
 import ast
-import asyncio
 import functools
 import importlib
 import inspect
@@ -101,7 +100,6 @@ USED: dict[str, tuple[str, Callable[[], bool]]] = {
     "_exit": ("documented", lambda: hasattr(os, "_exit")),
     "_getframe": ("documented", lambda: hasattr(sys, "_getframe")),
     "_current_frames": ("documented", lambda: hasattr(sys, "_current_frames")),
-    "_get_running_loop": ("documented", lambda: hasattr(asyncio, "_get_running_loop")),
 }
 
 #: What is not private although it looks so: methods of named tuples.

@@ -31,8 +31,11 @@ def note_loop(environ: dict[str, Any]) -> None:
     """Note the event loop, if the view of the request of *environ* runs in one."""
     asyncio = sys.modules.get("asyncio")
     # Where nobody has imported asyncio, no loop runs.
-    loop = None if asyncio is None else asyncio._get_running_loop()
-    if asyncio is None or loop is None or _KEY in environ:
+    if asyncio is None or _KEY in environ:
+        return
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
         return
     view = asyncio.current_task()
     if view is not None:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from ..runtime.calls import CallQueue
+from ..runtime.emitter import emit_soon
 from ..runtime.forking import process
 from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
@@ -285,11 +286,10 @@ class Body(Uncopyable):
             self.over = True
             self.cause = cause
         # Another thread may call `done` from here on, so *outgoing* was read under the lock.
-        emit_soon = outgoing._emit_soon
         if finished:
-            emit_soon("finish")
+            emit_soon(outgoing, "finish")
         if error is not None:
-            emit_soon("error", error)
+            emit_soon(outgoing, "error", error)
         # Cut first. A server that learns of the end while it can still send would keep the
         # connection, and would serve the next request on it.
         if cut and self.connection is not None:
@@ -303,15 +303,16 @@ class Body(Uncopyable):
             inlets, self.inlets = self.inlets, ()
         for inlet in inlets:
             inlet.closed()
-        emit_soon("close")
+        emit_soon(outgoing, "close")
 
     def close(self) -> None:
         """The server is done with the body (PEP 3333). Runs the handlers that wait."""
-        outgoing = self.outgoing
-        if outgoing is None:
+        try:
+            if self.outgoing is not None:
+                self.outgoing.close()
+        finally:
+            # A close() of the app's own may raise.
             self.done()
-        else:
-            outgoing._server_done()
 
     def done(self) -> None:
         """The server is done with the response: it has sent all, or it has given up."""
@@ -362,7 +363,7 @@ class Body(Uncopyable):
                 inlet.drained()
             outgoing = self.outgoing
             if outgoing is not None:
-                outgoing._emit_soon("drain")
+                emit_soon(outgoing, "drain")
 
     def _encoded(self, chunk: bytes | None) -> bytes:
         if chunk is not None:

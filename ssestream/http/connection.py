@@ -173,7 +173,7 @@ class Connection(Watched):
             _is_alone(environ),
             call_queue_of(environ).lock,
         )
-        connection._tune()
+        connection.tune()
         environ[_CACHE_KEY] = connection
         return connection
 
@@ -282,7 +282,8 @@ class Connection(Watched):
         """Shut the connection down, both ways, and stop watching it."""
         self.release(cut=True)
 
-    def _tune(self) -> None:
+    def tune(self) -> None:
+        """Set the options of the socket for a long answer. See `of`."""
         sock = self._sock
         if sock is None:
             return

@@ -5,7 +5,6 @@ The level is WARNING, or INFO if streams only cost more than they need to.
 
 import itertools
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from gevent import monkey
 from ..errors import StreamDestroyed
 from ..printable import escape
 from ..runtime.calls import run_logged
+from ..runtime.frames import callers
 from ..runtime.loop import Loop, current_loop, logger
 from .connection import Connection
 from .registry import registry
@@ -102,9 +102,7 @@ def threads_of_server() -> int | None:
     The server's own objects tell, and the stack of the calling thread leads to them. No
     number is kept, since a process may have several servers.
     """
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
+    for frame in callers():
         find = _THREADS.get(frame.f_globals.get("__name__", ""))
         if find is not None:
             try:
@@ -127,9 +125,7 @@ def asgi_adapter() -> str | None:
     The stack of the calling thread tells. A middleware may have replaced every object that
     the adapter gave to the app.
     """
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
+    for frame in callers():
         module = frame.f_globals.get("__name__")
         if isinstance(module, str) and module.startswith(_OF_ADAPTERS):
             return next(name for start, name in _ADAPTERS.items() if module.startswith(start))

@@ -1,13 +1,13 @@
 """The request that code runs for: its call queue, and its name in the log."""
 
 import functools
-import sys
 from typing import Any
 
 import flask
 
 from ..runtime.calls import CallQueue
 from ..runtime.forking import process
+from ..runtime.frames import callers
 from ..runtime.loop import current_loop, logger
 from ..runtime.origin import Origin, running_origin
 
@@ -78,9 +78,7 @@ def _server_of_caller() -> Any:
 
     A request has no reference to either, so look for it in the callers' frames.
     """
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
+    for frame in callers():
         caller = frame.f_locals.get("self")
         module = type(caller).__module__
         if module.startswith(("gevent.pywsgi", "gunicorn.workers.")):

@@ -150,8 +150,8 @@ class OutgoingMessage(Emitter):
             raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
         self._body.finish("error", cut=True, error=error)
 
-    def _server_done(self) -> None:
-        """The server is done with the response. `Body.close` calls this."""
+    def close(self) -> None:
+        """The server is done with the response. An app calls `end` or `destroy` instead."""
         self._body.done()
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import flask
 from flask.signals import request_finished, request_tearing_down
 
+from ..plain import unproxied
 from .async_view import cancelled_tasks, note_loop
 from .diagnosis import cancelled_with_view, never_piped
 
@@ -47,7 +48,7 @@ def current_context() -> Any:
 
     A view may copy its context to another thread: then one request has several contexts.
     """
-    return _context._get_current_object()
+    return unproxied(_context)
 
 
 def belong(environ: dict[str, Any], stream: Belonging) -> None:

@@ -139,6 +139,14 @@ class Emitter(Uncopyable, pyee.EventEmitter):
             )
 
 
+def emit_soon(emitter: Emitter, event: str, *args: object) -> None:
+    """Let *emitter* emit *event* soon, after all events that were announced before it.
+
+    It is no public method, because an app would inherit it with every stream and response.
+    """
+    emitter._emit_soon(event, *args)
+
+
 def _after_fork() -> None:
     # A thread of the parent may have held the lock.
     global _lock

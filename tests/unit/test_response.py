@@ -8,6 +8,7 @@ from typing import Any
 import flask
 import pytest
 from flask import Blueprint, Flask, Response, g, has_app_context, has_request_context, session
+from werkzeug.test import create_environ
 
 from ssestream import (
     HeadersSent,
@@ -200,6 +201,36 @@ def test_a_subclass_of_ones_own_stays_what_it_is(app: Flask) -> None:
         assert isinstance(made[0], Counting)
         assert isinstance(made[0], response_class)
         assert made[0].written == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_close_of_the_apps_own_is_called_as_for_any_response(
+    app: Flask, closes: Closes, fails: bool
+) -> None:
+    calls = []
+
+    class Closing(ServerResponse):
+        def close(self) -> None:
+            calls.append("close")
+            if fails:
+                raise OSError("a close that fails")
+            super().close()
+
+    @app.get("/")
+    def view() -> ServerResponse:
+        res = closes.of(Closing())
+        res.write("begun")
+        return res
+
+    body: Any = app(create_environ("/"), lambda status, headers: None)
+    assert next(body) == b"begun"
+    if fails:
+        with pytest.raises(OSError, match="a close that fails"):
+            body.close()
+    else:
+        body.close()
+    assert calls == ["close"]
+    closes.once()
 
 
 def test_an_apps_class_may_be_a_server_response(app: Flask) -> None:
