@@ -17,6 +17,7 @@
 #   message_queue.py   the messages that wait in a stream
 #   pipe.py            one stream piped to one destination
 #
+#   express.py         Express's conveniences: res.status(404).json(...)
 #   response.py        ServerResponse: Node's res as a Flask response
 #
 #   flow.py            all that changes a stream's state, under one lock

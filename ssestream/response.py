@@ -11,7 +11,7 @@ Flask's ``make_response`` turns a response of another class into the app's own c
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flask
 import werkzeug
@@ -20,6 +20,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from .config import app_settings, client_of
 from .errors import HeadersSent
+from .express import OK, Express
 from .http import kept_heads, unreturned
 from .http.async_view import note_loop
 from .http.body import Body
@@ -36,12 +37,13 @@ from .http.unsent import UnsentBuffer, sent
 from .runtime.callables import check_callable
 from .wire import HEADERS
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 #: The key of a list in the environ. A server that sets it flushes the heads of the listed
 #: responses itself, when it has the body: only then does it know whether the connection ends
 #: with the body.
 FLUSH_LATER = "ssestream.flush_later"
-
-_OK = "200 OK"
 
 # A shared empty list, to which nothing may be appended.
 _NONE: Any = ()
@@ -55,7 +57,7 @@ def _become(response: Any, response_class: Any) -> None:
     object.__dict__["__class__"].__set__(response, response_class)
 
 
-class ServerResponse(OutgoingMessage, flask.Response):
+class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[misc]
     """A Flask response that a view returns and goes on writing to.
 
     *status* is an int such as 200 or a str such as ``"200 OK"``. *headers* is a
@@ -106,7 +108,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self._headers = kept_heads.beginning(own)
         # With direct_passthrough nobody collects the endless body, for example to make an ETag
         # of it.
-        flask.Response.__init__(self, self._body, _OK, self._headers, direct_passthrough=True)
+        flask.Response.__init__(self, self._body, OK, self._headers, direct_passthrough=True)
         self._lent = True
         self._on_close = _NONE
         self._flush = False
@@ -133,18 +135,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
             headers = CheckedHeaders(headers)
         self._headers, self._lent = headers, False
 
-    @property
-    def status(self) -> str:
-        """The status line, such as ``"200 OK"``. An int may be assigned too."""
-        return str(super().status)
-
-    @status.setter
-    def status(self, status: int | str) -> None:
-        # The app's response class may have a setter of its own.
-        base: Any = super(ServerResponse, type(self))
-        base.status.fset(self, status if status is _OK else check_status(status))
-
-    def header(self, name: str | Mapping[str, Any], value: Any = None) -> "ServerResponse":
+    def header(self, name: str | Mapping[str, Any], value: Any = None) -> "Self":
         """Set one header, or several from a mapping. Express's ``res.header``.
 
         *value* is a str, an int, or a list of them for a header with several lines.
@@ -160,7 +151,7 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self,
         status: int | str,
         headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
-    ) -> "ServerResponse":
+    ) -> "Self":
         """Set the status, and add *headers* to the headers that are set already.
 
         A header of the same name is replaced. None adds none. Returns the response.
@@ -171,8 +162,8 @@ class ServerResponse(OutgoingMessage, flask.Response):
         self._check_unsent("write_head()")
         if headers is HEADERS and status == 200:
             # The call of SseStream.pipe(): its headers need no check.
-            if self.status != _OK:
-                self.status = _OK
+            if self._status_line != OK:
+                self.status = OK
             if self._lent:
                 self._headers = STREAM
                 return self
@@ -252,13 +243,13 @@ class ServerResponse(OutgoingMessage, flask.Response):
         # head and its heads are not kept.
         own: Any = type(self)
         usual = _makes_usual_heads(own)
-        status = self.status
+        status = self._status_line
         # Werkzeug asks for `headers`, and these are a copy then, so make the key before.
         key = kept_heads.key_of(status, self._headers)
         head = kept_heads.kept(key) if usual else None
         if head is not None:
             return self.get_app_iter(environ), status, head
-        body, status, head = super().get_wsgi_response(environ)
+        body, _, head = super().get_wsgi_response(environ)
         if usual and self._is_stream():
             kept_heads.keep(key, head)
         return body, status, head

@@ -30,7 +30,7 @@ FLOORS = (
     {"errors", "plain", "printable", "settings", "runtime"},
     {"wire", "http", "brokers"},
     {"config", "message_queue", "pipe"},
-    {"flow", "response"},
+    {"express", "flow", "response"},
     {"stream"},
     {"channels", "pipeline", "timers"},
     {"gunicorn", "__init__", "__main__"},

@@ -60,6 +60,14 @@ class Emitter(Uncopyable, pyee.EventEmitter):
         self._call_queue = call_queue or CallQueue()
         self._followers: tuple[Follower, ...] = ()
 
+    def off(self, event: str, handler: Callable[..., object]) -> "Emitter":
+        """Remove *handler* of *event*. Does nothing if it is not there. Node's ``emitter.off``."""
+        try:
+            self.remove_listener(event, handler)
+        except KeyError:
+            pass
+        return self
+
     def _is_lost(self) -> bool:
         """Whether this process is a job, and the emitter is a copy of its parent's."""
         return process.is_job and self._call_queue.is_lost
