@@ -84,8 +84,8 @@ class Cursor:
         """
         return self.place.position
 
-    @position.setter
-    def position(self, position: Position | None) -> None:
+    def go_to(self, position: Position | None) -> None:
+        """Stand at *position* from now on."""
         self.move(Place(position))
 
     def move(self, place: Place) -> None:
@@ -93,9 +93,53 @@ class Cursor:
         self.leave()
         self.place = place
 
+    def stand_at(self, place: Place) -> None:
+        """Stand at *place* from now on. Only for a cursor that is in no cohort any more."""
+        self.place = place
+
+    def advance(self, place: Place, messages: int) -> None:
+        """The stream got *messages* more events, up to *place*. Only outside of a cohort."""
+        self.place = place
+        self.delivered += messages
+
+    def lose_place(self) -> None:
+        """Stand at a position that no log knows, so that the stream emits a gap."""
+        self.go_to(UNKNOWN)
+        self.snapshot_at = UNKNOWN
+
+    def follow(self, tail: Any) -> None:
+        """Follow the log of *tail* from now on."""
+        self.tail = tail
+
+    def subscribe_at(self, end: Position | None) -> None:
+        """Obey no control frame up to *end*; with None, obey every control frame."""
+        self.subscribed_at = end
+
+    def start_reading(self) -> None:
+        """A reader has this cursor from now on, or the cursor waits for a reader."""
+        self.reading = True
+
+    def stop_reading(self) -> None:
+        """No reader has this cursor any more."""
+        self.reading = False
+
+    def note_gap(self, end: Position) -> None:
+        """The stream has missed entries. The app's snapshot will have all events up to *end*."""
+        self.gaps += 1
+        self.snapshot_at = end
+
+    def count(self, delivered: int, replayed: int) -> None:
+        """The stream got *delivered* more events, *replayed* of them from the log."""
+        self.delivered += delivered
+        self.replayed += replayed
+
     def leave(self) -> None:
         """Act alone from now on. Does nothing if the cursor is in no cohort. Thread-safe."""
         self.place.leave(self)
+
+    def simplify(self) -> None:
+        """Let a broadcast move this cursor by its position alone."""
+        self.simple = True
 
     def complicate(self) -> None:
         """Let no broadcast move this cursor by its position alone from now on."""

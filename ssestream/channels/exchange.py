@@ -147,7 +147,7 @@ class Exchange:
         """The stream of *subscription* has room again."""
         # Count before looking for cursors that are behind. A reader that is about to stop
         # compares the count, and then reads on.
-        subscription.drains += 1
+        subscription.count_drain()
         for cursor in subscription.cursors:
             self.listener.replay.drained(cursor)
 

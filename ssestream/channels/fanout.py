@@ -79,10 +79,9 @@ def broadcast_to_cohorts(tail: Tail, batch: Batch, loop: Loop) -> Iterable[None]
 
     Yields before each cohort, so that the caller can let other greenlets run.
     """
-    tail.cohorts = [cohort for cohort in tail.cohorts if cohort]
-    for cohort in tail.cohorts[:]:
+    for cohort in tail.living_cohorts():
         yield
-        tail.delivered_together += cohort.send(batch, loop, clock.now()) * batch.messages
+        tail.count_together(cohort.send(batch, loop, clock.now()) * batch.messages)
 
 
 def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -> list[Cursor]:
@@ -103,7 +102,6 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
         reader = buffer.waiting_reader
         if isinstance(reader, Direct) and reader.loop is loop:
             # The reader stays marked as asleep, because nothing else is sent before this returns.
-            cursor.delivered += messages
             reader.send_batch(batch, cursor, now)
             continue
         waker = buffer.hand_to_reader(frames, messages, now)
@@ -115,6 +113,7 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
             wakes.append(waker.wake_now)
         else:
             waker.wake()
+        # As `Cursor.advance` does. A call would take longer than both lines.
         cursor.place = place
         cursor.delivered += messages
     loop.call_each(wakes)

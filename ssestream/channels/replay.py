@@ -73,14 +73,14 @@ class Replay:
     def _place(self, cursor: Cursor) -> None:
         at = cursor.position
         piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
-        cursor.subscribed_at = piece.end
+        cursor.subscribe_at(piece.end)
         if at is None:
             self._begin(cursor, piece)
         elif piece.misses(at):
             # The position may be invented by the client. No later id may contain it.
-            cursor.position = UNKNOWN
+            cursor.go_to(UNKNOWN)
         elif at.number == piece.last and at.log == piece.log:
-            cursor.position = piece.end
+            cursor.go_to(piece.end)
 
     def _begin(self, cursor: Cursor, piece: Slice) -> None:
         """Give *cursor* its first position: before its latest entries, or at the end of the log."""
@@ -89,7 +89,7 @@ class Replay:
             if cursor.position is None:
                 before = max(piece.first - 1, piece.last - latest)
                 at_end = before == piece.last
-                cursor.position = piece.end if at_end else Position(piece.log, before)
+                cursor.go_to(piece.end if at_end else Position(piece.log, before))
 
     def forget(self, cursors: list[Cursor]) -> None:
         """Forget *cursors*, which are removed."""
@@ -131,7 +131,7 @@ class Replay:
         with self._tails.lock:
             if cursor.reading or self._tails.of(cursor) is None:
                 return
-            cursor.reading = True
+            cursor.start_reading()
             self._behind.append(cursor)
             start = self._readers < READERS
             if start:
@@ -148,7 +148,7 @@ class Replay:
         with self._tails.lock:
             done = self._tails.goes_live(cursor, seen)
             if done:
-                cursor.reading = False
+                cursor.stop_reading()
             return done
 
     # -- the readers
@@ -160,7 +160,7 @@ class Replay:
                     # Drop the queue while the broker is down. When the broker is back, the
                     # listener lets all cursors that are behind read on.
                     while self._behind and self._health.is_down:
-                        self._behind.popleft().reading = False
+                        self._behind.popleft().stop_reading()
                     if not self._behind:
                         self._readers -= 1
                         return
@@ -182,7 +182,7 @@ class Replay:
         except BrokerError as error:
             # Let the listener log the error, and let it start the readers when the broker is back.
             with self._tails.lock:
-                cursor.reading = False
+                cursor.stop_reading()
                 self._health.note(error)
             self._broker.wake()
         except Exception as error:
@@ -199,7 +199,7 @@ class Replay:
     def _pause(self, cursor: Cursor) -> None:
         """Let no reader move *cursor* until `read_on` is called."""
         with self._tails.lock:
-            cursor.reading = False
+            cursor.stop_reading()
 
     def _catch_up(self, cursor: Cursor) -> bool:
         """Read on once for *cursor*. Returns whether a reader must go on with it.
@@ -228,13 +228,13 @@ class Replay:
                 if piece.has_other_past(at):
                     # The number of `subscribed_at` has no meaning in the other past. Obey every
                     # control frame from now on.
-                    cursor.subscribed_at = None
+                    cursor.subscribe_at(None)
                 return self._tell_of_gap(cursor, at, piece)
             publications = publications_of(piece)
             if not publications:
                 # The cursor is at the end of the log, and goes live unless the listener has got
                 # new entries meanwhile.
-                cursor.position = piece.end
+                cursor.go_to(piece.end)
                 self._tails.found(tail, piece.end)
                 return not self._goes_live(cursor, here or piece.end)
         if subscription.deliver(cursor, publications, replayed=True):
@@ -278,15 +278,14 @@ class Replay:
         oldest, told = piece.beginning, cursor.snapshot_at
         is_known = told.log == piece.log and piece.first <= told.number + 1 <= piece.last + 1
         if is_known and not piece.has_other_past(at):
-            cursor.position = oldest
+            cursor.go_to(oldest)
             return True
-        cursor.gaps += 1
-        cursor.snapshot_at = piece.end
+        cursor.note_gap(piece.end)
 
         def go_on() -> None:
             # Move the cursor only after the handlers of "gap" have run. A client that leaves
             # without the snapshot then gets a gap again.
-            cursor.position = oldest
+            cursor.go_to(oldest)
             # Send an id now. If no event followed, the old id of the client would be a gap again.
             cursor.subscription.tell_place()
             self._pause(cursor)

@@ -106,6 +106,10 @@ class Subscription:
             self._follow(tuple(cursor for cursor in self.cursors if cursor not in taken))
         return taken
 
+    def count_drain(self) -> None:
+        """The stream has emitted ``"drain"`` once more."""
+        self.drains += 1
+
     def close(self) -> None:
         """Give nothing more to the stream."""
         self.closed = True
@@ -171,14 +175,14 @@ class Subscription:
                 or not self.stream._write_through(batch.frames, batch.messages)
             ):
                 return False
-            cursor.move(batch.place)
-            cursor.delivered += batch.messages
+            cursor.leave()
+            cursor.advance(batch.place, batch.messages)
             return True
 
     def lose_place(self, cursor: Cursor) -> None:
         """Mark the position of *cursor* as unknown to the log, so that the stream emits a gap."""
         with self._lock:
-            cursor.position = cursor.snapshot_at = UNKNOWN
+            cursor.lose_place()
 
     def obey(self, cursor: Cursor, news: News) -> None:
         """End the stream if *news* takes away its access, or may miss an entry that does."""
@@ -252,8 +256,7 @@ class Subscription:
                 # Exception instead, because only this stream fails and the listener must go on.
                 raise RuntimeError(f"push() failed: {error!r}") from error
             finally:
-                cursor.delivered += given
-                cursor.replayed += given if replayed else 0
+                cursor.count(given, given if replayed else 0)
             more = more and not self.closed
         # Call the keeper without the lock, because the keeper may call `tell_place`.
         if silent or (given and cursor.filter is not None):
@@ -273,7 +276,7 @@ class Subscription:
         for cursor in cursors:
             simple = alone and self._pushes and cursor.filter is None
             if simple and call_queue.has_loop and call_queue.loop.cooperative:
-                cursor.simple = True
+                cursor.simplify()
             else:
                 cursor.complicate()
 

@@ -107,15 +107,15 @@ class Tail:
         if cursor.position is None:
             # The broker could not tell the end of the log. The listener hears of every entry
             # after its own position.
-            cursor.subscribed_at = self.position
+            cursor.subscribe_at(self.position)
         if self.position is None:
             self.position = cursor.subscribed_at
         elif self.position == cursor.subscribed_at:
             # Many cursors share one position object, which saves memory.
             if cursor.position is cursor.subscribed_at:
-                cursor.position = self.position
-            cursor.subscribed_at = self.position
-        cursor.tail = self
+                cursor.go_to(self.position)
+            cursor.subscribe_at(self.position)
+        cursor.follow(self)
         self.cursors.add(cursor)
 
     def remove(self, cursor: Cursor) -> None:
@@ -132,7 +132,7 @@ class Tail:
         if self._place.position != cursor.position:
             self._place = cursor.place
         # Share one place with the others, which saves memory.
-        cursor.place = self._place
+        cursor.stand_at(self._place)
         self.live.add(cursor)
         self.apart.add(cursor)
 
@@ -151,6 +151,24 @@ class Tail:
         # and the addition would stay in this set.
         if cursor not in self.live:
             self.apart.discard(cursor)
+
+    def living_cohorts(self) -> list[Any]:
+        """The cohorts with a member. The others are forgotten."""
+        self.cohorts = [cohort for cohort in self.cohorts if cohort]
+        return self.cohorts[:]
+
+    def count_together(self, messages: int) -> None:
+        """Streams in cohorts got *messages* more events together."""
+        self.delivered_together += messages
+
+    def count_published(self) -> None:
+        """This process has published one more event."""
+        self.published += 1
+
+    def begin(self, end: Position) -> None:
+        """Begin at *end*, which a read has found, unless the tail has begun already."""
+        if self.position is None:
+            self.position = end
 
     def advance(self, news: News) -> None:
         """Move to the end of *news*, which the listener has read, and keep the publications."""
@@ -235,8 +253,8 @@ class Tails:
     def found(self, tail: Tail | None, end: Position) -> None:
         """Let *tail* begin at *end*, which a read has found, unless it has begun already."""
         with self.lock:
-            if tail is not None and tail.position is None:
-                tail.position = end
+            if tail is not None:
+                tail.begin(end)
 
     def goes_live(self, cursor: Cursor, seen: Position | None) -> bool:
         """Let *cursor* go live if it is at the end of the log. Returns whether it is live or over.
@@ -290,7 +308,7 @@ class Tails:
         with self.lock:
             tail = self._tails.get(name)
             if tail is not None:
-                tail.published += 1
+                tail.count_published()
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         with self.lock:

@@ -52,7 +52,7 @@ class GroupedSender(Sender, Direct):
             sent = 0
         except Exception:
             sent = -1
-        cursor.place = batch.place
+        cursor.advance(batch.place, batch.messages)
         if sent != len(chunk):
             self.keep(batch, sent)
             return
@@ -70,6 +70,16 @@ class GroupedSender(Sender, Direct):
             self.sent_partly(batch.chunk(), sent, len(batch.frames), batch.messages)
         except Exception:
             logger.exception("a stream was cut during a broadcast, and cutting it failed")
+
+    def join(self, cursor: Cursor, account: Account) -> None:
+        """Share the place of *cursor*, and *account*, with the other members of a cohort."""
+        self.cursor = cursor
+        self.buffer.share(account)
+
+    def act_alone(self) -> None:
+        """Share nothing any more. The cohort has removed this sender."""
+        self.cursor = None
+        self.buffer.share(ALONE)
 
     def leave(self) -> None:
         """Leave the cohort, if this sender is in one. Thread-safe."""
@@ -170,8 +180,8 @@ class Cohort(Together):
                     member.buffer.share(self._account)
             self.members[cursor] = sender
             self._sockets = None
-            sender.cursor, cursor.place = cursor, self
-            sender.buffer.share(self._account)
+            cursor.stand_at(self)
+            sender.join(cursor, self._account)
             cursor.tail.apart.discard(cursor)
             # Another thread may have changed the stream since the caller looked at it.
             if not cursor.simple or cursor.stream._output is not sender.buffer:
@@ -183,8 +193,8 @@ class Cohort(Together):
             if sender is None:
                 return
             self._sockets = None
-            sender.cursor, cursor.place = None, Place(self.position)
-            sender.buffer.share(ALONE)
+            cursor.stand_at(Place(self.position))
+            sender.act_alone()
             cursor.tail.stand_apart(cursor)
 
 
