@@ -19,6 +19,7 @@ from ssestream import (
     set_interval,
     set_timeout,
 )
+from tests.kit.responses import Closes, ended
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 
@@ -29,34 +30,7 @@ def app() -> Flask:
     return app
 
 
-def ended(res: ServerResponse | None = None) -> ServerResponse:
-    """A response of one message."""
-    res = res or ServerResponse()
-    sse_stream = SseStream(flask.request)
-    sse_stream.pipe(res)
-    sse_stream.end({"data": "hello"})
-    return res
-
-
 BODY = b":ok\n\ndata: hello\n\n"
-
-
-class Closes:
-    """How often a response has closed; it may be asked in any thread."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def of(self, res: ServerResponse) -> ServerResponse:
-        @res.on("close")
-        def closed() -> None:
-            self.count += 1
-
-        return res
-
-    def once(self) -> None:
-        until(lambda: self.count, "close")
-        assert self.count == 1
 
 
 @pytest.fixture
@@ -309,49 +283,6 @@ def test_the_head_cannot_change_once_it_has_left(
             change(made[0])
 
 
-@pytest.mark.parametrize("where", ["after_request", "view"])
-def test_one_that_another_response_replaces_is_closed(
-    app: Flask, closes: Closes, where: str
-) -> None:
-    @app.get("/")
-    def view() -> Any:
-        res = closes.of(ended())
-        return "instead" if where == "view" else res
-
-    @app.after_request
-    def replace(response: Response) -> Response:
-        return Response("instead") if where == "after_request" else response
-
-    with Visit(app) as visit:
-        visit.read_to_end()
-    assert visit.body == b"instead"
-    closes.once()
-
-
-@on_threads_and_greenlets
-def test_a_view_that_raises_leaves_no_timer(app: Flask, closes: Closes) -> None:
-    kept: list[Any] = []
-
-    @app.get("/")
-    def view() -> Response:
-        res = closes.of(ServerResponse())
-        SseStream(flask.request).pipe(res)
-        timer = set_interval(lambda: None, 1)
-        kept.append(timer)
-        res.on("close", lambda: clear_interval(timer))
-        # It comes while the request is on its way out, and still outside of it.
-        res.on("close", lambda: kept.append((has_request_context(), has_app_context())))
-        raise RuntimeError
-
-    with Visit(app) as visit:
-        visit.read_to_end()
-    assert visit.head.startswith("HTTP/1.0 500")
-    closes.once()
-    until(lambda: kept[1:], "the last handler")
-    assert kept[1] == (False, False)
-    until(lambda: kept[0]._watcher is None, "the timer's end")
-
-
 # -- the head
 
 
@@ -601,78 +532,3 @@ def test_another_body_may_be_set(app: Flask, closes: Closes) -> None:
         visit.read_to_end()
     assert visit.body == b"plain"
     closes.once()
-
-
-class Correcting(Response):
-    autocorrect_location_header = True
-
-
-def test_the_head_of_one_stream_is_no_other_s() -> None:
-    app = Flask(__name__)
-
-    @app.get("/<name>")
-    def view(name: str) -> ServerResponse:
-        res = ServerResponse(headers={"Content-Type": "text/event-stream"})
-        if name != "plain":
-            res.set_cookie("name", name)
-        if name == "moved":
-            res.header("Location", "elsewhere")
-        res.end("data: x\n\n")
-        return res
-
-    def head_of(name: str, host: str = "localhost") -> dict[str, str]:
-        return dict(app.test_client().get(f"/{name}", base_url=f"http://{host}/").headers)
-
-    plain = head_of("plain")
-    assert head_of("plain") == plain
-    assert "Set-Cookie" not in plain
-    assert head_of("a")["Set-Cookie"].startswith("name=a;")
-    assert head_of("b")["Set-Cookie"].startswith("name=b;")
-    assert head_of("plain") == plain
-    app.response_class = Correcting
-    for host in ("one.example", "two.example"):
-        assert head_of("moved", host)["Location"] == f"http://{host}/elsewhere"
-
-
-def test_an_app_s_own_idea_of_a_head_is_asked_each_time() -> None:
-    class Numbered(Response):
-        def get_wsgi_headers(self, environ: dict[str, Any]) -> Any:
-            headers = super().get_wsgi_headers(environ)
-            headers["X-Path"] = environ["PATH_INFO"]
-            return headers
-
-    app = Flask(__name__)
-    app.response_class = Numbered
-
-    @app.get("/<name>")
-    def view(name: str) -> ServerResponse:
-        return ended(ServerResponse(headers={"Content-Type": "text/event-stream"}))
-
-    for path in ("/a", "/b", "/a"):
-        assert app.test_client().get(path).headers["X-Path"] == path
-
-    # Another app of the same process has none of it, whose streams have the same head else.
-    other = Flask(__name__)
-    other.get("/<name>")(view)
-    assert "X-Path" not in other.test_client().get("/a").headers
-
-
-def test_neither_is_that_of_a_class_of_ones_own() -> None:
-    class Signed(ServerResponse):
-        def get_wsgi_headers(self, environ: dict[str, Any]) -> Any:
-            headers = super().get_wsgi_headers(environ)
-            headers["Set-Cookie"] = f"user={environ['PATH_INFO']}"
-            return headers
-
-    app = Flask(__name__)
-
-    @app.get("/<name>")
-    def view(name: str) -> ServerResponse:
-        stream = SseStream(flask.request)
-        stream.end({"data": "x"})
-        return stream.pipe(ServerResponse() if name == "plain" else Signed())
-
-    plain = dict(app.test_client().get("/plain").headers)
-    for path in ("/anne", "/bert"):
-        assert app.test_client().get(path).headers["Set-Cookie"] == f"user={path}"
-        assert dict(app.test_client().get("/plain").headers) == plain

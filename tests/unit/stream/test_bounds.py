@@ -21,7 +21,7 @@ from ssestream import (
 from ssestream.config import KNOWN, _known
 from ssestream.http import outgoing
 from ssestream.http.connection import Connection
-from ssestream.http.interning import EACH, SIZE, Shared
+from ssestream.http.interning import EACH
 from ssestream.http.outgoing import OutgoingMessage
 from ssestream.http.output import CHUNK, STUCK
 from ssestream.settings import DEFAULTS, Options, Settings
@@ -253,26 +253,6 @@ def test_a_replay_arrives_on_real_servers(kind: str, serve: Callable[..., Server
     assert "more was written" not in server.log()
 
 
-def test_another_kind_of_response_is_bounded_once_it_is_sent() -> None:
-    before = statistics()
-    view = OutgoingMessage()
-    for _ in range(3):  # which its view writes, and it is all there
-        assert view.write(b"x" * Settings().max_bytes) is False
-    outgoing.body_of(view).open(Connection())
-    assert not view.closed
-    assert view.write(b"x") is False
-    assert view.closed
-    message = OutgoingMessage()
-    outgoing.body_of(message).open(Connection())
-    while outgoing.body_of(message).buffer.length < Settings().max_bytes - 1000:
-        message.write(b"x" * 1000)
-    assert not message.closed
-    message.write(b"x" * 1001)
-    assert message.closed
-    assert outgoing.body_of(message).cause == "overflow"
-    assert statistics().open == before.open
-
-
 def test_only_the_slow_one_of_several_is_cut() -> None:
     stream = SseStream(high_water_mark=4, max_messages=10)
     quick, slow = Slow(stream), Slow(stream)
@@ -348,17 +328,6 @@ def test_a_chunk_is_never_larger_than_what_may_be_in_hand() -> None:
     assert received.endswith(b"data: end\n\n")
 
 
-def test_what_is_written_by_hand_is_bounded() -> None:
-    message = OutgoingMessage()
-    outgoing.body_of(message).open(Connection(), Settings(max_bytes=10_000))
-    while message.write(b"data: by hand\n\n"):
-        pass
-    for _ in range(1000):
-        message.write(b"data: by hand\n\n")
-    assert message.closed
-    assert message.writable_length == 0
-
-
 def write_by_stream(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
     for stream in streams:
         for message in messages:
@@ -411,23 +380,6 @@ def test_equal_messages_that_wait_for_many_clients_are_kept_once(
     once = count * (size + EACH)
     each = count * (64 + 24) + (2 * size if write is write_by_stream else 1000)
     assert grown < once + len(streams) * each + 100_000
-
-
-def test_the_bytes_that_are_known_of_what_waits_are_bounded() -> None:
-    shared = Shared()
-    frames = [b"%09d" % number * 100 for number in range(6 * SIZE // 900)]
-    tracemalloc.start()
-    try:
-        for frame in frames:
-            assert shared(bytes([*frame])) == frame
-        assert shared(bytes(2 * SIZE)) == bytes(2 * SIZE)
-        assert shared.large(bytes(2 * SIZE)) == bytes(2 * SIZE)
-        grown, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert grown < 3 * SIZE
-    last = frames[-1]
-    assert shared(bytes([*last])) is shared(bytes([*last]))
 
 
 @pytest.mark.server
@@ -572,19 +524,6 @@ def test_settings_of_many_kinds_are_not_all_kept() -> None:
     for number in range(3 * KNOWN):
         assert SseStream(max_age=1000 + number)._settings.max_age == 1000 + number
     assert len(_known) <= KNOWN
-
-
-def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
-    class Racing(Connection):
-        def watch(self, *args: Any) -> None:
-            message.destroy()
-
-    message = OutgoingMessage()
-    before = statistics()
-    outgoing.body_of(message).open(Racing(), Settings())
-    after = statistics()
-    assert after.closed["error"] == before.closed.get("error", 0) + 1
-    assert (after.opened, after.open) == (before.opened + 1, before.open)
 
 
 def test_a_bound_for_each_client_without_a_key_to_know_clients_by_is_told_once(

@@ -1,4 +1,4 @@
-"""SseStream's rules: order, drain, ends, and what a request tells it."""
+"""SseStream's rules: order, drain, and ends."""
 
 import functools
 import sys
@@ -9,17 +9,12 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider, JSONProvider
-from hypothesis import given
-from hypothesis import strategies as st
 from pyee import EventEmitter
-from werkzeug.local import LocalProxy
 from werkzeug.test import EnvironBuilder
-from werkzeug.wrappers import Request
 
 from ssestream import (
     ClientDisconnected,
@@ -30,9 +25,7 @@ from ssestream import (
     WriteAfterEnd,
     set_timeout,
 )
-from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage, body_of
-from ssestream.http.request import MAX_LAST_EVENT_ID
 from ssestream.runtime.callables import fitting
 from ssestream.wire import Decoder, encode
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
@@ -562,114 +555,6 @@ def test_a_stream_made_outside_takes_the_provider_of_where_it_is_written() -> No
     assert sent(sse_stream) == b'data: "1"\n\n'
 
 
-# -- the request
-
-
-def last_event_id(header: str | None = None, query: str = "") -> str | None:
-    made = environ(QUERY_STRING=query)
-    if header is not None:
-        made["HTTP_LAST_EVENT_ID"] = header
-    found = SseStream(made).last_event_id
-    assert SseStream(Request(made)).last_event_id == found
-    return found
-
-
-def test_a_stream_of_no_request_has_no_last_event_id() -> None:
-    assert SseStream().last_event_id is None
-
-
-@pytest.mark.parametrize(
-    ("header", "query", "found"),
-    [
-        (None, "", None),
-        ("42", "", "42"),
-        (None, "lastEventId=42", "42"),
-        (None, "a=1&lastEventId=4%202&b=2", "4 2"),
-        # A polyfill appends its own, which is newer, or empty when it has none yet.
-        (None, "lastEventId=1&lastEventId=2", "2"),
-        (None, "lastEventId=1&lastEventId=", "1"),
-        (None, "lastEventID=42", None),
-        (None, "lastEventId=", None),
-        (None, "lastEventId", None),
-        ("header", "lastEventId=query", "header"),
-        ("", "lastEventId=query", "query"),
-        # It is there, and so it counts, even if it is of no use.
-        ("\x00", "lastEventId=query", None),
-    ],
-)
-def test_the_last_event_id_is_the_headers_or_else_the_querys(
-    header: str | None, query: str, found: str | None
-) -> None:
-    assert last_event_id(header, query) == found
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("a b;c,d\u00e9\u4f60\U0001f600\u2028", True),
-        ("\xa0", True),
-        ("x" * MAX_LAST_EVENT_ID, True),
-        ("\u4f60" * MAX_LAST_EVENT_ID, True),
-        ("x" * (MAX_LAST_EVENT_ID + 1), False),
-        ("a\x00b", False),
-        ("a\nb", False),
-        ("a\rb", False),
-        ("\x1b[2J", False),
-        ("\x7f", False),
-        ("\x80", False),
-        ("a\x85b", False),
-        ("\x9f", False),
-    ],
-)
-def test_an_id_of_control_characters_or_beyond_all_length_is_none(text: str, kept: bool) -> None:
-    expected = text if kept else None
-    # A browser sends UTF-8, which WSGI hands over as Latin-1.
-    assert last_event_id(text.encode().decode("latin-1")) == expected
-    assert last_event_id(query=f"lastEventId={quote(text)}") == expected
-
-
-def test_a_query_that_was_not_quoted_is_utf_8_too() -> None:
-    assert last_event_id(query="lastEventId=\u00e9".encode().decode("latin-1")) == "\u00e9"
-
-
-@pytest.mark.parametrize(
-    "octets", [b"\xff", b"abc\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xe9t\xe9"]
-)
-def test_an_id_that_is_not_utf_8_is_none(octets: bytes) -> None:
-    assert last_event_id(octets.decode("latin-1")) is None
-    assert last_event_id(query=f"lastEventId={quote(octets)}") is None
-
-
-def is_safe(text: str | None) -> bool:
-    if text is None:
-        return True
-    encode({"id": text})  # it may be sent back as it is
-    return 0 < len(text) <= MAX_LAST_EVENT_ID
-
-
-@given(st.none() | st.text(), st.text())
-def test_whatever_is_asked_is_answered_with_a_safe_id_or_none(
-    header: str | None, query: str
-) -> None:
-    # Even of no server that keeps to WSGI, whose text is Latin-1.
-    asked = {} if header is None else {"HTTP_LAST_EVENT_ID": header}
-    for each in (query, f"lastEventId={query}"):
-        assert is_safe(SseStream(environ(QUERY_STRING=each, **asked)).last_event_id)
-
-
-@given(st.binary())
-def test_any_octets_are_a_safe_id_or_none(octets: bytes) -> None:
-    found = last_event_id(octets.decode("latin-1"))
-    assert is_safe(found)
-    if found is not None:
-        assert found.encode() == octets
-
-
-@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1))
-def test_any_id_that_a_server_would_send_comes_back(text: str) -> None:
-    assert last_event_id(text.encode().decode("latin-1")) == text
-
-
 # -- iteration
 
 
@@ -693,51 +578,3 @@ def test_whoever_waits_for_drain_hears_it_when_the_last_client_has_left() -> Non
     message.destroy()
     until(lambda: heard == ["drain"], "the drain")
     assert not stream.writable_need_drain
-
-
-# -- what is given as bytes
-
-
-class Long(bytes):
-    """Bytes that are three to all who look at them by their own methods."""
-
-    def __bytes__(self) -> bytes:
-        return self
-
-    def __len__(self) -> int:
-        return 3
-
-    def endswith(self, *args: Any) -> bool:
-        return False
-
-
-@pytest.mark.parametrize("kind", [Long, lambda data: LocalProxy(lambda: data)])
-def test_bytes_of_another_class_are_counted_and_sent_as_they_are(kind: Any) -> None:
-    frame = encode({"data": "x" * 1000})
-    sse_stream = SseStream()
-    message = OutgoingMessage()
-    sse_stream.pipe(message)
-    sse_stream.push(kind(frame))
-    assert message.writable_length == len(b":ok\n\n") + len(frame)
-    message.write(kind(frame))
-    message.end()
-    body_of(message).open(Connection())
-    assert b"".join(body_of(message)) == b":ok\n\n" + 2 * frame
-
-
-def test_text_of_another_class_is_written_as_it_is() -> None:
-    class Other(str):
-        def encode(self, *args: Any, **kwargs: Any) -> bytes:
-            return b"something else"
-
-    message = OutgoingMessage()
-    message.write(Other("data: x\n\n"))
-    assert body_of(message).buffer.take() == b"data: x\n\n"
-
-
-def test_a_chunk_that_cannot_be_read_is_refused_as_that() -> None:
-    view = memoryview(b"x")
-    view.release()
-    for chunk, word in [(view, "released"), ("\ud800", "lone surrogate")]:
-        with pytest.raises(ValueError, match=f"^a chunk.*{word}"):
-            OutgoingMessage().write(chunk)

@@ -6,7 +6,7 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream import SseStream
+from ssestream import SseStream, statistics
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.settings import Settings
@@ -135,3 +135,16 @@ def test_a_writer_of_carriage_returns_gets_its_beats() -> None:
         gevent.sleep(0)
     assert received == b"data: x\r\r" + HEARTBEAT
     message.destroy()
+
+
+def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
+    class Racing(Connection):
+        def watch(self, *args: Any) -> None:
+            message.destroy()
+
+    message = OutgoingMessage()
+    before = statistics()
+    body_of(message).open(Racing(), Settings())
+    after = statistics()
+    assert after.closed["error"] == before.closed.get("error", 0) + 1
+    assert (after.opened, after.open) == (before.opened + 1, before.open)
