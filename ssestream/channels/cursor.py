@@ -71,7 +71,7 @@ class Cursor:
         self.filter = filter
         #: Whether a reader has this cursor, or the cursor waits for a reader.
         self.reading = False
-        #: Events that the stream got. `Tail` counts those that it got in a cohort.
+        #: Events that the stream got. `Tail` counts those that it got in a group.
         self.delivered = 0
         #: Events that were read from the log, and gaps.
         self.replayed = self.gaps = 0
@@ -94,11 +94,11 @@ class Cursor:
         self.place = place
 
     def stand_at(self, place: Place) -> None:
-        """Stand at *place* from now on. Only for a cursor that is in no cohort any more."""
+        """Stand at *place* from now on. Only for a cursor that is in no group any more."""
         self.place = place
 
     def advance(self, place: Place, messages: int) -> None:
-        """The stream got *messages* more events, up to *place*. Only outside of a cohort."""
+        """The stream got *messages* more events, up to *place*. Only outside of a group."""
         self.place = place
         self.delivered += messages
 
@@ -134,7 +134,7 @@ class Cursor:
         self.replayed += replayed
 
     def leave(self) -> None:
-        """Act alone from now on. Does nothing if the cursor is in no cohort. Thread-safe."""
+        """Act alone from now on. Does nothing if the cursor is in no group. Thread-safe."""
         self.place.leave(self)
 
     def simplify(self) -> None:

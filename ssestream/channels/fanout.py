@@ -8,22 +8,27 @@ no  way                                     when
 1   one ``send`` for each member of a       a broadcast under ``SseWorker``, to streams that
     cohort: `Together.send`                 were sent the same last batch and nothing else
                                             since
-2   one ``send`` to the stream's own        a broadcast under ``SseWorker``, to any other
-    socket: `Direct.send_batch`. The        stream that keeps up. Nothing waits for it
-    stream then joins a cohort
-3   to the reader that sleeps:              a broadcast on any other server, to a stream that
-    `OutputBuffer.hand_to_reader`           keeps up. Nothing waits for it
-4   past the stream's queue, into the       a ``write()``, or an event of a channel, if the
-    buffer: `OutputBuffer.put_if_clear`     stream has one pipe, which leads to a response,
-                                            and nothing waits in the stream
-5   through the stream's queue and the      always
-    buffer: `SseStream.write`
+2   one ``send`` to the stream's own        a broadcast under ``SseWorker``, to another
+    socket: `Direct.send_batch`. The        *simple* stream whose body is in chunks without
+    stream then joins a cohort              compression. Nothing waits for it
+3   to the reader that sleeps:              a broadcast to any other *simple* stream: on
+    `OutputBuffer.hand_to_reader`           gevent's servers, or compressed or over HTTP/1.0
+                                            under ``SseWorker``. Nothing waits for it
+4   past the stream's queue, into the       any other event of a channel, and a ``write()`` or
+    buffer: `OutputBuffer.put_if_clear`     ``push()`` without a callback, if the stream has
+                                            one pipe, which leads to a response, and nothing
+                                            waits in the stream
+5   through the stream's queue, and from    always
+    there to each destination: `Pipe.send`
 ==  ======================================  ==================================================
 
-The speed of a broadcast depends on this module. Most streams follow one channel, have got all
-earlier events, and have nothing waiting. For such streams, all common work is done only once. A
-stream with a filter, with several channels, or behind goes through `Subscription.deliver`, and so
-by way 4 or 5.
+A stream is *simple* if it follows one channel without a filter, in a greenlet, with the
+library's own ``push()`` (see `Cursor.simple`). All streams of threaded servers, and the streams
+that are not simple, go through `Subscription.deliver_now` and `Subscription.deliver`, and so by
+way 4 or 5. A stream that has missed entries, or has no room, does so too.
+
+The speed of a broadcast depends on this module. Most streams are simple, have got all earlier
+events, and have nothing waiting. For such streams, all common work is done only once.
 
 The senders of ``SseWorker`` and their cohorts are known here by `Direct` and `Together` alone. On
 other servers there are none of them.
@@ -74,14 +79,14 @@ class Together(Place):
         raise NotImplementedError
 
 
-def broadcast_to_cohorts(tail: Tail, batch: Batch, loop: Loop) -> Iterable[None]:
-    """Send *batch* to the cohorts of *tail*. Called in the thread of *loop*.
+def broadcast_together(tail: Tail, batch: Batch, loop: Loop) -> Iterable[None]:
+    """Send *batch* to the groups of *tail*. Called in the thread of *loop*.
 
-    Yields before each cohort, so that the caller can let other greenlets run.
+    Yields before each group, so that the caller can let other greenlets run.
     """
-    for cohort in tail.living_cohorts():
+    for group in tail.living_groups():
         yield
-        tail.count_together(cohort.send(batch, loop, clock.now()) * batch.messages)
+        tail.count_together(group.send(batch, loop, clock.now()) * batch.messages)
 
 
 def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -> list[Cursor]:
@@ -95,7 +100,7 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
     wakes: list[Callable[[None], object]] = []
     for cursor in cursors:
         buffer = cursor.stream._output if cursor.simple else None
-        # Ask the buffer for the cohort, too: it may be a cohort of another channel.
+        # Ask the buffer, too: its stream may be in a group of another channel.
         if buffer is None or buffer.account is not ALONE or cursor.place.position != before:
             others.append(cursor)
             continue

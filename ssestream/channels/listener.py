@@ -16,7 +16,7 @@ from ..runtime.clock import clock
 from ..runtime.loop import checkpoint, current_loop, logger
 from ..settings import chance
 from .cursor import Cursor
-from .fanout import TURN, broadcast, broadcast_to_cohorts
+from .fanout import TURN, broadcast, broadcast_together
 from .health import Health
 from .id_blocks import IdBlocks
 from .publication import News
@@ -204,7 +204,7 @@ class Listener:
         loop = current_loop()
         has_sent = False
         for batch in batches:
-            for _ in broadcast_to_cohorts(tail, batch, loop):
+            for _ in broadcast_together(tail, batch, loop):
                 if has_sent:
                     checkpoint()
                 has_sent = True

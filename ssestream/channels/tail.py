@@ -72,9 +72,9 @@ class Tail:
         self.cursors: set[Cursor] = set()
         #: The cursors that the listener moves.
         self.live: set[Cursor] = set()
-        #: Groups of live cursors that are sent to together (see ``fanout``).
-        self.cohorts: list[Any] = []
-        #: Live cursors in no cohort, which a broadcast visits one by one.
+        #: Groups of live cursors that are sent to together (see `fanout.Together`).
+        self.groups: list[Any] = []
+        #: Live cursors in no group, which a broadcast visits one by one.
         self.apart: set[Cursor] = set()
         #: How much the log keeps.
         self.bounds = Bounds()
@@ -85,7 +85,7 @@ class Tail:
         self._base: Position | None = None
         # The place of the cursors that went live last.
         self._place = NO_PLACE
-        #: Events that streams got in cohorts. Only broadcasts write it, in one thread.
+        #: Events that streams got in groups. Only broadcasts write it, in one thread.
         self.delivered_together = 0
         #: *delivered*, *replayed* and *gaps* count only for cursors that were removed.
         self.delivered = self.replayed = self.gaps = self.published = 0
@@ -142,7 +142,7 @@ class Tail:
         self.apart.discard(cursor)
 
     def stand_apart(self, cursor: Cursor) -> None:
-        """Let a broadcast visit *cursor* by itself, because it has left its cohort.
+        """Let a broadcast visit *cursor* by itself, because it has left its group.
 
         May be called from any thread, without the lock of `Tails`.
         """
@@ -152,13 +152,13 @@ class Tail:
         if cursor not in self.live:
             self.apart.discard(cursor)
 
-    def living_cohorts(self) -> list[Any]:
-        """The cohorts with a member. The others are forgotten."""
-        self.cohorts = [cohort for cohort in self.cohorts if cohort]
-        return self.cohorts[:]
+    def living_groups(self) -> list[Any]:
+        """The groups with a member. The others are forgotten."""
+        self.groups = [group for group in self.groups if group]
+        return self.groups[:]
 
     def count_together(self, messages: int) -> None:
-        """Streams in cohorts got *messages* more events together."""
+        """Streams in groups got *messages* more events together."""
         self.delivered_together += messages
 
     def count_published(self) -> None:

@@ -200,7 +200,7 @@ class Cohort(Together):
 
 def _with_room(cursor: Cursor, loop: Loop, now: float) -> Cohort:
     """A cohort at the place of *cursor* in *loop* that has room for one more: a new one if none."""
-    cohorts: list[Cohort] = cursor.tail.cohorts
+    cohorts: list[Cohort] = cursor.tail.groups
     place = cursor.place
     # The newest first: the others are full, as long as no member leaves them.
     for cohort in reversed(cohorts):

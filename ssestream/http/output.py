@@ -113,7 +113,7 @@ class OutputBuffer:
         self._written_at = max(self._written_at, last.written_at)
 
     def leave(self) -> None:
-        """Leave the cohort: something else is sent. Does nothing for a buffer in no cohort."""
+        """Act alone from now on: something else is sent. Does nothing if the buffer does so."""
         self.account.leave(self.guard)
 
     def sent_past(self, messages: int, length: int, now: float) -> None:

@@ -106,7 +106,7 @@ def check_places(channels: Channels, name: str = "news") -> None:
     """Whoever is live is either in a cohort or apart, and nobody else is in either."""
     feed = channels._exchange.listener.tails.get(name)
     if feed is not None:
-        together = {cursor for cohort in feed.cohorts for cursor in cohort.members}
+        together = {cursor for cohort in feed.groups for cursor in cohort.members}
         assert not together & feed.apart
         assert together | feed.apart == feed.live
         assert feed.live <= feed.cursors
