@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -23,8 +22,8 @@ from ssestream.http import connection as connections
 from ssestream.http.connection import Connection
 from ssestream.http.keepalive import PATIENCE
 from ssestream.http.outgoing import OutgoingMessage, body_of
-from ssestream.http.peer import unread
 from ssestream.settings import Settings
+from tests.kit.pair import pair_over
 from tests.kit.servers import NO_CONTROL_SOCKET, ROOT, Client, Server, free_port, wait_until
 from tests.kit.visit import until
 
@@ -47,33 +46,6 @@ def small_pair() -> tuple[socket.socket, socket.socket]:
         client.connect(listener.getsockname())
         server, _ = listener.accept()
     return server, client
-
-
-def pair(line: str, certificate: tuple[str, str]) -> tuple[Any, Any]:
-    """The server's end of a connection, and the client's, with the buffers of the system."""
-    if line == "unix":
-        return socket.socketpair()
-    family = socket.AF_INET6 if line == "tcp6" else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.bind(("::1" if line == "tcp6" else "127.0.0.1", 0))
-        listener.listen()
-        client = socket.create_connection(listener.getsockname()[:2])
-        server, _ = listener.accept()
-    if not line.startswith("tls"):
-        return server, client
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False
-    trusting.verify_mode = ssl.CERT_NONE
-    ends: list[Any] = []
-    shaking = threading.Thread(
-        target=lambda: ends.append(context.wrap_socket(server, server_side=True))
-    )
-    shaking.start()
-    encrypted = trusting.wrap_socket(client)
-    shaking.join()
-    return ends[0], encrypted
 
 
 class Download:
@@ -133,7 +105,7 @@ class Download:
             time.sleep(0.01)
         assert standing.unsent
         # By the clock that the tests move, which is ahead of the one that wrote this.
-        body_of(self.message).buffer.written_at = self.now
+        body_of(self.message).buffer.sent_past(0, 0, self.now)
 
     def seconds_until_cut(self, most: float) -> float:
         """Since the client's kernel took something last. Without room it may take a little more."""
@@ -165,7 +137,7 @@ def download(
     def start(line: str, **settings: Any) -> Download:
         if line.endswith("elsewhere"):
             monkeypatch.setattr(connections, "unread", lambda sock: None)
-        ends = small_pair() if line == "small" else pair(line, certificate)
+        ends = small_pair() if line == "small" else pair_over(line, certificate)
         made.append(Download(*ends, **settings))
         return made[-1]
 
@@ -292,39 +264,9 @@ def test_one_that_had_time_to_read_everything_is_given_no_more_of_it(
     client.message.write(b"x" * 10_000)
     until(lambda: body_of(client.message).buffer.length == 0, "that to be with the kernel")
     until(lambda: connection.standing().unsent == 0, "that to be with the client")
-    body_of(client.message).buffer.written_at = client.now
+    body_of(client.message).buffer.sent_past(0, 0, client.now)
     client.upkeep.look(client.now)
     assert client.upkeep._grace(connection.standing(), client.now) < 5
-
-
-@pytest.mark.parametrize("line", ["tcp", "tcp6", "tls"])
-def test_what_the_other_end_has_not_read_is_known_on_this_host(
-    line: str, certificate: tuple[str, str]
-) -> None:
-    server, client = pair(line, certificate)
-    with server, client:
-        before = unread(server)
-        assert before is not None
-        server.sendall(b"x" * 1000)
-        until(lambda: unread(server) >= before + 1000, "the bytes")
-        client.settimeout(20)
-        received = 0
-        while received < 1000:
-            received += len(client.recv(1000))
-        assert unread(server) == 0
-
-
-def test_what_is_no_connection_has_no_other_end() -> None:
-    left, right = socket.socketpair()
-    with left, right, socket.create_server(("", 0)) as listener:
-        port = listener.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            served, _ = listener.accept()
-            assert [unread(each) for each in (left, listener, None, socket)] == [None] * 4
-            client.close()
-            served.close()
-            assert unread(served) is None
-            assert unread(client) is None
 
 
 # -- with real servers

@@ -17,6 +17,42 @@ from ssestream import (
     pipeline,
     set_interval,
 )
+from tests.kit.visit import until
+
+#: The ways to refuse what was begun.
+WAYS = ["abort", "raise", "nothing", "text", "iterator", "ended", "replaced", "before", "copied"]
+
+#: What a view begins.
+BEGINS = [
+    "",
+    "subscribe",
+    "timer",
+    "write timer subscribe",
+    "pipe",
+    "pipe subscribe timer",
+    "subscribe pipe",
+    "pipe unpipe subscribe",
+    "subscribe pipe unpipe",
+    "pipeline",
+    "subscribe pipeline timer",
+]
+
+#: The ways to send a stream.
+SENT = ["pipe", "iterated", "passed", "wrapped", "context", "forwarded", "drawn"]
+
+
+def nothing_is_left(ask: Callable[[], Any], begun: int) -> None:
+    """Wait until *ask*, which reads ``/left``, says that all of at least *begun* steps is gone."""
+
+    def over() -> bool:
+        said = ask()
+        return bool(said["begun"] >= begun and not said["left"] and not said["subscribers"])
+
+    try:
+        until(over, "all to be gone", 10)
+    except AssertionError:
+        raise AssertionError(f"left is {ask()}") from None
+
 
 #: What a view has begun, and what is gone of it.
 Steps = list[str]
