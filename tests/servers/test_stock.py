@@ -1,0 +1,91 @@
+"""What a stock server's streams need of the package: nothing that is only for `SseWorker`."""
+
+import json
+from typing import Any
+
+import pytest
+
+from ssestream.wire import Decoder
+from tests.kit.servers import SERVERS, Client, Server, body_of
+
+pytestmark = pytest.mark.server
+
+EVENTS = 300
+
+#: A function of each walk, on every server. If one is missing, the trace does not see all.
+WALKED = {
+    ("stream.py", "write"),
+    ("http/output.py", "put_if_clear"),
+    ("channels/channels.py", "publish"),
+    ("channels/listener.py", "_hand_on"),
+    ("http/hangup.py", "hang_up"),
+    ("channels/replay.py", "_catch_up"),
+}
+
+
+def ask(server: Server, path: str, method: str = "GET") -> bytes:
+    answer = Client(server.port).get(path, method=method, version="1.0").read_to_end()
+    assert b" 200 OK" in answer, answer
+    return body_of(answer)
+
+
+class Reader:
+    """A browser, as far as its messages go."""
+
+    def __init__(self, server: Server, name: str, last_id: str | None = None) -> None:
+        self._client = Client(server.port)
+        headers = [] if last_id is None else [f"Last-Event-ID: {last_id}"]
+        self._client.get(f"/news?client={name}", *headers)
+        self._client.read_until(b"\nid: ")
+
+    def messages(self) -> list[dict[str, Any]]:
+        return [each for each in Decoder().feed(body_of(self._client.received)) if "data" in each]
+
+    def take(self, count: int) -> list[dict[str, Any]]:
+        """The first *count* messages, waited for."""
+        while len(self.messages()) < count:
+            data = self._client.sock.recv(65536)
+            assert data, "closed"
+            self._client.received += data
+        assert len(self.messages()) == count
+        return self.messages()
+
+    def leave(self) -> None:
+        self._client.fin()
+
+
+def walked(server: Server) -> set[tuple[str, str]]:
+    """The files and functions that a write, a broadcast, a departure and a replay have entered."""
+    clients = [Reader(server, name) for name in ("one", "two")]
+    ask(server, "/write", "POST")
+    for client in clients:
+        assert [each["data"] for each in client.take(1)] == ["written"]
+    ask(server, f"/publish/{EVENTS}", "POST")
+    expected = ["written", *map(str, range(EVENTS))]
+    for client in clients:
+        assert [each["data"] for each in client.take(1 + EVENTS)] == expected
+    clients[0].leave()
+    server.wait_for(event="close", client="one")
+    back = Reader(server, "back", str(clients[0].messages()[EVENTS // 3]["id"]))
+    rest = back.take(EVENTS - EVENTS // 3)
+    assert [each["data"] for each in rest] == expected[EVENTS // 3 + 1 :]
+    return {(file, name) for file, name in json.loads(ask(server, "/functions"))}
+
+
+@pytest.fixture
+def serve(request: pytest.FixtureRequest) -> Any:
+    server = Server(request.param, "tests.servers.apps.traced:app").start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("serve", [each for each in SERVERS if each != "sync"], indirect=True)
+def test_only_the_worker_of_its_own_enters_the_wing_for_it(serve: Server) -> None:
+    """A line of ``gunicorn/`` that runs elsewhere, even in an import, is a line too many."""
+    functions = walked(serve)
+    assert functions >= WALKED
+    own = {(file, name) for file, name in functions if file.startswith("gunicorn/")}
+    if serve.kind == "SseWorker":
+        assert own >= {("gunicorn/cohort.py", "send_batch"), ("gunicorn/sender.py", "wake_now")}
+    else:
+        assert not own
