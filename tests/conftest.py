@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ssestream.http import diagnosis
 from tests.kit.brokers import Actor
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Server
@@ -165,6 +166,29 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield start
     for server in servers:
         server.stop()
+
+
+#: The kinds of brokers. Another is another fixture ``<kind>_url``, which gives the URL of one in
+#: which nothing was ever published.
+KINDS = ("memory", "sqlite", "redis")
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest) -> str:
+    """Of each kind of broker."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture(params=[kind for kind in KINDS if kind != "memory"])
+def shared_url(request: pytest.FixtureRequest) -> str:
+    """Of each kind that processes share."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process have warned of nothing yet."""
+    monkeypatch.setattr(diagnosis, "_said", set())
 
 
 @pytest.fixture

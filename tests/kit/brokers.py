@@ -1,18 +1,22 @@
 """Who uses brokers in the tests, beside the test itself."""
 
+import contextlib
 import json
+import operator
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from ssestream.brokers.broker import Broker, Position, Slice
 from tests.kit.servers import PATIENCE, ROOT
 
 NEVER = Position("", 0)
 LOTS = 1 << 30
+
+T = TypeVar("T")
 
 
 class Actor:
@@ -82,6 +86,22 @@ class Elsewhere:
         if self._error is not None:
             raise self._error
         return self._result[0]
+
+
+@contextlib.contextmanager
+def all_closed(
+    make: Callable[..., T], close: Callable[[T], object] = operator.methodcaller("close")
+) -> Iterator[Callable[..., T]]:
+    """Give *make*. At the end, *close* everything that it has made."""
+    made: list[T] = []
+
+    def noted(*args: Any, **kwargs: Any) -> T:
+        made.append(make(*args, **kwargs))
+        return made[-1]
+
+    yield noted
+    for each in made:
+        close(each)
 
 
 def news(broker: Broker, positions: Mapping[str, Position]) -> dict[str, Slice]:

@@ -8,7 +8,7 @@ import flask
 from ssestream import Channels, ServerResponse, SseStream
 from ssestream.wire import Decoder
 from tests.kit.servers import PATIENCE
-from tests.kit.visit import Visit
+from tests.kit.visit import Visit, until
 
 
 class Watched(SseStream):
@@ -114,6 +114,20 @@ class Client(Visit):
             self.sock.settimeout(PATIENCE)
         self._decode()
         return bool(self._ids)
+
+
+def publish(channels: Channels, name: str, *span: int) -> list[str]:
+    """Publish the numbers of `range` of *span* in the channel *name*; their ids."""
+    return [channels.publish(name, {"data": number}) for number in range(*span)]
+
+
+def are_live(channels: Channels) -> bool:
+    """Whether nobody reads on from the log."""
+    return not any(each.lagging for each in channels.statistics().values())
+
+
+def all_live(channels: Channels) -> None:
+    until(lambda: are_live(channels), "all to be live")
 
 
 def data_of(messages: list[dict[str, Any]]) -> list[Any]:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from ssestream.http import diagnosis
 from tests.kit.servers import Client, Server, wait_until
 from tests.kit.visit import Visit, until
 from tests.servers.apps.mistakes import app, channels, werkzeug
@@ -18,11 +17,8 @@ def paths(beginning: str) -> list[str]:
 
 
 @pytest.fixture
-def warned(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], list[str]]:
+def warned(caplog: pytest.LogCaptureFixture, unsaid: None) -> Callable[[], list[str]]:
     """The warnings so far, of which none was given before."""
-    monkeypatch.setattr(diagnosis, "_said", set())
     caplog.set_level(logging.WARNING, "ssestream")
     return lambda: [each.getMessage() for each in caplog.records]
 

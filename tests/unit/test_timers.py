@@ -13,8 +13,9 @@ import gevent
 import pytest
 
 from ssestream import clear_interval, clear_timeout, set_interval, set_timeout
-from ssestream.runtime.loop import current_loop
+from ssestream.runtime.loop import Loop, current_loop
 from ssestream.timers import Timer
+from tests.kit.insides import is_armed
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 
 CLEARING = (clear_interval, clear_timeout)
@@ -46,16 +47,18 @@ def others_tick() -> None:
 
 
 def is_gone(timer: Timer) -> None:
-    until(lambda: timer._watcher is None, "the watcher's end")
+    until(lambda: not is_armed(timer), "the watcher's end")
 
 
 @on_threads_and_greenlets
 def test_the_home_is_where_it_is_set() -> None:
-    timer = set_timeout(lambda: None, 0)
-    assert timer._loop.cooperative is in_greenlet()
-    assert timer._loop is current_loop()
+    loops: list[Loop] = []
+    timer = set_timeout(lambda: loops.append(current_loop()), 0)
+    until(lambda: loops, "the call")
+    assert loops == [current_loop()]
+    assert loops[0].cooperative is in_greenlet()
     if in_greenlet():
-        assert timer._loop.hub is gevent.get_hub()
+        assert loops[0].hub is gevent.get_hub()
     is_gone(timer)
 
 
@@ -148,7 +151,7 @@ def test_a_slow_callback_holds_up_no_other_timer() -> None:
     slow = set_timeout(gate.wait, 0, 10)
     timer = set_interval(ticks, 1)
     ticks.come(5)
-    assert slow._watcher is not None
+    assert is_armed(slow)
     gate.set()
     clear_interval(timer)
 
@@ -205,7 +208,7 @@ def test_an_interval_may_be_cleared_by_its_own_callback() -> None:
             clear_interval(timer)
 
     timer = set_interval(tick, 1)
-    until(lambda: len(seen) >= 3 and timer._watcher is None, "the third tick")
+    until(lambda: len(seen) >= 3 and not is_armed(timer), "the third tick")
     others_tick()
     assert len(seen) == 3
 

@@ -1,7 +1,6 @@
 """What every broker does: one contract, and the same tests over all of them.
 
-Another broker is another entry in `KINDS`, and a fixture ``<kind>_url`` that
-gives the URL of one in which nothing was ever published.
+Another broker is another entry in `KINDS` of ``tests.conftest``.
 """
 
 import http.client
@@ -32,6 +31,7 @@ from tests.kit.brokers import (
     NEVER,
     Actor,
     Elsewhere,
+    all_closed,
     everything,
     frames,
     news,
@@ -40,36 +40,16 @@ from tests.kit.brokers import (
 )
 from tests.kit.servers import PATIENCE, Server, wait_until
 
-KINDS = ("memory", "sqlite", "redis")
-SHARED = tuple(kind for kind in KINDS if kind != "memory")
-
 Open = Callable[..., Broker]
-
-
-@pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest) -> str:
-    """Of each kind of broker."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
-
-
-@pytest.fixture(params=SHARED)
-def shared_url(request: pytest.FixtureRequest) -> str:
-    """Of each kind that processes share."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
     """Open brokers: ``opened(url, history=1000, history_age=None)``; closed with the test."""
-    brokers: list[Broker] = []
-
-    def make(url: str, history: int = 1000, history_age: float | None = None) -> Broker:
-        brokers.append(open_broker(url, history, history_age))
-        return brokers[-1]
-
-    yield make
-    for broker in brokers:
-        broker.close()
+    with all_closed(
+        lambda url, history=1000, history_age=None: open_broker(url, history, history_age)
+    ) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from ssestream.brokers import open_broker
 from ssestream.brokers.broker import BrokerError, Busy, Position, Slice
 from ssestream.brokers.redis import RedisBroker, listener
 from ssestream.brokers.redis import broker as redis_broker
+from tests.kit.brokers import all_closed, frames
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import ROOT, free_port, wait_until
 
@@ -31,15 +32,10 @@ Start = Callable[..., RedisServer]
 @pytest.fixture
 def broker() -> Iterator[Callable[..., RedisBroker]]:
     """Make brokers: ``broker(url)``; all are closed with the test."""
-    made: list[RedisBroker] = []
-
-    def make(url: str, history: int = 1000, history_age: float | None = None) -> RedisBroker:
-        made.append(RedisBroker(url, history, history_age))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+    with all_closed(
+        lambda url, history=1000, history_age=None: RedisBroker(url, history, history_age)
+    ) as broker:
+        yield broker
 
 
 class Follower:
@@ -76,10 +72,6 @@ class Follower:
         self._broker.wake()
         self._thread.join(20)
         assert not self._thread.is_alive()
-
-
-def frames(piece: Slice) -> list[bytes]:
-    return [entry.frame for entry in piece.entries]
 
 
 def all_of(broker: RedisBroker, channel: str) -> list[bytes]:

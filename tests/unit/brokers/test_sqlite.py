@@ -19,7 +19,17 @@ import pytest
 
 from ssestream.brokers.broker import BrokerError, Position
 from ssestream.brokers.sqlite import SqliteBroker, database, logs, watch
-from tests.kit.brokers import LOTS, NEVER, Actor, Elsewhere, everything, frames, news, plainly
+from tests.kit.brokers import (
+    LOTS,
+    NEVER,
+    Actor,
+    Elsewhere,
+    all_closed,
+    everything,
+    frames,
+    news,
+    plainly,
+)
 from tests.kit.servers import ROOT, wait_until
 
 
@@ -30,17 +40,10 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 def opened(path: str) -> Iterator[Callable[..., SqliteBroker]]:
-    brokers: list[SqliteBroker] = []
-
-    def make(
-        where: str = path, history: int | None = None, age: float | None = None
-    ) -> SqliteBroker:
-        brokers.append(SqliteBroker(where, history, age))
-        return brokers[-1]
-
-    yield make
-    for broker in brokers:
-        broker.close()
+    with all_closed(
+        lambda where=path, history=None, age=None: SqliteBroker(where, history, age)
+    ) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers.broker import ChannelError, Position
 from ssestream.brokers.redis import listener as redis_listener
 from ssestream.channels import ailing, health, listener, replay
-from tests.kit.following import Client, Following, data_of, numbers
+from tests.kit.brokers import all_closed
+from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
+from tests.kit.insides import broker_of, listener_of
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import ROOT
 from tests.kit.visit import until
@@ -36,23 +38,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[str], Channels]]:
-    made: list[Channels] = []
-
-    def make(url: str) -> Channels:
-        made.append(Channels(url))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+    with all_closed(Channels) as opened:
+        yield opened
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-
-
-def publish(channels: Channels, name: str, *span: int) -> list[str]:
-    return [channels.publish(name, {"data": number}) for number in range(*span)]
 
 
 # -- ways in which the log of the channel "bad" cannot be read, and what mends it
@@ -107,7 +98,7 @@ def test_one_key_that_cannot_be_read_holds_up_no_other_channel(
         Client(app, "/?names=fine,bad") as both,
     ):
         if mend is None:
-            until(lambda: all_live(channels), "all to be live")
+            all_live(channels)
             mend = breaks(redis_server, channels)
         until(lambda: told(caplog), "it to be told")
         for n in range(20):
@@ -126,7 +117,7 @@ def test_one_key_that_cannot_be_read_holds_up_no_other_channel(
         assert "'bad'" in told(caplog)[0]
         mend()
         until(lambda: len(told(caplog)) == 2, "it to be told that all is well")
-        until(lambda: all_live(channels), "all to be live")
+        all_live(channels)
         publish(elsewhere, "bad", 1)
         publish(elsewhere, "fine", 1, 2)
         assert data_of(bad.take(1))[-1:] == ["0"]
@@ -135,15 +126,11 @@ def test_one_key_that_cannot_be_read_holds_up_no_other_channel(
     assert len(told(caplog)) == 2, told(caplog)
 
 
-def all_live(channels: Channels) -> bool:
-    return not any(each.lagging for each in channels.statistics().values())
-
-
 @pytest.mark.server
 def test_of_a_thousand_channels_two_may_fail(
     redis_server: RedisServer, opened: Callable[[str], Channels]
 ) -> None:
-    broker = opened(redis_server.url)._exchange.broker
+    broker = broker_of(opened(redis_server.url))
     names = [f"of/{n}" for n in range(1000)]
     ends = {name: Position("", 0) for name in names}
     client = redis_server.client()
@@ -241,7 +228,7 @@ def test_of_a_channel_that_nobody_follows_any_more_nothing_is_said(
         until(lambda: told(caplog), "it to be told")
     until(lambda: channels.statistics() == {}, "it to be followed by nobody")
     # The turn of a try that began before.
-    channels._exchange.listener.replay.ailing._try("bad")
+    listener_of(channels).replay.ailing._try("bad")
     assert len(told(caplog)) == 1, told(caplog)
 
 
@@ -292,7 +279,7 @@ def test_a_connection_that_may_not_be_unblocked_asks_for_it_once(
 ) -> None:
     client = redis_server.client()
     client.execute_command("ACL", "SETUSER", "b", "on", ">b", "~*", "+@all", "-client|unblock")
-    broker = opened(f"redis://b:b@127.0.0.1:{redis_server.port}/0")._exchange.broker
+    broker = broker_of(opened(f"redis://b:b@127.0.0.1:{redis_server.port}/0"))
     for n in range(20):
         broker.wake()
         broker.wait({f"channel-{m}": Position("", 0) for m in range(n + 1)})
@@ -305,7 +292,7 @@ def test_what_works_and_fails_in_turn_is_told_twice(
 ) -> None:
     monkeypatch.setattr(health, "STEADY", 1.0)
     channels = Channels()
-    broker: Any = channels._exchange.broker
+    broker: Any = broker_of(channels)
     read, failures = broker.read, [0]
     is_failing = True
 

@@ -1,5 +1,6 @@
 """What is published in a channel gets to everybody who follows it: in order, and once."""
 
+import functools
 import gc
 import json
 import logging
@@ -14,50 +15,32 @@ from typing import Any
 
 import flask
 import gevent
+import psutil
 import pytest
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.local import LocalProxy
 
 from ssestream import Channels, MessageError, ServerResponse, SseStream
 from ssestream.brokers.broker import Position
-from ssestream.brokers.redis import RedisBroker
-from ssestream.brokers.sqlite import SqliteBroker
 from ssestream.channels.ids import format_id, parse_id
 from ssestream.channels.tail import ChannelStatistics
-from ssestream.http import diagnosis
 from ssestream.runtime.forking import process
 from ssestream.wire import Decoder
-from tests.kit.following import Client, Following, data_of, numbers
+from tests.kit.brokers import all_closed
+from tests.kit.following import Client, Following, data_of, numbers, publish
+from tests.kit.insides import broker_of, end_all_of, exchange_of, idle, listener_of
 from tests.kit.servers import Client as RawClient
 from tests.kit.servers import Server, chunks_of
 from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
-
-KINDS = ("memory", "sqlite", "redis")
 
 Make = Callable[..., Channels]
 
 
 @pytest.fixture
-def opened() -> Iterator[list[Channels]]:
-    channels: list[Channels] = []
-    yield channels
-    for each in channels:
-        for subscription in each._exchange.subscriptions:
-            subscription.stream.destroy()
-        until(lambda each=each: not each._exchange.listener._listening, "the listener to end")
-        each._exchange.broker.close()
-
-
-@pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest, opened: list[Channels]) -> Make:
+def make(url: str) -> Iterator[Make]:
     """Make `Channels` of each kind of broker, which know of each other."""
-    url = request.getfixturevalue(f"{request.param}_url")
-
-    def make(**options: Any) -> Channels:
-        opened.append(Channels(url, **options))
-        return opened[-1]
-
-    return make
+    with all_closed(functools.partial(Channels, url), end_all_of) as make:
+        yield make
 
 
 @pytest.fixture
@@ -66,30 +49,19 @@ def channels(make: Make) -> Channels:
 
 
 @pytest.fixture
-def local(opened: list[Channels]) -> Make:
+def local() -> Iterator[Make]:
     """The same in memory alone: for what the broker has no part in."""
-
-    def make(**options: Any) -> Channels:
-        opened.append(Channels("memory://", **options))
-        return opened[-1]
-
-    return make
-
-
-def publish(channels: Channels, name: str, *span: int) -> list[str]:
-    return [channels.publish(name, {"data": number}) for number in range(*span)]
+    with all_closed(functools.partial(Channels, "memory://"), end_all_of) as make:
+        yield make
 
 
 def nothing_remains(channels: Channels) -> None:
     until(lambda: channels.statistics() == {}, "the last to leave")
-    following = channels._exchange.listener
-    until(lambda: not following._listening, "the listener to end")
-    assert channels.state == "idle"
+    until(lambda: channels.state == "idle", "the listener to end")
     # The stream's own thread or greenlet takes its subscription out, after the last event.
-    until(lambda: not channels._exchange.subscriptions, "the subscriptions to be gone")
-    until(lambda: not following.is_running, "the readers to end")
-    assert not following.tails
-    assert not following.replay._behind
+    until(lambda: not exchange_of(channels).subscriptions, "the subscriptions to be gone")
+    idle(channels)
+    assert not listener_of(channels).tails
 
 
 # -- publishing and following
@@ -293,7 +265,7 @@ def test_another_process_goes_on_where_one_has_ended(make: Make) -> None:
     ids = publish(one, "news", 3)
     other = make()
     app = Following(other, "news")
-    if not one._exchange.broker.shared:  # what is in memory is of one process, and told to be lost
+    if not broker_of(one).shared:  # what is in memory is of one process, and told to be lost
         publish(other, "news", 1)
         with Client(app, last_id=ids[0]) as client:
             client.take(1)
@@ -548,7 +520,7 @@ def test_a_name_that_no_channel_can_have_is_refused_everywhere(local: Make, name
         with pytest.raises(wrong, match="name of a channel"):
             call()
     assert channels.statistics() == {}
-    assert not channels._exchange.subscriptions
+    assert not exchange_of(channels).subscriptions
 
 
 class Sly(str):
@@ -757,7 +729,7 @@ def test_filters_of_several_channels_may_run_at_once(local: Make) -> None:
 @on_threads_and_greenlets
 def test_cut_ends_those_with_the_key_and_nobody_else(make: Make) -> None:
     one, other = make(), make()
-    if not one._exchange.broker.shared:
+    if not broker_of(one).shared:
         other = one
     with (
         Client(Following(one, "news", key=("user", 1))) as cut_here,
@@ -797,7 +769,7 @@ def test_access_that_is_revoked_while_the_view_checks_it_ends_the_stream(
 ) -> None:
     """As the page on channels says: subscribe, then check; take the right away, then cut."""
     here, elsewhere = make(), make()
-    if not here._exchange.broker.shared:
+    if not broker_of(here).shared:
         elsewhere = here
     if had_events:
         publish(elsewhere, "news", 3)
@@ -843,7 +815,7 @@ def test_a_cut_reaches_one_who_is_far_behind_at_once(make: Make) -> None:
 
 def test_close_channel_ends_all_who_follow_it_with_all_that_came_before(make: Make) -> None:
     one, other = make(), make()
-    if not one._exchange.broker.shared:
+    if not broker_of(one).shared:
         other = one
     apps = [Following(one, "news"), Following(other, "news", "sports")]
     with Client(apps[0]) as here, Client(apps[1]) as there, Client(apps[0]) as slow:
@@ -1014,7 +986,7 @@ def test_channels_are_configured_by_the_app() -> None:
     assert app.extensions["ssestream"] is channels
     publish(channels, "news", 10)
     assert len(channels.history("news")) == 3
-    assert channels._exchange.broker._asked.age == 60  # type: ignore[attr-defined]
+    assert broker_of(channels).read("news", 0, 0, 0).bounds.age == 60
 
 
 def test_init_app_takes_what_was_not_given(tmp_path: Path) -> None:
@@ -1025,7 +997,7 @@ def test_init_app_takes_what_was_not_given(tmp_path: Path) -> None:
     publish(channels, "news", 10)
     assert len(channels.history("news")) == 2
     assert (tmp_path / "events.db").exists()
-    channels._exchange.broker.close()
+    broker_of(channels).close()
 
 
 def test_what_is_used_in_an_app_takes_that_from_it_too(tmp_path: Path) -> None:
@@ -1036,7 +1008,7 @@ def test_what_is_used_in_an_app_takes_that_from_it_too(tmp_path: Path) -> None:
         publish(channels, "news", 10)
     assert len(channels.history("news")) == 3
     assert (tmp_path / "events.db").exists()
-    channels._exchange.broker.close()
+    broker_of(channels).close()
 
 
 def test_what_is_published_outside_of_the_app_is_written_as_in_it() -> None:
@@ -1259,8 +1231,18 @@ def test_the_json_of_each_of_two_apps_is_its_own(tmp_path: Path) -> None:
 # -- the end
 
 
-def test_close_ends_the_streams_the_listener_and_the_connections(make: Make) -> None:
+def held(folder: Path) -> set[Any]:
+    """This process's open files below *folder*, and its TCP connections."""
+    process = psutil.Process()
+    files = {each.path for each in process.open_files() if each.path.startswith(str(folder))}
+    return files | {(each.laddr, each.raddr) for each in process.net_connections("tcp")}
+
+
+def test_close_ends_the_streams_the_listener_and_the_connections(
+    make: Make, tmp_path: Path
+) -> None:
     channels, other = make(), make()
+    before = held(tmp_path)
     publish(channels, "news", 2)
     with (
         Client(Following(channels, "news", latest=2)) as client,
@@ -1268,20 +1250,13 @@ def test_close_ends_the_streams_the_listener_and_the_connections(make: Make) -> 
     ):
         client.take(2)
         until(lambda: channels.state == "listening", "the listener")
+        assert broker_of(channels).shared == bool(held(tmp_path) - before)
         channels.close()
         assert channels.state == "idle"
-        assert not channels._exchange.listener._listening
+        assert not listener_of(channels).is_running
         assert data_of(client.all()) == ["0", "1"]
     nothing_remains(channels)
-    if isinstance(channels._exchange.broker, SqliteBroker):
-        assert channels._exchange.broker._database.connection is None
-    if isinstance(channels._exchange.broker, RedisBroker):
-        clients = channels._exchange.broker._open()
-        try:
-            names = [each["cmd"] for each in clients.client_list()]
-        finally:
-            clients.close()
-        assert "xread" not in names
+    until(lambda: not held(tmp_path) - before, "the connections to be closed")
     # It opens again, for whoever asks.
     assert len(channels.history("news")) == 2
     with Client(Following(channels, "news", latest=1)) as client:
@@ -1359,9 +1334,8 @@ def test_a_url_may_be_given_and_connects_to_nothing(tmp_path: Path) -> None:
 
 
 def test_memory_with_several_workers_is_warned_of_once(
-    local: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    local: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, unsaid: None
 ) -> None:
-    monkeypatch.setattr(diagnosis, "_said", set())
     monkeypatch.setattr(process, "is_one_of_several", False)
     app = flask.Flask(__name__)
     for several in (False, True):
@@ -1410,7 +1384,7 @@ def test_a_child_process_begins_with_no_subscribers(local: Make, tmp_path: Path)
     until(lambda: stream.writable_length == 2, "what the child has published")
     stream.destroy()
     nothing_remains(channels)
-    channels._exchange.broker.close()
+    broker_of(channels).close()
 
 
 # -- figures
@@ -1493,7 +1467,7 @@ def test_every_worker_gives_what_any_process_publishes(
     channels.close_channel("news")
     for client in [*clients, late]:
         assert client.read_to_end().endswith(b"0\r\n\r\n")
-    channels._exchange.broker.close()
+    broker_of(channels).close()
 
 
 def live(server: Server, last_id: str | None) -> RawClient:

@@ -21,6 +21,7 @@ from ssestream.http.outgoing import body_of
 from ssestream.settings import Settings
 from ssestream.wire import Decoder
 from tests.kit.following import data_of, numbers
+from tests.kit.insides import listener_of
 from tests.kit.visit import until
 
 QUIET = Settings(heartbeat=None)
@@ -104,7 +105,7 @@ class Direct:
 
 def check_places(channels: Channels, name: str = "news") -> None:
     """Whoever is live is either in a cohort or apart, and nobody else is in either."""
-    feed = channels._exchange.listener.tails.get(name)
+    feed = listener_of(channels).tails.get(name)
     if feed is not None:
         together = {cursor for cohort in feed.groups for cursor in cohort.members}
         assert not together & feed.apart
@@ -122,7 +123,7 @@ def test_who_was_sent_the_same_is_in_one_convoy() -> None:
     assert clients[0].cohort is not None
     assert len({id(client.cohort) for client in clients}) == 1
     # A broadcast need not look at any of them by itself.
-    assert channels._exchange.listener.tails.get("news").apart == set()
+    assert listener_of(channels).tails.get("news").apart == set()
     check_places(channels)
     channels.publish("news", {"data": "2"})
     for client in clients:
@@ -365,7 +366,7 @@ def test_what_was_sent_directly_counts_as_written() -> None:
     channels.publish("news", {"data": "2"})
     assert late.take(1) == ["2"]
     assert late.cohort is early.cohort
-    assert body_of(late.response).buffer._written_at >= before
+    assert body_of(late.response).buffer.written_at >= before
     for client in (early, late):
         client.close()
 

@@ -1,5 +1,6 @@
 """A client always knows where it stands: ids before the first event, and logs with another past."""
 
+import functools
 import json
 import re
 import sqlite3
@@ -14,11 +15,11 @@ from ssestream import BrokerError, Channels, MessageError, SseStream, StreamErro
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.brokers.sqlite import SqliteBroker
 from ssestream.channels import id_blocks, listener
-from ssestream.channels.exchange import Exchange
 from ssestream.channels.ids import parse_id
-from ssestream.channels.unheard import Audience
 from ssestream.wire import Decoder, encode
-from tests.kit.following import Client, Following, data_of, numbers
+from tests.kit.brokers import all_closed
+from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
+from tests.kit.insides import broker_of, listener_of, over
 from tests.kit.servers import Client as Plain
 from tests.kit.servers import Server, wait_until
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
@@ -26,33 +27,11 @@ from tests.kit.visit import Visit, on_threads_and_greenlets, until
 Make = Callable[..., Channels]
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def shared_url(request: pytest.FixtureRequest) -> str:
-    """Of each kind that processes share."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(f"{request.param}_url"))
-
-
 @pytest.fixture
 def make(url: str) -> Iterator[Make]:
     """Make `Channels` of one broker."""
-    made: list[Channels] = []
-
-    def make(**options: Any) -> Channels:
-        made.append(Channels(url, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-def publish(channels: Channels, name: str, *span: int) -> list[str]:
-    return [channels.publish(name, {"data": number}) for number in range(*span)]
+    with all_closed(functools.partial(Channels, url)) as make:
+        yield make
 
 
 def place_of(client: Client) -> str:
@@ -64,14 +43,8 @@ def place_of(client: Client) -> str:
 
 def heard(channels: Channels, name: str) -> int:
     """The number of the last entry that the listener has."""
-    position = channels._exchange.listener.tails.get(name).position
+    position = listener_of(channels).tails.get(name).position
     return 0 if position is None else position.number
-
-
-def live(channels: Channels) -> None:
-    until(
-        lambda: all(not each.lagging for each in channels.statistics().values()), "all to be live"
-    )
 
 
 # -- before the first event
@@ -130,7 +103,7 @@ def test_an_id_that_the_client_has_is_not_told_again(make: Make) -> None:
     channels = make()
     ids = publish(channels, "news", 3)
     with Client(Following(channels, "news"), last_id=ids[-1]) as client:
-        live(channels)
+        all_live(channels)
         publish(channels, "news", 3, 4)
         assert data_of(client.take(1)) == ["3"]
         assert len(client._ids) == 1
@@ -168,8 +141,7 @@ def test_the_place_is_told_once_a_broker_is_back(
     monkeypatch.setattr(listener, "SOONEST", 0.01)
     monkeypatch.setattr(listener, "LATEST", 0.02)
     broker = Away()
-    channels = Channels("memory://")
-    channels._exchanges.own = Exchange(broker, Audience())
+    channels = over(broker)
     for number in range(5):
         broker.append("news", encode({"data": number}))
     app = Following(channels, *names)
@@ -206,14 +178,14 @@ def test_blocks_with_an_id_can_be_switched_off(make: Make) -> None:
     channels = make()
     app = Following(channels, "news", stream={"id_blocks": False})
     with Client(app) as client:
-        live(channels)
+        all_live(channels)
         publish(channels, "news", 1)
         client.take(1)
         assert len(client._ids) == 1
     app = Following(channels, "news")
     app.config["SSESTREAM_ID_BLOCKS"] = False
     with Client(app) as client:
-        live(channels)
+        all_live(channels)
         publish(channels, "news", 1, 2)
         client.take(1)
         assert len(client._ids) == 1
@@ -231,7 +203,7 @@ def test_what_a_filter_withholds_makes_no_gap(make: Make, monkeypatch: pytest.Mo
     app = Following(channels, "news", filter=lambda message: "!" in str(message["data"]))
     with Client(app) as client:
         place_of(client)
-        live(channels)
+        all_live(channels)
         for number in range(1, 26):
             last = channels.publish("news", {"data": str(number)})
             until(lambda n=number: heard(channels, "news") == n, "the listener to have it")
@@ -347,7 +319,7 @@ def test_a_backup_that_is_put_back_is_a_gap_for_those_who_are_there_and_who_come
         publish(channels, "news", 5, 10)
         gone.take(5)
     with Client(app) as client:
-        live(channels)
+        all_live(channels)
         put_back()
         elsewhere = Channels(f"sqlite:///{path}")
         publish(elsewhere, "news", 100, 100 + grown)
@@ -375,7 +347,7 @@ def test_access_that_may_have_been_withdrawn_in_a_lost_end_ends_its_streams(
     app = Following(channels, "news", key="user:7")
     other = Following(channels, "news")
     with Client(app) as client, Client(other) as stays:
-        live(channels)
+        all_live(channels)
         put_back()
         elsewhere = Channels(f"sqlite:///{path}")
         # Its number is one that the listener is beyond.
@@ -491,7 +463,7 @@ def test_since_an_empty_id_is_since_none() -> None:
 def test_too_many_channels_are_refused_before_any_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     channels = Channels()
     reads: list[Any] = []
-    monkeypatch.setattr(channels._exchange.broker, "read", lambda *args: reads.append(args))
+    monkeypatch.setattr(broker_of(channels), "read", lambda *args: reads.append(args))
     with pytest.raises(ValueError, match="too many"):
         channels.subscribe(SseStream(), *(f"{n}" for n in range(1300)))
     assert reads == []
@@ -583,13 +555,13 @@ def test_a_file_of_the_first_form_is_brought_to_this_one(tmp_path: Path) -> None
     app = Following(channels, "news")
     with Client(app, last_id="news=abcd.1") as client:
         assert data_of(client.take(1)) == ["2"]
-        live(channels)
+        all_live(channels)
         publish(channels, "news", 3, 5)
         assert data_of(client.take(3)) == numbers(2, 5)
     assert [each["data"] for each in channels.history("news")] == numbers(3, 5)
     assert app.gaps == []
     channels.close()
-    assert isinstance(channels._exchange.broker, SqliteBroker)
+    assert isinstance(broker_of(channels), SqliteBroker)
 
 
 def test_a_log_keeps_what_it_is_told_to() -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from ssestream import Channels, ServerResponse
 from ssestream.channels import unheard
-from ssestream.http import diagnosis
 from ssestream.runtime.forking import process
 from tests.kit.servers import PATIENCE, ROOT, Client, Server, wait_until
 
@@ -262,9 +261,8 @@ def test_a_job_of_a_view(kind: str, before: str, serve: Callable[..., Server]) -
 
 
 @pytest.fixture
-def local(monkeypatch: pytest.MonkeyPatch) -> Channels:
+def local(unsaid: None, monkeypatch: pytest.MonkeyPatch) -> Channels:
     """Channels of a process that has said nothing yet, and has heard nothing."""
-    monkeypatch.setattr(diagnosis, "_said", set())
     for name in ("is_one_of_several", "serves"):
         monkeypatch.setattr(process, name, False)
     return Channels()

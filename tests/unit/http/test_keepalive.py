@@ -20,8 +20,16 @@ from ssestream.http.output import CHUNK, OutputBuffer
 from ssestream.runtime.wheel import SLOT, wheel_of
 from ssestream.settings import Settings
 from ssestream.wire import HEARTBEAT
+from tests.kit.insides import (
+    call_queue_of,
+    entered,
+    entered_in,
+    keepalive_of,
+    settings_of,
+    slots_of,
+)
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
-from tests.unit.runtime.test_wheel import entered, entered_in, others_are_kept
+from tests.unit.runtime.test_wheel import others_are_kept
 
 #: Seconds of silence in these tests.
 SHORT = 0.02
@@ -135,7 +143,7 @@ def test_the_middle_of_a_raw_line_is_left_alone() -> None:
         visit.read_until(b":ok\n\n:\n")
         kept[0][1].write("data: the first half, ")
         visit.read_until(b"half, ")
-        others_are_kept(wheel_of(kept[0][1]._call_queue.loop), SHORT)
+        others_are_kept(wheel_of(call_queue_of(kept[0][1]).loop), SHORT)
         kept[0][1].write("the second\n\n")
         visit.read_until(b"data: the first half, the second\n\n:\n")
 
@@ -146,7 +154,7 @@ def test_none_is_off_and_a_longer_one_is_longer(options: dict[str, Any]) -> None
     app, kept = app_of(**options)
     with Visit(app) as visit:
         visit.read_until(b":ok\n\n")
-        others_are_kept(wheel_of(kept[0][1]._call_queue.loop), SHORT)
+        others_are_kept(wheel_of(call_queue_of(kept[0][1]).loop), SHORT)
         kept[0][0].end()
         visit.read_to_end()
     assert visit.body == b":ok\n\n"
@@ -165,7 +173,7 @@ def test_what_still_waits_is_not_added_to() -> None:
             "more in the server's hands than it can send",
         )
         waiting = res.writable_length
-        others_are_kept(wheel_of(res._call_queue.loop), SHORT)
+        others_are_kept(wheel_of(call_queue_of(res).loop), SHORT)
         assert res.writable_length == waiting
 
 
@@ -198,7 +206,7 @@ def test_what_is_no_event_stream_does_not_beat() -> None:
 
     with Visit(app) as visit:
         visit.read_until(b"plain\n")
-        others_are_kept(wheel_of(kept[0]._call_queue.loop), SHORT)
+        others_are_kept(wheel_of(call_queue_of(kept[0]).loop), SHORT)
         kept[0].end()
         visit.read_to_end()
     assert visit.body == b"plain\n"
@@ -220,19 +228,19 @@ def test_a_beat_finds_out_that_a_client_without_a_socket_has_left() -> None:
 def test_looks_that_a_busy_moment_has_brought_together_are_spread_again(opened: Opened) -> None:
     for _ in range(1000):
         message = opened(LONG)
-        body_of(message)._keepalive._settings = Settings(heartbeat=None, tcp_user_timeout=None)
+        keepalive_of(message)._settings = Settings(heartbeat=None, tcp_user_timeout=None)
         body_of(message).buffer.mark_sent()
     now = time.monotonic()
-    dues = [body_of(each)._keepalive.look(now) for each in opened.messages]
+    dues = [keepalive_of(each).look(now) for each in opened.messages]
     every = 15.0 / 8
     assert all(now + 2 * every * EARLIEST <= due <= now + 2 * every for due in dues)
     assert max(Counter(int(due / 0.1) for due in dues).values()) < 1000 / 3
 
 
 def test_the_default_is_15_seconds() -> None:
-    assert SseStream()._settings.heartbeat == Settings().heartbeat == 15.0
+    assert settings_of(SseStream()).heartbeat == Settings().heartbeat == 15.0
     with Flask(__name__).app_context():
-        assert SseStream()._settings.heartbeat == 15.0
+        assert settings_of(SseStream()).heartbeat == 15.0
 
 
 @pytest.mark.parametrize("seconds", [1, 0.5, 60.0, None])
@@ -240,9 +248,9 @@ def test_an_app_may_set_it_and_a_stream_may_set_its_own(seconds: float | None) -
     app = Flask(__name__)
     app.config["SSESTREAM_HEARTBEAT"] = seconds
     with app.app_context():
-        assert SseStream()._settings.heartbeat == seconds
-        assert SseStream(heartbeat=7)._settings.heartbeat == 7
-        assert SseStream(heartbeat=None)._settings.heartbeat is None
+        assert settings_of(SseStream()).heartbeat == seconds
+        assert settings_of(SseStream(heartbeat=7)).heartbeat == 7
+        assert settings_of(SseStream(heartbeat=None)).heartbeat is None
 
 
 def test_the_apps_setting_reaches_the_wire() -> None:
@@ -279,11 +287,11 @@ def test_a_write_puts_the_beat_off(opened: Opened) -> None:
     assert written > began
     # Looked at when silence since the beginning would have been too long.
     silent_at = began + LONG * EARLIEST
-    due = body_of(message)._keepalive.look(silent_at)
+    due = keepalive_of(message).look(silent_at)
     assert due is not None
     assert written + LONG * EARLIEST <= due <= written + LONG
     assert (message.beats, message.writable_length) == ([], 0)
-    body_of(message)._keepalive.look(due)
+    keepalive_of(message).look(due)
     assert (len(message.beats), message.writable_length) == (1, len(HEARTBEAT))
 
 
@@ -300,12 +308,12 @@ def test_no_beat_comes_early(opened: Opened) -> None:
 def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Opened) -> None:
     for _ in range(10_000):
         opened(LONG)
-    now = [body_of(each)._keepalive._began for each in opened.messages]
-    wheel = wheel_of(opened.messages[0]._call_queue.loop)
-    entered(wheel, *(body_of(each)._keepalive._timer for each in opened.messages))
-    slots = wheel._slots.copy().items()
+    now = [keepalive_of(each)._began for each in opened.messages]
+    wheel = wheel_of(call_queue_of(opened.messages[0]).loop)
+    entered(wheel, *(keepalive_of(each)._timer for each in opened.messages))
+    slots = slots_of(wheel).items()
     ends = {each: number * SLOT for number, slot in slots for each in slot}
-    due = [ends[body_of(each)._keepalive._timer] for each in opened.messages]
+    due = [ends[keepalive_of(each)._timer] for each in opened.messages]
     for _ in range(3):
         waits = sorted(then - before for then, before in zip(due, now, strict=True))
         assert waits[0] >= LONG * EARLIEST
@@ -319,7 +327,7 @@ def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Open
         now, due = (
             due,
             [
-                body_of(each)._keepalive.look(then)
+                keepalive_of(each).look(then)
                 for each, then in zip(opened.messages, due, strict=True)
             ],
         )
@@ -380,7 +388,7 @@ def test_a_stream_that_is_over_beats_no_more_and_is_let_go() -> None:
     app, kept = app_of(heartbeat=SHORT)
     with Visit(app) as visit:
         visit.read_until(b":ok\n\n:\n")
-        wheel = wheel_of(kept[0][1]._call_queue.loop)
+        wheel = wheel_of(call_queue_of(kept[0][1]).loop)
         ref = weakref.ref(kept[0][1])
     until(lambda: kept[0][0].destroyed, "the departure")
     checks = [each.check for each in entered_in(wheel) if each.check is not None]

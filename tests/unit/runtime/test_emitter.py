@@ -15,6 +15,7 @@ from werkzeug.test import EnvironBuilder
 from ssestream import ServerResponse, SseStream
 from ssestream.runtime.calls import CallQueue
 from ssestream.runtime.emitter import Emitter
+from tests.kit.insides import call_queue_of, settled
 from tests.kit.visit import on_threads_and_greenlets, until
 
 
@@ -46,13 +47,6 @@ def at_once(*threads: Callable[[], object]) -> None:
         thread.start()
     for thread in running:
         thread.join()
-
-
-def settled(emitter: Emitter) -> None:
-    """Wait until every event that is due by now was emitted."""
-    reached = threading.Event()
-    emitter._call_queue.call_soon(reached.set)
-    until(reached.is_set, "the events")
 
 
 # -- handlers
@@ -226,7 +220,7 @@ def test_events_come_after_the_call_that_caused_them() -> None:
     sse_stream.on("close", lambda: seen.append("close"))
     gate = threading.Lock()
     with gate:
-        sse_stream._call_queue.call_soon(
+        call_queue_of(sse_stream).call_soon(
             lambda: seen.append("gate open") if gate.acquire(timeout=5) else None
         )
         sse_stream.destroy()

@@ -24,6 +24,7 @@ from ssestream.runtime.loop import Loop, current_loop
 from ssestream.runtime.threads import Pool
 from ssestream.runtime.wheel import TimerWheel
 from tests.kit.following import Client, Following, data_of, numbers
+from tests.kit.insides import call_queue_of, end_all_of
 from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 
 #: What an app may raise, on purpose or as somebody else has it raised there.
@@ -52,9 +53,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[Any]]]:
 def channels() -> Iterator[Channels]:
     made = Channels("memory://")
     yield made
-    for subscription in made._exchange.subscriptions:
-        subscription.stream.destroy()
-    until(lambda: not made._exchange.listener._listening, "the listener to end")
+    end_all_of(made)
 
 
 def failing(error: type[BaseException]) -> Callable[..., Any]:
@@ -100,7 +99,7 @@ def test_a_killed_handler_leaves_the_others_to_run(log: Callable[[], list[Any]])
     sse_stream.on("close", waits)
     sse_stream.on("close", lambda: seen.append("second"))
     sse_stream.destroy()
-    sse_stream._call_queue.call_soon(seen.append, "what came behind")
+    call_queue_of(sse_stream).call_soon(seen.append, "what came behind")
     until(lambda: running, "the handler")
     running[0].kill()
     until(lambda: len(seen) == 2, "the others")

@@ -26,6 +26,7 @@ from ssestream.http.outgoing import OutgoingMessage
 from ssestream.http.output import CHUNK, STUCK
 from ssestream.settings import DEFAULTS, Options, Settings
 from ssestream.wire import Decoder
+from tests.kit.insides import settings_of
 from tests.kit.servers import SERVERS, Client, Server, body_of, wait_until
 
 
@@ -35,7 +36,7 @@ class Slow:
     def __init__(self, stream: SseStream) -> None:
         self.message = OutgoingMessage(high_water_mark=100)
         stream.pipe(self.message)
-        outgoing.body_of(self.message).open(Connection(), stream._settings)
+        outgoing.body_of(self.message).open(Connection(), settings_of(stream))
         self.body = outgoing.body_of(self.message)
         self.received = [next(self.body)]
 
@@ -91,7 +92,7 @@ def test_one_of_nobody_in_particular_waits_for_its_first_client() -> None:
     assert statistics().dropped == before.dropped + 15
     message = OutgoingMessage()
     stream.pipe(message)
-    outgoing.body_of(message).open(Connection(), stream._settings)
+    outgoing.body_of(message).open(Connection(), settings_of(stream))
     frames = next(outgoing.body_of(message))
     assert [f"id: {number}\n".encode() in frames for number in (14, 15, 24)] == [False, True, True]
 
@@ -141,7 +142,7 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
     if when != "before it is piped":
         stream.pipe(message)
     if when == "in one turn":
-        outgoing.body_of(message).open(Connection(), stream._settings)
+        outgoing.body_of(message).open(Connection(), settings_of(stream))
         asked = Wakeable()
         body = outgoing.body_of(message)
         assert body.take_nowait(asked) == b":ok\n\n"
@@ -151,7 +152,7 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
     if when == "before it is piped":
         stream.pipe(message)
     if when != "in one turn":
-        outgoing.body_of(message).open(Connection(), stream._settings)
+        outgoing.body_of(message).open(Connection(), settings_of(stream))
     stream.end()
     received = b"".join(outgoing.body_of(message))
     assert received.count(b"\ndata: more\n") == 1000
@@ -170,7 +171,7 @@ def test_a_client_that_takes_what_was_written_at_once_is_not_slow_meanwhile() ->
     stream = SseStream(high_water_mark=4, max_messages=10)
     message = OutgoingMessage(high_water_mark=100)
     stream.pipe(message)
-    outgoing.body_of(message).open(Connection(), stream._settings)
+    outgoing.body_of(message).open(Connection(), settings_of(stream))
     write_on(stream, 100)
     body = outgoing.body_of(message)
     taken = next(body)
@@ -228,7 +229,7 @@ def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
         message = OutgoingMessage()
         stream.pipe(message)
         outgoing.body_of(message).open(
-            Connection(client="10.0.0.1", path="/replay"), stream._settings
+            Connection(client="10.0.0.1", path="/replay"), settings_of(stream)
         )
         next(outgoing.body_of(message))
         outgoing.body_of(message).buffer.taken_at -= held
@@ -478,22 +479,22 @@ class Unhashable:
 def test_streams_with_the_same_settings_share_them() -> None:
     app = Flask(__name__)
     with app.app_context():
-        assert SseStream()._settings is DEFAULTS
+        assert settings_of(SseStream()) is DEFAULTS
         app.config["SSESTREAM_HEARTBEAT"] = 1.0
-        apps = SseStream()._settings
+        apps = settings_of(SseStream())
         assert apps.heartbeat == 1.0
-        assert SseStream()._settings is apps
-        assert SseStream(max_age=60)._settings is SseStream(max_age=60)._settings
-        assert SseStream(max_age=60)._settings.heartbeat == 1.0
+        assert settings_of(SseStream()) is apps
+        assert settings_of(SseStream(max_age=60)) is settings_of(SseStream(max_age=60))
+        assert settings_of(SseStream(max_age=60)).heartbeat == 1.0
         # What an app changes holds from then on, and is looked at.
         app.config["SSESTREAM_HEARTBEAT"] = 2.0
-        assert SseStream()._settings.heartbeat == 2.0
+        assert settings_of(SseStream()).heartbeat == 2.0
         app.config["SSESTREAM_HEARTBEAT"] = True
         with pytest.raises(TypeError, match="SSESTREAM_HEARTBEAT"):
             SseStream()
         del app.config["SSESTREAM_HEARTBEAT"]
         app.config["SSESTREAM_CLIENT_KEY"] = Unhashable()
-        assert SseStream(max_age=60)._settings.max_age == 60
+        assert settings_of(SseStream(max_age=60)).max_age == 60
     assert apps.heartbeat == 1.0
 
 
@@ -514,15 +515,15 @@ def test_a_pair_may_be_a_list_as_in_json() -> None:
     app = Flask(__name__)
     app.config["SSESTREAM_RETRY_AFTER"] = [10, 20]
     with app.app_context():
-        assert SseStream()._settings.retry_after == (10, 20)
-        assert SseStream(retry=[1, 2])._settings.retry == (1, 2)  # type: ignore[arg-type]
+        assert settings_of(SseStream()).retry_after == (10, 20)
+        assert settings_of(SseStream(retry=[1, 2])).retry == (1, 2)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="retry"):
             SseStream(retry=[2, 1])  # type: ignore[arg-type]
 
 
 def test_settings_of_many_kinds_are_not_all_kept() -> None:
     for number in range(3 * KNOWN):
-        assert SseStream(max_age=1000 + number)._settings.max_age == 1000 + number
+        assert settings_of(SseStream(max_age=1000 + number)).max_age == 1000 + number
     assert len(_known) <= KNOWN
 
 

@@ -28,6 +28,7 @@ from ssestream import (
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.callables import fitting
 from ssestream.wire import Decoder, encode
+from tests.kit.insides import settled
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 
@@ -181,13 +182,6 @@ def test_drain_comes_once_however_many_threads_filled_it() -> None:
         until(lambda number=number: len(sink.got) == 202 + number, "one more message")
         settled(sse_stream)
         assert drains == [0]
-
-
-def settled(sse_stream: SseStream) -> None:
-    """Wait until every event that is due by now was emitted."""
-    reached = threading.Event()
-    sse_stream._call_queue.call_soon(reached.set)
-    until(reached.is_set, "the events")
 
 
 # -- push, end, and after

@@ -1,0 +1,100 @@
+"""The insides of the package that tests look at, where nothing public tells the same.
+
+Tests ask this room. A name of the package that changes is then changed here alone.
+"""
+
+import threading
+from typing import Any
+
+from ssestream import Channels, ServerResponse, SseStream
+from ssestream.brokers.broker import Broker
+from ssestream.channels.exchange import Exchange
+from ssestream.channels.listener import Listener
+from ssestream.channels.unheard import Audience
+from ssestream.http.outgoing import OutgoingMessage, body_of
+from ssestream.runtime.calls import CallQueue
+from ssestream.runtime.emitter import Emitter
+from ssestream.runtime.wheel import TimerHandle, TimerWheel
+from ssestream.settings import Settings
+from ssestream.timers import Timer
+from tests.kit.visit import until
+
+# -- channels
+
+
+def exchange_of(channels: Channels) -> Exchange:
+    return channels._exchange
+
+
+def listener_of(channels: Channels) -> Listener:
+    return exchange_of(channels).listener
+
+
+def broker_of(channels: Channels) -> Any:
+    """Of any kind, with the members of its kind."""
+    return exchange_of(channels).broker
+
+
+def over(broker: Broker) -> Channels:
+    """`Channels` with *broker*, which no URL names."""
+    channels = Channels("memory://")
+    channels._exchanges.own = Exchange(broker, Audience())
+    return channels
+
+
+def idle(channels: Channels) -> None:
+    """Wait until neither the listener of *channels* nor one of its readers runs."""
+    until(lambda: not listener_of(channels).is_running, "the listener to end")
+
+
+def end_all_of(channels: Channels) -> None:
+    """Destroy the streams of *channels*, and close its broker once nobody listens."""
+    for subscription in exchange_of(channels).subscriptions:
+        subscription.stream.destroy()
+    idle(channels)
+    broker_of(channels).close()
+
+
+# -- streams and responses
+
+
+def settings_of(stream: SseStream) -> Settings:
+    return stream._settings
+
+
+def call_queue_of(emitter: Emitter) -> CallQueue:
+    return emitter._call_queue
+
+
+def settled(emitter: Emitter) -> None:
+    """Wait until every event of *emitter* that is due by now was emitted."""
+    reached = threading.Event()
+    call_queue_of(emitter).call_soon(reached.set)
+    until(reached.is_set, "the events")
+
+
+def keepalive_of(outgoing: OutgoingMessage | ServerResponse) -> Any:
+    """The keepalive of an open *outgoing*."""
+    return body_of(outgoing)._keepalive
+
+
+# -- timers
+
+
+def is_armed(timer: Timer) -> bool:
+    """Whether *timer* has a watcher in its loop."""
+    return timer._watcher is not None
+
+
+def slots_of(wheel: TimerWheel) -> dict[int, list[TimerHandle]]:
+    """The timers of *wheel* by the numbers of their slots."""
+    # The wheel's own thread may be adding some.
+    return wheel._slots.copy()
+
+
+def entered_in(wheel: TimerWheel) -> list[TimerHandle]:
+    return [each for slot in slots_of(wheel).values() for each in slot]
+
+
+def entered(wheel: TimerWheel, *timers: TimerHandle) -> None:
+    until(lambda: set(timers) <= set(entered_in(wheel)), "all of them")
