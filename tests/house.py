@@ -14,11 +14,19 @@ PACKAGE = Path(ssestream.__file__).parent
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
+#: The tests, in Python. npm's packages have some, too.
+TESTS = sorted(
+    file for file in Path(__file__).parent.rglob("*.py") if "node_modules" not in file.parts
+)
+
 #: Reads of private attributes of another object, anywhere in the package. The aim is 25.
 PRIVATE_READS = 51
 
 #: Writes to attributes of another object. The aim is 40.
 FOREIGN_WRITES = 17
+
+#: How often tests reach into private names of the package.
+TESTS_REACH = 57
 
 #: The most lines of a file, and how many files may come near.
 MOST_LINES, MANY_LINES, FILES_WITH_MANY = 450, 400, 3
@@ -76,6 +84,42 @@ def foreign_writes(file: Path) -> Iterator[str]:
             yield f"{name_of(file)}:{node.lineno} {ast.unparse(node)}"
 
 
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names() -> set[str]:
+    """The private names that the package gives to attributes, functions, classes and globals."""
+    names: set[str] = set()
+    for file in FILES:
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+    return set(filter(is_private, names))
+
+
+def reaches(file: Path, private: set[str]) -> Iterator[str]:
+    """Where the test *file* reaches into the *private* names: by attribute, import or text."""
+    for node in _of_others(file):
+        if node.attr in private:
+            yield f"{_place(file, node)} {ast.unparse(node)}"
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssestream"):
+            for name in (alias.name for alias in node.names if alias.name in private):
+                yield f"{_place(file, node)} {node.module}.{name}"
+        # As in ``monkeypatch.setattr(module, "_name", value)``.
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("getattr", "setattr")):
+            for name in (each.value for each in node.args if isinstance(each, ast.Constant)):
+                if name in private:
+                    yield f"{_place(file, node)} {ast.unparse(node)}"
+
+
+def _place(file: Path, node: ast.stmt | ast.expr) -> str:
+    return f"{file.relative_to(Path(__file__).parent)}:{node.lineno}"
+
+
 def lines_of(file: Path) -> int:
     return len(file.read_text().splitlines())
 
@@ -97,6 +141,10 @@ def main() -> None:
         found = [each for file in FILES for each in find(file)]
         print(*found, sep="\n")
         print(f"-- {what}: {len(found)} (at most {bound})\n")
+    private = private_names()
+    found = [each for file in TESTS for each in reaches(file, private)]
+    print(*found, sep="\n")
+    print(f"-- reaches of tests into private names: {len(found)} (at most {TESTS_REACH})\n")
     for file in FILES:
         if lines_of(file) > MANY_LINES:
             print(f"{name_of(file)}: {lines_of(file)} lines")

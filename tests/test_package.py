@@ -16,10 +16,14 @@ from tests.house import (
     FOREIGN_WRITES,
     PACKAGE,
     PRIVATE_READS,
+    TESTS,
+    TESTS_REACH,
     foreign_writes,
     imports_of,
     name_of,
+    private_names,
     private_reads,
+    reaches,
     too_long,
     tree_of,
 )
@@ -92,6 +96,9 @@ def test_the_house_gets_no_worse() -> None:
     assert len(reads) <= PRIVATE_READS, "\n".join(reads)
     writes = [each for file in FILES for each in foreign_writes(file)]
     assert len(writes) <= FOREIGN_WRITES, "\n".join(writes)
+    private = private_names()
+    found = [each for file in TESTS for each in reaches(file, private)]
+    assert len(found) <= TESTS_REACH, "\n".join(found)
     assert not too_long()
 
 

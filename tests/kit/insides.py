@@ -3,7 +3,6 @@
 Tests ask this room. A name of the package that changes is then changed here alone.
 """
 
-import threading
 from typing import Any
 
 from ssestream import Channels, ServerResponse, SseStream
@@ -11,13 +10,13 @@ from ssestream.brokers.broker import Broker
 from ssestream.channels.exchange import Exchange
 from ssestream.channels.listener import Listener
 from ssestream.channels.unheard import Audience
+from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.calls import CallQueue
 from ssestream.runtime.emitter import Emitter
 from ssestream.runtime.wheel import TimerHandle, TimerWheel
 from ssestream.settings import Settings
 from ssestream.timers import Timer
-from tests.kit.visit import until
 
 # -- channels
 
@@ -42,19 +41,6 @@ def over(broker: Broker) -> Channels:
     return channels
 
 
-def idle(channels: Channels) -> None:
-    """Wait until neither the listener of *channels* nor one of its readers runs."""
-    until(lambda: not listener_of(channels).is_running, "the listener to end")
-
-
-def end_all_of(channels: Channels) -> None:
-    """Destroy the streams of *channels*, and close its broker once nobody listens."""
-    for subscription in exchange_of(channels).subscriptions:
-        subscription.stream.destroy()
-    idle(channels)
-    broker_of(channels).close()
-
-
 # -- streams and responses
 
 
@@ -66,16 +52,18 @@ def call_queue_of(emitter: Emitter) -> CallQueue:
     return emitter._call_queue
 
 
-def settled(emitter: Emitter) -> None:
-    """Wait until every event of *emitter* that is due by now was emitted."""
-    reached = threading.Event()
-    call_queue_of(emitter).call_soon(reached.set)
-    until(reached.is_set, "the events")
-
-
 def keepalive_of(outgoing: OutgoingMessage | ServerResponse) -> Any:
     """The keepalive of an open *outgoing*."""
     return body_of(outgoing)._keepalive
+
+
+def check_of(keepalive: Any) -> TimerHandle:
+    """The place of *keepalive* in its wheel."""
+    return keepalive._timer
+
+
+def socket_of(connection: Connection) -> Any:
+    return connection._sock
 
 
 # -- timers
@@ -94,7 +82,3 @@ def slots_of(wheel: TimerWheel) -> dict[int, list[TimerHandle]]:
 
 def entered_in(wheel: TimerWheel) -> list[TimerHandle]:
     return [each for slot in slots_of(wheel).values() for each in slot]
-
-
-def entered(wheel: TimerWheel, *timers: TimerHandle) -> None:
-    until(lambda: set(timers) <= set(entered_in(wheel)), "all of them")

@@ -23,6 +23,7 @@ from ssestream.http.connection import Connection
 from ssestream.http.keepalive import PATIENCE
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.settings import Settings
+from tests.kit.insides import check_of, keepalive_of
 from tests.kit.pair import pair_over
 from tests.kit.servers import NO_CONTROL_SOCKET, ROOT, Client, Server, free_port, wait_until
 from tests.kit.visit import until
@@ -57,19 +58,16 @@ class Download:
         self.message = OutgoingMessage()
         made = Settings(heartbeat=None, **settings)
         body_of(self.message).open(Connection.of({"gunicorn.socket": server}), made)
-        upkeep = body_of(self.message)._keepalive
-        assert upkeep is not None
-        assert upkeep._timer is not None
-        upkeep._timer.cancel()
-        self.upkeep = upkeep
-        self.now = time.monotonic()
+        self.upkeep = keepalive_of(self.message)
+        check_of(self.upkeep).cancel()
+        self.now = self.began = time.monotonic()
         self.look_at = self.now
-        self.message.on("drain", self._write)
+        self.message.on("drain", self.write)
         self.sending = threading.Thread(target=self._send, daemon=True)
         self.sending.start()
-        self._write()
+        self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
         while not (self.message.writable_need_drain or self.message.closed):
             self.message.write(b"x" * 1000)
 
@@ -153,7 +151,7 @@ def test_a_steady_reader_of_5_kilobytes_a_second_stays(
     slow = download(line)
     for _ in range(round(120 / TURN)):
         slow.turn(5000)
-        assert not slow.message.closed, f"cut after {slow.now - slow.upkeep._began:.0f} s"
+        assert not slow.message.closed, f"cut after {slow.now - slow.began:.0f} s"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ def test_where_this_kernel_knows_the_client_a_very_slow_one_stays_too(
     slow = download(line, tcp_user_timeout=None)
     for _ in range(round(200 / TURN)):
         slow.turn(rate)
-        assert not slow.message.closed, f"cut after {slow.now - slow.upkeep._began:.0f} s"
+        assert not slow.message.closed, f"cut after {slow.now - slow.began:.0f} s"
 
 
 @pytest.mark.parametrize(
@@ -217,8 +215,8 @@ def test_one_that_has_read_slowly_once_may_pause_later(download: Callable[..., D
 
     until(has_all, "the client to have everything")
     client.upkeep.look(client.now)
-    client.message.on("drain", client._write)
-    client._write()
+    client.message.on("drain", client.write)
+    client.write()
     client.fill()
     # It is asked for room all the time.
     time.sleep(0.5)

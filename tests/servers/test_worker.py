@@ -376,7 +376,7 @@ class Chunks:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._in_body = self._chunked = False
+        self._in_body = self.is_chunked = False
         self.over = False
 
     def feed(self, data: bytes) -> bytes:
@@ -385,9 +385,9 @@ class Chunks:
             head, end, rest = self._rest.partition(b"\r\n\r\n")
             if not end:
                 return b""
-            self._chunked = b"\r\nTransfer-Encoding: chunked" in head
+            self.is_chunked = b"\r\nTransfer-Encoding: chunked" in head
             self._in_body, self._rest = True, rest
-        if not self._chunked:
+        if not self.is_chunked:
             body, self._rest = self._rest, b""
             return body
         body = b""
@@ -437,7 +437,7 @@ class Reader:
         """Whether the response ended as one does."""
         if self._gunzip is not None and not self._gunzip.eof:
             return False
-        return self._chunks.over or not self._chunks._chunked
+        return self._chunks.over or not self._chunks.is_chunked
 
 
 @pytest.mark.parametrize("seed", [1, 2])

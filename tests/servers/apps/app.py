@@ -25,8 +25,9 @@ from ssestream import (
 )
 from ssestream.http import hangup
 from ssestream.http.connection import Connection
-from ssestream.runtime import wheel as wheels
+from ssestream.runtime.wheel import TimerWheel
 from ssestream.timers import Timer
+from tests.kit.insides import entered_in, is_armed
 from tests.servers.apps import tell
 
 app = Flask(__name__)
@@ -217,7 +218,7 @@ def inside() -> dict[str, int]:
         "SseStream": kinds[SseStream],
         "ServerResponse": kinds[ServerResponse],
         "Connection": kinds[Connection],
-        "timers": sum(1 for timer in timers if timer._watcher is not None),
+        "timers": sum(1 for timer in timers if is_armed(timer)),
         "greenlets": sum(
             1
             for each in gc.get_objects()
@@ -226,9 +227,8 @@ def inside() -> dict[str, int]:
         "watched": sum(len(w._connections) for w in list(hangup._watches.values())),
         "looked_after": sum(
             1
-            for wheel in list(wheels._wheels.values())
-            for slot in wheel._slots.values()
-            for timer in slot
+            for wheel in [each for each in gc.get_objects() if type(each) is TimerWheel]
+            for timer in entered_in(wheel)
             if timer.check is not None
         ),
         "descriptors": len(os.listdir("/proc/self/fd")),

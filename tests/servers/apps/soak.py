@@ -33,6 +33,7 @@ from ssestream import (
 from ssestream.http.connection import Connection
 from ssestream.http.registry import registry
 from ssestream.runtime.threads import new_lock
+from tests.kit.insides import socket_of
 from tests.long.soak import text
 from tests.servers.apps.app import inside as what_is_inside
 
@@ -186,7 +187,7 @@ full.config["SSESTREAM_MAX_STREAMS"] = 1
 
 def made() -> SseStream:
     if "send_buffer" in request.args:
-        sock = Connection.of(request.environ)._sock
+        sock = socket_of(Connection.of(request.environ))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(request.args["send_buffer"]))
     return SseStream(request, **json.loads(request.args.get("options", "{}")))
 

@@ -349,13 +349,17 @@ def test_a_connection_that_was_forgotten_on_the_way_costs_the_reader_nothing(
         assert all_of(reader, "news") == [b"one"]
 
 
+def pool_of(broker: RedisBroker) -> Any:
+    return broker._pool()
+
+
 @contextlib.contextmanager
 def unanswered(broker: RedisBroker) -> Iterator[None]:
     """Let what *broker* sends on its idle connections go nowhere."""
-    client: Any = broker._pool().client
+    client: Any = pool_of(broker).client
     clients = (
         [node.redis_connection for node in client.get_nodes()]
-        if broker._pool().cluster
+        if pool_of(broker).cluster
         else [client]
     )
     pairs = []
@@ -404,7 +408,7 @@ def test_a_queue_for_a_connection_ends_in_time_and_is_no_redis_that_is_down(
 ) -> None:
     each = broker(f"{redis_server.url}?max_connections=1")
     at = each.append("news", b"one")
-    with each._pool().turn(time.monotonic() + 1):
+    with pool_of(each).turn(time.monotonic() + 1):
         began = time.monotonic()
         with pytest.raises(Busy, match="max_connections") as caught:
             each.read("news", 0, 10, 1000)
@@ -536,7 +540,7 @@ def test_a_first_try_that_comes_after_the_second_is_not_stored(
 ) -> None:
     publisher = broker(redis_server.url)
     keys = ["ssestream:{news}", "ssestream:{news}:01", "ssestream:{news}:bounds"]
-    call = publisher._pool().append
+    call = pool_of(publisher).append
     rest = [0, 1000, "", 1000, 100]
     second = call(keys, [b"frame", b"\1", 1, *rest])
     assert call(keys, [b"frame", b"\1", 0, *rest]) == second

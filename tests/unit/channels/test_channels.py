@@ -28,9 +28,10 @@ from ssestream.runtime.forking import process
 from ssestream.wire import Decoder
 from tests.kit.brokers import all_closed
 from tests.kit.following import Client, Following, data_of, numbers, publish
-from tests.kit.insides import broker_of, end_all_of, exchange_of, idle, listener_of
+from tests.kit.insides import broker_of, exchange_of, listener_of
 from tests.kit.servers import Client as RawClient
 from tests.kit.servers import Server, chunks_of
+from tests.kit.states import end_all_of, idle
 from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]

@@ -21,8 +21,9 @@ from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import listener
 from ssestream.wire import Decoder, encode, is_frame
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
-from tests.kit.insides import exchange_of, idle, over
+from tests.kit.insides import exchange_of, over
 from tests.kit.servers import ROOT
+from tests.kit.states import idle
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 
 

@@ -9,6 +9,7 @@ from werkzeug.test import EnvironBuilder
 
 from ssestream import SseStream
 from ssestream.http.connection import Connection
+from tests.kit.insides import socket_of
 from tests.kit.pair import Pair
 
 # -- where servers put it
@@ -28,7 +29,7 @@ class Input:
 @pytest.mark.parametrize("key", ["gunicorn.socket", "gunicorn.sock", "werkzeug.socket"])
 def test_the_socket_is_found_under_each_servers_key(key: str, pair: Pair) -> None:
     connection = Connection.of(environ(**{key: pair.server}))
-    assert connection._sock is pair.server
+    assert socket_of(connection) is pair.server
     connection.release()
 
 
@@ -36,7 +37,7 @@ def test_the_socket_is_found_under_each_servers_key(key: str, pair: Pair) -> Non
 def test_the_socket_is_found_below_the_body(wrap: Any, pair: Pair) -> None:
     with pair.server.makefile("rb") as rfile:
         connection = Connection.of(environ(**{"wsgi.input": wrap(rfile)}))
-        assert connection._sock is pair.server
+        assert socket_of(connection) is pair.server
         connection.release()
 
 
@@ -45,7 +46,7 @@ def test_what_is_no_socket_is_passed_over(value: object, pair: Pair) -> None:
     connection = Connection.of(
         environ(**{"gunicorn.socket": value, "werkzeug.socket": pair.server})
     )
-    assert connection._sock is pair.server
+    assert socket_of(connection) is pair.server
     connection.release()
 
 

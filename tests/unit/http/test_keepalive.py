@@ -22,12 +22,13 @@ from ssestream.settings import Settings
 from ssestream.wire import HEARTBEAT
 from tests.kit.insides import (
     call_queue_of,
-    entered,
+    check_of,
     entered_in,
     keepalive_of,
     settings_of,
     slots_of,
 )
+from tests.kit.states import entered
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 from tests.unit.runtime.test_wheel import others_are_kept
 
@@ -310,10 +311,10 @@ def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Open
         opened(LONG)
     now = [keepalive_of(each)._began for each in opened.messages]
     wheel = wheel_of(call_queue_of(opened.messages[0]).loop)
-    entered(wheel, *(keepalive_of(each)._timer for each in opened.messages))
+    entered(wheel, *(check_of(keepalive_of(each)) for each in opened.messages))
     slots = slots_of(wheel).items()
     ends = {each: number * SLOT for number, slot in slots for each in slot}
-    due = [ends[keepalive_of(each)._timer] for each in opened.messages]
+    due = [ends[check_of(keepalive_of(each))] for each in opened.messages]
     for _ in range(3):
         waits = sorted(then - before for then, before in zip(due, now, strict=True))
         assert waits[0] >= LONG * EARLIEST

@@ -7,6 +7,7 @@ import pytest
 from flask import Flask, Response, has_app_context, has_request_context
 
 from ssestream import ServerResponse, SseStream, clear_interval, set_interval
+from tests.kit.insides import is_armed
 from tests.kit.responses import Closes, ended
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
@@ -61,4 +62,4 @@ def test_a_view_that_raises_leaves_no_timer(app: Flask, closes: Closes) -> None:
     closes.once()
     until(lambda: kept[1:], "the last handler")
     assert kept[1] == (False, False)
-    until(lambda: kept[0]._watcher is None, "the timer's end")
+    until(lambda: not is_armed(kept[0]), "the timer's end")

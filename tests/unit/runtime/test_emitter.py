@@ -15,7 +15,8 @@ from werkzeug.test import EnvironBuilder
 from ssestream import ServerResponse, SseStream
 from ssestream.runtime.calls import CallQueue
 from ssestream.runtime.emitter import Emitter
-from tests.kit.insides import call_queue_of, settled
+from tests.kit.insides import call_queue_of
+from tests.kit.states import settled
 from tests.kit.visit import on_threads_and_greenlets, until
 
 

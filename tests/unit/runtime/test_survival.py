@@ -24,7 +24,8 @@ from ssestream.runtime.loop import Loop, current_loop
 from ssestream.runtime.threads import Pool
 from ssestream.runtime.wheel import TimerWheel
 from tests.kit.following import Client, Following, data_of, numbers
-from tests.kit.insides import call_queue_of, end_all_of
+from tests.kit.insides import call_queue_of
+from tests.kit.states import end_all_of
 from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 
 #: What an app may raise, on purpose or as somebody else has it raised there.
@@ -61,6 +62,11 @@ def failing(error: type[BaseException]) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+def calls_of(pool: Pool) -> tuple[int, int]:
+    """The calls that are not finished yet, and the threads that have none."""
+    return pool._unfinished, pool._idle
 
 
 # -- an app's code
@@ -123,7 +129,7 @@ def test_an_interval_goes_on(raised: type[BaseException], log: Callable[[], list
 def test_a_thread_of_the_pool_goes_on(raised: type[BaseException]) -> None:
     pool, done = Pool(), threading.Event()
     pool.submit(failing(raised))
-    until(lambda: not pool._unfinished and pool._idle == 1, "the thread to be free again")
+    until(lambda: calls_of(pool) == (0, 1), "the thread to be free again")
     pool.submit(done.set)
     assert done.wait(10)
 
@@ -414,7 +420,7 @@ def test_a_call_whose_thread_was_not_to_be_had_does_not_wait_for_those_that_are_
     threads.to_be_had = True
     until(lambda: sorted(done) == [0, 1, 2], "threads for them")
     stuck.set()
-    until(lambda: not pool._unfinished and pool._idle >= 0, "the end of all")
+    until(lambda: calls_of(pool)[0] == 0 <= calls_of(pool)[1], "the end of all")
 
 
 def test_a_first_thread_that_cannot_be_started_is_told_and_nothing_is_half_done(

@@ -17,7 +17,8 @@ from ssestream.runtime.calls import CallQueue
 from ssestream.runtime.loop import Loop, current_loop
 from ssestream.runtime.wheel import SLOT, SWEEP, TimerHandle, TimerWheel, wheel_of
 from ssestream.settings import Settings
-from tests.kit.insides import entered, entered_in, slots_of
+from tests.kit.insides import entered_in, slots_of
+from tests.kit.states import entered
 from tests.kit.visit import on_threads_and_greenlets, until
 
 #: Seconds until what is due soon.

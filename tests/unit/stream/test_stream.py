@@ -28,7 +28,7 @@ from ssestream import (
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.callables import fitting
 from ssestream.wire import Decoder, encode
-from tests.kit.insides import settled
+from tests.kit.states import settled
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 

@@ -1,0 +1,33 @@
+"""Waits for what the package does by itself, until it is done."""
+
+import threading
+
+from ssestream import Channels
+from ssestream.runtime.emitter import Emitter
+from ssestream.runtime.wheel import TimerHandle, TimerWheel
+from tests.kit.insides import broker_of, call_queue_of, entered_in, exchange_of, listener_of
+from tests.kit.visit import until
+
+
+def idle(channels: Channels) -> None:
+    """Wait until neither the listener of *channels* nor one of its readers runs."""
+    until(lambda: not listener_of(channels).is_running, "the listener to end")
+
+
+def end_all_of(channels: Channels) -> None:
+    """Destroy the streams of *channels*, and close its broker once nobody listens."""
+    for subscription in exchange_of(channels).subscriptions:
+        subscription.stream.destroy()
+    idle(channels)
+    broker_of(channels).close()
+
+
+def settled(emitter: Emitter) -> None:
+    """Wait until every event of *emitter* that is due by now was emitted."""
+    reached = threading.Event()
+    call_queue_of(emitter).call_soon(reached.set)
+    until(reached.is_set, "the events")
+
+
+def entered(wheel: TimerWheel, *timers: TimerHandle) -> None:
+    until(lambda: set(timers) <= set(entered_in(wheel)), "all of them")
