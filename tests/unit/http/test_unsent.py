@@ -7,7 +7,7 @@ import flask
 import pytest
 
 from ssestream import ServerResponse, SseStream, clear_interval, set_interval
-from ssestream.http import diagnosis, unsent
+from ssestream.http import unsent
 from ssestream.http.outgoing import HIGH_WATER_MARK
 from tests.kit.servers import wait_until
 
@@ -24,10 +24,9 @@ WRITES: dict[str, Callable[[ServerResponse, SseStream], object]] = {
 
 
 @pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> flask.Flask:
+def app(unsaid: None, monkeypatch: pytest.MonkeyPatch) -> flask.Flask:
     """One whose views write for long if they write twice, in a process that said nothing yet."""
     monkeypatch.setattr(unsent, "LONG", 0.0)
-    monkeypatch.setattr(diagnosis, "_said", set())
     return flask.Flask("tests.long")
 
 
