@@ -1,0 +1,85 @@
+"""What a response tells each stream that is piped into it, and what it asks."""
+
+from ssestream.http.inlet import Inlet
+from ssestream.http.outgoing import OutgoingMessage, body_of
+
+
+class Noting(Inlet):
+    """An inlet that notes what it is told, and holds two frames."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def drained(self) -> None:
+        self.told.append("drained")
+
+    def closed(self) -> None:
+        self.told.append("closed")
+
+    def retired(self, dropping: bool) -> list[bytes]:
+        self.told.append(f"retired, dropping={dropping}")
+        return [b"data: held\n\n", b"data: too\n\n"]
+
+    def waiting(self) -> int:
+        return 20
+
+
+def test_an_inlet_is_told_of_the_drain_and_of_the_close_once() -> None:
+    res, inlet = OutgoingMessage(high_water_mark=10), Noting()
+    body = body_of(res)
+    body.join((inlet,))
+    assert res.write(b"x" * 10) is False
+    assert next(body) == b"x" * 10
+    assert inlet.told == []
+    res.end(b"y")
+    assert next(body) == b"y"
+    assert list(body) == []
+    assert inlet.told == ["drained", "closed"]
+    res.destroy()
+    assert inlet.told == ["drained", "closed"]
+
+
+def test_the_frames_of_an_inlet_are_sent_before_the_response_is_retired() -> None:
+    res, inlet = OutgoingMessage(), Noting()
+    body = body_of(res)
+    body.join((inlet,))
+    res.write(b"data: first\n\n")
+    body.retire("shutdown")
+    sent = b"".join(body)
+    assert sent.startswith(b"data: first\n\ndata: held\n\ndata: too\n\nretry: ")
+    assert inlet.told == ["retired, dropping=False", "closed"]
+
+
+def test_a_response_that_is_refused_sends_no_frame_of_an_inlet() -> None:
+    res, inlet = OutgoingMessage(), Noting()
+    body = body_of(res)
+    body.join((inlet,))
+    body.retire("refused")
+    assert b"held" not in b"".join(body)
+    assert inlet.told == ["retired, dropping=True", "closed"]
+
+
+def test_what_an_inlet_holds_waits_for_the_client_too() -> None:
+    res = OutgoingMessage()
+    body = body_of(res)
+    body.join((Noting(),))
+    body.join((Noting(),))
+    res.write(b"x")
+    assert body.waiting() == 41
+
+
+def test_an_inlet_that_has_parted_is_told_nothing_and_the_other_stays() -> None:
+    res, first, second = OutgoingMessage(), Noting(), Noting()
+    body = body_of(res)
+    body.join((first,))
+    body.join((second,))
+    body.part(first)
+    body.part(first)
+    assert body.inlets == (second,)
+    res.destroy()
+    assert (first.told, second.told) == ([], ["closed"])
+
+
+def test_an_inlet_holds_nothing_by_itself() -> None:
+    inlet = Inlet()
+    assert (inlet.retired(False), inlet.waiting()) == ([], 0)

@@ -1,0 +1,162 @@
+"""Which streams are open, what they did, and how all of them end."""
+
+import dataclasses
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from ssestream import drain, statistics
+from ssestream.http import registry as room
+from ssestream.http.registry import DRAIN_PATIENCE, REASONS, Cause
+from tests.kit.visit import until
+
+
+class Stream:
+    """An open stream that sends nothing by itself."""
+
+    in_hand = False
+
+    def __init__(self, messages: int = 0, length: int = 0, waits: int = 0) -> None:
+        self.ends: list[str] = []
+        self._sent, self._waits = (messages, length), waits
+
+    def sent(self) -> tuple[int, int]:
+        return self._sent
+
+    def waiting(self) -> int:
+        return self._waits
+
+    def retire(self, cause: Cause) -> None:
+        self.ends.append(f"retired: {cause}")
+
+    def cut(self, cause: Cause) -> None:
+        self.ends.append(f"cut: {cause}")
+        room.registry.close(self, cause, None)
+
+
+class Quick(Stream):
+    """A stream that is over as soon as it is told to end."""
+
+    def retire(self, cause: Cause) -> None:
+        super().retire(cause)
+        room.registry.close(self, cause, None)
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A registry of this test alone."""
+    own = type(room.registry)()
+    monkeypatch.setattr(room, "registry", own)
+    return own
+
+
+def test_streams_are_counted_from_their_opening_to_their_end(registry: Any) -> None:
+    first, second = Stream(3, 30, waits=7), Stream(1, 10)
+    assert not registry.has_open
+    for stream in (first, second):
+        assert registry.open(stream, None, None, None)
+    assert registry.has_open
+    registry.count("heartbeats", 2)
+    registry.count("dropped", 5)
+    registry.close(second, "stalled", None)
+    said = statistics()
+    assert (said.open, said.opened, said.closed, said.refused) == (1, 2, {"stalled": 1}, 0)
+    assert (said.messages, said.bytes, said.waiting) == (4, 40, 7)
+    assert (said.heartbeats, said.dropped) == (2, 5)
+    registry.close(first, "client", None)
+    assert not registry.has_open
+    # A snapshot does not change.
+    assert said.open == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        said.open = 2  # type: ignore[misc]
+
+
+def test_a_stream_that_was_never_entered_counts_only_what_it_sent(registry: Any) -> None:
+    registry.close(Stream(2, 20), "ended", None)
+    said = statistics()
+    assert (said.opened, said.closed, said.messages, said.bytes) == (0, {}, 2, 20)
+
+
+def test_more_streams_than_the_bound_are_refused_until_one_ends(registry: Any) -> None:
+    streams = [Stream() for _ in range(3)]
+    assert [registry.open(each, 2, None, None) for each in streams] == [True, True, False]
+    registry.close(streams[0], "client", None)
+    assert registry.open(streams[2], 2, None, None)
+    said = statistics()
+    assert (said.open, said.opened, said.refused) == (2, 3, 1)
+
+
+def test_each_client_has_a_bound_of_its_own(registry: Any) -> None:
+    mine = [Stream() for _ in range(3)]
+    assert [registry.open(each, None, "me", 2) for each in mine] == [True, True, False]
+    assert registry.open(Stream(), None, "you", 2)
+    assert registry.open(Stream(), None, None, 2)
+    registry.close(mine[0], "client", "me")
+    assert registry.open(mine[2], None, "me", 2)
+
+
+def test_while_the_process_drains_every_stream_is_refused(registry: Any) -> None:
+    stream = Stream()
+    registry.open(stream, None, None, None)
+    assert registry.begin_draining() == [stream]
+    assert registry.draining
+    assert not registry.open(Stream(), None, None, None)
+    assert statistics().refused == 1
+
+
+def test_a_drain_retires_all_and_cuts_who_has_not_taken_everything(registry: Any) -> None:
+    quick, slow, unsent = Quick(), Stream(), Stream()
+    slow.in_hand = True
+    for stream in (quick, slow, unsent):
+        registry.open(stream, None, None, None)
+    drain(0.05)
+    for stream in (quick, slow, unsent):
+        assert stream.ends[0] == "retired: shutdown"
+    until(lambda: slow.ends[1:] == ["cut: shutdown"], "the slow client's cut")
+    # The server has sent nothing of this one yet, so it has more time.
+    until(lambda: unsent.ends[1:] == ["cut: shutdown"], "the last cut")
+    assert quick.ends == ["retired: shutdown"]
+    assert statistics().closed == {"shutdown": 3}
+    assert DRAIN_PATIENCE > 1
+
+
+def test_threads_that_open_and_close_at_once_are_all_counted(registry: Any) -> None:
+    def visit() -> None:
+        for _ in range(300):
+            stream = Stream(1, 10)
+            assert registry.open(stream, None, "all", None)
+            registry.close(stream, "client", "all")
+
+    threads = [threading.Thread(target=visit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    said = statistics()
+    assert (said.open, said.opened, said.closed) == (0, 1200, {"client": 1200})
+    assert (said.messages, said.bytes) == (1200, 12000)
+
+
+def test_a_child_process_has_no_streams_yet() -> None:
+    stream = Stream(5, 50)
+    room.registry.open(stream, None, None, None)
+    try:
+        child = os.fork()
+        if child == 0:
+            try:
+                said = statistics()
+                os._exit(0 if (said.open, said.opened, said.messages) == (0, 0, 0) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert room.registry.has_open
+    finally:
+        room.registry.close(stream, "ended", None)
+
+
+@pytest.mark.parametrize("cause", Cause.__args__)  # type: ignore[attr-defined]
+def test_each_cause_has_its_words_for_the_log(cause: Cause) -> None:
+    assert REASONS[cause]
+    assert len(set(REASONS.values())) == len(REASONS)
