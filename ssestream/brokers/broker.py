@@ -81,9 +81,9 @@ _N = TypeVar("_N", int, float)
 
 
 class Position(NamedTuple):
-    """The place just after entry *number* in the log with the identity *log*.
+    """The point just after entry *number* in the log with the identity *log*.
 
-    Number 0 is the place before the first entry. *log* is ``""`` for a channel in which
+    Number 0 is the point before the first entry. *log* is ``""`` for a channel in which
     nothing was ever published; the only position in that log is 0.
 
     *check* is the check of the entry, or ``""`` if the check is not known. A position

@@ -25,8 +25,8 @@ def check(url: Any, history: Any, age: Any) -> None:
     """Raise as `configuration` does for a wrong argument. None is allowed for each."""
     if url is not None and (not isinstance(url, str) or not url):
         # The error does not show the URL, which may contain a password.
-        what = "an empty one" if isinstance(url, str) else type(url).__name__
-        raise TypeError(f"url is the URL of a broker, and not {what}")
+        found = "an empty one" if isinstance(url, str) else type(url).__name__
+        raise TypeError(f"url is the URL of a broker, and not {found}")
     if history is not None and (not isinstance(history, int) or isinstance(history, bool)):
         raise TypeError(f"history is an int of events, not {type(history).__name__}")
     if history is not None and history < 1:

@@ -1,10 +1,9 @@
 """The ``memory://`` broker: logs in the memory of one process.
 
-Other processes cannot publish to these logs, and the logs end with the process. A client
-that comes back after a restart finds another log, and its stream emits ``"gap"``. To make
-that sure, all logs of a process have one identity, even a log in which nothing was
-published yet. After a fork, the logs of parent and child go on differently, so the child
-gets a new identity.
+Other processes cannot publish to these logs, and the logs end with the process. All logs of a
+process have one identity, even a log in which nothing was published yet. So a client that comes
+back after a restart always finds another log, and its stream emits ``"gap"``. After a fork, the
+logs of parent and child go on differently, so the child gets a new identity.
 """
 
 import secrets

@@ -101,8 +101,8 @@ class RedisBroker:
     connections are in use, a caller waits for a free one. In a cluster, the number is for all
     nodes together.
 
-    `append` and `read` raise `BrokerError` within 5 s, and `wait` within 7 s. Each sentinel or
-    node of a cluster that does not answer either adds a second.
+    `append` and `read` raise `BrokerError` within 5 s, and `wait` within 7 s. Each further
+    sentinel or cluster node that does not answer adds a second.
     """
 
     shared = True
@@ -121,7 +121,7 @@ class RedisBroker:
         # How often `close` was called.
         self._closed = 0
         # The time until which each read is tried only once.
-        self._away = 0.0
+        self._tried_once_until = 0.0
         # The time when `wait` last checked all logs with its listener.
         self._checked_at = -math.inf
         _brokers.add(self)
@@ -136,8 +136,8 @@ class RedisBroker:
 
     def _forget(self) -> None:
         """Forget all connections; the next calls make new ones."""
-        # Each holds the pool: one for the process, or one for each thread in a patched process,
-        # because a gevent socket works only in its own thread.
+        # Two holders, and one of them is used. The process has one pool. A patched process has
+        # one pool for each thread, because a gevent socket works only in its own thread.
         self._common: dict[str, Pool] = {}
         self._own: Any = _Local()
         self._held.forget()
@@ -158,31 +158,31 @@ class RedisBroker:
         return Position(log, int(number), token.hex()[:CHECK_LENGTH])
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
-        def ask(again: int) -> Slice:
+        def read(again: int) -> Slice:
             return self._news({channel: Position("*", after)}, limit, max_bytes)[channel]
 
-        patience = 0 if clock.now() < self._away else TRYING
+        patience = 0 if clock.now() < self._tried_once_until else TRYING
         try:
-            piece = self._try(ask, patience, channel)
+            piece = self._try(read, patience, channel)
         except BrokerError as error:
             if patience and may_pass(error.__cause__):
-                self._away = clock.now() + AWAY
+                self._tried_once_until = clock.now() + AWAY
             raise
-        self._away = 0.0
+        self._tried_once_until = 0.0
         return piece
 
     def keep(self, channel: str, bounds: Bounds) -> Bounds:
         keys = [key_of(channel), bounds_key_of(channel)]
 
-        def say(again: int) -> list[bytes]:
+        def change(again: int) -> list[bytes]:
             kept: list[bytes] = self._pool().keep(keys, [*written_bounds(bounds), HISTORY])
             return kept
 
-        return bounds_of(*self._try(say, TRYING, channel))
+        return bounds_of(*self._try(change, TRYING, channel))
 
     def ping(self) -> None:
-        # A read and no PING, which an account without any other right may send. Which keys the
-        # account may use is a matter of each channel.
+        # A read, and not a PING: an account that may do nothing else may send a PING. An account
+        # that may not use this one key may still use the keys of channels.
         with contextlib.suppress(ChannelError), self._errors(PINGED):
             self._news({PINGED: Position("*", 0)}, 0, 0)
 
@@ -252,18 +252,18 @@ class RedisBroker:
             pool.close()
         self.wake()
 
-    def _try(self, ask: Callable[[int], _T], patience: float, channel: str) -> _T:
-        """Call *ask* with a connection, and return its result.
+    def _try(self, command: Callable[[int], _T], patience: float, channel: str) -> _T:
+        """Call *command* with a connection, and return its result.
 
-        Waits up to *patience* seconds for a free connection. In this time, also calls *ask*
-        again after an error that may pass. *ask* is called with 0 the first time, and later
+        Waits up to *patience* seconds for a free connection. In this time, also calls *command*
+        again after an error that may pass. *command* is called with 0 the first time, and later
         with 1, because an earlier call may have taken effect.
         """
         deadline, again = clock.now() + patience, 0
         while True:
             try:
                 with self._errors(channel), self._pool().turn(deadline):
-                    return ask(again)
+                    return command(again)
             except BrokerError as error:
                 if not may_pass(error.__cause__) or clock.now() > deadline:
                     raise

@@ -48,8 +48,8 @@ def is_lasting(error: BaseException) -> bool:
         return True
     if isinstance(error, exceptions.NoPermissionError) or is_untrusted(error):
         return True
-    # An error reply that redis-py gives no class of its own lasts, except for these two: another
-    # client's script ends, and a replica comes back.
+    # A plain ResponseError is a reply for which redis-py has no class. Two of these pass: BUSY when
+    # another client's script has ended, and NOREPLICAS when a replica is back.
     is_plain = type(error) is exceptions.ResponseError
     return is_plain and not str(error).startswith(("BUSY ", "NOREPLICAS "))
 

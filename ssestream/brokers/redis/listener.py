@@ -54,18 +54,18 @@ class Listener:
                 waker.wait(BLOCK)
                 return []
             keys = [key_of(name) for name in positions]
-            behind = [entry_id(position) for position in positions.values()]
+            after = [entry_id(position) for position in positions.values()]
             if not self._has_asked:
                 # The first ``XREAD`` does not block, so that a refusal is known before a wake
                 # can end the wait.
-                self._connection.send_command("XREAD", "COUNT", 1, "STREAMS", *keys, *behind)
+                self._connection.send_command("XREAD", "COUNT", 1, "STREAMS", *keys, *after)
                 answer = self._connection.read_response()
                 self._has_asked = True
                 if answer:
                     return [channel_of(key) for key in dict(answer)]
             block = int(BLOCK * 1000)
             self._connection.send_command(
-                "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *keys, *behind
+                "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *keys, *after
             )
             self._asked = dict(positions)
             self._until = clock.now() + BLOCK + ANSWER

@@ -25,7 +25,7 @@ _SHAPES = {
 #: Options that are removed from the query, because the broker uses or sets them itself.
 _OWN = {"decode_responses", "max_connections", "sentinel_username", "sentinel_password"}
 
-_BEHIND = "it has an @ after the host"
+_AT_AFTER_HOST = "it has an @ after the host"
 
 _ENCODE = (
     "percent-encode the user name and the password, as urllib.parse.quote(password,"
@@ -77,7 +77,7 @@ class Target:
     def refuse(self, error: BaseException) -> str:
         """A text for the log about *error*, which redis-py raised for an option of the query."""
         if self.is_doubtful:
-            return f"url {self.where.partition('://')[0]}://...: {_BEHIND}; {_ENCODE}"
+            return f"url {self.where.partition('://')[0]}://...: {_AT_AFTER_HOST}; {_ENCODE}"
         return f"url {self.where}: {self._clean(str(error))}"
 
     def _clean(self, words: str) -> str:
@@ -160,7 +160,7 @@ def _check(scheme: str, kind: str, rest: str) -> None:
     elif scheme == "unix":
         # A unix URL without a host may have an @ in the path of its socket.
         if host and "@" in path + query:
-            reason = _BEHIND
+            reason = _AT_AFTER_HOST
     elif (
         "@" in path
         # The value of an option may have an @, such as a password. The name of an option has
@@ -168,7 +168,7 @@ def _check(scheme: str, kind: str, rest: str) -> None:
         or any("@" in name for name in names)
         or ("@" in query and (host.startswith(":") or not _is_host(host, kind)))
     ):
-        reason = _BEHIND
+        reason = _AT_AFTER_HOST
     if reason:
         raise ValueError(f"url {scheme}{'+' * bool(kind)}{kind}://...: {reason}; {_ENCODE}")
 

@@ -18,9 +18,9 @@ same entry.
 Each append removes a few entries that its log no longer keeps. Each append also removes a few
 entries that are too old for their logs, because some logs get no append any more.
 
-SQLite's calls do not give way to other greenlets. Therefore all transactions are short, and no
-transaction waits for a lock. A transaction that finds a lock is tried again after a pause in which
-other greenlets run.
+No other greenlet runs during a call of SQLite. Therefore all transactions are short, and no
+transaction waits for a lock. If the file is locked, the transaction is tried again after a pause
+in which other greenlets run.
 
 The file must be on a disk of this host, because write-ahead logs use shared memory.
 """

@@ -21,6 +21,7 @@ LOOK = 1.0
 
 #: Seconds between two looks without inotify.
 LOOK_OFTEN = 0.02
+
 #: The most channels that one `wait` reads, so that other greenlets get their turn.
 CHANNELS = 256
 
@@ -86,8 +87,8 @@ class SqliteBroker:
         return self._database.do("BEGIN IMMEDIATE", lambda db: self._logs.keep(db, channel, bounds))
 
     def ping(self) -> None:
-        # A write that changes no row, so that the lack of a right to write is an error. In a file
-        # that is read-only, SQLite takes BEGIN IMMEDIATE for BEGIN.
+        # A write that changes no row: it fails if this process may not write. BEGIN IMMEDIATE
+        # alone does not fail in a read-only file, because SQLite then treats it as BEGIN.
         self._database.do(
             "BEGIN IMMEDIATE", lambda db: db.execute("UPDATE channels SET last = 0 WHERE 0")
         )
@@ -98,8 +99,8 @@ class SqliteBroker:
         kept = (name for name in self._doubtful if name in positions)
         self._doubtful = dict.fromkeys([*kept, *moved])
         while True:
-            # Without file descriptors, look often. Without inotify, the same, but a wake is
-            # noticed at once.
+            # Without a free file descriptor there is no waker: sleep, and look often. Without
+            # inotify, also look often, but the waker can end each pause.
             with contextlib.suppress(OSError):
                 self._waker = self._waker or PollableWaker()
                 self._watch = self._watch or FileWatch()
@@ -195,8 +196,8 @@ class SqliteBroker:
             connection is db
             and db.execute("SELECT 1 FROM events WHERE change = ? AND token = ?", seen).fetchone()
         )
-        # Another connection, a restored backup, or the entry was trimmed. Any channel may have
-        # changed.
+        # The connection is new, a backup was restored, or the entry was trimmed. In each case any
+        # channel may have changed.
         if not known:
             return list(self._positions)
         changed = db.execute("SELECT name FROM channels WHERE change > ?", seen[:1])

@@ -22,7 +22,7 @@ PAUSE = 0.005
 #: File descriptors that a connection needs: the file, its log, their index, a directory.
 DESCRIPTORS = 4
 
-#: SQLite's errors in the place of a wait for a lock.
+#: SQLite's errors if the file is locked.
 BUSY = ("database is locked", "locking protocol")
 
 #: Other errors of SQLite, each with its cure.
@@ -58,10 +58,10 @@ class Database:
         self.lock = new_lock()
         self.connection: sqlite3.Connection | None = None
         # The inodes of the files that the connection has open.
-        self._file: tuple[int, ...] | None = None
+        self._inodes: tuple[int, ...] | None = None
 
-    def do(self, begin: str, what: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run *what* in one transaction, and return its result.
+    def do(self, begin: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run *work* in one transaction, and return its result.
 
         *begin* is the SQL that begins the transaction. Tries again for `PATIENCE` seconds while
         the file is locked.
@@ -70,7 +70,7 @@ class Database:
         while True:
             try:
                 with self.lock:
-                    return self._transact(begin, what)
+                    return self._transact(begin, work)
             except MemoryError as error:
                 raise BrokerError(self.say("no memory")) from error
             except sqlite3.Error as error:
@@ -93,11 +93,11 @@ class Database:
             finally:
                 self.lock.release()
 
-    def _transact(self, begin: str, what: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _transact(self, begin: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
         db = self._connect()
         try:
             db.execute(begin)
-            result = what(db)
+            result = work(db)
             db.execute("COMMIT")
             return result
         # A signal handler may raise any exception here. An open transaction would lock the file
@@ -110,7 +110,7 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         """The connection to the file at the path now. The old file may have been moved away."""
         db = self.connection
-        if db is not None and self._file is not None and self._file == self._find():
+        if db is not None and self._inodes is not None and self._inodes == self._find_inodes():
             return db
         self.forget()
         # SQLite must not wait for a lock: `do` waits, and lets other greenlets run.
@@ -120,13 +120,13 @@ class Database:
         except BaseException:
             db.close()
             raise
-        # SQLite opens a file that it may not write for reading only. Forget such a connection at
-        # the next call, because the file may be writable then.
-        self._file = self._find() if os.access(self.path, os.W_OK) else None
+        # If this process may not write the file, SQLite opens it read-only. Open it again at the
+        # next call, because the file may be writable then.
+        self._inodes = self._find_inodes() if os.access(self.path, os.W_OK) else None
         self.connection = db
         return db
 
-    def _find(self) -> tuple[int, ...] | None:
+    def _find_inodes(self) -> tuple[int, ...] | None:
         # All three files, because an operator removes them one after the other.
         try:
             return tuple(os.stat(self.path + part).st_ino for part in ("", "-wal", "-shm"))
@@ -135,8 +135,8 @@ class Database:
 
     def _explain(self, error: Exception) -> BrokerError:
         words, folder = str(error), os.path.dirname(self.path)
-        # Do not open the file itself to find the cause: to close any descriptor of the file
-        # releases the locks of SQLite.
+        # Do not open the file itself to find the cause: closing any descriptor of the file
+        # releases SQLite's locks in this process.
         if words in (UNOPENED, IO_ERROR) and (lack := shortage(DESCRIPTORS)):
             return BrokerError(self.say(words + lack))
         cure = CURES.get(words) if os.path.isdir(folder) else f"there is no directory {folder}"

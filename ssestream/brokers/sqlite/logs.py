@@ -49,8 +49,8 @@ class Logs:
             key, log, last, messages, at, *kept = row
             now = max(now, at)
             before = Bounds(*kept)
-            said = before.history is not None
-            bounds = before.widened(self._asked) if said else self._asked.of_new_log()
+            has_bounds = before.history is not None
+            bounds = before.widened(self._asked) if has_bounds else self._asked.of_new_log()
         number, message = last + 1, messages + 1
         messages += not frame.startswith(CONTROL)
         db.execute(
@@ -84,8 +84,8 @@ class Logs:
             " WHERE expires <= ? ORDER BY expires LIMIT ?) GROUP BY channel",
             (time.time(), TRIMMED),
         )
-        for of, number in old.fetchall():
-            db.execute("DELETE FROM events WHERE channel = ? AND number <= ?", (of, number))
+        for other, number in old.fetchall():
+            db.execute("DELETE FROM events WHERE channel = ? AND number <= ?", (other, number))
 
     def _set_expiry(self, db: sqlite3.Connection, key: int | None, age: float | None) -> None:
         db.execute("UPDATE events SET expires = at + ? WHERE channel = ?", (age, key))
