@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 from . import pages, report
-from .contenders import CONTENDERS, build, missing, versions
+from .beside import package_in
+from .contenders import BEFORE, CONTENDERS, before, build, missing, versions
 from .measures import MEASURES, Measuring, Plan, Record, doubts, visits
-from .servers import Failure, cores, running
+from .servers import Contender, Failure, cores, running
 
 
 def listed(known: dict[str, object]) -> object:
@@ -29,11 +30,16 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, to try it")
     parser.add_argument("--rounds", type=int, help="5 if not given")
+    parser.add_argument("--seconds", type=float, help="of a measurement; 1.5 if not given")
     parser.add_argument(
         "--contenders",
         type=listed(dict(CONTENDERS)),
-        default=list(CONTENDERS),
-        help=f"of {','.join(CONTENDERS)}",
+        help=f"of {','.join(CONTENDERS)}; all, or with --beside the first two, if not given",
+    )
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        help="another checkout of this project, to compare its package with this one's",
     )
     parser.add_argument(
         "--measure",
@@ -49,21 +55,32 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     parser.add_argument("--read", type=Path, help="measure nothing, report what is in this file")
     parser.add_argument("--write-docs", action="store_true", help="rewrite docs/benchmarks.rst")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if options.contenders is None:
+        options.contenders = list(BEFORE.values()) if options.beside else list(CONTENDERS)
+    if options.beside:
+        try:
+            package_in(options.beside)
+        except ValueError as error:
+            parser.error(str(error))
+        if options.write_docs:
+            parser.error("--write-docs is for a run without --beside")
+    return options
 
 
 def measure(
-    names: list[str], plan: Plan, rounds: int, patience: float = 10, quiet: bool = False
+    contenders: list[Contender], plan: Plan, rounds: int, patience: float = 10, quiet: bool = False
 ) -> list[Record]:
     """Measure all contenders in each round, each time in another order, with fresh servers."""
     records: list[Record] = []
     for number in range(rounds):
-        order = names[:]
+        order = contenders[:]
         random.Random(number).shuffle(order)
         for visit in visits(plan):
-            for name in order:
+            for contender in order:
+                name = contender.name
                 try:
-                    with running(CONTENDERS[name], patience) as (server, load):
+                    with running(contender, patience) as (server, load):
                         for record in getattr(Measuring(server, load, plan), visit)():
                             record = {"round": number, "contender": name, **record}
                             record["doubts"] = doubts(record)
@@ -94,14 +111,19 @@ def main() -> int:
         results = json.loads(options.read.read_text())
     else:
         build()
-        names, left_out = [], {}
-        for name in options.contenders:
-            if why := missing(CONTENDERS[name]):
+        asked = {name: CONTENDERS[name] for name in options.contenders}
+        if options.beside:
+            asked |= before(options.beside)
+        contenders, left_out = [], {}
+        for name, contender in asked.items():
+            if why := missing(contender):
                 left_out[name] = why
                 print(f"{name} is left out: {why}")
             else:
-                names.append(name)
+                contenders.append(contender)
         shape = {"seconds": 0.5, "warm_up": 0.1, "paced": 8, "churn": 500} if options.quick else {}
+        if options.seconds:
+            shape["seconds"] = options.seconds
         plan = Plan(frozenset(options.measure), options.clients, **shape)
         rounds = options.rounds or (1 if options.quick else 5)
         one, other = cores()
@@ -109,7 +131,7 @@ def main() -> int:
         if one == other:
             print("there is only one core: the clients and the server take it from each other")
         started = time.monotonic()
-        records = measure(names, plan, rounds)
+        records = measure(contenders, plan, rounds)
         results = {
             "records": records,
             "rounds": rounds,

@@ -1,6 +1,7 @@
 """The contenders: how to start each of them, and which are missing on this machine."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -81,6 +82,20 @@ CONTENDERS = {
         ),
     )
 }
+
+
+#: The contenders of another checkout, and the contenders of this one that they are beside.
+BEFORE = {"before-gevent": "ours-gevent", "before-worker": "ours-worker"}
+
+
+def before(checkout: Path) -> dict[str, Contender]:
+    """The contenders that run the package of another checkout with all else the same."""
+    made = {}
+    for name, ours in BEFORE.items():
+        now = CONTENDERS[ours]
+        what = f"{now.what}, of the other checkout"
+        made[name] = dataclasses.replace(now, name=name, what=what, checkout=checkout)
+    return made
 
 
 def missing(contender: Contender) -> str | None:

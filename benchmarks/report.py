@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .contenders import CONTENDERS
+from .contenders import BEFORE, CONTENDERS
 from .measures import MEASURES, Record
 from .promises import PROMISES
 
@@ -24,6 +24,8 @@ QUANTITIES = {
     "memory": {"own": "KiB of a connection, the process's own"},
     "growth": {"growth": "of the CPU time of a delivery at 100"},
 }
+
+MORE_IS_BETTER = ("rate",)
 
 Key = tuple[str, int, str]
 
@@ -107,7 +109,7 @@ def titled(measure: str, clients: int) -> str:
 
 def names_in(records: Iterable[Record]) -> list[str]:
     present = {record["contender"] for record in records}
-    return [name for name in CONTENDERS if name in present]
+    return [name for name in (*CONTENDERS, *BEFORE) if name in present]
 
 
 def measured_tables(records: list[Record], under: str = "-") -> list[str]:
@@ -171,6 +173,25 @@ def kernel_in_words(numbers: Numbers, names: list[str]) -> str:
         "The kernel's part comes on top, in KiB of a connection with both of its ends, "
         "from its slabs and socket buffers: " + "; ".join(parts) + "."
     )
+
+
+def beside_table(records: list[Record]) -> str:
+    """The ratios of this checkout to the other one; nothing if there was no other."""
+    numbers = Numbers(records)
+    rows = []
+    for measure, quantities in QUANTITIES.items():
+        for clients in numbers.sizes(measure):
+            for quantity, unit in quantities.items():
+                key = (measure, clients, quantity)
+                ratios = [numbers.ratios(key, now, old) for old, now in BEFORE.items()]
+                if any(ratios):
+                    what = f"{measure} {clients:,}" if clients else measure
+                    better = "more" if quantity in MORE_IS_BETTER else "less"
+                    rows.append([what, unit, better, *map(spread, ratios)])
+    if not rows:
+        return ""
+    heads = [f"{now} to {old}" for old, now in BEFORE.items()]
+    return table(["what", "unit", "better", *heads], rows)
 
 
 def promises_table(records: list[Record]) -> str:
@@ -241,6 +262,8 @@ def text(results: dict[str, Any]) -> str:
     parts = [*measured_tables(results["records"])]
     if promised := promises_table(results["records"]):
         parts += [heading("What was promised"), promised]
+    if compared := beside_table(results["records"]):
+        parts += [heading("This checkout to the other one"), compared]
     parts += [heading("How far to trust it"), faults(results)]
     parts += [f"{name} was left out: {why}" for name, why in results["left_out"].items()]
     return "\n\n".join(parts).replace("\\-", "- ").replace("\\*", "*")

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .beside import link, package_in, search_path
+
 HERE = Path(__file__).parent
 BUILD = HERE / ".build"
 
@@ -73,6 +75,8 @@ class Contender:
     over_http: bool = False
     #: The most messages that may be published in a second; 0 is no limit.
     most_a_second: int = 0
+    #: Another checkout, if its package ``ssestream`` is to be measured instead of this one's.
+    checkout: Path | None = None
     #: Files for its folder, by name. The same names are replaced in their texts.
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -94,6 +98,8 @@ class Server:
         }
         for name, text in contender.files.items():
             Path(self._folder.name, name).write_text(text.format(**values))
+        if contender.checkout:
+            link(Path(self._folder.name), contender.checkout)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         environment = {
             **os.environ,
@@ -101,8 +107,10 @@ class Server:
             "BENCHMARK_CONTROL": str(self.control),
             "BENCHMARK_TEXT": TEXT,
             "NODE_ENV": "production",
-            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE / "apps")]),
+            "PYTHONPATH": os.pathsep.join([search_path(), str(HERE / "apps")]),
         }
+        if contender.checkout:
+            environment["BENCHMARK_PACKAGE"] = str(package_in(contender.checkout))
         self.process = start(
             [word.format(**values) for word in contender.command],
             cores()[0],

@@ -11,11 +11,11 @@ import pytest
 
 from benchmarks.__main__ import measure
 from benchmarks.beside import package_in
-from benchmarks.contenders import CONTENDERS, build
+from benchmarks.contenders import CONTENDERS, before, build
 from benchmarks.measures import Measuring, Plan, Record, visits
 from benchmarks.parts import kit
 from benchmarks.promises import Promise
-from benchmarks.report import Numbers, spread, text
+from benchmarks.report import Numbers, beside_table, spread, text
 from benchmarks.servers import Contender, running
 from tests.conftest import _missing
 from tests.kit.servers import ROOT
@@ -47,7 +47,7 @@ def burst(fault: str) -> Record:
 @pytest.mark.server
 def test_each_client_of_each_contender_gets_every_message() -> None:
     names = ["ours-gevent", "generator", "floor"]
-    records = measure(names, QUICK, rounds=1, quiet=True)
+    records = measure([CONTENDERS[name] for name in names], QUICK, rounds=1, quiet=True)
     found = {(record["contender"], record["measure"]) for record in records}
     assert found == {(name, kind) for name in names for kind in ("fanout", "burst")}
     for record in records:
@@ -106,8 +106,24 @@ def test_the_server_and_its_clients_are_bound_to_different_cores_where_there_are
     assert sorted(os.sched_getaffinity(0)) == available
 
 
-def rates(**by_contender: list[float]) -> Numbers:
-    return Numbers(
+@pytest.mark.server
+def test_the_package_of_another_checkout_is_measured_beside_this_one(tmp_path: Path) -> None:
+    shutil.copytree(package_in(ROOT), tmp_path / "ssestream")
+    with (tmp_path / "ssestream" / "__init__.py").open("a") as package:
+        package.write(
+            "\nonce = Channels.publish\n"
+            "def twice(*words):\n    once(*words)\n    once(*words)\n"
+            "Channels.publish = twice\n"
+        )
+    contenders = [CONTENDERS["ours-worker"], before(tmp_path)["before-worker"]]
+    records = measure(contenders, QUICK, rounds=1, quiet=True)
+    for record in records:
+        doubled = record["contender"] == "before-worker"
+        assert bool(record["wrong"].get("doubles")) == doubled, record
+
+
+def records_of(rates: dict[str, list[float]]) -> list[Record]:
+    return [
         {
             "round": number,
             "contender": name,
@@ -116,9 +132,19 @@ def rates(**by_contender: list[float]) -> Numbers:
             "rate": rate,
             "wrong": {},
         }
-        for name, rounds in by_contender.items()
+        for name, rounds in rates.items()
         for number, rate in enumerate(rounds)
-    )
+    ]
+
+
+def rates(**by_contender: list[float]) -> Numbers:
+    return Numbers(records_of(by_contender))
+
+
+def test_each_round_gives_a_ratio_of_this_checkout_to_the_other() -> None:
+    records = records_of({"ours-worker": [90.0, 220.0], "before-worker": [100.0, 200.0]})
+    assert "1.00 (0.90 to 1.10)" in beside_table(records)
+    assert beside_table(records_of({"ours-worker": [90.0]})) == ""
 
 
 def test_a_ratio_is_made_within_a_round() -> None:
