@@ -1,13 +1,15 @@
 """Timers as in JavaScript: ``setInterval`` and its family, in milliseconds.
 
-As in Node, an interval waits its delay again after the callback has returned, so that a
-slow callback never overlaps itself. A delay under 1 counts as 1. Both clearing functions
-clear both kinds. Unlike in Node, an exception in a callback is logged and the interval
-goes on.
+An interval does not drift: its n-th tick is due n delays after it was set. (Node counts each
+delay from the start of the last callback, and so drifts.) A tick that comes while the callback
+still runs is left out, so that a slow callback never overlaps itself. A tick that a blocked loop
+has missed is left out, too. A delay under 1 counts as 1. Both clearing functions clear both kinds.
+Unlike in Node, an exception in a callback is logged and the interval goes on.
 
-A timer belongs to the loop of the thread or greenlet that sets it (see ``runtime/loop.py``). Its
-callback runs in a greenlet there, or on threaded servers in a plain thread, outside every
-request and app context. Any thread may clear the timer.
+A timer belongs to the loop of the thread or greenlet that sets it. Its callback runs in a
+greenlet there, or on threaded servers in a plain thread, outside every request and app context.
+Callbacks that do not wait share this greenlet or thread (see ``runtime.timerheap``). Any thread
+may clear the timer.
 """
 
 import os
@@ -20,10 +22,11 @@ from .runtime.callables import check_callable, fitting
 from .runtime.calls import run_logged
 from .runtime.forking import process
 from .runtime.loop import current_loop
+from .runtime.timerheap import Entry, heap_of
 from .runtime.uncopyable import Uncopyable
 
 
-class Timer(Uncopyable):
+class Timer(Uncopyable, Entry):
     """A timer of `set_interval` or `set_timeout`, for `clear_interval` and `clear_timeout`."""
 
     _only_one = "it runs in this process, once. Set another timer"
@@ -31,57 +34,36 @@ class Timer(Uncopyable):
     def __init__(
         self, callback: Callable[..., object], delay_ms: float, args: tuple[Any, ...], repeat: bool
     ) -> None:
+        super().__init__(max(1, delay_ms) / 1000)
         self._loop = current_loop()
         self._origin = current_origin()
         self._call: tuple[Callable[..., object], tuple[Any, ...]] = (callback, args)
-        self._seconds = max(1, delay_ms) / 1000
         self._repeat = repeat
-        self._cleared = False
-        self._watcher: Any = None
         if not process.serves:
             _early.add(self)
-        self._loop.call(self._arm)
+        heap_of(self._loop).add(self)
 
-    # Only the thread of the watcher's own hub touches the watcher.
-
-    def _arm(self) -> None:
-        if self._cleared:
-            return
-        if self._watcher is None:
-            self._watcher = self._loop.libev.timer(self._seconds, self._seconds)
-        # libev counts from the time when its loop last woke up, and this may be a while ago.
-        # Without the update a timer could fire early.
-        self._watcher.again(self._due, update=True)
-
-    def _due(self) -> None:
-        self._watcher.stop()
-        self._loop.spawn(self._run)
-
-    def _disarm(self) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.stop()
-            watcher.close()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         # Read both in one step. A clear() from another thread could come between two steps.
         callback, args = self._call
-        if self._cleared:
+        if self.is_over:
             return
         try:
             run_logged(callback, *args, origin=self._origin)
         finally:
-            if self._repeat and not self._cleared:
-                self._loop.call(self._arm)
-            else:
-                self.clear()
+            if not self._repeat:
+                self._finish()
 
     def clear(self) -> None:
-        self._cleared = True
+        if not self.is_over:
+            self._finish()
+            heap_of(self._loop).discard(self)
+
+    def _finish(self) -> None:
+        self.is_over = True
         _early.discard(self)
         # The app may keep the timer. The timer must not keep the callback.
         self._call = (_nothing, ())
-        self._loop.call(self._disarm)
 
     def is_left_behind(self) -> bool:
         """Called in a forked child: whether the timer runs in the parent only."""

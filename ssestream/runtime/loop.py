@@ -159,7 +159,7 @@ class Loop:
         except NO_THREAD:  # already logged
             self.call_later(AGAIN, functools.partial(self._start_again, start))
 
-    def _call_behind(self, callback: Callable[..., object], *args: Any) -> None:
+    def call_behind(self, callback: Callable[..., object], *args: Any) -> None:
         """Run *callback* after the loop has handled its other events. In the hub's thread."""
         # A caller waits for *callback*, and there may be nothing else to keep the loop running.
         self._knock.ref = True
@@ -205,7 +205,7 @@ class Loop:
         finally:
             self._turning = bool(turns)
             if self._turning:
-                self._call_behind(self._take_turns)
+                self.call_behind(self._take_turns)
 
     def checkpoint(self) -> None:
         """Wait until the loop has handled its other events. Call it in a greenlet of the hub.
@@ -214,7 +214,7 @@ class Loop:
         times before the loop has looked at a socket.
         """
         waiter = Waiter(self.hub)
-        self._call_behind(waiter.switch, None)
+        self.call_behind(waiter.switch, None)
         waiter.get()
 
     def close(self) -> None:

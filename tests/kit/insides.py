@@ -71,7 +71,7 @@ def socket_of(connection: Connection) -> Any:
 
 def is_armed(timer: Timer) -> bool:
     """Whether *timer* has a watcher in its loop."""
-    return timer._watcher is not None
+    return not timer.is_over
 
 
 def slots_of(wheel: TimerWheel) -> dict[int, list[TimerHandle]]:

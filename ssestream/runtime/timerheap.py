@@ -1,0 +1,273 @@
+"""The app's timers of one loop: one heap, and one libev timer for all of them.
+
+A tick takes no greenlet and no thread of its own. On a hub that runs the app's code, one greenlet
+runs all callbacks that are due, one after another. If a callback waits, the hub gets another
+greenlet for the rest, so no timer is held up. The first greenlet without a callback waits for the
+next tick, and the others end.
+
+On threaded servers a thread of the loop's pool does the same. The loop cannot see that a callback
+waits there. So it looks every `PATIENCE` seconds whether another callback has begun. If not, it
+starts another thread.
+"""
+
+import heapq
+import itertools
+import math
+import weakref
+from collections import deque
+from typing import Any
+
+import gevent
+
+from .clock import clock
+from .loop import TURN, Loop
+from .threads import new_lock
+
+#: Seconds after which a callback in a thread counts as waiting: as long as Python lets one thread
+#: run before another one has its turn.
+PATIENCE = 0.005
+
+#: The number of cancelled entries from which they are swept. A sweep takes one pass over all.
+SWEEP = 1000
+
+
+class Entry:
+    """A callback that is due at fixed times.
+
+    The n-th time comes n times *seconds* after the entry was made, however late the calls are. A
+    time that comes while the last call still runs is left out, and so is a time that the loop has
+    missed.
+    """
+
+    __slots__ = ("_begin", "_count", "_seconds", "due", "is_over")
+
+    def __init__(self, seconds: float) -> None:
+        self._begin = clock.now()
+        self._seconds = seconds
+        self._count = 1
+        #: The next time, on ``clock.now()``.
+        self.due = self._begin + seconds
+        #: Whether the callback is never called again. Then it is left out of the heap.
+        self.is_over = False
+
+    def run(self) -> None:
+        """Call the callback. It may block. Raises nothing but ``GreenletExit``."""
+        raise NotImplementedError
+
+    def skip_to(self, now: float) -> None:
+        """Be due at the next fixed time after *now*."""
+        # Never the same time again: the division may be wrong in the last digit.
+        self._count = max(self._count, math.floor((now - self._begin) / self._seconds)) + 1
+        self.due = self._begin + self._count * self._seconds
+
+
+class TimerHeap:
+    """The entries of one loop. The methods with an underscore run in the thread of the loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = weakref.ref(loop)
+        self._entries: list[tuple[float, int, Entry]] = []
+        # Entries with the same time come in the order in which they were added.
+        self._numbers = itertools.count()
+        self._cancelled = 0
+        self._timer: Any = None
+        # The time for which the timer is set.
+        self._set_for = math.inf
+        # The entries to be called now.
+        self._due: deque[Entry] = deque()
+        # How many calls may begin before the loop looks at its other events.
+        self._left = 0
+        self._is_turning = False
+        # The greenlet that waits for the next tick.
+        self._idle: Any = None
+        self._threads = _Threads(self._due, self._run_one)
+
+    def add(self, entry: Entry) -> None:
+        """Call *entry* when it is due, until it is over. Thread-safe."""
+        self._call(self._enter, entry)
+
+    def discard(self, entry: Entry) -> None:
+        """*entry* is over: let nothing wait for it. Thread-safe."""
+        self._call(self._drop)
+
+    def _call(self, callback: Any, *args: Any) -> None:
+        loop = self._loop()
+        if loop is not None:
+            loop.call(callback, *args)
+
+    def _enter(self, entry: Entry) -> None:
+        if not entry.is_over:
+            heapq.heappush(self._entries, (entry.due, next(self._numbers), entry))
+            if entry.due < self._set_for and not self._is_turning:
+                self._arm()
+
+    def _drop(self) -> None:
+        self._cancelled += 1
+        if self._cancelled > max(SWEEP, len(self._entries) // 2):
+            self._entries = [each for each in self._entries if not each[2].is_over]
+            heapq.heapify(self._entries)
+            self._cancelled = 0
+        self._arm()
+
+    def _arm(self) -> None:
+        """Set the timer for the first entry."""
+        entries = self._entries
+        while entries and entries[0][2].is_over:
+            heapq.heappop(entries)
+        due = entries[0][0] if entries else math.inf
+        if due == self._set_for:
+            return
+        timer, self._timer = self._timer, None
+        self._set_for = due
+        if timer is not None:
+            timer.stop()
+            timer.close()
+        loop = self._loop()
+        if entries and loop is not None and not loop.is_lost:
+            self._timer = loop.libev.timer(max(0.0, due - clock.now()))
+            # libev counts from the time when its loop last woke up, and this may be a while ago.
+            # Without the update the timer could fire early.
+            self._timer.start(self._look, update=True)
+        if not entries:
+            self._end_idle()
+
+    def _look(self) -> None:
+        """The timer has fired."""
+        loop = self._loop()
+        if loop is None or loop.is_lost:
+            return
+        try:
+            now = clock.now()
+            entries = self._entries
+            while entries and entries[0][0] <= now:
+                entry = heapq.heappop(entries)[2]
+                if not entry.is_over:
+                    self._due.append(entry)
+            self._set_for = -math.inf  # the timer has run out
+            if loop.cooperative:
+                self._run_due()
+            else:
+                self._threads.run_due(loop)
+        finally:
+            self._arm()
+
+    def _run_due(self) -> None:
+        """Let greenlets run the callbacks that are due."""
+        loop = self._loop()
+        if loop is None or loop.is_lost:
+            return
+        self._left = TURN
+        self._is_turning = True
+        try:
+            while self._due and self._left > 0 and not loop.is_lost:
+                idle, self._idle = self._idle, None
+                # Either returns when the greenlet waits: for the next tick, or in a callback.
+                if idle is None:
+                    loop.run_now(self._run_in_greenlet, loop.hub)
+                else:
+                    idle.switch()
+        finally:
+            self._is_turning = False
+            if self._due:
+                loop.call_behind(self._run_due)
+            self._arm()
+
+    def _run_in_greenlet(self, hub: Any) -> None:
+        me = gevent.getcurrent()
+        while True:
+            while self._due and self._left > 0:
+                self._left -= 1
+                self._run_one(self._due.popleft())
+            # A parked greenlet would be left over when its thread ends.
+            if self._idle is not None or not self._entries:
+                return
+            self._idle = me
+            try:
+                hub.switch()
+            finally:
+                if self._idle is me:
+                    self._idle = None
+
+    def _end_idle(self) -> None:
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            self._left = 0
+            idle.switch()
+
+    def _run_one(self, entry: Entry) -> None:
+        """Call *entry*, in a greenlet of the loop or in a thread of its pool."""
+        try:
+            if not entry.is_over:
+                entry.run()
+        finally:
+            if not entry.is_over:
+                entry.skip_to(clock.now())
+                loop = self._loop()
+                if loop is not None and loop.cooperative and not loop.is_lost:
+                    self._enter(entry)
+                else:
+                    self.add(entry)
+
+
+class _Threads:
+    """Runs the entries in *due* in as few threads as callbacks that wait at the same time."""
+
+    def __init__(self, due: deque[Entry], run: Any) -> None:
+        self._due = due
+        self._run = run
+        self._lock = new_lock()
+        # The threads that do not wait in a callback, as far as the loop knows.
+        self._free = 0
+        # How often all threads were found waiting. A thread that has begun its callback before
+        # the last time is not counted as free.
+        self._round = 0
+        self._begun = self._seen = 0
+        self._watch: Any = None
+
+    def run_due(self, loop: Loop) -> None:
+        with self._lock:
+            start = bool(self._due) and self._free == 0
+            if start:
+                self._free = 1
+        if start:
+            loop.spawn(self._work, self._round)
+        if self._due and (self._watch is None or not self._watch.active):
+            if self._watch is None:
+                self._watch = loop.libev.timer(PATIENCE, PATIENCE)
+            self._seen = self._begun
+            self._watch.again(self._look, loop, update=True)
+
+    def _look(self, loop: Loop) -> None:
+        with self._lock:
+            if not self._due:
+                self._watch.stop()
+                return
+            if self._begun == self._seen:
+                self._round += 1
+                self._free = 0
+            self._seen = self._begun
+        self.run_due(loop)
+
+    def _work(self, counted: int) -> None:
+        while True:
+            with self._lock:
+                if counted != self._round:
+                    counted = self._round
+                    self._free += 1
+                if not self._due:
+                    self._free -= 1
+                    return
+                self._begun += 1
+                entry = self._due.popleft()
+            self._run(entry)
+            # A waiting thread must hold nothing of the app.
+            del entry
+
+
+_heaps: "weakref.WeakKeyDictionary[Loop, TimerHeap]" = weakref.WeakKeyDictionary()
+
+
+def heap_of(loop: Loop) -> TimerHeap:
+    """Return the one heap of *loop*."""
+    heap = _heaps.get(loop)
+    return _heaps.setdefault(loop, TimerHeap(loop)) if heap is None else heap

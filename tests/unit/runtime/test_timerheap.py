@@ -1,0 +1,96 @@
+"""TimerHeap: one timer of libev and one greenlet or thread for all timers of a loop."""
+
+import threading
+from typing import Any
+
+import gevent
+import gevent.event
+
+from ssestream import clear_interval, set_interval, set_timeout
+from ssestream.runtime.loop import current_loop
+from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
+from tests.unit.test_timers import Ticks
+
+
+def test_ten_thousand_timers_are_one_of_the_loops() -> None:
+    def in_a_hub() -> None:
+        loop = gevent.get_hub().loop
+        current_loop()
+        gevent.sleep(0)
+        before = loop.activecnt
+        timers = [set_interval(print, 60_000 + n % 100) for n in range(10_000)]
+        gevent.sleep(0)
+        assert loop.activecnt == before + 1
+        for timer in timers:
+            clear_interval(timer)
+        gevent.sleep(0)
+        assert loop.activecnt == before
+
+    gevent.spawn(in_a_hub).get()
+
+
+def test_callbacks_that_do_not_wait_share_one_greenlet() -> None:
+    def in_a_hub() -> None:
+        seen: list[Any] = []
+        timers = [set_interval(lambda: seen.append(gevent.getcurrent()), 5) for _ in range(300)]
+        until(lambda: len(seen) >= 1_500, "five ticks")
+        assert len(set(seen)) == 1
+        (runner,) = set(seen)
+        for timer in timers:
+            clear_interval(timer)
+        until(lambda: runner.dead, "the greenlet's end with the last timer")
+
+    gevent.spawn(in_a_hub).get()
+
+
+def test_a_greenlet_that_was_killed_in_a_callback_ends_no_other_timer() -> None:
+    def in_a_hub() -> None:
+        ticks, others = Ticks(), Ticks()
+
+        def dies() -> None:
+            ticks()
+            raise gevent.GreenletExit
+
+        timers = [set_interval(dies, 5), set_interval(others, 5)]
+        ticks.come(3)
+        others.come(5)
+        for timer in timers:
+            clear_interval(timer)
+
+    gevent.spawn(in_a_hub).get()
+
+
+@on_threads_and_greenlets
+def test_many_that_wait_hold_up_no_other() -> None:
+    gate = gevent.event.Event() if in_greenlet() else threading.Event()
+    waiting: list[int] = []
+
+    def wait(number: int) -> None:
+        waiting.append(number)
+        gate.wait(10)
+
+    ticks = Ticks()
+    for number in range(5):
+        set_timeout(wait, 0, number)
+    until(lambda: len(waiting) == 5, "all five")
+    timer = set_interval(ticks, 1)
+    ticks.come(5)
+    gate.set()
+    clear_interval(timer)
+
+
+def test_as_few_threads_as_callbacks_that_wait() -> None:
+    seen: list[int] = []
+    threads: list[threading.Thread] = []
+
+    def work() -> None:
+        timers = [set_interval(lambda: seen.append(threading.get_ident()), 10) for _ in range(300)]
+        until(lambda: len(seen) >= 3_000, "ten ticks")
+        for timer in timers:
+            clear_interval(timer)
+
+    threads.append(threading.Thread(target=work))
+    threads[0].start()
+    threads[0].join()
+    # One, and some more on a busy machine, where a thread may not run for longer than `PATIENCE`.
+    assert len(set(seen)) < 30
