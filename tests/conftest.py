@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
+from ssestream.channels import health, listener, replay
 from ssestream.http import diagnosis
 from tests.kit.brokers import Actor
 from tests.kit.redis_server import RedisServer
@@ -65,6 +67,14 @@ def async_views() -> None:
     """Flask's ``async def`` views."""
     if importlib.util.find_spec("asgiref") is None:
         _missing("asgiref", "pip install asgiref")
+
+
+@pytest.fixture
+def greenlets_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listeners and readers are greenlets, as in a process that gevent has patched."""
+    for module in (health, listener, replay):
+        monkeypatch.setattr(module, "spawn", gevent.spawn)
+    monkeypatch.setattr(listener.time, "sleep", gevent.sleep)
 
 
 @pytest.fixture(scope="session")

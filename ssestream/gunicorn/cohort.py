@@ -29,7 +29,7 @@ from ..runtime.waker import Wakeable
 from .sender import Sender
 
 # The send() of the sockets that `Connection.take_over` makes.
-_send: Callable[[Any, bytes, int], int] = SocketType.send
+socket_send: Callable[[Any, bytes, int], int] = SocketType.send
 
 
 class GroupedSender(Sender, Direct):
@@ -158,7 +158,7 @@ class Cohort(Together):
                 # takes about as long as all of this. If a send raises, the list has the counts of
                 # the sends before it.
                 counts.extend(
-                    map(_send, rest, itertools.repeat(chunk), itertools.repeat(SEND_FLAGS))
+                    map(socket_send, rest, itertools.repeat(chunk), itertools.repeat(SEND_FLAGS))
                 )
             except BlockingIOError:
                 counts.append(0)

@@ -34,6 +34,16 @@ def in_greenlet() -> bool:
     return isinstance(gevent.getcurrent(), gevent.Greenlet)
 
 
+def as_a_greenlet(test: Callable[..., None]) -> Callable[..., None]:
+    """Run *test* in a greenlet, as gevent's servers would."""
+
+    @functools.wraps(test)
+    def spawned(**fixtures: Any) -> None:
+        gevent.spawn(test, **fixtures).get()
+
+    return spawned
+
+
 def on_threads_and_greenlets(test: Callable[..., None]) -> Any:
     """Run *test* twice: in a plain thread, and in a greenlet, as gevent's servers would."""
 

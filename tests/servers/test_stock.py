@@ -1,6 +1,7 @@
 """What a stock server's streams need of the package: nothing that is only for `SseWorker`."""
 
 import json
+import zlib
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from tests.kit.servers import SERVERS, Client, Server, body_of
 pytestmark = pytest.mark.server
 
 EVENTS = 300
+
+#: Servers whose streams run in greenlets and are read by the server.
+GREENLETS = {"gevent", "gevent_pywsgi", "pywsgi"}
 
 #: A function of each walk, on every server. If one is missing, the trace does not see all.
 WALKED = {
@@ -27,6 +31,11 @@ def ask(server: Server, path: str, method: str = "GET") -> bytes:
     answer = Client(server.port).get(path, method=method, version="1.0").read_to_end()
     assert b" 200 OK" in answer, answer
     return body_of(answer)
+
+
+def functions_of(server: Server) -> set[tuple[str, str]]:
+    """The files and functions of the package that have run."""
+    return {(file, name) for file, name in json.loads(ask(server, "/functions"))}
 
 
 class Reader:
@@ -69,7 +78,7 @@ def walked(server: Server) -> set[tuple[str, str]]:
     back = Reader(server, "back", str(clients[0].messages()[EVENTS // 3]["id"]))
     rest = back.take(EVENTS - EVENTS // 3)
     assert [each["data"] for each in rest] == expected[EVENTS // 3 + 1 :]
-    return {(file, name) for file, name in json.loads(ask(server, "/functions"))}
+    return functions_of(server)
 
 
 @pytest.fixture
@@ -89,3 +98,33 @@ def test_only_the_worker_of_its_own_enters_the_wing_for_it(serve: Server) -> Non
         assert own >= {("gunicorn/cohort.py", "send_batch"), ("gunicorn/sender.py", "wake_now")}
     else:
         assert not own
+    # The ways of a broadcast: see the table of ``fanout``.
+    to_the_reader = ("http/output.py", "hand_to_reader") in functions
+    assert to_the_reader == (serve.kind in GREENLETS)
+
+
+@pytest.mark.parametrize("serve", ["SseWorker"], indirect=True)
+@pytest.mark.parametrize("how", ["compressed", "HTTP/1.0"])
+def test_a_stream_of_the_worker_without_shared_chunks_is_sent_to_by_itself(
+    serve: Server, how: str
+) -> None:
+    client = Client(serve.port)
+    plain = zlib.decompressobj(31)  # 16 more asks for gzip's framing
+    if how == "compressed":
+        client.get("/news?client=it&compress=1", "Accept-Encoding: gzip")
+    else:
+        client.get("/news?client=it", version="1.0")
+
+    def body() -> bytes:
+        received = body_of(client.received)
+        return plain.copy().decompress(received) if how == "compressed" else received
+
+    while b"\nid: " not in body():
+        client.received += client.sock.recv(65536)
+    for number in range(3):
+        ask(serve, "/publish/1", "POST")
+        while body().count(b"data: 0") <= number:
+            client.received += client.sock.recv(65536)
+    functions = functions_of(serve)
+    assert ("http/output.py", "hand_to_reader") in functions
+    assert ("gunicorn/cohort.py", "send_batch") not in functions

@@ -73,7 +73,7 @@ streams: set[SseStream] = set()
 def news() -> ServerResponse:
     client = request.args["client"]
     res = ServerResponse()
-    sse_stream = SseStream(request)
+    sse_stream = SseStream(request, compress="compress" in request.args)
     sse_stream.pipe(res)
     channels.subscribe(sse_stream, "news")
     streams.add(sse_stream)
