@@ -31,7 +31,7 @@ _CHECKED = "ssestream.checked"
 #: The most settings of single streams that are kept. Streams with equal settings share one
 #: object, which saves memory.
 KNOWN = 100
-_known: dict[Settings, Settings] = {}
+known: dict[Settings, Settings] = {}
 
 # For each app: the changed values when its configuration was last read, and the `Settings` made
 # of them.
@@ -103,10 +103,10 @@ def stream_settings(options: Options) -> Settings:
             + ", ".join(sorted(_STREAM_OPTIONS))
         )
     settings = dataclasses.replace(app_settings(), **options)
-    if len(_known) >= KNOWN:
-        _known.clear()
+    if len(known) >= KNOWN:
+        known.clear()
     try:
-        return _known.setdefault(settings, settings)
+        return known.setdefault(settings, settings)
     except TypeError:  # an app's client_key has no hash
         return settings
 

@@ -106,11 +106,11 @@ class Ailing:
             resume(name)
 
     def _try(self, name: str) -> None:
-        places = self._tails.places(name)
-        if places is None:  # every stream of it has ended since
+        numbers = self._tails.read_points(name)
+        if numbers is None:  # no stream follows the channel any more
             return
         try:
-            for index, after in enumerate(places):
+            for index, after in enumerate(numbers):
                 self._broker.read(name, after, TRIED, TRIED_BYTES)
                 if index == 0 and name in self:
                     with self._lock:

@@ -71,7 +71,7 @@ class Cursor:
         self.filter = filter
         #: Whether a reader has this cursor, or the cursor waits for a reader.
         self.reading = False
-        #: Events that the stream got. `Tail` counts those that it got in a group.
+        #: Events that the stream got outside of a group. `Tail` counts the events of groups.
         self.delivered = 0
         #: Events that were read from the log, and gaps.
         self.replayed = self.gaps = 0
@@ -107,8 +107,8 @@ class Cursor:
         self.go_to(UNKNOWN)
         self.snapshot_at = UNKNOWN
 
-    def follow(self, tail: Any) -> None:
-        """Follow the log of *tail* from now on."""
+    def join(self, tail: Any) -> None:
+        """Belong to *tail* from now on."""
         self.tail = tail
 
     def subscribe_at(self, end: Position | None) -> None:
@@ -168,9 +168,7 @@ class Cursor:
         return unwanted
 
     def passed(self, publications: list[Publication]) -> int:
-        """How many of *publications*, which have no gap between them, this cursor has passed
-        already.
-        """
+        """How many of *publications* this cursor has passed. They have no gap between them."""
         at = self.position
         if at is None or not publications or at.log != publications[0].position.log:
             return 0
@@ -178,11 +176,11 @@ class Cursor:
 
     def is_told(self, publication: Publication) -> bool:
         """Whether the control frame *publication* ends the stream of this cursor."""
-        began = self.subscribed_at
+        since = self.subscribed_at
         if (
-            began is not None
-            and began.log == publication.position.log
-            and publication.number <= began.number
+            since is not None
+            and since.log == publication.position.log
+            and publication.number <= since.number
         ):
             return False
         return publication.frame == CLOSE or self.is_cut(publication)

@@ -75,7 +75,7 @@ class Exchange:
     ) -> None:
         """See `Channels.subscribe`. All arguments are checked."""
         if not self.broker.shared:
-            self.audience.came()
+            self.audience.followed()
         if sse_stream.destroyed or sse_stream.writable_ended:
             return
         text, is_none = since or sse_stream.last_event_id, not sse_stream._has_bad_id
@@ -151,9 +151,9 @@ class Exchange:
         for cursor in subscription.cursors:
             self.listener.replay.drained(cursor)
 
-    def passed(self, subscription: Subscription, cursor: Cursor, silently: int) -> None:
-        """*cursor* has passed *silently* entries since the last entry that was sent."""
-        self.listener.id_blocks.passed(subscription, cursor, silently)
+    def passed(self, subscription: Subscription, cursor: Cursor, unsent: int) -> None:
+        """*cursor* has passed *unsent* entries since the last entry that was sent."""
+        self.listener.id_blocks.passed(subscription, cursor, unsent)
 
     def gone(self, subscription: Subscription) -> None:
         """*subscription* follows nothing any more."""

@@ -15,7 +15,7 @@ from .unheard import Audience
 
 
 class Exchanges:
-    """The exchanges of one `Channels`. Most have one: apps with equal configurations share it.
+    """The exchanges of one `Channels`. There is mostly one, which all its apps share.
 
     The arguments are those of `Channels`, and checked. With a *url*, the broker is opened now.
     """
@@ -29,7 +29,7 @@ class Exchanges:
         # The exchange for each configuration of an app that differs from `_configuration`.
         self._others: dict[Configuration, Exchange] = {}
         # Whether `init_app` was called.
-        self._is_told = False
+        self._is_initialised = False
         self._audience = Audience()
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
@@ -40,7 +40,7 @@ class Exchanges:
     def init_app(self, app: flask.Flask) -> None:
         """See `Channels.init_app`."""
         self._take_from(app)
-        self._is_told = True
+        self._is_initialised = True
 
     def current(self) -> Exchange:
         """The exchange with the broker of the current app.
@@ -48,7 +48,12 @@ class Exchanges:
         Raises ``RuntimeError`` if no app is current, and the apps have different brokers.
         """
         app = current_app()
-        if app is not None and self._url is None and not self._is_told and app not in self._apps:
+        if (
+            app is not None
+            and self._url is None
+            and not self._is_initialised
+            and app not in self._apps
+        ):
             self._take_from(app)
         if self._others:
             other = self._others.get(self._apps.current(app))
@@ -80,8 +85,8 @@ class Exchanges:
                     self._configure(its).use_json_of(app)
                 self._apps.note(app, its)
                 known = self._apps.all()
-                gone = [self._others.pop(each) for each in [*self._others] if each not in known]
-        for each in gone:
+                unused = [self._others.pop(each) for each in [*self._others] if each not in known]
+        for each in unused:
             each.close()
 
     def _part_off(self, app: flask.Flask, its: Configuration) -> None:

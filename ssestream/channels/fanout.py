@@ -6,10 +6,10 @@ An event reaches a socket by the first of these ways that works:
 no  way                                     when
 ==  ======================================  ==================================================
 1   one ``send`` for each member of a       a broadcast under ``SseWorker``, to streams that
-    cohort: `Together.send`                 were sent the same last batch and nothing else
+    cohort: `SharedPlace.send`              were sent the same last batch and nothing else
                                             since
 2   one ``send`` to the stream's own        a broadcast under ``SseWorker``, to another
-    socket: `Direct.send_batch`. The        *simple* stream whose body is in chunks without
+    socket: `DirectReader.send_batch`. The  *simple* stream whose body is in chunks without
     stream then joins a cohort              compression. Nothing waits for it
 3   to the reader that sleeps:              a broadcast to any other *simple* stream: on
     `OutputBuffer.hand_to_reader`           gevent's servers, or compressed or over HTTP/1.0
@@ -30,8 +30,8 @@ way 4 or 5. A stream that has missed entries, or has no room, does so too.
 The speed of a broadcast depends on this module. Most streams are simple, have got all earlier
 events, and have nothing waiting. For such streams, all common work is done only once.
 
-The senders of ``SseWorker`` and their cohorts are known here by `Direct` and `Together` alone. On
-other servers there are none of them.
+Only ``SseWorker`` has readers of the class `DirectReader`, and cohorts, which are places of the
+class `SharedPlace`. This module knows no more of the worker than these two.
 """
 
 from collections.abc import Callable, Iterable
@@ -49,7 +49,7 @@ from .tail import Tail
 TURN = 256
 
 
-class Direct(Wakeable):
+class DirectReader(Wakeable):
     """A reader that can send a batch to its socket itself, past its buffer."""
 
     __slots__ = ()
@@ -62,8 +62,8 @@ class Direct(Wakeable):
         raise NotImplementedError
 
 
-class Together(Place):
-    """The place of cursors that are sent to together. False if no cursor is left there."""
+class SharedPlace(Place):
+    """The place of a group of cursors that are sent to together. False without a cursor."""
 
     __slots__ = ()
 
@@ -105,7 +105,7 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
             others.append(cursor)
             continue
         reader = buffer.waiting_reader
-        if isinstance(reader, Direct) and reader.loop is loop:
+        if isinstance(reader, DirectReader) and reader.loop is loop:
             # The reader stays marked as asleep, because nothing else is sent before this returns.
             reader.send_batch(batch, cursor, now)
             continue

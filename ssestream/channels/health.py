@@ -26,8 +26,8 @@ class Health:
         self.state: State = "idle"
         #: Whether the broker failed again soon after it came back.
         self.is_unsteady = False
-        # The last error in the log, and the time when the broker last came back.
-        self._told: str | None = None
+        # The last error that was logged, and the time when the broker last came back.
+        self._logged: str | None = None
         self._back_at = -STEADY
         # Whether `_await_steadiness` runs.
         self._is_awaiting = False
@@ -50,11 +50,11 @@ class Health:
         self.is_unsteady = clock.now() < self._back_at + STEADY
         # A broker that comes and goes fails with the same error again and again. Log the first
         # two failures only.
-        if not (was_unsteady and self.is_unsteady and words == self._told):
+        if not (was_unsteady and self.is_unsteady and words == self._logged):
             lasts = " an operator must correct this;" if error.lasting else ""
             level = logging.ERROR if error.lasting else logging.WARNING
             logger.log(level, "channels: %s;%s the streams stay open meanwhile", words, lasts)
-        self._told = words
+        self._logged = words
         self.state = "down"
 
     def up(self) -> None:

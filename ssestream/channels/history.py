@@ -10,12 +10,12 @@ _PAGE, _PAGE_BYTES = 256, 1024 * 1024
 
 def read_back(broker: Broker, name: str, limit: int | None) -> list[dict[str, str | int]]:
     """The last *limit* messages of the channel *name*, oldest first; with None, all of them."""
-    where = broker.read(name, 0, 0, 0)
-    after, wanted = where.last, where.last if limit is None else limit
+    state = broker.read(name, 0, 0, 0)
+    after, wanted = state.last, state.last if limit is None else limit
     messages: list[dict[str, str | int]] = []
-    # Read further back in place of control frames, which are not messages.
-    while len(messages) < wanted and after >= where.first:
-        end, after = after, max(where.first - 1, after - (wanted - len(messages)))
+    # A page may have control frames, which are not messages. Then read further back.
+    while len(messages) < wanted and after >= state.first:
+        end, after = after, max(state.first - 1, after - (wanted - len(messages)))
         messages = _messages(broker, name, after, end) + messages
     return messages
 
@@ -26,10 +26,10 @@ def _messages(broker: Broker, name: str, after: int, end: int) -> list[dict[str,
         piece = broker.read(name, after, min(_PAGE, end - after), _PAGE_BYTES)
         if not piece.entries:
             break
-        for number, frame, token in piece.entries:
-            # The log may have been trimmed meanwhile, and then begins after *end*.
+        for number, frame, check in piece.entries:
+            # If the log was trimmed meanwhile, its first entries may be after *end*.
             if number <= end and is_frame(frame):
-                event_id = format_id({name: Position(piece.log, number, token)})
+                event_id = format_id({name: Position(piece.log, number, check)})
                 messages += Decoder().feed(with_id(frame, event_id.encode()))
         after = piece.entries[-1].number
     return messages

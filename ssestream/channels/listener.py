@@ -66,7 +66,7 @@ class Listener:
             if start:
                 self._listening = True
         for cursor in cursors:
-            self.replay.follow(cursor)
+            self.replay.start(cursor)
         if start:
             spawn(self._listen)
         elif is_new:
@@ -107,7 +107,7 @@ class Listener:
             start_again(self._listen, error)
 
     def _followed(self) -> list[Tail]:
-        """All tails. If there are none, the listener counts as ended, and must end."""
+        """All tails. If there are none, notes that the listener ends; the caller must end it."""
         with self.tails.lock:
             if not self.tails:
                 self._listening = False
@@ -127,8 +127,8 @@ class Listener:
         elif self.health.state != "listening":
             self._up()
         asked = {tail.name: tail for tail in tails if tail.name not in self._ailing}
-        places = ((name, tail.position) for name, tail in asked.items())
-        news = self._broker.wait({name: position for name, position in places if position})
+        positions = ((name, tail.position) for name, tail in asked.items())
+        news = self._broker.wait({name: at for name, at in positions if at})
         if was_down:
             self._up()
         # First hand on the news, and only then raise the failure of a reader.
@@ -216,11 +216,11 @@ class Listener:
             turn = apart[start : start + TURN]
             others = [] if batches else turn
             for batch in batches:
-                left = broadcast(tail, batch, turn, loop)
-                if left:
-                    others = others + left
-                    rest = set(left)
-                    turn = [cursor for cursor in turn if cursor not in rest]
+                missed = broadcast(tail, batch, turn, loop)
+                if missed:
+                    others = others + missed
+                    skip = set(missed)
+                    turn = [cursor for cursor in turn if cursor not in skip]
             for cursor in others:
                 self._deliver(tail, cursor, news)
 
@@ -233,7 +233,7 @@ class Listener:
                 return
             # Some batches may have been given. `deliver` skips the publications that the cursor
             # has passed.
-            if news.follow(cursor.position) and subscription.deliver(cursor, news.publications):
+            if news.continues(cursor.position) and subscription.deliver(cursor, news.publications):
                 return
         except Exception as error:
             subscription.break_off(cursor.name, error)

@@ -46,7 +46,7 @@ class Publication:
         frame = self.frame
         self.is_control = frame.startswith(CONTROL)
         if not self.is_control and not is_frame(frame):
-            _tell_of_unreadable(log, self.number)
+            _log_unreadable(log, self.number)
             # The entry keeps its number, and no stream gets it.
             self.is_control, self.frame = True, UNREADABLE
         self.is_small = len(frame) <= SMALL
@@ -67,13 +67,13 @@ class Publication:
         return dict(self._message)
 
 
-# Logs for which the error was logged, so that each is logged once. The bound limits memory.
-_told: deque[str] = deque(maxlen=100)
+# The last logs for which the error was logged, so that it is logged once for each.
+_logged: deque[str] = deque(maxlen=100)
 
 
-def _tell_of_unreadable(log: str, number: int) -> None:
-    if log not in _told:
-        _told.append(log)
+def _log_unreadable(log: str, number: int) -> None:
+    if log not in _logged:
+        _logged.append(log)
         logger.error(
             "channels: entry %d of the log %s is not a message, and is left out: the log is"
             " damaged, or another program has written to the log",
@@ -181,7 +181,7 @@ class News:
             # The same object as in most cursors, which makes a comparison fast.
             self.before = here
         self.batches = batches_of(name, self.before, self.publications)
-        #: The publications that may take away a stream's access.
+        #: The control frames that take away the access of one key.
         self.cuts = [each for each in self.publications if each.frame.startswith(CUT)]
         #: Whether entries are lost, and one of them may take away a stream's access.
         self.may_miss_cut = here is not None and here.log == piece.log and missed
@@ -195,7 +195,7 @@ class News:
         """The position after the last of *publications*; without any, the end of the log."""
         return self.publications[-1].position if self.publications else self.piece.end
 
-    def follow(self, at: Position | None) -> bool:
+    def continues(self, at: Position | None) -> bool:
         """Whether no entry is missing between the position *at* and *publications*."""
         if at is None or self.has_lost_end:
             return False
@@ -221,14 +221,15 @@ def cut_frame(key: Hashable | None) -> bytes | None:
         text = repr(key)
     except Exception as error:
         raise ValueError(f"key must have a repr(), which fails here: {error!r}") from error
-    if _is_told_by_place(key):
+    if _shows_address(key):
         raise ValueError(
             f"key must have a repr() of its own: {text} contains the address of the object"
         )
     return None if key is None else CUT + text.encode("utf-8", "backslashreplace")
 
 
-def _is_told_by_place(key: object) -> bool:
+def _shows_address(key: object) -> bool:
+    """Whether ``repr(key)`` contains an address in memory."""
     if isinstance(key, tuple):
-        return any(map(_is_told_by_place, key))
+        return any(map(_shows_address, key))
     return type(key).__repr__ is object.__repr__

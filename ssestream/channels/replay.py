@@ -99,7 +99,7 @@ class Replay:
 
     # -- the cursors that are behind
 
-    def follow(self, cursor: Cursor) -> None:
+    def start(self, cursor: Cursor) -> None:
         """Let *cursor* go live, or else read on."""
         if not self._goes_live(cursor):
             self.read_on(cursor)
@@ -140,7 +140,7 @@ class Replay:
             spawn(self._read)
 
     def _goes_live(self, cursor: Cursor, seen: Position | None = None) -> bool:
-        """Let *cursor* go live if it is at the end of the log. Returns whether it is live or over.
+        """Let *cursor* go live if it is at the end of the log. Returns whether it needs no reader.
 
         *seen* is the position of the listener before a read that found nothing more for *cursor*.
         None if there was no such read.
@@ -204,7 +204,8 @@ class Replay:
     def _catch_up(self, cursor: Cursor) -> bool:
         """Read on once for *cursor*. Returns whether a reader must go on with it.
 
-        If not, the cursor is live or over, its stream has no room, or its stream emits ``"gap"``.
+        If not, the cursor is live or removed, its stream has no room, or its stream emits
+        ``"gap"``.
         """
         subscription = cursor.subscription
         drains = subscription.drains

@@ -34,8 +34,8 @@ class Keeper(Protocol):
     def gone(self, subscription: "Subscription") -> None:
         """Called when *subscription* follows nothing any more."""
 
-    def passed(self, subscription: "Subscription", cursor: Cursor, silently: int) -> None:
-        """Called after *cursor* has passed *silently* entries since the last entry that was sent.
+    def passed(self, subscription: "Subscription", cursor: Cursor, unsent: int) -> None:
+        """Called after *cursor* has passed *unsent* entries since the last entry that was sent.
 
         These entries were withheld, and the client does not know them. With 0, the newest entry
         was sent.

@@ -72,7 +72,7 @@ class Tail:
         self.cursors: set[Cursor] = set()
         #: The cursors that the listener moves.
         self.live: set[Cursor] = set()
-        #: Groups of live cursors that are sent to together (see `fanout.Together`).
+        #: Groups of live cursors that are sent to together (see `fanout.SharedPlace`).
         self.groups: list[Any] = []
         #: Live cursors in no group, which a broadcast visits one by one.
         self.apart: set[Cursor] = set()
@@ -115,7 +115,7 @@ class Tail:
             if cursor.position is cursor.subscribed_at:
                 cursor.go_to(self.position)
             cursor.subscribe_at(self.position)
-        cursor.follow(self)
+        cursor.join(self)
         self.cursors.add(cursor)
 
     def remove(self, cursor: Cursor) -> None:
@@ -257,7 +257,7 @@ class Tails:
                 tail.begin(end)
 
     def goes_live(self, cursor: Cursor, seen: Position | None) -> bool:
-        """Let *cursor* go live if it is at the end of the log. Returns whether it is live or over.
+        """Let *cursor* go live if it is at the end of the log. Returns whether it needs no reader.
 
         *seen* is the position of the tail before a read that found nothing more for *cursor*.
         None if there was no such read.
@@ -289,7 +289,7 @@ class Tails:
             tails = self._tails.values() if name is None else filter(None, [self.get(name)])
             return [cursor for tail in tails for cursor in tail.cursors - tail.live]
 
-    def places(self, name: str) -> list[int] | None:
+    def read_points(self, name: str) -> list[int] | None:
         """The entry numbers after which this process must read the channel *name*.
 
         The first number is the listener's. The second, if any, is the number of the stream that
@@ -299,9 +299,9 @@ class Tails:
             tail = self._tails.get(name)
             if tail is None:
                 return None
-            here = tail.position or Position("", 0)
+            listener = tail.position or Position("", 0)
             behind = [at.number for each in self.behind(name) if (at := each.position)]
-            return [here.number, min(behind)] if behind else [here.number]
+            return [listener.number, min(behind)] if behind else [listener.number]
 
     def published(self, name: str) -> None:
         """Count an event that this process has published to the channel *name*."""

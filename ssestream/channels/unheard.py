@@ -1,14 +1,14 @@
-"""Notice what is published to ``memory://`` where no client can get it.
+"""Warn of events that are published to ``memory://`` in a process where no client gets them.
 
-``memory://`` is of one process, and other processes have memories of their own. Publishing
-in such a process succeeds, and nothing is delivered. These are known, and each is logged once:
+Each process has its own ``memory://``. Publishing in another process than the server's succeeds,
+and nothing is delivered. Three cases are recognised, and each is logged once:
 
 * One of several processes of a server publishes. Clients of the others get nothing.
 * A job publishes: a child process of the server's, or a worker of a task queue.
-* A script or a command publishes, and nobody has followed anything there at its end.
+* A script or a command publishes, and until its end no stream follows a channel there.
 
-A server may publish before its first client comes, so a process that is or may become a
-server is not a script.
+A server may publish before its first client comes. So a process that is a server, or may become
+one, does not count as a script.
 """
 
 import atexit
@@ -29,7 +29,7 @@ from ..http.diagnosis import warn_of_memory
 from ..runtime.clock import clock
 from ..runtime.forking import process
 
-#: Seconds for which a script may publish before somebody follows. It may never end by itself.
+#: Seconds for which a script may publish before a stream follows. Some scripts never end.
 LONG = 10.0
 
 #: Seconds between two looks at whether a script has become a server.
@@ -67,13 +67,13 @@ _OF_SERVERS = (
     "wsgiref.simple_server",
 )
 
-#: Modules that run tasks in processes for them.
+#: Modules of task queues. A process in which one of them runs code is a job.
 _QUEUES = ("billiard.", "celery.concurrency", "celery.worker", "dramatiq.worker", "rq.worker")
 
 #: Modules that run tests. A test may look at what was published without following it.
 _TESTS = ("_pytest.", "unittest.")
 
-#: Adapters that call every process one of several.
+#: Adapters that set ``wsgi.multiprocess`` in every process, so that it says nothing.
 _UNKNOWING = ("a2wsgi", "asgiref.wsgi", "starlette.middleware.wsgi", "uvicorn.middleware.wsgi")
 
 #: Where werkzeug's server keeps its socket for its reloader. A child process inherits it.
@@ -84,85 +84,89 @@ _Socket: Any = monkey.get_original("socket", "socket")
 
 
 class Audience:
-    """What is known of those who can get what one `Channels` on ``memory://`` publishes."""
+    """Whether the events that one `Channels` publishes to ``memory://`` can reach clients."""
 
     def __init__(self) -> None:
-        # Whether the parent of this process had an audience, which stays there.
-        self._was_with_parent = False
+        # Whether the parent of this process was the server. Its streams are not in this process.
+        self._was_parent_server = False
         # Whether a view has forked this process.
         self._is_of_view = False
         self._begin()
 
     def _begin(self) -> None:
-        # Whether somebody has followed here, or a request has published: this process serves.
-        self._is_here = self._is_read = False
-        self._is_told = False
+        # Whether this process is the server: a stream has followed, or a request has published.
+        self._is_server = False
+        # Whether this process has read the history of a channel.
+        self._has_read = False
+        self._has_warned = False
         self._has_looked_for_several = False
-        # Whether this process was a child when it was last looked for a job; None before.
-        self._looked_at_child: bool | None = None
+        # Whether this process was a child at the last look for a job; None before the first.
+        self._looked_as_child: bool | None = None
         # When a script first published, if this process looks like one.
         self._script_since: float | None = None
         self._look_again_at = 0.0
 
     def forked(self) -> None:
-        """This process is a child. Nobody follows anything in it yet."""
-        self._was_with_parent = self._was_with_parent or self._is_here
+        """Begin anew in a child process, where no stream follows a channel yet."""
+        self._was_parent_server = self._was_parent_server or self._is_server
         self._is_of_view = self._is_of_view or flask.has_request_context()
         self._begin()
 
     def read(self) -> None:
-        """What was published is read in this process, perhaps by the script itself."""
-        self._is_read = True
+        """Note that this process reads history. A script may read its own events."""
+        self._has_read = True
         self._script_since = None
 
-    def came(self) -> None:
-        """Somebody follows these channels in this process."""
-        self._is_here = True
+    def followed(self) -> None:
+        """Note that a stream of this process follows a channel. May log a warning."""
+        self._is_server = True
         self._script_since = None
-        if not self._is_told and flask.has_request_context() and _says_several():
-            self._tell("several")
+        if not self._has_warned and flask.has_request_context() and _says_several():
+            self._warn("several")
 
     def published(self) -> None:
-        """Something was published."""
-        if self._is_told:
+        """Note that an event was published. May log a warning."""
+        if self._has_warned:
             return
-        # Before the request is asked: a job that a view forks has a copy of its context.
-        if not (self._is_here or process.serves) and self._is_in_job():
-            self._tell("job")
+        # Check for a job first: a job that a view forks has a copy of the request's context, and
+        # is not the server.
+        if not (self._is_server or process.serves) and self._is_in_job():
+            self._warn("job")
         elif flask.has_request_context():
-            self._is_here = True
+            self._is_server = True
             self._script_since = None
             if _says_several():
-                self._tell("several")
+                self._warn("several")
         elif _is_one_of_several() or self._finds_several():
-            self._tell("several")
-        elif not (self._is_here or self._is_read or process.serves):
+            self._warn("several")
+        elif not (self._is_server or self._has_read or process.serves):
             self._published_by_script()
 
     def ended(self) -> None:
-        """The script has ended, or has published for long."""
+        """Note that the script has ended, or has published for long. May log a warning."""
         if self._script_since is not None and not (process.serves or _has_served()):
-            self._tell("script")
+            self._warn("script")
 
-    def _tell(self, cause: Literal["several", "job", "script"]) -> None:
-        self._is_told = True
+    def _warn(self, cause: Literal["several", "job", "script"]) -> None:
+        self._has_warned = True
         self._script_since = None
         warn_of_memory(cause)
 
     def _is_in_job(self) -> bool:
         if process.is_job or self._is_of_view:
             return True
-        # A child by "spawn" imports modules before multiprocessing knows that it is one.
-        is_child = self._was_with_parent or _is_child_of_multiprocessing()
-        if is_child is self._looked_at_child:
+        # A child that was started by "spawn" imports modules before multiprocessing knows that
+        # the process is a child.
+        is_child = self._was_parent_server or _is_child_of_multiprocessing()
+        if is_child is self._looked_as_child:
             return False
-        self._looked_at_child = is_child
+        self._looked_as_child = is_child
         if is_child:
             return not _runs_server()
         return any(_module(frame).startswith(_QUEUES) for frame in _frames())
 
     def _finds_several(self) -> bool:
-        """Whether gunicorn has several workers. No request needs to have come."""
+        """Whether gunicorn has several workers. Works before the first request, too."""
         if self._has_looked_for_several:
             return False
         self._has_looked_for_several = True
@@ -184,8 +188,8 @@ class Audience:
             return
         self._look_again_at = now + LOOK
         if _listens() or _runs_server():
-            # Its first client may come later.
-            self._is_here = True
+            # A server: its first client may come later.
+            self._is_server = True
             self._script_since = None
         elif self._script_since is None:
             self._script_since = now
@@ -194,7 +198,7 @@ class Audience:
             self.ended()
 
 
-#: The audiences of what scripts publish.
+#: The audiences of processes that look like scripts.
 _scripts: set[Audience] = set()
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..channels.cursor import Cursor
-from ..channels.fanout import TURN, Direct, Together
+from ..channels.fanout import TURN, DirectReader, SharedPlace
 from ..channels.place import Place
 from ..channels.publication import Batch
 from ..http.account import ALONE, Account
@@ -32,7 +32,7 @@ from .sender import Sender
 socket_send: Callable[[Any, bytes, int], int] = SocketType.send
 
 
-class GroupedSender(Sender, Direct):
+class GroupedSender(Sender, DirectReader):
     """A sender of a body in chunks, without compression. It can be a member of a cohort."""
 
     __slots__ = ("cursor",)
@@ -99,7 +99,7 @@ class _SharedAccount(Account):
             reader.leave()
 
 
-class Cohort(Together):
+class Cohort(SharedPlace):
     """Streams at the same position with nothing waiting, each on a socket of its own.
 
     All members run in one loop. The cohort is the place of its members. The lock is held during a

@@ -18,7 +18,7 @@ from ssestream import (
     StreamError,
     statistics,
 )
-from ssestream.config import KNOWN, _known
+from ssestream.config import KNOWN, known
 from ssestream.http import outgoing
 from ssestream.http.connection import Connection
 from ssestream.http.interning import EACH
@@ -524,7 +524,7 @@ def test_a_pair_may_be_a_list_as_in_json() -> None:
 def test_settings_of_many_kinds_are_not_all_kept() -> None:
     for number in range(3 * KNOWN):
         assert settings_of(SseStream(max_age=1000 + number)).max_age == 1000 + number
-    assert len(_known) <= KNOWN
+    assert len(known) <= KNOWN
 
 
 def test_a_bound_for_each_client_without_a_key_to_know_clients_by_is_told_once(
