@@ -185,6 +185,18 @@ class Cursor:
             return False
         return publication.frame == CLOSE or self.is_cut(publication)
 
+    def has_skipped(self, control: Publication) -> bool:
+        """Whether the control frame *control* ends the stream, and this cursor will not read it.
+
+        Such a cursor had no position when its stream subscribed, and begins after *control*.
+        """
+        if self.position is None:
+            return self.is_told(control)
+        # Without `subscribed_at`, the position is one that the client has brought.
+        return (
+            self.subscribed_at is not None and self.passed([control]) > 0 and self.is_told(control)
+        )
+
     def is_cut(self, publication: Publication) -> bool:
         """Whether *publication* takes away the access of this cursor's key."""
         return publication.frame == self.cut_frame

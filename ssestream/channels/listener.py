@@ -188,7 +188,8 @@ class Listener:
             tail.advance(news)
             # A cursor that is behind may not reach a cut for a long time, so check all cursors
             # here. Without a cut, do not look at each cursor: a broadcast would be slow.
-            concerned = list(tail.cursors) if news.cuts or news.may_miss_cut else []
+            looks = news.cuts or news.closes or news.may_miss_cut
+            concerned = list(tail.cursors) if looks else []
         try:
             self._broadcast(tail, news)
         except BaseException:

@@ -162,6 +162,7 @@ class News:
     __slots__ = (
         "batches",
         "before",
+        "closes",
         "cuts",
         "has_lost_end",
         "may_miss_cut",
@@ -183,6 +184,8 @@ class News:
         self.batches = batches_of(name, self.before, self.publications)
         #: The control frames that take away the access of one key.
         self.cuts = [each for each in self.publications if each.frame.startswith(CUT)]
+        #: The publications that end all streams.
+        self.closes = [each for each in self.publications if each.frame == CLOSE]
         #: Whether entries are lost, and one of them may take away a stream's access.
         self.may_miss_cut = here is not None and here.log == piece.log and missed
         #: Whether the log has lost its newest entries. A cursor may have read more than the

@@ -13,8 +13,8 @@ from .ailing import Ailing
 from .cursor import Cursor
 from .health import Health
 from .ids import UNKNOWN
-from .publication import publications_of
-from .subscription import UNHEARD_CUT, Subscription
+from .publication import CLOSE, publications_of
+from .subscription import UNHEARD_CLOSE, UNHEARD_CUT, Subscription
 from .tail import Tails
 from .tasks import spawn, start_again
 
@@ -226,6 +226,9 @@ class Replay:
                 subscription.tell_place()
                 return True
             if piece.misses(at):
+                if cursor.cut_frame is not None and cursor.subscribed_at is None:
+                    self._end_unheard(cursor, UNHEARD_CUT)
+                    return False
                 if piece.has_other_past(at):
                     # The number of `subscribed_at` has no meaning in the other past. Obey every
                     # control frame from now on.
@@ -262,12 +265,44 @@ class Replay:
     def _find_end(self, cursor: Cursor) -> Slice:
         """The end of the log of *cursor*, which was not known when its stream subscribed."""
         piece = self._broker.read(cursor.name, 0, 0, 0)
-        if cursor.cut_frame is not None and cursor.subscribed_at is None and piece.last:
-            # A cut may have come since the stream subscribed, and nobody here has read it. The
-            # client must come back and ask the view for access again.
-            cursor.subscription.end_stream(UNHEARD_CUT, cursor.name)
-            cursor.subscription.cancel()
+        if cursor.subscribed_at is None and piece.last:
+            if cursor.cut_frame is not None:
+                self._end_unheard(cursor, UNHEARD_CUT)
+            elif self._has_close(cursor, piece):
+                self._end_unheard(cursor, UNHEARD_CLOSE)
+            else:
+                cursor.subscribe_at(piece.end)
         return piece
+
+    def _end_unheard(self, cursor: Cursor, why: str) -> None:
+        """End the stream of *cursor*: nobody here has read what came since it subscribed.
+
+        The client must come back and ask the view again.
+        """
+        cursor.subscription.end_stream(why, cursor.name)
+        cursor.subscription.cancel()
+
+    def _has_close(self, cursor: Cursor, piece: Slice) -> bool:
+        """Whether the log of *cursor*, which ends with *piece*, has a `CLOSE`.
+
+        Each entry of a log is read only once for this, and not for each stream.
+        """
+        with self._tails.lock:
+            tail = self._tails.of(cursor)
+            if tail is None:
+                return False
+            searched, has_close = tail.searched, tail.has_close
+        number = searched.number if searched.log == piece.log else 0
+        has_close = has_close and searched.log == piece.log
+        while not has_close and number < piece.last:
+            entries = self._broker.read(cursor.name, number, READ, READ_BYTES).entries
+            if not entries:
+                break
+            has_close = any(each.frame == CLOSE and each.number <= piece.last for each in entries)
+            number = entries[-1].number
+        with self._tails.lock:
+            tail.note_search(piece.end, has_close)
+        return has_close
 
     def _tell_of_gap(self, cursor: Cursor, at: Position, piece: Slice) -> bool:
         """Emit ``"gap"``, and let *cursor* read on after its handlers.
@@ -288,7 +323,7 @@ class Replay:
             # without the snapshot then gets a gap again.
             cursor.go_to(oldest)
             # Send an id now. If no event followed, the old id of the client would be a gap again.
-            cursor.subscription.tell_place()
+            cursor.subscription.tell_place_after_gap(cursor)
             self._pause(cursor)
             self.read_on(cursor)
 

@@ -23,6 +23,7 @@ WAS_CUT = "cut() took away its access to the channel"
 MAY_BE_CUT = "entries that are lost may have taken away its access to the channel"
 UNHEARD_CUT = "it subscribed while the broker was away, and may have lost its access to the channel"
 WAS_CLOSED = "close_channel() ended the streams of the channel"
+UNHEARD_CLOSE = "it subscribed while the broker was away, and may have missed the end of"
 
 
 class Keeper(Protocol):
@@ -158,6 +159,13 @@ class Subscription:
             if self.stream._settings.id_blocks and place != known:
                 self.stream._write_uncounted(id_block(place))
 
+    def tell_place_after_gap(self, cursor: Cursor) -> None:
+        """Do the same after a gap of *cursor*, at once or when the stream has room again."""
+        if self._fits(b""):
+            self.tell_place()
+        else:
+            self._keeper.passed(self, cursor, 1)
+
     def deliver_now(self, cursor: Cursor, batch: Batch) -> bool:
         """Give the stream the whole *batch*, if this is possible without a look at each
         publication.
@@ -185,10 +193,15 @@ class Subscription:
             cursor.lose_place()
 
     def obey(self, cursor: Cursor, news: News) -> None:
-        """End the stream if *news* takes away its access, or may miss an entry that does."""
+        """End the stream if *news* takes away its access, or may miss an entry that does.
+
+        Also end it if *news* closes the channel, and *cursor* will not read this in its turn.
+        """
         told = any(cursor.is_cut(each) and cursor.is_told(each) for each in news.cuts)
         if not self.closed and (told or (news.may_miss_cut and cursor.cut_frame is not None)):
             self.end_stream(WAS_CUT if told else MAY_BE_CUT, cursor.name)
+        elif not self.closed and any(map(cursor.has_skipped, news.closes)):
+            self.end_stream(WAS_CLOSED, cursor.name)
         if self.closed:
             self.cancel()
 
@@ -226,19 +239,20 @@ class Subscription:
             more, given, silent = True, 0, 0
             try:
                 for publication in publications[cursor.passed(publications) :]:
+                    # An entry that is not sent needs no room.
+                    silently = publication.is_control or publication.number in unwanted
                     keeps_up = publication.is_small and not stream.writable_need_drain
-                    if self.closed or not (keeps_up or self._fits(publication.frame)):
+                    has_room = silently or keeps_up or self._fits(publication.frame)
+                    if self.closed or not has_room:
                         more = False
                         break
                     cursor.move(publication.place)
-                    if publication.is_control:
+                    if silently:
                         silent += 1
-                        if cursor.is_told(publication):
+                        if publication.is_control and cursor.is_told(publication):
                             self.end_stream(
                                 WAS_CUT if cursor.is_cut(publication) else WAS_CLOSED, cursor.name
                             )
-                    elif publication.number in unwanted:
-                        silent += 1
                     else:
                         self._push(
                             publication.single(cursor.name)

@@ -78,6 +78,8 @@ class Tail:
         self.apart: set[Cursor] = set()
         #: How much the log keeps.
         self.bounds = Bounds()
+        #: How far a reader has searched the log for a `CLOSE`, and whether the log has one.
+        self.searched, self.has_close = Position("", 0), False
         #: The last entries up to *position*, without a gap.
         self.recent: deque[Publication] = deque()
         self._recent_bytes = 0
@@ -140,6 +142,10 @@ class Tail:
         """Let readers move *cursor* from now on. Also called when the cursor is removed."""
         self.live.discard(cursor)
         self.apart.discard(cursor)
+
+    def note_search(self, end: Position, has_close: bool) -> None:
+        """Note that the log was searched for a `CLOSE` up to *end*."""
+        self.searched, self.has_close = end, has_close
 
     def stand_apart(self, cursor: Cursor) -> None:
         """Let a broadcast visit *cursor* by itself, because it has left its group.

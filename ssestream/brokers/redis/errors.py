@@ -48,10 +48,11 @@ def is_lasting(error: BaseException) -> bool:
         return True
     if isinstance(error, exceptions.NoPermissionError) or is_untrusted(error):
         return True
-    # A plain ResponseError is a reply for which redis-py has no class. Two of these pass: BUSY when
-    # another client's script has ended, and NOREPLICAS when a replica is back.
+    # A plain ResponseError is a reply for which redis-py has no class. Three of these pass: BUSY
+    # when another client's script has ended, NOREPLICAS when a replica is back, and UNBLOCKED,
+    # with which a failover ends a wait.
     is_plain = type(error) is exceptions.ResponseError
-    return is_plain and not str(error).startswith(("BUSY ", "NOREPLICAS "))
+    return is_plain and not str(error).startswith(("BUSY ", "NOREPLICAS ", "UNBLOCKED "))
 
 
 def is_untrusted(error: BaseException | None) -> bool:

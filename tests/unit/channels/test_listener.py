@@ -21,7 +21,7 @@ from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import listener
 from ssestream.wire import Decoder, encode, is_frame
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
-from tests.kit.insides import exchange_of, over
+from tests.kit.insides import exchange_of, listener_of, over
 from tests.kit.servers import ROOT
 from tests.kit.states import idle
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
@@ -499,6 +499,117 @@ def test_a_cut_is_heard_by_who_subscribed_while_the_broker_could_not_be_read_bes
             publish(channels, "news", 1, 2)
             assert data_of(kept.take(1)) == ["1"]
             assert data_of(first.take(1)) == ["1"]
+
+
+def test_a_cut_that_the_log_keeps_no_more_ends_who_came_back_while_it_could_not_be_read() -> None:
+    broker = Breakable(history=10)
+    channels = over(broker)
+    ids = publish(channels, "news", 3)
+    broker.leave("read", "wait")
+    app = Following(channels, "news", key="k")
+    with Client(app, last_id=ids[0]) as keyed:
+        channels.cut("news", "k")
+        publish(channels, "news", 3, 30)
+        until(lambda: channels.state == "down", "it to be seen")
+        broker.come_back()
+        assert data_of(keyed.all()) == []
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("calls", [("read",), ("read", "wait")])
+@pytest.mark.parametrize("entries", [0, 300])
+def test_a_close_is_not_lost_on_who_subscribed_before_it_while_the_broker_could_not_be_read(
+    calls: tuple[str, ...], entries: int
+) -> None:
+    broker = Breakable()
+    channels = over(broker)
+    publish(channels, "news", 1)
+    publish(channels, "others", 1)
+    broker.leave(*calls)
+    with (
+        Client(Following(channels, "news")) as one,
+        Client(Following(channels, "news", "others", latest=1)) as several,
+        Client(Following(channels, "others")) as kept,
+        Client(Following(channels, "empty")) as unpublished,
+    ):
+        channels.close_channel("news")
+        publish(channels, "news", 1, 1 + entries)
+        until(lambda: channels.state == "down", "it to be seen")
+        broker.come_back()
+        assert data_of(one.all()) == []
+        several.all()
+        until(lambda: nobody_is_behind(channels), "the others to be live")
+        publish(channels, "others", 1, 2)
+        publish(channels, "empty", 2, 3)
+        assert data_of(kept.take(1)) == ["1"]
+        assert data_of(unpublished.take(1)) == ["2"]
+    # The channel can be followed again.
+    with Client(Following(channels, "news")) as again:
+        all_live(channels)
+        publish(channels, "news", 500, 501)
+        assert data_of(again.take(1)) == ["500"]
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("late", [False, True])
+def test_a_close_is_heard_by_who_subscribed_while_the_broker_could_not_be_read_beside_others(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the listener or a reader is the first to read again."""
+    broker = Breakable()
+    channels = over(broker)
+    ids = publish(channels, "news", 3)
+    with Client(Following(channels, "news")) as first:
+        until(lambda: channels.state == "listening", "the listener")
+        broker.leave("read", "wait")
+        until(lambda: channels.state == "down", "it to be seen")
+        with (
+            Client(Following(channels, "news")) as new,
+            Client(Following(channels, "news"), last_id=ids[0]) as back,
+        ):
+            channels.close_channel("news")
+            publish(channels, "news", 3, 4)
+            if late:
+                wait = broker.wait
+
+                def late_wait(positions: Mapping[str, Position]) -> dict[str, Slice]:
+                    if channels.state == "down" and not broker.fails:
+                        return {}
+                    found = wait(positions)
+                    cursors = listener_of(channels).tails.get("news").cursors  # type: ignore
+                    until(lambda: all(each.position for each in cursors), "the readers")
+                    return found
+
+                monkeypatch.setattr(broker, "wait", late_wait)
+            broker.come_back()
+            assert data_of(new.all()) == []
+            assert data_of(back.all()) == numbers(1, 3)
+            assert data_of(first.all()) == []
+    # Who was ended is not ended again.
+    with Client(Following(channels, "news"), last_id=ids[2]) as again:
+        assert data_of(again.take(1)) == ["3"]
+        all_live(channels)
+
+
+@on_threads_and_greenlets
+def test_one_that_follows_a_channel_with_an_old_close_goes_on_through_an_outage() -> None:
+    broker = Breakable()
+    channels = over(broker)
+    publish(channels, "news", 1)
+    channels.close_channel("news")
+    with Client(Following(channels, "news")) as first:
+        all_live(channels)
+        until(lambda: channels.state == "listening", "the listener")
+        broker.leave("read", "wait")
+        until(lambda: channels.state == "down", "it to be seen")
+        with Client(Following(channels, "news")) as second:
+            broker.elsewhere("news", 1, 2)
+            broker.come_back()
+            assert data_of(first.take(1)) == ["1"]
+            all_live(channels)
+            publish(channels, "news", 2, 3)
+            assert data_of(first.take(2)) == ["1", "2"]
+            assert data_of(second.take(1)) == ["2"]
 
 
 # -- all at once

@@ -21,8 +21,9 @@ from ssestream.wire import Decoder, encode
 from tests.kit.brokers import all_closed
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
 from tests.kit.insides import broker_of, listener_of, over
+from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Client as Plain
-from tests.kit.servers import Server, wait_until
+from tests.kit.servers import Server, free_port, wait_until
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]
@@ -222,8 +223,14 @@ def test_a_client_that_reads_nothing_is_not_flooded_with_its_places() -> None:
     channels = Channels("memory://", history=2)
     stream = SseStream(high_water_mark=2, max_messages=4)
     channels.subscribe(stream, "news", filter=lambda message: False)
-    publish(channels, "news", 100)
-    until(lambda: channels.statistics()["news"].lagging == 0, "it to have passed all")
+    all_live(channels)
+    for number in range(10, 110, 10):
+        # While the listener waits for the lock, the log drops all but two of these.
+        with broker_of(channels).lock:
+            publish(channels, "news", 10)
+        until(lambda n=number: heard(channels, "news") == n, "the listener to have them")
+        all_live(channels)
+    assert channels.statistics()["news"].gaps > 5
     assert not stream.destroyed
     assert stream.writable_length <= 4
     stream.destroy()
@@ -383,6 +390,113 @@ def test_redis_that_was_killed_with_a_snapshot_behind_is_a_gap(redis_url: str) -
     assert app.gaps == ["news"]
     channels.close()
     client.close()
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("grown", [0, 3, 5])
+def test_a_real_redis_that_was_killed_behind_its_snapshot_is_a_gap_for_all(
+    start_redis: Callable[..., RedisServer], grown: int
+) -> None:
+    redis = start_redis()
+    channels, elsewhere = Channels(redis.url), Channels(redis.url)
+    publish(channels, "news", 3)
+    app, keyed = Following(channels, "news", "other"), Following(channels, "news", key="user:7")
+    with Client(app) as gone:
+        place_of(gone)
+        redis.client().save()
+        publish(channels, "news", 3, 6)
+        gone.take(3)
+    with Client(app) as client, Client(keyed) as cut:
+        all_live(channels)
+        redis.kill()
+        redis.start()
+        publish(elsewhere, "news", 100, 100 + grown)
+        # A cut may have been lost with the end of the log.
+        cut.read_to_end()
+        expected = numbers(3) + numbers(100, 100 + grown)
+        assert data_of(client.take(len(expected))) == expected
+        publish(elsewhere, "news", 200, 203)
+        expected += numbers(200, 203)
+        assert data_of(client.take(len(expected))) == expected
+    with Client(app, last_id=gone.last_id) as back:
+        assert data_of(back.take(len(expected))) == expected
+    assert app.gaps == ["news", "news"]
+    elsewhere.close()
+    channels.close()
+
+
+@pytest.mark.parametrize("grown", [0, 3, 5])
+def test_a_real_redis_that_was_killed_behind_its_snapshot_while_nobody_was_there_is_a_gap(
+    start_redis: Callable[..., RedisServer], grown: int
+) -> None:
+    redis = start_redis()
+    channels, elsewhere = Channels(redis.url), Channels(redis.url)
+    publish(elsewhere, "news", 3)
+    redis.client().save()
+    app = Following(channels, "news")
+    with Client(app) as gone:
+        place_of(gone)
+        publish(elsewhere, "news", 3, 6)
+        gone.take(3)
+    until(lambda: not channels.statistics(), "nobody to follow")
+    redis.kill()
+    redis.start()
+    publish(elsewhere, "news", 100, 100 + grown)
+    with Client(app, last_id=gone.last_id) as back, Client(app) as new:
+        all_live(channels)
+        publish(elsewhere, "news", 200, 203)
+        expected = numbers(3) + numbers(100, 100 + grown) + numbers(200, 203)
+        assert data_of(back.take(len(expected))) == expected
+        assert data_of(new.take(3)) == numbers(200, 203)
+    assert app.gaps == ["news"]
+    elsewhere.close()
+    channels.close()
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("grown", [0, 3, 5])
+def test_a_replica_that_lags_and_takes_over_is_a_gap_for_those_who_had_more(
+    start_redis: Callable[..., RedisServer], grown: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    master = start_redis("--repl-diskless-sync-delay", "0")
+    # The replica takes the port of its master, and keeps its socket.
+    replica = start_redis(
+        *("--replicaof", "127.0.0.1", str(master.port)), *("--unixsocket", "redis.sock")
+    )
+    on_master = Channels(master.url)
+    on_replica = Channels(f"unix://{replica.folder}/redis.sock")
+    publish(on_master, "news", 3)
+    commands = replica.client()
+    until(lambda: commands.xlen("ssestream:{news}") == 3, "the replica to have all")
+    app, other = Following(on_master, "news"), Following(on_replica, "news")
+    keyed = Following(on_master, "news", key="user:7")
+    with Client(app) as client, Client(other) as through, Client(keyed) as cut:
+        all_live(on_master)
+        all_live(on_replica)
+        publish(on_master, "news", 3, 4)
+        assert data_of(through.take(1)) == ["3"]
+        # It goes on as a replica that does not reach its master.
+        commands.replicaof("127.0.0.1", str(free_port()))
+        publish(on_master, "news", 4, 7)
+        client.take(4)
+        master.kill()
+        commands.replicaof("NO", "ONE")
+        commands.config_set("port", str(master.port))
+        elsewhere = Channels(master.url)
+        publish(elsewhere, "news", 100, 100 + grown)
+        cut.read_to_end()
+        expected = numbers(3, 7) + numbers(4) + numbers(100, 100 + grown)
+        assert data_of(client.take(len(expected))) == expected
+        publish(elsewhere, "news", 200, 203)
+        expected += numbers(200, 203)
+        assert data_of(client.take(len(expected))) == expected
+        # A client of the replica has lost nothing.
+        new = [*numbers(100, 100 + grown), *numbers(200, 203)]
+        assert data_of(through.take(4 + grown)) == ["3", *new]
+    assert (app.gaps, other.gaps) == (["news"], [])
+    assert "operator" not in caplog.text
+    for each in (on_master, on_replica, elsewhere):
+        each.close()
 
 
 def test_a_position_without_a_check_is_taken_on_trust(make: Make) -> None:
