@@ -18,10 +18,10 @@ from typing import Any
 
 import pyee
 import pytest
+import redis.connection
 import werkzeug
 from gevent.pool import Pool
 from gunicorn.http.wsgi import Response
-from redis.connection import Connection
 from werkzeug.datastructures import Headers
 from werkzeug.local import LocalProxy
 from werkzeug.wsgi import ClosingIterator
@@ -85,7 +85,7 @@ USED: dict[str, tuple[str, Callable[[], bool]]] = {
     # -- redis-py
     "_sock": (
         "the listener waits for its socket and for other wakers together",
-        lambda: "_sock" in inspect.getsource(Connection),
+        lambda: "self._sock" in inspect.getsource(redis.connection),
     ),
     # -- middleware that keeps the body (see gunicorn/unwrapping.py)
     "_next": (
