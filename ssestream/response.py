@@ -209,10 +209,10 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
                 self._body.open_empty(connection)
             else:
                 self._body.open(connection, settings, client)
-                # Of Flask's requests `http.view` knows more.
+                # For Flask's requests, ``http/view.py`` checks this.
                 if had_stream and settings is None and not flask.has_request_context():
-                    self._tell_if_empty(connection)
-            # Bytes that wait take the head along.
+                    self._warn_if_empty(connection)
+            # If bytes wait, the head leaves with them.
             if self._flush and not bodyless and not self.writable_length:
                 later = environ.get(FLUSH_LATER)
                 if later is not None:
@@ -311,7 +311,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
     def _bodyless(self, environ: dict[str, Any]) -> bool:
         return environ.get("REQUEST_METHOD") == "HEAD" or self.status_code in (204, 304)
 
-    def _tell_if_empty(self, connection: Connection) -> None:
+    def _warn_if_empty(self, connection: Connection) -> None:
         if isinstance(self.response, Body) and not (
             self._body.inlets or self.writable_ended or self._body.over or self.writable_length
         ):

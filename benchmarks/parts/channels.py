@@ -125,7 +125,7 @@ class Sink:
 
     def empty(self) -> None:
         while self._body.take_nowait(self):  # type: ignore[arg-type]
-            self._body.left()
+            self._body.mark_sent()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -25,8 +25,8 @@ class Memory:
         # The number of connections that fit into the memory; None while there is enough.
         self._fit: int | None = None
 
-    def is_left(self, connections: int) -> bool:
-        """Whether there is memory for one more, with *connections* open already."""
+    def has_room_for_one(self, connections: int) -> bool:
+        """Whether there is memory for one more connection, with *connections* open already."""
         self._count += 1
         if self._fit is None and self._count % ASK_EVERY:
             return True
@@ -40,8 +40,8 @@ class Memory:
             self._log.warning(
                 "No memory for more than %d connections: any more are closed at once", self._fit
             )
-        # Closed connections leave free memory inside this process, which the system's
-        # answer does not show. It is enough for as many new connections.
+        # The memory of closed connections is free inside this process, which the system's answer
+        # does not show. It is enough for as many new connections.
         return connections <= self._fit
 
 

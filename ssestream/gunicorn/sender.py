@@ -8,7 +8,7 @@ runs in the hub's loop when there is something to do:
   turn (`Sender.wake_now`).
 * If the socket takes only a part, the rest is kept until the kernel reports room. Meanwhile
   nothing more is taken from the body, so that all bounds hold.
-* A broadcast goes past this, if it can: it frames an event once for all sockets (see
+* A broadcast sends without this code, if it can: it frames an event once for all sockets (see
   ``cohort``).
 
 The body is framed as HTTP/1.1 does it (chunked, RFC 9112, section 7.1). For HTTP/1.0 the end
@@ -42,10 +42,10 @@ LAST_SECONDS = 15.0
 #: Seconds between two looks at this deadline and at whether the worker stops.
 LOOK = 1.0
 
-#: The most bytes that are read at the end, if the client has sent more behind its request.
+#: The most bytes that are read at the end, if the client has sent more after its request.
 #: When a socket is closed over unread bytes, the kernel drops the bytes that it has not sent
 #: yet (RFC 9112, section 9.6).
-BEHIND = 1024 * 1024
+UNREAD = 1024 * 1024
 
 
 class Sender(Wakeable):
@@ -94,11 +94,11 @@ class Sender(Wakeable):
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on everything that is written."""
         self.buffer.guard_with(self)
-        self.body.goes_alone()
+        self.body.skip_examination()
         self.body.begin()
         if self.buffer.length:
             self._take(head)
-        elif self._put_out(head):
+        elif self._send(head):
             self.wake_now()
 
     def break_off(self) -> None:
@@ -153,13 +153,13 @@ class Sender(Wakeable):
                 return
             if not self._plain:
                 self._taken += len(chunk)
-            if not chunk or not self._put_out(head + (chunk_of(chunk) if self._chunked else chunk)):
+            if not chunk or not self._send(head + (chunk_of(chunk) if self._chunked else chunk)):
                 return
             head = b""
-            self.body.left()
+            self.body.mark_sent()
         self.loop.call_each((self.wake_now,))
 
-    def _put_out(self, data: bytes | memoryview) -> bool:
+    def _send(self, data: bytes | memoryview) -> bool:
         """Send *data*. Return True if the socket took all of it.
 
         Otherwise the rest is kept and sent later, or the connection is broken and this is over.
@@ -202,12 +202,12 @@ class Sender(Wakeable):
         if self._ended or rest is None:
             return
         try:
-            if not self._put_out(rest):
+            if not self._send(rest):
                 return
             if self.body.closed:
                 self._end()
             else:
-                self.body.left()
+                self.body.mark_sent()
                 self._take()
         except Exception:
             self._fail()
@@ -216,10 +216,10 @@ class Sender(Wakeable):
 
     def _finish(self) -> None:
         """Send the last chunk and end, as the body is complete or was broken off."""
-        if self.body.aborted or not self._chunked or self._put_out(LAST_CHUNK):
+        if self.body.aborted or not self._chunked or self._send(LAST_CHUNK):
             self._end()
         elif not self._ended:
-            # The response is closed, so its upkeep no longer looks at the client.
+            # The response is closed, so its keepalive no longer looks at the client.
             settings = self.body.settings
             seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS
             now = clock.now()
@@ -227,7 +227,7 @@ class Sender(Wakeable):
             self._deadline = wheel_of(self.loop).add(now + LOOK, give_up)
             connection = self.body.connection
             assert connection is not None
-            connection.instead(self)
+            connection.replace_owner(self)
 
     def _give_up(self, at: float, now: float) -> float | None:
         if now < at and not registry.draining:
@@ -260,24 +260,24 @@ class Sender(Wakeable):
             if not body.aborted:
                 # A child process may have a copy of the socket, which close() leaves open.
                 self._say_end()
-                self._read_behind()
+                self._read_unread()
         finally:
             self.sock.close()
-            self.loop.spawn(self._let_go)
+            self.loop.spawn(self._close_body)
 
     def _say_end(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 
-    def _read_behind(self) -> None:
+    def _read_unread(self) -> None:
         try:
-            for _ in range(BEHIND // CHUNK):
+            for _ in range(UNREAD // CHUNK):
                 if len(self.sock.recv(CHUNK)) < CHUNK:
                     return
         except OSError:  # nothing to read, or the client has left
             pass
 
-    def _let_go(self) -> None:
+    def _close_body(self) -> None:
         try:
             self.body.close()
         finally:

@@ -153,11 +153,11 @@ class SseWorker(GeventWorker):
     def _serve(self, listener: Any) -> StreamServer:
         """Serve *listener* as the gevent worker does, with a pool that can hold streams."""
         listener.setblocking(1)
-        pool = _Places(self.worker_connections)
+        pool = _Connections(self.worker_connections)
         options = {"ssl_context": make_ssl_context(self.cfg)} if self.cfg.is_ssl else {}
 
         def handle(client: Any, address: Any) -> None:
-            if not self._memory.is_left(len(pool) - 1):
+            if not self._memory.has_room_for_one(len(pool) - 1):
                 client.close()
                 return
             gevent.getcurrent().serve_in(pool)
@@ -228,7 +228,7 @@ class SseWorker(GeventWorker):
     def _take_over(self, handover: "_Handover") -> bool:
         """Take over the socket of *handover*. Return False if that is impossible."""
         body, response = handover.body, handover.response
-        # Before the socket is taken: afterwards the server could not send the response itself.
+        # Make the head before taking the socket: afterwards gunicorn could not send the response.
         head = heads.of(response)
         if head is None or body.connection is None:
             return False
@@ -238,17 +238,17 @@ class SseWorker(GeventWorker):
         greenlet = gevent.getcurrent()
         pool = greenlet.pool
         pool.hand_on(greenlet, body)
-        over = pool.leave
+        on_end = pool.discard_stream
         if handover.began is not None:
             handover.environ[_LATER_KEY] = True
-            over = self._end_of_request(response, handover.environ, handover.began, over)
+            on_end = self._end_of_request(response, handover.environ, handover.began, on_end)
         if handover.owed is not body:
-            over = _closing(handover.owed, over)
+            on_end = _closing(handover.owed, on_end)
         response.force_close()
         response.headers_sent = True
         # Only a body of chunks that are sent as they were written can be sent to many at once.
-        made = GroupedSender if response.chunked and body.is_plain else Sender
-        sender = made(body, sock, response.chunked, over)
+        sender_class = GroupedSender if response.chunked and body.is_plain else Sender
+        sender = sender_class(body, sock, response.chunked, on_end)
         try:
             sender.begin(head)
         except BaseException:
@@ -257,16 +257,16 @@ class SseWorker(GeventWorker):
         return True
 
     def _end_of_request(
-        self, response: Any, environ: dict[str, Any], began: datetime, leave: OnEnd
+        self, response: Any, environ: dict[str, Any], began: datetime, discard: OnEnd
     ) -> OnEnd:
-        def over(sender: Sender) -> None:
+        def on_end(sender: Sender) -> None:
             try:
                 self._close_request(sender, response, environ, began)
             finally:
-                # Leave the pool last: a stopping worker exits when its pool is empty.
-                leave(sender)
+                # Do this last: a stopping worker exits when its pool is empty.
+                discard(sender)
 
-        return over
+        return on_end
 
     def _close_request(
         self, sender: Sender, response: Any, environ: dict[str, Any], began: datetime
@@ -291,12 +291,12 @@ class _Serving(Greenlet):
     """The greenlet of one connection."""
 
     #: The pool in which the connection has its place.
-    pool: "_Places"
+    pool: "_Connections"
 
     #: The class of the app's last answer, or the code of a generator; None while there is none.
     answer: Any = None
 
-    def serve_in(self, pool: "_Places") -> None:
+    def serve_in(self, pool: "_Connections") -> None:
         self.pool = pool
 
     def note_answer(self, answer: Any) -> None:
@@ -310,13 +310,13 @@ def _note_answer(answer: Any) -> None:
         greenlet.note_answer(answer)
 
 
-class _Places(Pool):
-    """The places of ``worker_connections``, for greenlets and for streams without one."""
+class _Connections(Pool):
+    """The connections that count as ``worker_connections``: greenlets, and streams without one."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, greenlet_class=_Serving)
-        #: Frees a stream's place. One function serves all streams of the pool.
-        self.leave: OnEnd = lambda sender: self.discard(sender.body)
+        #: Takes a sender's stream out. One function serves all streams of the pool.
+        self.discard_stream: OnEnd = lambda sender: self.discard(sender.body)
 
     def hand_on(self, greenlet: Any, stream: Body) -> None:
         """Give the place of *greenlet* to *stream*. The place is never free in between."""
@@ -354,16 +354,16 @@ class _Handover:
         return iter(self.outer)
 
 
-def _closing(owed: Any, over: OnEnd) -> OnEnd:
-    """Call ``owed.close()`` first, which the server owes to a middleware (PEP 3333)."""
+def _closing(owed: Any, on_end: OnEnd) -> OnEnd:
+    """Call ``owed.close()`` before *on_end*: the server owes it to a middleware (PEP 3333)."""
 
-    def closed(sender: Sender) -> None:
+    def close_first(sender: Sender) -> None:
         try:
             owed.close()
         finally:
-            over(sender)
+            on_end(sender)
 
-    return closed
+    return close_first
 
 
 def _flush(response: Any, body: Any, *bodies: Body) -> None:

@@ -23,8 +23,8 @@ class Account:
         self.written_at = now
 
     def leave(self, reader: Wakeable | None) -> None:
-        """Let the buffer of *reader* act alone. Does nothing if it does so already."""
+        """Let the buffer of *reader* share no account. Does nothing if it shares none."""
 
 
-#: The account of all buffers that act alone. It stays empty.
+#: The account of all buffers that share none. It stays empty.
 ALONE = Account(0.0)

@@ -1,8 +1,8 @@
-"""Tasks that an ``async def`` view leaves behind: they die with the view, and nobody says so.
+"""Find the tasks of an ``async def`` view that are cancelled when the view returns.
 
 Flask runs such a view in an event loop of its own, which ends when the view returns. asyncio
-then cancels every task that is left. A stream whose messages come from such a task would be
-silent for ever.
+then cancels every unfinished task, without a message. If a stream's messages come from such a
+task, the stream would be silent for ever.
 """
 
 import functools
@@ -14,17 +14,17 @@ _KEY = "ssestream.loop"
 
 
 class _Loop:
-    """The loop that runs a view, and the tasks that were left when the view returned."""
+    """The loop that runs a view, and the tasks that were unfinished when the view returned."""
 
     def __init__(self, loop: Any) -> None:
         self.loop = loop
-        self.left: list[Any] = []
+        self.unfinished: list[Any] = []
 
     def returned(self, asyncio: Any, view: Any) -> None:
-        """Note the tasks that are left. The loop calls it when the task *view* is done."""
+        """Note the unfinished tasks. The loop calls it when the task *view* is done."""
         for task in asyncio.all_tasks(self.loop):
             if task is not view and not _is_being_cancelled(task):
-                self.left.append(task)
+                self.unfinished.append(task)
 
 
 def note_loop(environ: dict[str, Any]) -> None:
@@ -46,13 +46,13 @@ def note_loop(environ: dict[str, Any]) -> None:
 def cancelled_tasks(environ: dict[str, Any]) -> list[str]:
     """The names of the coroutines that were cancelled because the view returned.
 
-    For when the view has returned. A loop that still runs is no loop of one view.
+    Call this when the view has returned. A loop that still runs is not the loop of one view.
     """
     noted = environ.pop(_KEY, None)
     if noted is None or not noted.loop.is_closed():
         return []
-    left = [task for task in noted.left if task.cancelled() or _is_being_cancelled(task)]
-    return sorted({_name(task) for task in left})
+    cancelled = [task for task in noted.unfinished if task.cancelled() or _is_being_cancelled(task)]
+    return sorted({_name(task) for task in cancelled})
 
 
 def _is_being_cancelled(task: Any) -> bool:

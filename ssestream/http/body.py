@@ -59,8 +59,8 @@ class Body(Uncopyable):
         "_begun",
         "_client",
         "_gzip",
+        "_has_sent",
         "_keepalive",
-        "_left",
         "_plain",
         "_written",
         "buffer",
@@ -110,8 +110,9 @@ class Body(Uncopyable):
         # Bytes that the kernel had before the first chunk. None if this stream is not examined
         # (see `diagnosis`).
         self._written: int | None = None
+        # Whether the first chunk was taken, and whether it was sent.
         self._begun = False
-        self._left = False
+        self._has_sent = False
         # Whether chunks need no encoding and the first one has passed `_encoded`.
         self._plain = False
 
@@ -150,10 +151,10 @@ class Body(Uncopyable):
 
     # -- the streams that are piped in
 
-    def join(self, alone: tuple[Inlet]) -> None:
-        """Notify the inlet in *alone*, a tuple of one, from now on."""
+    def join(self, inlet: tuple[Inlet]) -> None:
+        """Notify the one inlet in the tuple *inlet* from now on. Most bodies keep this tuple."""
         with self.call_queue.lock:
-            self.inlets = (*self.inlets, *alone) if self.inlets else alone
+            self.inlets = (*self.inlets, *inlet) if self.inlets else inlet
 
     def part(self, inlet: Inlet) -> None:
         """Notify *inlet* no more. Does nothing if it was not joined."""
@@ -190,11 +191,11 @@ class Body(Uncopyable):
                 self.buffer.put_opening(retry_block(draw(settings.retry)))
             # Afterwards, since this stream counts among those that hold a thread.
             look_at_server(connection, self.call_queue.loop)
-        upkeep = self._keepalive = Keepalive(self, self.buffer, connection, settings or PLAIN)
-        upkeep.begin(self.call_queue.loop)
+        keepalive = self._keepalive = Keepalive(self, self.buffer, connection, settings or PLAIN)
+        keepalive.begin(self.call_queue.loop)
         if self.over:  # it was over before `_keepalive` was there to finish
             registry.close(self, self.cause, self._client)
-            upkeep.finish()
+            keepalive.finish()
             self._keepalive = None
 
     def open_empty(self, connection: Connection) -> None:
@@ -218,9 +219,9 @@ class Body(Uncopyable):
         """Compress every later chunk with gzip."""
         self._gzip = Gzip()
 
-    def goes_alone(self) -> None:
-        """Say that chunks go straight to the socket, so that nothing can hold them back."""
-        self._begun = self._left = True
+    def skip_examination(self) -> None:
+        """Do not examine whether chunks are held back: they go straight to the socket."""
+        self._begun = self._has_sent = True
 
     @property
     def is_plain(self) -> bool:
@@ -244,15 +245,15 @@ class Body(Uncopyable):
             self.retired = cause
         frames = [frame for inlet in self.inlets for frame in inlet.retired(cause == "refused")]
         if not self.ended:
-            place = b""
+            id_block = b""
             if cause == "refused":
-                # Keep the client's place in its channels: it needs the id when it comes back.
-                place = first_id_block([*self.buffer.clear(), *frames])
+                # Send the id of the client's positions: it needs the id when it comes back.
+                id_block = first_id_block([*self.buffer.clear(), *frames])
             else:
                 for frame in frames:
                     self.buffer.put(frame)
             settings = self.settings or DEFAULTS
-            self.buffer.put_last(place + retry_block(draw(settings.retry_after)))
+            self.buffer.put_last(id_block + retry_block(draw(settings.retry_after)))
         self.buffer.end()
         logger.info("%s: ended, because %s", self.name, REASONS[cause])
 
@@ -295,9 +296,9 @@ class Body(Uncopyable):
         if cut and self.connection is not None:
             self.connection.cut()
         self.buffer.close()
-        upkeep, self._keepalive = self._keepalive, None
-        if upkeep is not None:
-            upkeep.finish()
+        keepalive, self._keepalive = self._keepalive, None
+        if keepalive is not None:
+            keepalive.finish()
         registry.close(self, cause, self._client)
         with self.call_queue.lock:
             inlets, self.inlets = self.inlets, ()
@@ -335,8 +336,8 @@ class Body(Uncopyable):
         # The server asks for more, so the kernel has the last chunk.
         if buffer.taken_at:
             drained = buffer.mark_sent()
-            if drained or not self._left:
-                self._has_left(drained)
+            if drained or not self._has_sent:
+                self._after_sending(drained)
         if not self._plain and self._at_begin:
             self.begin()
         chunk = buffer.take()
@@ -351,13 +352,13 @@ class Body(Uncopyable):
         chunk = self.buffer.take_nowait(waker)
         return chunk if chunk == b"" else self._encoded(chunk)
 
-    def left(self) -> None:
+    def mark_sent(self) -> None:
         """The kernel has the chunk that was taken last."""
-        self._has_left(self.buffer.mark_sent())
+        self._after_sending(self.buffer.mark_sent())
 
-    def _has_left(self, drained: bool) -> None:
-        if not self._left:
-            self._see_it_leave()
+    def _after_sending(self, drained: bool) -> None:
+        if not self._has_sent:
+            self._check_first_chunk()
         if drained:
             for inlet in self.inlets:
                 inlet.drained()
@@ -368,7 +369,7 @@ class Body(Uncopyable):
     def _encoded(self, chunk: bytes | None) -> bytes:
         if chunk is not None:
             if not self._begun:
-                self._begin()
+                self._begin_examination()
             if self._gzip is not None:
                 return self._gzip.chunk(chunk)
             self._plain = True
@@ -385,7 +386,7 @@ class Body(Uncopyable):
             raise ConnectionResetError(errno.ECONNRESET, "the stream was destroyed")
         raise StopIteration
 
-    def _begin(self) -> None:
+    def _begin_examination(self) -> None:
         self._begun = True
         if self.connection is None or self.settings is None:
             return
@@ -393,8 +394,9 @@ class Body(Uncopyable):
         if may_be_held_back():
             self._written = self.connection.written()
 
-    def _see_it_leave(self) -> None:
-        self._left = True
+    def _check_first_chunk(self) -> None:
+        """Warn if the kernel has got nothing, although the server asks for the second chunk."""
+        self._has_sent = True
         if self.connection is not None and self._written is not None:
             written = self.connection.written()
             if written == self._written:

@@ -45,7 +45,7 @@ IN_KERNEL = 16 * 1024
 # Behind a proxy the address comes from a header, which the client may have written.
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{1,45}(%[\w.-]{1,20})?", re.ASCII)
 
-#: If an address is no address, so many of its characters go into the log.
+#: Characters of a wrong address that the log shows.
 SHOWN = 80
 
 # The size of Linux's struct tcp_info, up to the last field that is read here.
@@ -101,12 +101,12 @@ class Connection(Watched):
     It holds the socket, but never the environ. ``reachable`` says whether there is a socket
     to watch. Without a socket, only a failed write shows that the client has left.
 
-    *sock* is the client's socket, or None. *delimited* and *alone* are the attributes of these
+    *sock* is the client's socket, or None. *delimited* and *serial* are the attributes of these
     names. *client* and *path* are text for the log, or None. *lock* may be shared with the
     stream and the response; None makes a new one.
     """
 
-    __slots__ = ("_client", "_path", "alone", "delimited")
+    __slots__ = ("_client", "_path", "delimited", "serial")
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Connection(Watched):
         delimited: bool = True,
         client: str | None = None,
         path: str | None = None,
-        alone: bool = False,
+        serial: bool = False,
         lock: Any = None,
     ) -> None:
         self._client, self._path = client, path
@@ -122,7 +122,7 @@ class Connection(Watched):
         #: the connection is the end of the response.
         self.delimited = delimited
         #: Whether the server answers one request at a time in this process.
-        self.alone = alone
+        self.serial = serial
         self._sock = sock
         self._fd = -1
         self._lock = lock or new_lock()
@@ -170,7 +170,7 @@ class Connection(Watched):
             delimited,
             environ.get("REMOTE_ADDR"),
             environ.get("PATH_INFO", ""),
-            _is_alone(environ),
+            _is_serial(environ),
             call_queue_of(environ).lock,
         )
         connection.tune()
@@ -317,18 +317,18 @@ def has_connection(environ: Mapping[str, Any]) -> bool:
     return _CACHE_KEY in environ
 
 
-def _is_alone(environ: Mapping[str, Any]) -> bool:
+def _is_serial(environ: Mapping[str, Any]) -> bool:
     """Whether a server answers one request at a time in this process.
 
-    The test clients of Flask, Werkzeug and others call the app themselves, and say of
-    themselves what a server of that kind says. A server has a name.
+    The test clients of Flask, Werkzeug and others call the app themselves, with the same flags in
+    the environ. But only a server sets ``SERVER_SOFTWARE`` (uWSGI sets its version instead).
     """
     if environ.get("wsgi.multithread", True):
         return False
     name = environ.get("SERVER_SOFTWARE")
     if name is None:
         return "uwsgi.version" in environ
-    # Werkzeug's server makes a process for each request instead.
+    # Werkzeug's server with processes forks for each request, so no request waits.
     return not (environ.get("wsgi.multiprocess") and str(name).startswith("Werkzeug/"))
 
 

@@ -53,7 +53,7 @@ def look_at_server(connection: Connection, loop: Loop) -> None:
     """Warn if the server is not fit for an event stream that is being opened."""
     global _is_patched
     if loop.cooperative:
-        # What has no socket may be the client of a test, which no server answers.
+        # A request without a socket may come from a test client, without any server.
         if _is_patched or not connection.reachable:
             return
         unpatched = [name for name in _WAITING if not monkey.is_module_patched(name)]
@@ -66,7 +66,7 @@ def look_at_server(connection: Connection, loop: Loop) -> None:
                 connection.name,
                 ", ".join(unpatched),
             )
-    elif connection.alone:
+    elif connection.serial:
         _warn(
             "%s: its server answers one request at a time, and this stream blocks it."
             " Use gunicorn's gevent worker, or gthread with more threads than streams",
@@ -83,7 +83,7 @@ def look_at_server(connection: Connection, loop: Loop) -> None:
                 adapter,
                 "is only one" if adapter == "asgiref" else "are few",
             )
-    if not loop.cooperative and not connection.alone and _LAST_THREAD not in _said:
+    if not loop.cooperative and not connection.serial and _LAST_THREAD not in _said:
         threads = threads_of_server()
         if threads is not None and registry.number_open() >= threads:
             _warn(_LAST_THREAD, connection.name, threads)

@@ -81,7 +81,7 @@ class Watched:
             self._watch = watch_of(loop)
             self._watch.add(fd, self)
 
-    def instead(self, owner: Owner) -> None:
+    def replace_owner(self, owner: Owner) -> None:
         """Tell *owner* of the departure, instead of the owner that `watch` was given.
 
         Does nothing if the first owner was told already.

@@ -20,8 +20,8 @@ EARLIEST = 0.8
 #: How often a client is looked at within its send timeout.
 LOOKS = 8
 
-#: A client that has taken everything is looked at this many times less often. Most clients
-#: have, at any time.
+#: A client that has taken everything is looked at this many times less often. At any time,
+#: most clients have taken everything.
 RARELY = 2
 
 #: Bytes a second that a client must read at least, where its reading cannot be seen. A full
@@ -51,7 +51,7 @@ _NEVER = float("inf")
 class Keepalive:
     """Takes care of one stream from its opening to its end.
 
-    `look` runs in the loop of the stream's loop. The wheel calls the object itself, as a
+    `look` runs in the loop of the stream. The wheel calls the object itself, as a
     bound method would be one more object for each stream.
     """
 
@@ -108,7 +108,7 @@ class Keepalive:
             due = min(due, now + every)
         if due != _NEVER:
             self._timer = wheel_of(loop).add(due, self)
-        if self._over:  # `finish` was called before there was an timer to cancel
+        if self._over:  # `finish` was called before there was a timer to cancel
             self.finish()
 
     def finish(self) -> None:
@@ -167,7 +167,7 @@ class Keepalive:
         rarely = now + every * RARELY * chance.uniform(EARLIEST, 1.0)
         if self._seen is None and self._buffer.written_at < self._took_at:
             return rarely
-        # Not with the client yet: the chunk that the server has in hand, and the bytes that
+        # The client does not have yet: the chunk that the server has in hand, and the bytes that
         # the client's kernel has not acknowledged.
         standing, in_hand = self._connection.standing(), self._buffer.taken_at
         if not standing.unsent and not in_hand:
@@ -182,7 +182,7 @@ class Keepalive:
         seen, self._seen = self._seen, (change, None)
         if seen is None:
             self._has_taken(standing, now)
-            # The client may have been as it is now ever since the last look.
+            # The client may have taken nothing since the last look.
             self._took_at = now - every * RARELY
         elif seen[0] != change or self._reads(seen):
             self._has_taken(standing, now)
@@ -234,8 +234,8 @@ class Keepalive:
             return 0.0
         held = self._taken(standing) - self._read
         if self._seen is not None and self._seen[1] is not None:
-            # The client has stopped reading these bytes. The others it has read, and it may
-            # still be passing them on, as a proxy does.
+            # The client does not read these bytes. It has read the other bytes, and may still be
+            # passing them on, as a proxy does.
             held -= self._seen[1]
         timeout = self._settings.send_timeout or 0.0
         return min(max(held, 0) / SLOWEST, (PATIENCE - 1) * timeout)

@@ -1,4 +1,4 @@
-"""The heads of streams: with which headers they begin, what is sent of them, and the heads kept.
+"""The heads of streams: their first headers, the headers that are sent, and the heads kept.
 
 Most streams have equal heads. Making a head takes a tenth of the time to open a stream, so a head
 is made once for all streams that have the same.

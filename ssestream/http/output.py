@@ -34,8 +34,7 @@ class OutputBuffer:
     """A queue of frames, counted in bytes.
 
     *lock* may be shared with the stream and the response. Nobody holds it while
-    calling other code. None makes a lock for this buffer alone. *high_water_mark* is
-    in bytes.
+    calling other code. None makes a new lock. *high_water_mark* is in bytes.
 
     A chunk counts as waiting until the reader asks for the next one, because only
     then has the server handed it to the kernel.
@@ -113,7 +112,7 @@ class OutputBuffer:
         self._written_at = max(self._written_at, last.written_at)
 
     def leave(self) -> None:
-        """Act alone from now on: something else is sent. Does nothing if the buffer does so."""
+        """Share no account from now on, because something else is sent to this reader alone."""
         self.account.leave(self.guard)
 
     def sent_past(self, messages: int, length: int, now: float) -> None:
@@ -348,7 +347,7 @@ class OutputBuffer:
         else:
             self._frames = [frame]
         self._waiting += len(frame)
-        self._within = BETWEEN if frame.endswith(b"\n\n") else _place(frame, self._within)
+        self._within = BETWEEN if frame.endswith(b"\n\n") else _end_of(frame, self._within)
         self._written_at = clock.now()
 
     def _piece(self) -> bytes:
@@ -387,8 +386,8 @@ class OutputBuffer:
             waker.wake()
 
 
-def _place(frame: bytes, before: int) -> int:
-    """The place where *frame* stops, if it was written at the place *before*."""
+def _end_of(frame: bytes, before: int) -> int:
+    """Where *frame* stops, such as `IN_LINE`, if the frame before it stopped at *before*."""
     # A single CR may be half of a line end; two are almost never that.
     if frame.endswith((b"\n\n", b"\n\r\n", b"\r\r")):
         return BETWEEN

@@ -20,9 +20,9 @@ _Call = tuple[Callable[[str], bool] | None, Callable[..., object], tuple[Any, ..
 class CallQueue:
     """A queue of calls that run one after another, in the order of the queue.
 
-    A stream and its response share one call queue, so that their events have one order. The first
-    of these runs the queue: a greenlet or a thread that is started for it, or the greenlet
-    or thread that ends the request. Most events have no handler. The hub's loop itself skips
+    A stream and its response share one call queue, so that their events have one order. A
+    greenlet or a thread that is started for the queue runs it, or the greenlet or thread that ends
+    the request, if that comes first. Most events have no handler. The hub's loop itself skips
     them, so that no greenlet is made for them.
     """
 

@@ -159,8 +159,8 @@ class Loop:
         except NO_THREAD:  # already logged
             self.call_later(AGAIN, functools.partial(self._start_again, start))
 
-    def call_behind(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run *callback* after the loop has handled its other events. In the hub's thread."""
+    def call_after_events(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run *callback* after the loop has handled its other events. For the hub's thread."""
         # A caller waits for *callback*, and there may be nothing else to keep the loop running.
         self._knock.ref = True
         self._call_later(callback, *args)
@@ -169,17 +169,17 @@ class Loop:
         """Run the calls of other threads. Called by the loop."""
         self._knock.ref = False
         # Calls that come meanwhile wake the loop again.
-        left = len(self._calls)
+        remaining = len(self._calls)
         try:
-            while left and self._calls:  # if a call forks a job, the job has no calls left
-                left -= 1
+            while remaining and self._calls:  # if a call forks a job, the job has no calls
+                remaining -= 1
                 callback, args = self._calls.popleft()
                 try:
                     callback(*args)
                 except Exception:
                     logger.exception("%r failed", callback)
         finally:
-            if left and self._calls:  # interrupted by a signal
+            if remaining and self._calls:  # interrupted by a signal
                 self._knock.send()
 
     def call_each(self, calls: Iterable[Callable[[None], object]]) -> None:
@@ -205,7 +205,7 @@ class Loop:
         finally:
             self._turning = bool(turns)
             if self._turning:
-                self.call_behind(self._take_turns)
+                self.call_after_events(self._take_turns)
 
     def checkpoint(self) -> None:
         """Wait until the loop has handled its other events. Call it in a greenlet of the hub.
@@ -214,7 +214,7 @@ class Loop:
         times before the loop has looked at a socket.
         """
         waiter = Waiter(self.hub)
-        self.call_behind(waiter.switch, None)
+        self.call_after_events(waiter.switch, None)
         waiter.get()
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ _ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
 class ThreadLoop:
     """A loop with the interface of ``gevent.core.loop``.
 
-    *shared* is the loop of the loop that watches file descriptors for this loop.
+    *shared* is the `Loop` that watches file descriptors for this loop.
     """
 
     #: This is not the loop of the main thread.
@@ -46,7 +46,7 @@ class ThreadLoop:
         self._stays = True
         self._calls: deque[_Call] = deque()
         # Gets an entry for each call from another thread, which wakes the loop.
-        self._bell = _ThreadQueue()
+        self._wakes = _ThreadQueue()
         # A heap of: the due time, a unique number, the timer, and the timer's `starts` then.
         self._timers: list[tuple[float, int, Timer, int]] = []
         self._numbers = itertools.count()
@@ -72,7 +72,7 @@ class ThreadLoop:
 
     def run_callback_threadsafe(self, callback: Callable[..., object], *args: Any) -> "_Call":
         call = self.run_callback(callback, *args)
-        self._bell.put(None)
+        self._wakes.put(None)
         return call
 
     def timer(
@@ -164,9 +164,9 @@ class ThreadLoop:
             heapq.heappop(timers)
         seconds = max(0.0, timers[0][0] - clock.now()) if timers else None
         try:
-            self._bell.get(timeout=seconds)
+            self._wakes.get(timeout=seconds)
             while True:
-                self._bell.get_nowait()
+                self._wakes.get_nowait()
         except queue.Empty:
             pass
 

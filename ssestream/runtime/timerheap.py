@@ -169,7 +169,7 @@ class TimerHeap:
         finally:
             self._is_turning = False
             if self._due:
-                loop.call_behind(self._run_due)
+                loop.call_after_events(self._run_due)
             self._arm()
 
     def _run_in_greenlet(self, hub: Any) -> None:

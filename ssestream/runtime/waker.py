@@ -32,7 +32,7 @@ class Wakeable:
 
 
 class Waker(Wakeable):
-    """The thread or greenlet that made it sleeps in it until another one wakes.
+    """The thread or greenlet that made the waker sleeps in it, until another one wakes it.
 
     For a greenlet it works like gevent's `Waiter`. A gevent queue would take two kilobytes,
     and a callback in the loop for each wake. A `Waiter` would take two hundred bytes of each
@@ -61,7 +61,7 @@ class Waker(Wakeable):
         return self.loop is None or self.loop.here()
 
     def wake(self) -> None:
-        """Wake the sleeper now, or when it next sleeps. Ring once for each sleep. Thread-safe."""
+        """End the current sleep, or else the next one. Call it once for each sleep. Thread-safe."""
         loop = self.loop
         if loop is None:
             self._sleeper.put(None)
@@ -71,7 +71,7 @@ class Waker(Wakeable):
             loop.call(loop.call_each, (self.wake_now,))
 
     def wait(self) -> None:
-        """Sleep until the next wake. Each wake ends one sleep."""
+        """Sleep until `wake` is called, or return at once if it was called since the last sleep."""
         loop = self.loop
         if loop is not None:
             if self._is_awake:

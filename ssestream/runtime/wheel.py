@@ -22,8 +22,8 @@ from .loop import Loop, logger
 #: not hold up the loop.
 SLOT = 0.02
 
-#: The number of cancelled timers from which they are swept. Each takes a hundred
-#: bytes, and a sweep takes one pass over all timers.
+#: The number of cancelled timers at which a sweep removes them. Each takes a hundred bytes,
+#: and a sweep takes one pass over all timers.
 SWEEP = 1000
 
 #: A function that is called when it is due, with the time of ``clock.now()``. It returns
@@ -48,7 +48,7 @@ class TimerHandle:
 
 
 class TimerWheel:
-    """The timers of one loop. All methods but `add` run in the loop's loop."""
+    """The checks of one loop. All methods but `add` and `count_cancelled` run in the loop."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
@@ -93,13 +93,13 @@ class TimerWheel:
 
     def _sweep(self) -> None:
         slots = self._slots.items()
-        left = {number: [each for each in slot if each.check is not None] for number, slot in slots}
-        self._slots = {number: slot for number, slot in left.items() if slot}
+        kept = {number: [each for each in slot if each.check is not None] for number, slot in slots}
+        self._slots = {number: slot for number, slot in kept.items() if slot}
         self._numbers = sorted(self._slots)
         self._entered = sum(map(len, self._slots.values()))
         self._cancelled = 0
 
-    def _keep(self) -> None:
+    def _run_due(self) -> None:
         loop = self._loop()
         if loop is None or loop.is_lost:
             return
@@ -138,7 +138,7 @@ class TimerWheel:
             seconds = max(0.0, self._numbers[0] * SLOT - clock.now())
             self._timer = loop.libev.timer(seconds)
             self._timer.ref = False
-            self._timer.start(self._keep)
+            self._timer.start(self._run_due)
 
 
 _wheels: "weakref.WeakKeyDictionary[Loop, TimerWheel]" = weakref.WeakKeyDictionary()

@@ -20,7 +20,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def test_with_enough_memory_every_connection_is_taken(free: list[bool]) -> None:
     memory = Memory(LOG)
-    assert all(memory.is_left(number) for number in range(10 * ASK_EVERY))
+    assert all(memory.has_room_for_one(number) for number in range(10 * ASK_EVERY))
 
 
 def test_only_one_in_many_connections_asks_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +28,7 @@ def test_only_one_in_many_connections_asks_the_system(monkeypatch: pytest.Monkey
     monkeypatch.setattr(room, "_is_free", lambda: not asked.append(1))
     memory = Memory(LOG)
     for number in range(10 * ASK_EVERY):
-        memory.is_left(number)
+        memory.has_room_for_one(number)
     assert len(asked) == 10
 
 
@@ -37,11 +37,11 @@ def test_without_memory_a_tenth_of_the_connections_must_end_before_there_are_mor
 ) -> None:
     memory = Memory(LOG)
     free[0] = False
-    answers = [memory.is_left(1000) for _ in range(3 * ASK_EVERY)]
+    answers = [memory.has_room_for_one(1000) for _ in range(3 * ASK_EVERY)]
     # The first that asks finds it out, and from then on each asks.
     assert answers == [True] * (ASK_EVERY - 1) + [False] * (2 * ASK_EVERY + 1)
-    assert memory.is_left(901) is False
-    assert memory.is_left(900) is True
+    assert memory.has_room_for_one(901) is False
+    assert memory.has_room_for_one(900) is True
     (told,) = caplog.messages
     assert "more than 900 connections" in told
 
@@ -51,20 +51,20 @@ def test_when_there_is_memory_again_all_are_taken_at_once(
 ) -> None:
     memory = Memory(LOG)
     free[0] = False
-    while memory.is_left(1000):
+    while memory.has_room_for_one(1000):
         pass
     free[0] = True
-    assert memory.is_left(1000) is True
+    assert memory.has_room_for_one(1000) is True
     assert caplog.messages[1:] == ["There is memory for more connections again"]
     free[0] = False
-    while memory.is_left(2000):
+    while memory.has_room_for_one(2000):
         pass
     assert "more than 1800 connections" in caplog.messages[2]
 
 
 def test_the_system_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(LOG)
-    assert all(memory.is_left(number) for number in range(ASK_EVERY))
+    assert all(memory.has_room_for_one(number) for number in range(ASK_EVERY))
     # More than any machine has.
     monkeypatch.setattr(room, "KEEP_FREE", 1 << 60)
-    assert not all(memory.is_left(number) for number in range(ASK_EVERY))
+    assert not all(memory.has_room_for_one(number) for number in range(ASK_EVERY))

@@ -1,4 +1,4 @@
-"""The worker's own parts: its places, what it owes, its head, and its greenlets."""
+"""The worker's own parts: its pool, what it owes, its head, and its greenlets."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -8,19 +8,19 @@ import pytest
 
 from ssestream.gunicorn.worker import (
     _closing,
+    _Connections,
     _flush,
     _note_answer,
-    _Places,
     _Serving,
     _writes_access_log,
 )
 from tests.kit.visit import until
 
-# -- the places of worker_connections
+# -- the pool of worker_connections
 
 
 def test_a_stream_takes_the_place_of_its_greenlet_and_frees_it_at_its_end() -> None:
-    pool, stream = _Places(2), object()
+    pool, stream = _Connections(2), object()
     taken: list[int] = []
 
     def serve() -> None:
@@ -33,19 +33,19 @@ def test_a_stream_takes_the_place_of_its_greenlet_and_frees_it_at_its_end() -> N
     gevent.sleep(0)
     # The greenlet is over, and its connection is not.
     assert (taken, pool.free_count(), len(pool)) == ([1], 1, 1)
-    pool.leave(SimpleNamespace(body=stream))  # type: ignore[arg-type]
+    pool.discard_stream(SimpleNamespace(body=stream))  # type: ignore[arg-type]
     assert (pool.free_count(), len(pool)) == (2, 0)
 
 
 def test_a_full_pool_has_no_place_while_one_is_handed_on() -> None:
-    pool, stream = _Places(1), object()
+    pool, stream = _Connections(1), object()
     order: list[str] = []
 
     def first() -> None:
         pool.hand_on(gevent.getcurrent(), stream)  # type: ignore[arg-type]
         gevent.sleep(0.01)
         order.append("handed on")
-        pool.leave(SimpleNamespace(body=stream))  # type: ignore[arg-type]
+        pool.discard_stream(SimpleNamespace(body=stream))  # type: ignore[arg-type]
 
     def second() -> None:
         order.append("second")
@@ -57,7 +57,7 @@ def test_a_full_pool_has_no_place_while_one_is_handed_on() -> None:
 
 
 def test_a_greenlet_of_the_pool_knows_its_pool_and_its_last_answer() -> None:
-    pool = _Places(1)
+    pool = _Connections(1)
     _note_answer(list)  # of no connection, and so of no interest
 
     def serve() -> tuple[Any, list[Any]]:

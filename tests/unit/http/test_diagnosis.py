@@ -129,7 +129,7 @@ def test_an_asgi_adapter_is_found_by_its_code(module: str, adapter: str | None) 
 def test_a_server_of_one_request_at_a_time_is_warned_of(
     alone: bool, warned: bool, said: Callable[[], list[tuple[str, str]]]
 ) -> None:
-    connection = Connection(client="10.0.0.1", path="/news", alone=alone)
+    connection = Connection(client="10.0.0.1", path="/news", serial=alone)
     loop = SimpleNamespace(cooperative=False)
     diagnosis.look_at_server(connection, loop)  # type: ignore[arg-type]
     assert [level for level, _ in said()] == ["WARNING"] * warned

@@ -146,7 +146,7 @@ def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: A
         asked = Wakeable()
         body = outgoing.body_of(message)
         assert body.take_nowait(asked) == b":ok\n\n"
-        body.left()
+        body.mark_sent()
         assert body.take_nowait(asked) == b""  # it sleeps
     write_on(stream, 1000)
     if when == "before it is piped":
