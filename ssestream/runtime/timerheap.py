@@ -27,7 +27,7 @@ from .threads import new_lock
 #: run before another one has its turn.
 PATIENCE = 0.005
 
-#: The number of cancelled entries from which they are swept. A sweep takes one pass over all.
+#: The number of cancelled entries at which a sweep removes them, with one pass over all.
 SWEEP = 1000
 
 
