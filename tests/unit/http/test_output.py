@@ -85,6 +85,18 @@ def test_no_chunk_is_larger_than_may_be_in_hand_and_nothing_is_lost(sizes: list[
     assert buffer.sent() == (len(frames), sum(sizes))
 
 
+def test_a_message_of_several_chunks_counts_when_its_last_byte_is_sent() -> None:
+    buffer = OutputBuffer(1)
+    buffer.put(b"a" * (2 * CHUNK))
+    buffer.put(b"b")
+    counts = []
+    for _ in range(3):
+        buffer.take()
+        buffer.mark_sent()
+        counts.append(buffer.sent()[0])
+    assert counts == [0, 1, 2]
+
+
 def test_a_reader_that_finds_nothing_is_woken_once_by_the_next_writer(
     buffer: OutputBuffer,
 ) -> None:
@@ -248,10 +260,11 @@ def test_what_is_cleared_is_returned_and_the_rest_is_queued_as_before(
     buffer.put(b"data: ha")
     assert buffer.clear() == [b"data: one\n\n", b"data: ha"]
     assert buffer.length == 0
-    buffer.put(b"data: two\n\n")
-    # The half event is gone, so that a comment may come.
-    assert drained(buffer) == b"data: two\n\n"
+    # The half line is gone, so that a comment may come.
     assert buffer.put_into_silence(HEARTBEAT) is True
+    buffer.put(b"data: two\n\n")
+    assert drained(buffer) == HEARTBEAT + b"data: two\n\n"
+    assert buffer.sent()[0] == 1
 
 
 def test_a_chunk_that_another_way_took_in_part_counts_as_in_hand(buffer: OutputBuffer) -> None:

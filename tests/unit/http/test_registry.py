@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import threading
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,6 @@ import pytest
 from ssestream import drain, statistics
 from ssestream.http import registry as room
 from ssestream.http.registry import DRAIN_PATIENCE, REASONS, Cause
-from tests.kit.visit import until
 
 
 class Stream:
@@ -106,20 +107,42 @@ def test_while_the_process_drains_every_stream_is_refused(registry: Any) -> None
     assert statistics().refused == 1
 
 
-def test_a_drain_retires_all_and_cuts_who_has_not_taken_everything(registry: Any) -> None:
+def test_a_drain_retires_all_and_cuts_who_has_not_taken_everything(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due: list[tuple[float, Callable[[float], float | None]]] = []
+    wheel = SimpleNamespace(add=lambda at, call: due.append((at, call)))
+    monkeypatch.setattr(room, "wheel_of", lambda loop: wheel)
+    monkeypatch.setattr(room, "clock", SimpleNamespace(now=lambda: 100.0))
     quick, slow, unsent = Quick(), Stream(), Stream()
     slow.in_hand = True
     for stream in (quick, slow, unsent):
         registry.open(stream, None, None, None)
-    drain(0.05)
+    drain(2.0)
     for stream in (quick, slow, unsent):
-        assert stream.ends[0] == "retired: shutdown"
-    until(lambda: slow.ends[1:] == ["cut: shutdown"], "the slow client's cut")
-    # The server has sent nothing of this one yet, so it has more time.
-    until(lambda: unsent.ends[1:] == ["cut: shutdown"], "the last cut")
+        assert stream.ends == ["retired: shutdown"]
+    ((at, look),) = due
+    assert at == 102.0
+    again = look(at)
+    # The server has sent nothing of the last one yet, so it has more time.
+    assert (slow.ends[1:], unsent.ends[1:]) == (["cut: shutdown"], [])
+    assert again is not None
+    assert at < again <= 100.0 + 2.0 * DRAIN_PATIENCE
+    assert look(100.0 + 2.0 * DRAIN_PATIENCE) is None
+    assert unsent.ends[1:] == ["cut: shutdown"]
     assert quick.ends == ["retired: shutdown"]
     assert statistics().closed == {"shutdown": 3}
-    assert DRAIN_PATIENCE > 1
+
+
+def test_a_drain_that_everybody_has_taken_looks_no_more(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    wheel = SimpleNamespace(add=lambda at, call: calls.append(call))
+    monkeypatch.setattr(room, "wheel_of", lambda loop: wheel)
+    registry.open(Quick(), None, None, None)
+    drain(0)
+    assert [call(0.0) for call in calls] == [None]
 
 
 def test_threads_that_open_and_close_at_once_are_all_counted(registry: Any) -> None:
