@@ -6,8 +6,11 @@ from types import FrameType
 
 
 def callers() -> Iterator[FrameType]:
-    """The frame of the function that iterates this, its caller's, and so on to the first."""
-    frame: FrameType | None = sys._getframe(1)
+    """The frames of the callers of the function that iterates this, from the nearest on.
+
+    The function's own frame is left out, because a function that holds its own frame is a cycle.
+    """
+    frame = sys._getframe(1).f_back
     while frame is not None:
         yield frame
         frame = frame.f_back
