@@ -48,6 +48,9 @@ def test_a_loop_that_still_runs_is_no_views_loop() -> None:
     async def server() -> list[str]:
         environ: dict[str, Any] = {}
         await asyncio.create_task(view(environ, push))
+        (left,) = asyncio.all_tasks() - {asyncio.current_task()}
+        left.cancel()
+        await asyncio.wait([left])
         return cancelled_tasks(environ)
 
     assert asyncio.run(server()) == []

@@ -12,7 +12,6 @@ from flask import Flask
 from ssestream.http import diagnosis
 from ssestream.http.connection import Connection
 from ssestream.http.diagnosis import FIRST, OF
-from ssestream.runtime.loop import current_loop
 
 
 @pytest.fixture
@@ -136,8 +135,11 @@ def test_a_server_of_one_request_at_a_time_is_warned_of(
     assert all("10.0.0.1 '/news': its server answers one request" in text for _, text in said())
 
 
+@pytest.mark.parametrize("cooperative", [True, False])
 def test_nothing_is_wrong_with_the_client_of_a_test(
-    said: Callable[[], list[tuple[str, str]]],
+    cooperative: bool, said: Callable[[], list[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    diagnosis.look_at_server(Connection(), current_loop())
+    monkeypatch.setattr(diagnosis, "_is_patched", False)
+    loop = SimpleNamespace(cooperative=cooperative)
+    diagnosis.look_at_server(Connection(), loop)  # type: ignore[arg-type]
     assert said() == []
