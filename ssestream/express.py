@@ -42,22 +42,22 @@ class Status(str, Generic[R]):
     Flask's ``res.status`` is a str, and Express's ``res.status(404)`` is a call. This is both.
     """
 
-    __slots__ = ("_of",)
+    __slots__ = ("_owner",)
 
-    _of: R
+    _owner: R
 
     def __new__(cls, line: str, response: R) -> "Status[R]":
         self = super().__new__(cls, line)
-        self._of = response
+        self._owner = response
         return self
 
     def __call__(self, status: int | str) -> R:
         """Set the status, and return the response. Raises as ``write_head()``."""
-        return self._of.write_head(status)
+        return self._owner.write_head(status)
 
 
 class Express:
-    """The methods of Express's ``res`` that Flask's response has not, or has otherwise."""
+    """The methods of Express's ``res`` that Flask's response lacks, or has in another form."""
 
     __slots__ = ()
 
@@ -218,7 +218,8 @@ class Express:
             self.header("Content-Type", content_type)
 
     def _answer(self, body: bytes) -> "Self":
-        # Without what was written before. An event stream may be compressed.
+        # The length is known only if nothing was written before. An event stream gets none,
+        # because it may be compressed.
         if not self.writable_length and self.mimetype != "text/event-stream":
             self.header("Content-Length", len(body))
         self.end(body)

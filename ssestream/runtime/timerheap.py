@@ -75,8 +75,8 @@ class TimerHeap:
         self._set_for = math.inf
         # The entries to be called now.
         self._due: deque[Entry] = deque()
-        # How many calls may begin before the loop looks at its other events.
-        self._left = 0
+        # How many more calls may begin before the loop looks at its other events.
+        self._budget = 0
         self._is_turning = False
         # The greenlet that waits for the next tick.
         self._idle: Any = None
@@ -87,7 +87,7 @@ class TimerHeap:
         self._call(self._enter, entry)
 
     def discard(self, entry: Entry) -> None:
-        """*entry* is over: let nothing wait for it. Thread-safe."""
+        """Let nothing wait for *entry*, which is over. Thread-safe."""
         self._call(self._drop)
 
     def _call(self, callback: Any, *args: Any) -> None:
@@ -132,7 +132,7 @@ class TimerHeap:
             self._end_idle()
 
     def _look(self) -> None:
-        """The timer has fired."""
+        """Run the entries that are due. Called when the timer fires."""
         loop = self._loop()
         if loop is None or loop.is_lost:
             return
@@ -156,10 +156,10 @@ class TimerHeap:
         loop = self._loop()
         if loop is None or loop.is_lost:
             return
-        self._left = TURN
+        self._budget = TURN
         self._is_turning = True
         try:
-            while self._due and self._left > 0 and not loop.is_lost:
+            while self._due and self._budget > 0 and not loop.is_lost:
                 idle, self._idle = self._idle, None
                 # Either returns when the greenlet waits: for the next tick, or in a callback.
                 if idle is None:
@@ -175,10 +175,10 @@ class TimerHeap:
     def _run_in_greenlet(self, hub: Any) -> None:
         me = gevent.getcurrent()
         while True:
-            while self._due and self._left > 0:
-                self._left -= 1
+            while self._due and self._budget > 0:
+                self._budget -= 1
                 self._run_one(self._due.popleft())
-            # A parked greenlet would be left over when its thread ends.
+            # Without entries, a waiting greenlet would stay when its thread ends.
             if self._idle is not None or not self._entries:
                 return
             self._idle = me
@@ -191,7 +191,7 @@ class TimerHeap:
     def _end_idle(self) -> None:
         idle, self._idle = self._idle, None
         if idle is not None:
-            self._left = 0
+            self._budget = 0
             idle.switch()
 
     def _run_one(self, entry: Entry) -> None:
