@@ -25,6 +25,8 @@
 #
 #   channels/          publish once; every subscriber gets it, in order
 #   pipeline.py        a source of messages, drawn through a stream
+#   handler.py         @handler: Express's (req, res), a function that writes between waits
+#   incoming.py        req: Express's names over Flask's request
 #   timers.py          set_interval and its family
 #
 #   gunicorn/          SseWorker only; no other server enters here
@@ -42,6 +44,7 @@ from .errors import (
     StreamError,
     WriteAfterEnd,
 )
+from .handler import handler
 from .http.registry import Statistics, drain, statistics
 from .pipeline import pipeline
 from .response import ServerResponse
@@ -70,6 +73,7 @@ __all__ = [
     "clear_interval",
     "clear_timeout",
     "drain",
+    "handler",
     "pipeline",
     "set_interval",
     "set_timeout",

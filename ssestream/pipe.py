@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from .http.body import Body
 from .http.inlet import Inlet
-from .http.outgoing import OutgoingMessage, body_of
+from .http.outgoing import OutgoingMessage, body_of, has_own_write
 from .http.output import OutputBuffer
 from .runtime.calls import CallQueue
 from .runtime.clock import clock
@@ -68,10 +68,8 @@ class Pipe(Inlet):
         #: The buffer into which a response's ``write()`` puts frames. None for any other
         #: destination, and if the app has overridden ``write``.
         self.buffer: OutputBuffer | None = None
-        if self.body is not None:
-            function = getattr(destination.write, "__func__", None)
-            if function is OutgoingMessage.write:
-                self.buffer = self.body.buffer
+        if self.body is not None and has_own_write(destination):
+            self.buffer = self.body.buffer
         # The "drain" of the destination may set this at any time, from any thread. So it is
         # cleared before each write and never after.
         self._ready = True
@@ -92,7 +90,9 @@ class Pipe(Inlet):
     def send(self, frame: bytes) -> None:
         if self.buffer is not None:
             # False without a "drain" to come means that the destination is closing.
-            if not self.destination.write(frame) and not self.buffer.need_drain:
+            # Not the destination's own method: that of a handler's response may wait.
+            destination: Any = self.destination
+            if not OutgoingMessage.write(destination, frame) and not self.buffer.need_drain:
                 self._ready = False
             return
         self._ready = False

@@ -18,11 +18,11 @@ from gevent.event import Event
 from .errors import StreamDestroyed, WriteAfterEnd
 from .http.outgoing import OutgoingMessage, body_of
 from .pipe import Destination
+from .runtime.beside import start_beside
 from .runtime.calls import run_logged
-from .runtime.loop import Loop, current_loop, logger, loop_of
+from .runtime.loop import Loop, loop_of
 from .runtime.origin import log_failure
-from .runtime.threadloop import run_in_hub
-from .runtime.threads import new_lock, start_thread
+from .runtime.threads import new_lock
 from .stream import D, SseStream
 from .wire import Message
 
@@ -88,23 +88,7 @@ class _Drawer:
         self._start()
 
     def _start(self) -> None:
-        loop = self._stream._call_queue.loop
-        if loop.cooperative:
-            loop.spawn(self._enter)
-        else:
-            loop.retry_start(
-                lambda: start_thread(run_in_hub, (self._enter_thread, loop)), self._source
-            )
-
-    def _enter_thread(self) -> None:
-        greenlet = gevent.spawn(self._enter)
-        while not greenlet.dead:
-            try:
-                greenlet.join()
-            except BaseException:
-                # For example sys.exit() in a greenlet that the source has started.
-                logger.exception("the thread of a pipeline was interrupted, and goes on")
-        loop_of(gevent.get_hub()).close()
+        start_beside(self._stream._call_queue.loop, self._enter, self._source)
 
     def _enter(self) -> None:
         with self._lock:
@@ -112,7 +96,7 @@ class _Drawer:
                 return
             self._begun = True
             self._greenlet = gevent.getcurrent()
-            self._loop = current_loop()
+            self._loop = loop_of(gevent.get_hub())
             self._drained = Event()
         try:
             run_logged(self._draw, context=self._context, origin=self._stream._call_queue.origin)

@@ -10,7 +10,7 @@ from .http.body import Body
 from .http.connection import Connection
 from .http.interning import LARGE, shared
 from .http.origin import call_queue_of
-from .http.outgoing import OutgoingMessage, body_of
+from .http.outgoing import OutgoingMessage, body_of, has_own_write
 from .http.request import environ_of, last_event_id
 from .http.unsent import look_at_queue
 from .http.view import belong
@@ -19,6 +19,7 @@ from .pipe import Destination, Pipe
 from .plain import plain_bytes
 from .runtime.callables import check_callable
 from .runtime.calls import CallQueue
+from .runtime.writer import running_writer
 from .settings import Options
 from .wire import HEADERS, Message, encode, id_of
 
@@ -30,6 +31,11 @@ class _Usual(int):
 #: Messages that may wait before ``write()`` returns False. Node has the same default for
 #: streams of objects. A smaller ``max_messages`` lowers it.
 HIGH_WATER_MARK = _Usual(16)
+
+
+def _nothing() -> None:
+    pass
+
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -255,7 +261,7 @@ class SseStream(Flow):
                 "a destination needs a write() method, as a ServerResponse has;"
                 f" {type(destination).__name__} has none"
             )
-        if getattr(destination.write, "__func__", None) is not OutgoingMessage.write:
+        if not has_own_write(destination):
             check_callable("write() of a destination", destination.write)
         if self.destroyed:
             why = "" if self._gone is None else f": {self._gone}"
@@ -269,9 +275,10 @@ class SseStream(Flow):
             raise StreamError("this stream is already piped to that destination")
         if hasattr(destination, "write_head"):
             destination.write_head(200, HEADERS)
-        if hasattr(destination, "flush_headers"):
-            destination.flush_headers()
         pipe = Pipe(self, destination, end)
+        flush_headers = getattr(destination, "flush_headers", _nothing)
+        if pipe.body is None:
+            flush_headers()
         pipe.greet()
         if pipe.body is not None:
             pipe.body.settings = self._settings
@@ -284,6 +291,9 @@ class SseStream(Flow):
                 self._call_queue = CallQueue(pipe.body.call_queue.loop)
         pipe.tell("pipe")
         self._attach(pipe)
+        if pipe.body is not None:
+            # Last, since it starts the response of a handler.
+            flush_headers()
         return destination
 
     def unpipe(self, destination: Destination | None = None) -> "SseStream":
@@ -343,6 +353,10 @@ class SseStream(Flow):
     def _queue_up(self, frame: bytes, callback: Callback | None) -> bool:
         """Queue *frame*, which the app has written."""
         look_at_queue(self, self._pipes)
+        if self._pipes or self._closed:
+            writer = running_writer()
+            if writer is not None:
+                writer.wait_for(self, self._call_queue, [pipe.body for pipe in self._pipes])
         return self._enqueue(frame, callback)
 
     # -- the request and the channels of the stream

@@ -24,6 +24,7 @@ from .runtime.forking import process
 from .runtime.loop import current_loop
 from .runtime.timerheap import Entry, heap_of
 from .runtime.uncopyable import Uncopyable
+from .runtime.writer import running_writer
 
 
 class Timer(Uncopyable, Entry):
@@ -141,4 +142,8 @@ def _timer(
     # Compared with a bound, because isfinite() fails for an int beyond all floats.
     if not 0 <= delay_ms <= sys.float_info.max:
         raise ValueError(f"delay_ms must be finite and not negative, and is {delay_ms}")
-    return Timer(callback, delay_ms, fitting(callback, args), repeat)
+    timer = Timer(callback, delay_ms, fitting(callback, args), repeat)
+    writer = running_writer()
+    if writer is not None:
+        writer.hold(timer)
+    return timer

@@ -36,7 +36,7 @@ FLOORS = (
     {"config", "message_queue", "pipe"},
     {"express", "flow", "response"},
     {"stream"},
-    {"channels", "pipeline", "timers"},
+    {"channels", "handler", "incoming", "pipeline", "timers"},
     {"gunicorn", "__init__", "__main__"},
 )
 

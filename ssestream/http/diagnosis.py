@@ -213,6 +213,19 @@ def never_piped(connection: Connection | None = None) -> None:
     )
 
 
+def never_ended(name: str) -> None:
+    """Warn that the function *name* of a handler has returned, and nothing writes any more."""
+    key = f"never ended: {name}"
+    if key not in _said:
+        _said.add(key)
+        logger.warning(
+            "%s: the handler %s has returned without res.end(), and nothing holds its response:"
+            " no pipe, no timer and no listener. The client waits for ever",
+            _view(),
+            name,
+        )
+
+
 def cancelled_with_view(tasks: list[str]) -> None:
     """An ``async def`` view has returned, and the *tasks* that it had started are no more."""
     _warn(

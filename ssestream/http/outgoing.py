@@ -5,7 +5,7 @@ which holds the state of the response. All members here may be used at any time 
 thread.
 """
 
-from typing import overload
+from typing import Any, overload
 
 from ..errors import WriteAfterEnd
 from ..plain import plain_bytes, plain_text
@@ -153,6 +153,17 @@ class OutgoingMessage(Emitter):
     def close(self) -> None:
         """The server is done with the response. An app calls `end` or `destroy` instead."""
         self._body.done()
+
+
+#: The methods ``write`` of this package's responses. A stream that is piped into a response with
+#: another one, of an app's subclass, calls it for every message.
+OWN_WRITES: set[Any] = {OutgoingMessage.write}
+
+
+def has_own_write(outgoing: object) -> bool:
+    """Whether ``write`` of *outgoing* is this package's own, and no app's."""
+    write = getattr(outgoing, "write", None)
+    return getattr(write, "__func__", None) in OWN_WRITES
 
 
 @overload

@@ -257,7 +257,14 @@ def current_loop() -> Loop:
     # running hub, and must not get one.
     if hub is None and monkey.is_module_patched("threading") and in_main_thread():
         hub = gevent.get_hub()
-    return _service() if hub is None else loop_of(hub)
+    if hub is None:
+        return _service()
+    # The thread of a pipeline or a handler ends, and what is made in it may go on. So that
+    # belongs to the loop that started the thread (see ``threadloop``).
+    shared: Loop | None = getattr(hub.loop, "shared", None)
+    if shared is not None and not shared.is_lost and shared.generation == _generation:
+        return shared
+    return loop_of(hub)
 
 
 def checkpoint() -> None:

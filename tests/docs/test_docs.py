@@ -172,6 +172,8 @@ def test_a_view_of_the_docs_answers_as_it_should(
     mounted: Server, name: str, path: str, body: str
 ) -> None:
     # HTTP/1.0, so that what comes is the body and not its chunks.
+    # A job that the page on porting has.
+    path = path.replace("<id>", "first")
     client = Client(mounted.port).get(f"/{name}{path}", version="1.0")
     head = client.read_until(b"\r\n\r\n").partition(b"\r\n\r\n")[0]
     status = int(head.split()[1])
@@ -190,7 +192,10 @@ def test_a_view_of_the_docs_answers_as_it_should(
         assert status == 200
         assert b"Content-Type: text/event-stream" in head
         stream = client.read_until(b"data:").partition(b"\r\n\r\n")[2]
-        assert stream.startswith(b":ok\n\n" if "SseStream" in body else b"id:0\n")
+        if body.startswith("@handler"):
+            assert stream.startswith(b"data: ")
+        else:
+            assert stream.startswith(b":ok\n\n" if "SseStream" in body else b"id:0\n")
     client.fin()
 
 

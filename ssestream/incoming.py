@@ -1,0 +1,119 @@
+"""IncomingMessage: the ``req`` of a ``@handler``, Express's names over Flask's request."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flask
+
+from .response import ServerResponse
+
+_FORM = "application/x-www-form-urlencoded"
+
+
+class IncomingMessage:
+    """The request of one view, by Express's names, and by Flask's for everything else.
+
+    It is the request itself and no proxy. So it may be kept, for example in a set of clients.
+    It stays readable after the view has returned. It can be given to `SseStream`.
+    """
+
+    __slots__ = ("_flask", "_res")
+
+    _flask: flask.Request
+    _res: ServerResponse
+
+    def __init__(self, request: flask.Request, res: ServerResponse) -> None:
+        object.__setattr__(self, "_flask", request)
+        object.__setattr__(self, "_res", res)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._flask, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What is set here is found on Flask's request, too: `req.user = user`.
+        setattr(self._flask, name, value)
+
+    def __repr__(self) -> str:
+        return f"<IncomingMessage {self._flask.method} {self._flask.path!r}>"
+
+    @property
+    def query(self) -> Any:
+        """The query parameters: Flask's ``request.args``."""
+        return self._flask.args
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The variables of the route: Flask's ``request.view_args``."""
+        return self._flask.view_args or {}
+
+    @property
+    def body(self) -> Any:
+        """The body as parsed JSON or as a form, and None for any other body and for none.
+
+        Raises ``BadRequest`` for JSON that is none.
+        """
+        request = self._flask
+        if request.is_json:
+            return request.get_json() if request.get_data() else None
+        if request.mimetype in (_FORM, "multipart/form-data"):
+            return request.form
+        return None
+
+    @property
+    def ip(self) -> str | None:
+        """The client's address: Flask's ``request.remote_addr``."""
+        return self._flask.remote_addr
+
+    @property
+    def destroyed(self) -> bool:
+        """Whether the response is over. Node's ``request.destroyed``."""
+        return self._res.destroyed
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the client has left before everything was sent."""
+        return self._res.closed and not self._res.writable_finished
+
+    def get(self, name: str) -> str | None:
+        """The value of a header, or None. Express's ``req.get``."""
+        # Express takes both spellings of this header.
+        other = {"referrer": "Referer"}.get(name.lower(), name)
+        found: str | None = self._flask.headers.get(other)
+        return found
+
+    def header(self, name: str) -> str | None:
+        """The same as `get`."""
+        return self.get(name)
+
+    def on(self, event: str, handler: Callable[..., object] | None = None) -> Any:
+        """Add a *handler* of ``"close"``, which comes when the response is over.
+
+        Without *handler*, it decorates one. Raises ``ValueError`` for another event: a body
+        is read from `body`, or from Flask's ``stream``.
+        """
+        res: Any = self._res
+        return res.on(_known(event), handler)
+
+    def once(self, event: str, handler: Callable[..., object] | None = None) -> Any:
+        """As `on`, for the event's first time only."""
+        return self._res.once(_known(event), handler)
+
+    def off(self, event: str, handler: Callable[..., object]) -> "IncomingMessage":
+        """Remove a handler. Does nothing if it is not there."""
+        self._res.off(_known(event), handler)
+        return self
+
+
+def _known(event: str) -> str:
+    if event != "close":
+        raise ValueError(f"a request emits 'close' and no {event!r}; its body is in req.body")
+    return event
+
+
+def read_body(request: flask.Request) -> None:
+    """Read the bodies that Express's own parsers read, while the server still has them.
+
+    The handler may ask for ``req.body`` after its response has started.
+    """
+    if request.is_json or request.mimetype == _FORM:
+        request.get_data()

@@ -1,0 +1,37 @@
+"""Run an app's function beside its request, where gevent can end every wait of it.
+
+On a gevent server the function gets a greenlet on the hub of the request. On a threaded
+server it gets a thread of its own with a hub (see ``threadloop``).
+"""
+
+import functools
+from collections.abc import Callable
+
+import gevent
+
+from .loop import Loop, logger, loop_of
+from .threadloop import run_in_hub
+from .threads import start_thread
+
+
+def start_beside(loop: Loop, main: Callable[[], object], what: object) -> None:
+    """Run *main* soon in a greenlet: on the hub of *loop*, or in a thread if *loop* has threads.
+
+    *what* is what *main* runs, for the log.
+    """
+    if loop.cooperative:
+        loop.spawn(main)
+    else:
+        in_thread = functools.partial(_run_in_thread, main, what)
+        loop.retry_start(lambda: start_thread(run_in_hub, (in_thread, loop)), what)
+
+
+def _run_in_thread(main: Callable[[], object], what: object) -> None:
+    greenlet = gevent.spawn(main)
+    while not greenlet.dead:
+        try:
+            greenlet.join()
+        except BaseException:
+            # For example sys.exit() in a greenlet that the app's code has started.
+            logger.exception("the thread of %r was interrupted, and goes on", what)
+    loop_of(gevent.get_hub()).close()

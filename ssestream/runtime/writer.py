@@ -1,0 +1,36 @@
+"""The function of a ``@handler`` that the calling code belongs to, if it belongs to one.
+
+Streams and timers are below handlers. They ask here for the function that uses them: a
+function that writes too fast waits in ``write()``, and a timer keeps its response in use.
+"""
+
+import contextvars
+from typing import Any, Protocol
+
+
+class Writer(Protocol):
+    """A running function, as streams and timers know it."""
+
+    def wait_for(self, stream: Any, call_queue: object, bodies: list[Any]) -> None:
+        """Wait while *stream* has no room. End the function if the client of both has left.
+
+        *call_queue* is the one of *stream*, and *bodies* are those that it is piped into.
+        """
+
+    def hold(self, timer: Any) -> None:
+        """Note that the function has set *timer*."""
+
+
+_running: contextvars.ContextVar[Writer | None] = contextvars.ContextVar(
+    "ssestream.runtime.writer", default=None
+)
+
+
+def running_writer() -> Writer | None:
+    """The function that the calling code runs in, or None."""
+    return _running.get()
+
+
+def enter_writer(context: contextvars.Context, writer: Writer) -> None:
+    """Let all code that runs in *context* belong to *writer*."""
+    context.run(_running.set, writer)
