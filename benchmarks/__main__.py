@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import pages, report
@@ -13,6 +14,7 @@ from .beside import package_in
 from .contenders import BEFORE, CONTENDERS, before, build, missing, versions
 from .measures import MEASURES, Measuring, Plan, Record, doubts, visits
 from .servers import Contender, Failure, cores, running
+from .workloads import WORKLOADS, broker_of
 
 
 def listed(known: dict[str, object]) -> object:
@@ -50,7 +52,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--clients",
         type=lambda text: tuple(int(word) for word in text.split(",")),
-        help="how many, for fanout, burst and latency: 1000 or 100,1000",
+        help="how many, for each measure that has a number of them: 1000 or 100,1000",
     )
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     parser.add_argument("--read", type=Path, help="measure nothing, report what is in this file")
@@ -68,6 +70,28 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def visit_of(visit: str, contender: Contender, plan: Plan, patience: float) -> Iterator[Record]:
+    """The records of one visit to one contender, with fresh processes."""
+    workload = WORKLOADS.get(visit)
+    if workload is None:
+        with running(contender, patience) as (server, load):
+            yield from getattr(Measuring(server, load, plan), visit)()
+        return
+    with_its_app = workload.contender(contender)
+    if with_its_app is None:
+        return
+    options = workload.options(plan.seconds)
+    with (
+        broker_of(workload) as broker,
+        # Redis needs time on the clients' core.
+        running(with_its_app, patience, not broker.is_a_server, options, broker.environment) as (
+            server,
+            load,
+        ),
+    ):
+        yield from Measuring(server, load, plan, broker).own(visit)
+
+
 def measure(
     contenders: list[Contender], plan: Plan, rounds: int, patience: float = 10, quiet: bool = False
 ) -> list[Record]:
@@ -80,13 +104,12 @@ def measure(
             for contender in order:
                 name = contender.name
                 try:
-                    with running(contender, patience) as (server, load):
-                        for record in getattr(Measuring(server, load, plan), visit)():
-                            record = {"round": number, "contender": name, **record}
-                            record["doubts"] = doubts(record)
-                            records.append(record)
-                            if not quiet:
-                                print(report.line(record), flush=True)
+                    for record in visit_of(visit, contender, plan, patience):
+                        record = {"round": number, "contender": name, **record}
+                        record["doubts"] = doubts(record)
+                        records.append(record)
+                        if not quiet:
+                            print(report.line(record), flush=True)
                 except Failure as failure:
                     records.append(
                         {
@@ -115,6 +138,11 @@ def main() -> int:
         if options.beside:
             asked |= before(options.beside)
         contenders, left_out = [], {}
+        for name, workload in WORKLOADS.items():
+            if name in options.measure and (why := workload.missing):
+                options.measure.remove(name)
+                left_out[name] = why
+                print(f"{name} is left out: {why}")
         for name, contender in asked.items():
             if why := missing(contender):
                 left_out[name] = why

@@ -98,12 +98,17 @@ def before(checkout: Path) -> dict[str, Contender]:
     return made
 
 
+def npm_packages_are_here() -> bool:
+    names = json.loads((NODE / "package.json").read_text())["dependencies"]
+    return all((NODE / "node_modules" / name).is_dir() for name in names)
+
+
 def missing(contender: Contender) -> str | None:
     """Say which program is missing for a contender, or return None."""
     if contender.command[0] == "node":
         if shutil.which("node") is None:
             return "there is no node; Debian has it in nodejs"
-        if not (NODE / "node_modules").is_dir():
+        if not npm_packages_are_here():
             return "its npm packages are not here: npm ci --prefix benchmarks/node"
     if contender.name == "sse-starlette":
         for module in ("sse_starlette", "uvicorn", "uvloop", "httptools"):
@@ -131,7 +136,7 @@ def build(npm: bool = True) -> None:
         command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)]
         subprocess.run(command, check=True)
         fresh.replace(target)
-    if npm and shutil.which("npm") and not (NODE / "node_modules").is_dir():
+    if npm and shutil.which("npm") and not npm_packages_are_here():
         command = ["npm", "ci", "--prefix", str(NODE), "--no-audit", "--no-fund"]
         # If this fails, npm has printed the reason, and its contenders are left out.
         subprocess.run([*command, "--loglevel=error"], stdout=subprocess.DEVNULL)

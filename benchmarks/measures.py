@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .servers import Failure, Load, Server, kernel_memory, machine
+from .workloads import EVENTS, TICKS, WORKLOADS, Broker
 
 #: One measurement: measure, contender, number of clients, results, faults and doubts.
 Record = dict[str, Any]
@@ -19,7 +20,11 @@ MEASURES = {
     "latency": "5 messages a second to all clients",
     "memory": "memory of connections that are idle",
     "growth": "cost of a delivery at 10,000 clients, to that at 100",
+    **{name: workload.what for name, workload in WORKLOADS.items()},
 }
+
+#: The measures with one channel for all.
+BROADCASTS = ("fanout", "burst", "latency", "growth")
 
 #: The number of messages that are published together.
 BURST = 64
@@ -48,10 +53,11 @@ class Plan:
             "growth": {100},
             "burst": {1000},
             "latency": {1000},
+            **{name: set(workload.clients) for name, workload in WORKLOADS.items()},
         }
         if measure not in self.measures or measure not in usual:
             return set()
-        if self.clients is not None and measure != "growth":
+        if self.clients is not None and measure not in ("growth", "full"):
             return set(self.clients)
         return usual[measure]
 
@@ -59,8 +65,11 @@ class Plan:
 class Measuring:
     """Measures one fresh server."""
 
-    def __init__(self, server: Server, load: Load, plan: Plan) -> None:
+    def __init__(
+        self, server: Server, load: Load, plan: Plan, broker: Broker | None = None
+    ) -> None:
         self.server, self.load, self.plan = server, load, plan
+        self.broker = broker or Broker()
 
     def connect(self, total: int) -> dict[str, float]:
         result = self.load.do("connect", total, FLIGHT)
@@ -70,11 +79,23 @@ class Measuring:
             )
         return result
 
-    def measured(self, measure: str, clients: int, command: str, one: float, two: float) -> Record:
-        """Run a command of the load client, and measure its cost to the server."""
-        host, cpu = machine(), self.server.cpu()
+    def measured(
+        self,
+        measure: str,
+        clients: int,
+        command: str,
+        one: float,
+        two: float,
+        receivers: int | None = None,
+    ) -> Record:
+        """Run a command of the load client, and measure its cost to the server.
+
+        Each message goes to *receivers*, or to all clients.
+        """
+        host, cpu, redis = machine(), self.server.cpu(), self.broker.cpu()
         result = self.load.do(command, one, two)
         cpu = self.server.cpu() - cpu
+        redis = self.broker.cpu() - redis
         host = {name: seconds - host[name] for name, seconds in machine().items()}
         seconds = result["seconds"]
         record: Record = {
@@ -83,15 +104,18 @@ class Measuring:
             "server_share": cpu / seconds,
             "client_share": result["busy"] / seconds,
             # The client reads on for a moment, to find late or double messages.
-            "others_share": max(0.0, host["busy"] - cpu - result["cpu"] - 0.03) / seconds,
+            "others_share": max(0.0, host["busy"] - cpu - redis - result["cpu"] - 0.03) / seconds,
             "steal_share": host["steal"] / seconds,
+            **({"redis_share": redis / seconds} if self.broker.is_a_server else {}),
             "deliveries": result["deliveries"],
             "wrong": {name: result[name] for name in FAULTS if result[name]},
         }
         if result["deliveries"]:
             record["rate"] = result["deliveries"] / seconds
             record["cpu"] = cpu / result["deliveries"] * 1e6
-        expected = result["messages"] * clients
+            if self.broker.is_a_server:
+                record["redis"] = redis / result["deliveries"] * 1e6
+        expected = result["messages"] * (clients if receivers is None else receivers)
         if command in ("run", "paced") and result["deliveries"] != expected:
             record["wrong"].setdefault("missing", expected - result["deliveries"])
         if command != "run":
@@ -106,8 +130,38 @@ class Measuring:
                 record["wrong"][name] = record["wrong"].get(name, 0) + warm[name]
         return record
 
+    def own(self, measure: str) -> Iterator[Record]:
+        """Streams with a producer or a channel of their own: see `workloads`."""
+        workload = WORKLOADS[measure]
+        seconds = self.plan.seconds * workload.longer
+        for clients in sorted(self.plan.clients_of(measure)):
+            if not workload.has_room(self.server.contender, clients):
+                continue
+            if measure.startswith("fresh-"):
+                yield self.measured(measure, clients, "connect", clients, FLIGHT)
+            elif workload.ends:
+                # Each client comes twice, except the only one.
+                total = clients * 2 if clients > 1 else 1
+                record = self.measured(measure, clients, "turnover", total, clients, 0)
+                if "cpu" in record:
+                    record["stream"] = record["cpu"] * workload.count(self.plan.seconds) / 1000
+                yield record
+            else:
+                self.connect(clients)
+                if measure == "write":
+                    yield self.run(measure, clients, 1)
+                elif workload.broker:
+                    self.load.do("paced", max(1, round(EVENTS * self.plan.warm_up)), EVENTS)
+                    events = max(1, round(EVENTS * seconds))
+                    yield self.measured(measure, clients, "paced", events, EVENTS, receivers=1)
+                else:
+                    self.load.do("listen", self.plan.warm_up, 0)
+                    record = self.measured(measure, clients, "listen", seconds, 0)
+                    record["delivered"] = record.get("rate", 0) / clients / TICKS * 100
+                    yield record
+
     def broadcasts(self) -> Iterator[Record]:
-        counts = {name: self.plan.clients_of(name) for name in MEASURES}
+        counts = {name: self.plan.clients_of(name) for name in BROADCASTS}
         for clients in sorted(set().union(*counts.values())):
             self.connect(clients)
             if clients in counts["fanout"] | counts["growth"]:
@@ -158,11 +212,11 @@ def visits(plan: Plan) -> list[str]:
         found.append("single")
     if plan.measures & {"connect", "churn"}:
         found.append("arrivals")
-    if any(plan.clients_of(name) for name in MEASURES):
+    if any(plan.clients_of(name) for name in BROADCASTS):
         found.append("broadcasts")
     if plan.measures & {"memory", "growth"}:
         found.append("crowd")
-    return found
+    return [*found, *(name for name in WORKLOADS if name in plan.measures)]
 
 
 def doubts(record: Record) -> list[str]:
@@ -170,8 +224,10 @@ def doubts(record: Record) -> list[str]:
     found: list[str] = []
     if "server_share" not in record:
         return found
-    if record["client_share"] > 0.8 and record["server_share"] < 0.8:
-        found.append("the client was the limit")
+    redis = record.get("redis_share", 0)
+    if record["client_share"] + redis > 0.8 and record["server_share"] < 0.8:
+        also = " with Redis on its core" if redis else ""
+        found.append(f"the client{also} was the limit")
     if record["others_share"] > 0.15:
         found.append(f"others took {record['others_share']:.0%} of a core")
     if record["steal_share"] > 0.05:

@@ -46,10 +46,23 @@ COSTS = {
     "memory of an idle connection": ("memory", 10_000, "own"),
 }
 
+PRODUCERS = {
+    "timers": ("timers", 1000, "cpu"),
+    "generators": ("sources", 1000, "cpu"),
+    "streams that end": ("tokens", 200, "stream"),
+    "a loop of write": ("write", 1000, "cpu"),
+    "one stream, write and drain": ("full", 1, "cpu"),
+}
+USERS = {
+    f"{clients:,} channels, Redis": ("users-redis", clients, "cpu") for clients in (100, 1000, 5000)
+} | {"opening 5,000 channels, Redis": ("fresh-redis", 5000, "cpu")}
+
 PLOTS: dict[str, tuple[str, dict[str, tuple[str, int, str]]]] = {
     "fanout": ("Deliveries a second, one message at a time (more is better)", FANOUT),
     "rates": ("Bursts, connections, one stream (more is better)", RATES),
     "costs": ("CPU time, latency and memory (less is better)", COSTS),
+    "producers": ("CPU time where each client has a producer (less is better)", PRODUCERS),
+    "users": ("CPU time where each client has a channel (less is better)", USERS),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from .contenders import BEFORE, CONTENDERS
 from .measures import MEASURES, Record
 from .promises import PROMISES
+from .workloads import WORKLOADS
 
 OURS = ("ours-gevent", "ours-worker")
 
@@ -23,9 +24,49 @@ QUANTITIES = {
     "latency": {"p50": "milliseconds, p50", "p99": "milliseconds, p99"},
     "memory": {"own": "KiB of a connection, the process's own"},
     "growth": {"growth": "of the CPU time of a delivery at 100"},
+    "timers": {
+        "cpu": "CPU microseconds a message",
+        "delivered": "% of the messages asked for",
+        "p50": "milliseconds late, p50",
+        "p99": "milliseconds late, p99",
+    },
+    "sources": {
+        "cpu": "CPU microseconds a message",
+        "delivered": "% of the messages asked for",
+        "p50": "milliseconds late, p50",
+        "p99": "milliseconds late, p99",
+    },
+    "tokens": {
+        "stream": "CPU milliseconds a stream",
+        "cpu": "CPU microseconds a message",
+        "p99": "milliseconds late, p99",
+    },
+    "write": {"rate": "deliveries a second", "cpu": "CPU microseconds a delivery"},
+    "full": {"rate": "messages a second", "cpu": "CPU microseconds a message"},
+    **{
+        f"users-{broker}": {
+            "cpu": "CPU microseconds an event",
+            **({"redis": "CPU microseconds of Redis an event"} if broker == "redis" else {}),
+            "growth": "of the CPU time of an event at 100",
+            "p50": "milliseconds, p50",
+            "p99": "milliseconds, p99",
+        }
+        for broker in ("memory", "sqlite", "redis")
+    },
+    **{
+        f"fresh-{broker}": {
+            "rate": "channels a second",
+            "cpu": "CPU microseconds a channel",
+            **({"redis": "CPU microseconds of Redis a channel"} if broker == "redis" else {}),
+        }
+        for broker in ("memory", "sqlite", "redis")
+    },
 }
 
-MORE_IS_BETTER = ("rate",)
+MORE_IS_BETTER = ("rate", "delivered")
+
+#: The quantities that records have.
+RECORDED = ("rate", "cpu", "p50", "p99", "own", "kernel", "delivered", "stream", "redis")
 
 Key = tuple[str, int, str]
 
@@ -36,15 +77,23 @@ class Numbers:
     def __init__(self, records: Iterable[Record]) -> None:
         self._values: dict[Key, dict[str, dict[int, float]]] = {}
         for record in records:
-            for quantity in ("rate", "cpu", "p50", "p99", "own", "kernel"):
+            for quantity in RECORDED:
                 if quantity in record and not record["wrong"]:
                     key = (record["measure"], record["clients"], quantity)
                     self._add(key, record["contender"], record["round"], record[quantity])
-        few, many = (self._values.get(("fanout", count, "cpu"), {}) for count in (100, 10_000))
+        self._grown("fanout", 10_000, "growth")
+        for measure in WORKLOADS:
+            if measure.startswith("users-"):
+                for clients in self.sizes(measure):
+                    self._grown(measure, clients, measure)
+
+    def _grown(self, measure: str, clients: int, target: str) -> None:
+        """Add the ratios of the CPU time with so many clients to that with 100."""
+        few, many = (self._values.get((measure, count, "cpu"), {}) for count in (100, clients))
         for name in few.keys() & many.keys():
             for number in few[name].keys() & many[name].keys():
                 ratio = many[name][number] / few[name][number]
-                self._add(("growth", 10_000, "growth"), name, number, ratio)
+                self._add((target, clients, "growth"), name, number, ratio)
 
     def _add(self, key: Key, name: str, number: int, value: float) -> None:
         self._values.setdefault(key, {}).setdefault(name, {})[number] = value
@@ -100,8 +149,10 @@ def heading(text: str, under: str = "-") -> str:
 
 def titled(measure: str, clients: int) -> str:
     what = MEASURES[measure]
-    if measure in ("fanout", "burst", "latency"):
-        what = what.replace("all clients", f"{clients:,} clients")
+    for words in ("all clients", "the clients"):
+        what = what.replace(words, f"{clients:,} clients")
+    if measure == "tokens":
+        what = what.replace("so many", f"{clients:,}")
     if measure == "memory":
         what += ", from 1,000 to 10,000 of them"
     return what[0].upper() + what[1:]
@@ -130,6 +181,8 @@ def measured_tables(records: list[Record], under: str = "-") -> list[str]:
                     for name in names
                     if numbers.of(key, name)
                 ]
+                if not rows:
+                    continue
                 ours = [f"{our} to it" for our in OURS if our in names]
                 parts.append(table(["contender", unit, *ours], rows))
             if measure == "memory":

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,17 @@ def end(process: "subprocess.Popen[bytes]") -> None:
                 pipe.close()
 
 
+def cpu_of(pids: Iterable[int]) -> float:
+    """Seconds of CPU time of all threads of these processes."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
 @dataclass(frozen=True)
 class Contender:
     name: str
@@ -84,7 +95,7 @@ class Contender:
 class Server:
     """A contender's running processes."""
 
-    def __init__(self, contender: Contender) -> None:
+    def __init__(self, contender: Contender, variables: Mapping[str, str] | None = None) -> None:
         self.contender = contender
         self.port, self.control = free_ports(2)
         if contender.over_http:
@@ -109,6 +120,7 @@ class Server:
             "NODE_ENV": "production",
             "PYTHONPATH": os.pathsep.join([search_path(), str(HERE / "apps")]),
         }
+        environment.update(variables or {})
         if contender.checkout:
             environment["BENCHMARK_PACKAGE"] = str(package_in(contender.checkout))
         self.process = start(
@@ -158,12 +170,7 @@ class Server:
 
     def cpu(self) -> float:
         """Seconds of CPU time of all its processes and threads."""
-        total = 0
-        for pid in self.processes():
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                with contextlib.suppress(OSError):
-                    total += int((thread / "schedstat").read_text().split()[0])
-        return total / 1e9
+        return cpu_of(self.processes())
 
     def memory(self) -> int:
         """The proportional set size of its processes, in bytes."""
@@ -183,7 +190,13 @@ class Server:
 class Load:
     """The process of all clients: see ``native/load.c``."""
 
-    def __init__(self, server: Server, patience: float = 10, spin: bool = True) -> None:
+    def __init__(
+        self,
+        server: Server,
+        patience: float = 10,
+        spin: bool = True,
+        options: Sequence[str] = (),
+    ) -> None:
         self._process = start(
             [
                 *(str(BUILD / "load"), "--port", str(server.port)),
@@ -194,6 +207,7 @@ class Load:
                 *("--patience", str(patience)),
                 # If it shares the server's core, it must sleep to let the server work.
                 *("--spin", str(int(spin and len(set(cores())) > 1))),
+                *options,
             ],
             cores()[1],
             stdin=subprocess.PIPE,
@@ -222,12 +236,16 @@ class Load:
 
 @contextlib.contextmanager
 def running(
-    contender: Contender, patience: float = 10, spin: bool = True
+    contender: Contender,
+    patience: float = 10,
+    spin: bool = True,
+    options: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Server, Load]]:
     """Start a fresh server and a fresh load client, and end both afterwards in any case."""
-    server = Server(contender)
+    server = Server(contender, variables)
     try:
-        load = Load(server, patience, spin)
+        load = Load(server, patience, spin, options)
         try:
             yield server, load
         finally:

@@ -1,18 +1,10 @@
 """This project: a channel that all clients follow, with everything at its default."""
 
-import os
-from pathlib import Path
-
+import checked  # noqa: F401 - it checks
 from control import TEXT, listen
 from flask import Flask, request
 
-import ssestream
 from ssestream import Channels, ServerResponse, SseStream
-
-# With --beside, this is to be the package of another checkout.
-package = str(Path(ssestream.__file__).parent.resolve())
-if package != os.environ.get("BENCHMARK_PACKAGE", package):
-    raise RuntimeError(f"{package} was imported")
 
 app = Flask(__name__)
 channels = Channels()

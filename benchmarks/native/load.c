@@ -10,10 +10,18 @@
    paced COUNT PER_SECOND   publish COUNT messages at a fixed rate; latencies
    churn COUNT FLIGHT       open COUNT streams, FLIGHT at a time, and close each at
                             its first byte
+   listen SECONDS 0         only read; latencies
+   turnover COUNT FLIGHT    open COUNT streams, FLIGHT at a time; each has to end after
+                            --count messages; latencies
 
    Messages are JSON objects that begin with their number: {"n": 17, ... "}. The
    numbers of a server go up by one, and a stream gets each from the next one on
-   that is published after it has opened. */
+   that is published after it has opened.
+
+   With --own 1 each stream has numbers of its own, from 1 on, and a message says
+   when it was due: {"n": 17, "due": 1234.567, ... "}, by CLOCK_MONOTONIC. Its
+   latency begins there. With --numbered 1 the path of a stream ends with the
+   number of the stream. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -36,23 +44,25 @@ enum { SIZE, EXTENSION, DATA, DATA_END, ALL };
 
 struct stream {
     int fd;
-    char state, chunks, ready, churned;
+    char state, chunks, ready, churned, ended;
     long left;        /* of the size being read, or of the chunk's data */
     uint64_t next;    /* the number that is to come */
     uint64_t seen;    /* a bit for each of the 64 numbers before it */
     long pending;     /* the number of the event being read, or -1 */
+    double due;       /* the time that the event being read gives, or 0 */
     char *part;       /* a line, or the header, that is not complete yet */
     size_t part_length, part_room;
     double started;
 };
 
-static int port, control_port, over_http, most_a_second, greets = 1;
+static int port, control_port, over_http, most_a_second, greets = 1, own, numbered;
+static uint64_t per_stream;                /* messages until a stream ends; 0: it never does */
 static double patience = 5;
 static const char *path = "/news", *publish_path = "/publish", *text = "";
 
 static int poller, control = -1;
 static struct stream *streams;
-static int room, used, ready, connecting;
+static int room, used, ready, connecting, finished;
 static uint64_t published;                 /* numbers given out */
 static uint64_t got, missing, late, doubles, broken, hung_up, failed, refused;
 static double *samples;                    /* seconds */
@@ -160,7 +170,7 @@ static void open_stream(struct stream *s, int churned)
     }
     s->state = CONNECTING;
     s->churned = churned;
-    s->next = published + 1;
+    s->next = own ? 1 : published + 1;
     s->seen = ~0ull;
     s->pending = -1;
     connecting++;
@@ -202,6 +212,11 @@ static void delivered(struct stream *s, uint64_t number)
             doubles++;
         }
     }
+    if (own) {
+        if (sampling && s->due > 0)
+            sample(now - s->due);
+        return;
+    }
     if (number > published)
         broken++;
     if (sampling)
@@ -234,6 +249,11 @@ static void line(struct stream *s, const char *from, size_t length)
     while (at < end && *at >= '0' && *at <= '9')
         number = number * 10 + (*at++ - '0');
     s->pending = number;
+    if (own) {
+        while (at < end && (*at == ',' || *at == ' '))
+            at++;
+        s->due = end - at > 8 && !memcmp(at, "\"due\":", 6) ? strtod(at + 6, 0) : 0;
+    }
 }
 
 static void keep(struct stream *s, const char *from, size_t length)
@@ -273,6 +293,25 @@ static void body(struct stream *s, const char *from, size_t length)
     }
 }
 
+/* The server has ended the stream. */
+static void ended(struct stream *s)
+{
+    if (per_stream)
+        s->ended = 1;
+    else
+        hung_up++;
+}
+
+static void finish(struct stream *s)
+{
+    if (s->next - 1 < per_stream)
+        missing += per_stream - (s->next - 1);
+    if (s->next - 1 > per_stream)
+        doubles += s->next - 1 - per_stream;
+    finished++;
+    hang_up(s);
+}
+
 /* Take the body out of its chunks. */
 static void unchunk(struct stream *s, const char *at, size_t length)
 {
@@ -292,7 +331,7 @@ static void unchunk(struct stream *s, const char *at, size_t length)
                 /* A size of zero ends the stream; that the connection closes is counted. */
                 s->chunks = DATA;
                 if (!s->left)
-                    hung_up++;
+                    ended(s);
             } else
                 s->chunks = EXTENSION;
             break;
@@ -301,7 +340,7 @@ static void unchunk(struct stream *s, const char *at, size_t length)
             if (*at++ == '\n') {
                 s->chunks = DATA;
                 if (!s->left)
-                    hung_up++;
+                    ended(s);
             }
             break;
         case DATA: {
@@ -359,8 +398,10 @@ static void on_stream(struct stream *s, uint32_t events)
         return;
     if (s->state == CONNECTING && events & EPOLLOUT && !(events & EPOLLERR)) {
         int length = snprintf(buffer, sizeof buffer,
-                              "GET %s HTTP/1.1\r\nHost: localhost\r\n"
-                              "Accept: text/event-stream\r\n\r\n", path);
+                              "GET %s%.*d HTTP/1.1\r\nHost: localhost\r\n"
+                              "Accept: text/event-stream\r\n\r\n", path,
+                              /* Nothing is printed of a zero with a precision of zero. */
+                              numbered, numbered ? (int)(s - streams) : 0);
         if (send(s->fd, buffer, length, MSG_NOSIGNAL) != length) {
             failed++;
             hang_up(s);
@@ -373,6 +414,10 @@ static void on_stream(struct stream *s, uint32_t events)
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (n <= 0) {
+            if (s->ready && per_stream) {
+                finish(s);
+                return;
+            }
             if (s->ready)
                 hung_up++;
             else
@@ -383,6 +428,10 @@ static void on_stream(struct stream *s, uint32_t events)
         received(s, buffer, n);
         if (s->churned && s->ready) {
             hang_up(s);
+            return;
+        }
+        if (s->ended) {
+            finish(s);
             return;
         }
         if ((size_t)n < sizeof buffer && !(events & EPOLLRDHUP))
@@ -510,6 +559,8 @@ static void look_back(void)
     double until = clock_now() + 0.03;
     while (clock_now() < until)
         turn(10);
+    if (own)
+        return;
     for (int i = 0; i < used; i++)
         if (streams[i].state != CLOSED && streams[i].next <= published) {
             missing += published + 1 - streams[i].next;
@@ -567,7 +618,7 @@ static void paced(int count, double rate)
         while ((now = clock_now()) < due)
             turn((int)((due - now) * 1000) + (due - now < 0.001 ? 0 : 1));
         publish(1);
-        goal += ready;
+        goal += own ? 1 : ready;
     }
     settle(goal);
     sampling = 0;
@@ -578,16 +629,53 @@ static void paced(int count, double rate)
     answer(taken, cpu, count, deliveries);
 }
 
-static void open_all(int count, int flight, int churned)
+static void listen_for(double seconds)
+{
+    double cpu = cpu_now(), started = clock_now(), until = started + seconds;
+    sampling = 1;
+    do
+        turn(SOON);
+    while (now < until && !hung_up);
+    sampling = 0;
+    answer(clock_now() - started, cpu_now() - cpu, 0, got);
+}
+
+static void turnover(int total, int flight)
+{
+    double cpu = cpu_now(), started = clock_now(), moved = started;
+    int opened = 0, first = used;
+    uint64_t before = 0;
+    if (used + total > room)
+        die("more streams than --room");
+    used += total;
+    finished = 0;
+    sampling = 1;
+    while (!failed && finished < total) {
+        while (!failed && opened < total && connecting + ready < flight)
+            open_stream(&streams[first + opened++], 0);
+        turn(SOON);
+        if (got + finished != before) {
+            before = got + finished;
+            moved = now;
+        } else if (now - moved > patience) {
+            failed += opened - finished;
+        }
+    }
+    sampling = 0;
+    answer(clock_now() - started, cpu_now() - cpu, total, got);
+    used = first;
+}
+
+static void open_all(int total, int flight, int churned)
 {
     double cpu = cpu_now(), started = clock_now(), moved = started;
     int opened = 0, first = used, before = -1;
-    if (used + count > room)
+    if (used + total > room)
         die("more streams than --room");
-    used += count;
+    used += total;
     sampling = 1;
-    while (!failed && (opened < count || connecting)) {
-        while (!failed && opened < count && connecting < flight)
+    while (!failed && (opened < total || connecting)) {
+        while (!failed && opened < total && connecting < flight)
             open_stream(&streams[first + opened++], churned);
         turn(SOON);
         if (opened - connecting != before) {
@@ -615,6 +703,9 @@ int main(int argc, char **argv)
         else if (!strcmp(name, "--most-a-second")) most_a_second = atoi(value);
         else if (!strcmp(name, "--patience")) patience = atof(value);
         else if (!strcmp(name, "--spin")) spin = atoi(value);
+        else if (!strcmp(name, "--own")) own = atoi(value);
+        else if (!strcmp(name, "--numbered")) numbered = atoi(value);
+        else if (!strcmp(name, "--count")) per_stream = atol(value);
         else if (!strcmp(name, "--path")) path = value;
         else if (!strcmp(name, "--text")) text = value;
         else if (!strcmp(name, "--room")) room = atoi(value);
@@ -646,6 +737,8 @@ int main(int argc, char **argv)
         else if (!strcmp(word, "run")) run(one, (int)two);
         else if (!strcmp(word, "paced")) paced((int)one, two);
         else if (!strcmp(word, "churn")) open_all((int)one, (int)two, 1);
+        else if (!strcmp(word, "listen")) listen_for(one);
+        else if (!strcmp(word, "turnover")) turnover((int)one, (int)two);
         else { fprintf(stderr, "load: what is %s", command); return 2; }
     }
     return 0;

@@ -11,12 +11,14 @@ import pytest
 
 from benchmarks.__main__ import measure
 from benchmarks.beside import package_in
-from benchmarks.contenders import CONTENDERS, before, build
-from benchmarks.measures import Measuring, Plan, Record, visits
+from benchmarks.contenders import CONTENDERS, before, build, missing
+from benchmarks.measures import MEASURES, Measuring, Plan, Record, visits
+from benchmarks.pages import PLOTS
 from benchmarks.parts import kit
-from benchmarks.promises import Promise
-from benchmarks.report import Numbers, beside_table, spread, text
+from benchmarks.promises import PROMISES, Promise
+from benchmarks.report import QUANTITIES, Numbers, beside_table, spread, text
 from benchmarks.servers import Contender, running
+from benchmarks.workloads import WORKLOADS
 from tests.conftest import _missing
 from tests.kit.servers import ROOT
 
@@ -106,6 +108,68 @@ def test_the_server_and_its_clients_are_bound_to_different_cores_where_there_are
     assert sorted(os.sched_getaffinity(0)) == available
 
 
+def seconds_of(workload: str) -> float:
+    """Long enough for a tick on a busy machine, where nothing else says how many there are."""
+    return 0.3 if workload in ("timers", "sources") else 0.05
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_each_stream_with_a_producer_of_its_own_gets_every_message(workload: str) -> None:
+    if why := WORKLOADS[workload].missing:
+        _missing("redis-server", why)
+    names = ["ours-worker", "generator"]
+    if WORKLOADS[workload].contender(CONTENDERS["generator"]) is None:
+        names.remove("generator")
+    plan = Plan(frozenset({workload}), (5,), seconds=seconds_of(workload), warm_up=0.15)
+    records = measure([CONTENDERS[name] for name in names], plan, rounds=1, quiet=True)
+    assert sorted(record["contender"] for record in records) == sorted(names)
+    for record in records:
+        assert record["wrong"] == {}, record
+        assert record["measure"] == workload
+        assert record["deliveries"] > 0
+        assert record["cpu"] > 0
+        if WORKLOADS[workload].ends:
+            # Each stream had exactly as many as it was to have.
+            streams = 1 if workload == "full" else 2 * 5
+            assert record["deliveries"] == streams * WORKLOADS[workload].count(seconds_of(workload))
+    tables = text({"records": records, "left_out": {}})
+    wanted = set(QUANTITIES[workload]) - {"growth"}
+    assert all(QUANTITIES[workload][quantity] in tables for quantity in wanted)
+
+
+@pytest.fixture(scope="module")
+def npm(built: None) -> Contender:
+    build()
+    if why := missing(CONTENDERS["npm-ssestream"]):
+        _missing("npm-ssestream", why)
+    return CONTENDERS["npm-ssestream"]
+
+
+@pytest.mark.server
+@pytest.mark.node
+@pytest.mark.parametrize(
+    "workload", [name for name in WORKLOADS if WORKLOADS[name].broker in (None, "redis")]
+)
+def test_npm_ssestream_takes_part_where_each_stream_has_a_producer(
+    npm: Contender, workload: str
+) -> None:
+    if why := WORKLOADS[workload].missing:
+        _missing("redis-server", why)
+    plan = Plan(frozenset({workload}), (5,), seconds=seconds_of(workload), warm_up=0.15)
+    [record] = measure([npm], plan, rounds=1, quiet=True)
+    assert record["wrong"] == {}, record
+    assert record["deliveries"] > 0
+
+
+def test_the_drawn_and_promised_quantities_are_measured() -> None:
+    keys = [key for _, keys in PLOTS.values() for key in keys.values()]
+    keys += [(each.measure, each.clients, each.quantity) for each in PROMISES]
+    for measure_of, _, quantity in keys:
+        assert quantity in QUANTITIES[measure_of]
+    assert set(QUANTITIES) == set(MEASURES)
+
+
 @pytest.mark.server
 def test_the_package_of_another_checkout_is_measured_beside_this_one(tmp_path: Path) -> None:
     shutil.copytree(package_in(ROOT), tmp_path / "ssestream")
@@ -171,6 +235,7 @@ def test_a_promise_is_kept_up_to_its_bound() -> None:
 def test_a_plan_visits_only_what_it_measures() -> None:
     assert visits(Plan(frozenset({"burst"}))) == ["broadcasts"]
     assert visits(Plan(frozenset({"memory", "stream"}))) == ["single", "crowd"]
+    assert visits(Plan(frozenset({"timers", "latency"}))) == ["broadcasts", "timers"]
     assert Plan(frozenset({"burst"})).clients_of("fanout") == set()
     assert Plan(frozenset({"burst"}), (7,)).clients_of("burst") == {7}
 
