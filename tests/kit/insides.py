@@ -34,6 +34,12 @@ def broker_of(channels: Channels) -> Any:
     return exchange_of(channels).broker
 
 
+def heard(channels: Channels, name: str) -> int:
+    """The number of the last entry that the listener has."""
+    position = listener_of(channels).tails.get(name).position
+    return 0 if position is None else position.number
+
+
 def over(broker: Broker) -> Channels:
     """`Channels` with *broker*, which no URL names."""
     channels = Channels("memory://")

@@ -181,6 +181,24 @@ class Server:
         self._log.close()
 
 
+def ask(
+    port: int,
+    path: str,
+    method: str = "GET",
+    connect: Callable[..., Any] = socket.create_connection,
+    patience: float = PATIENCE,
+) -> bytes:
+    """The body of a 200 for *path*. *connect* may be gevent's, so that other greenlets go on."""
+    with connect(("127.0.0.1", port), timeout=patience) as sock:
+        sock.sendall(f"{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n".encode())
+        received = b""
+        while data := sock.recv(1 << 20):
+            received += data
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b" 200 " in head.partition(b"\r\n")[0], received[:500]
+    return body
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

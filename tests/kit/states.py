@@ -5,6 +5,7 @@ import threading
 from ssestream import Channels
 from ssestream.runtime.emitter import Emitter
 from ssestream.runtime.wheel import TimerHandle, TimerWheel
+from tests.kit.following import Client
 from tests.kit.insides import broker_of, call_queue_of, entered_in, exchange_of, listener_of
 from tests.kit.visit import until
 
@@ -20,6 +21,23 @@ def end_all_of(channels: Channels) -> None:
         subscription.stream.destroy()
     idle(channels)
     broker_of(channels).close()
+
+
+def nothing_remains(channels: Channels) -> None:
+    """Wait until nothing of the streams of *channels* is left."""
+    until(lambda: channels.statistics() == {}, "the last to leave")
+    until(lambda: channels.state == "idle", "the listener to end")
+    # The stream's own thread or greenlet takes its subscription out, after the last event.
+    until(lambda: not exchange_of(channels).subscriptions, "the subscriptions to be gone")
+    idle(channels)
+    assert not listener_of(channels).tails
+
+
+def place_of(client: Client) -> str:
+    """The id of a client that has got no event."""
+    until(client.has_id, "the place")
+    assert client.messages == []
+    return client.last_id
 
 
 def settled(emitter: Emitter) -> None:

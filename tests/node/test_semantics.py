@@ -113,6 +113,13 @@ class Stage:
         self.watch(sse, "stream", "drain", "finish", "end", "close", "error")
         return sse
 
+    def piped(self, sse: SseStream, name: str, **options: Any) -> "Tap":
+        """A destination that *sse* is piped to, once that has happened."""
+        tap = Tap(self, name, **options)
+        sse.pipe(tap)
+        self.settle()
+        return tap
+
     def write(self, sse: SseStream, text: object, callback: Any = None) -> None:
         self.see(f"write {text} -> {str(sse.write(data(text), callback)).lower()}")
 
@@ -842,9 +849,7 @@ def write_below_at_and_above_the_mark_unpiped(stage: Stage) -> None:
     sse = stage.stream()
     stage.write_many(sse, 1, 40)
     stage.settle()
-    a = Tap(stage, "a", quiet=True)
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a", quiet=True)
     stage.got_many(a, 40)
     stage.write(sse, 41)
     stage.settle()
@@ -884,8 +889,7 @@ def below_the_mark_there_is_no_drain(stage: Stage) -> None:
     sse = stage.stream()
     stage.write(sse, 1)
     stage.settle()
-    sse.pipe(Tap(stage, "a"))
-    stage.settle()
+    stage.piped(sse, "a")
 
 
 @play
@@ -921,8 +925,7 @@ def end_with_messages_queued(stage: Stage) -> None:
         stage.write(sse, n)
     sse.end(data(3))
     stage.settle()
-    sse.pipe(Tap(stage, "a"))
-    stage.settle()
+    stage.piped(sse, "a")
 
 
 @play
@@ -1021,8 +1024,7 @@ def handlers_that_take_no_argument(stage: Stage) -> None:
     sse = stage.stream()
     sse.on("error", lambda: stage.see("error handler"))
     sse.once("error", lambda: stage.see("error handler, once"))
-    sse.pipe(Tap(stage, "a"))
-    stage.settle()
+    stage.piped(sse, "a")
     sse.write(data(1), lambda: stage.see("callback 1"))  # type: ignore[arg-type]
     stage.settle()
     sse.unpipe()
@@ -1033,22 +1035,17 @@ def handlers_that_take_no_argument(stage: Stage) -> None:
 @play
 def callbacks_after_unpipe(stage: Stage) -> None:
     sse = stage.stream()
-    a = Tap(stage, "a")
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a")
     sse.unpipe(a)
     stage.write(sse, 1, stage.heard(1))
     stage.settle()
-    sse.pipe(Tap(stage, "b"))
-    stage.settle()
+    stage.piped(sse, "b")
 
 
 @play
 def callbacks_of_what_waits_when_it_is_unpiped(stage: Stage) -> None:
     sse = stage.stream()
-    a = Tap(stage, "a")
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a")
     a.full = True
     stage.write(sse, 1)
     stage.settle()
@@ -1057,16 +1054,14 @@ def callbacks_of_what_waits_when_it_is_unpiped(stage: Stage) -> None:
     stage.settle()
     stage.write(sse, 3, stage.heard(3))
     stage.settle()
-    sse.pipe(Tap(stage, "b"))
-    stage.settle()
+    stage.piped(sse, "b")
 
 
 @play
 def several_destinations_go_at_the_pace_of_the_slowest(stage: Stage) -> None:
     sse = stage.stream()
     slow = Tap(stage, "slow")
-    sse.pipe(Tap(stage, "fast"))
-    stage.settle()
+    stage.piped(sse, "fast")
     sse.pipe(slow)
     stage.settle()
     slow.full = True
@@ -1101,8 +1096,7 @@ def two_full_destinations_are_both_waited_for(stage: Stage) -> None:
 def unpiping_the_slow_one_lets_the_others_go_on(stage: Stage) -> None:
     sse = stage.stream()
     slow = Tap(stage, "slow")
-    sse.pipe(Tap(stage, "fast"))
-    stage.settle()
+    stage.piped(sse, "fast")
     sse.pipe(slow)
     stage.settle()
     slow.full = True
@@ -1132,10 +1126,8 @@ def unpipe_and_pipe_again(stage: Stage) -> None:
 @play
 def unpipe_all(stage: Stage) -> None:
     sse = stage.stream()
-    sse.pipe(Tap(stage, "a"))
-    stage.settle()
-    sse.pipe(Tap(stage, "b"))
-    stage.settle()
+    stage.piped(sse, "a")
+    stage.piped(sse, "b")
     sse.unpipe()
     stage.write(sse, 1)
     stage.settle()
@@ -1228,8 +1220,7 @@ def pipe_to_a_response_that_is_being_sent(stage: Stage) -> None:
 @play
 def callbacks_come_in_order(stage: Stage) -> None:
     sse = stage.stream()
-    sse.pipe(Tap(stage, "a"))
-    stage.settle()
+    stage.piped(sse, "a")
     for n in (1, 2, 3):
         sse.write(data(n), stage.heard(n))
     stage.settle()
@@ -1243,8 +1234,7 @@ def a_callback_while_nothing_is_piped(stage: Stage) -> None:
     sse = stage.stream()
     sse.write(data(1), stage.heard(1))
     stage.settle()
-    sse.pipe(Tap(stage, "a"))
-    stage.settle()
+    stage.piped(sse, "a")
 
 
 @play
@@ -1425,8 +1415,7 @@ def a_destination_raises(stage: Stage) -> None:
     bad: Any = Tap(stage, "bad")
     sse.pipe(bad)
     stage.settle()
-    sse.pipe(Tap(stage, "good"))
-    stage.settle()
+    stage.piped(sse, "good")
 
     def fail(chunk: bytes) -> bool:
         raise Exception("boom")
@@ -1444,8 +1433,7 @@ def a_destination_tells_an_error(stage: Stage) -> None:
     bad.on("error", lambda error: None)
     sse.pipe(bad)
     stage.settle()
-    sse.pipe(Tap(stage, "good"))
-    stage.settle()
+    stage.piped(sse, "good")
     bad.emit("error", Exception("boom"))
     stage.write(sse, 1)
     stage.settle()
@@ -1454,11 +1442,8 @@ def a_destination_tells_an_error(stage: Stage) -> None:
 @play
 def a_destination_finishes_by_itself(stage: Stage) -> None:
     sse = stage.stream()
-    a = Tap(stage, "a")
-    sse.pipe(a)
-    stage.settle()
-    sse.pipe(Tap(stage, "b"))
-    stage.settle()
+    a = stage.piped(sse, "a")
+    stage.piped(sse, "b")
     a.emit("finish")
     stage.write(sse, 1)
     stage.settle()
@@ -1467,11 +1452,8 @@ def a_destination_finishes_by_itself(stage: Stage) -> None:
 @play
 def a_destination_closes_by_itself(stage: Stage) -> None:
     sse = stage.stream()
-    a = Tap(stage, "a")
-    sse.pipe(a)
-    stage.settle()
-    sse.pipe(Tap(stage, "b"))
-    stage.settle()
+    a = stage.piped(sse, "a")
+    stage.piped(sse, "b")
     a.emit("close")
     stage.write(sse, 1)
     stage.settle()
@@ -1480,8 +1462,7 @@ def a_destination_closes_by_itself(stage: Stage) -> None:
 @play
 def a_bad_message(stage: Stage) -> None:
     sse = stage.stream()
-    sse.pipe(Tap(stage, "a"))
-    stage.settle()
+    stage.piped(sse, "a")
     try:
         sse.write({"data": object()})
     except MessageError:
@@ -1506,9 +1487,7 @@ def writes_from_a_handler(stage: Stage) -> None:
     sse = stage.stream()
     sse.on("drain", lambda: stage.write(sse, 41))
     stage.write_many(sse, 1, 40)
-    a = Tap(stage, "a", quiet=True)
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a", quiet=True)
     stage.got_many(a, 41)
 
 
@@ -1535,9 +1514,7 @@ def what_a_stream_tells_of_itself(stage: Stage) -> None:
     state()
     stage.write_many(sse, 1, 40)
     state()
-    a = Tap(stage, "a", quiet=True)
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a", quiet=True)
     stage.got_many(a, 40)
     state()
     a.full = True

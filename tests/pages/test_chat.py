@@ -16,7 +16,6 @@ import pytest
 from ssestream import Channels
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Client, Server, free_port, wait_until
-from tests.servers.apps.browser import browser
 from tests.servers.apps.scripts import script
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -90,12 +89,6 @@ class Tab:
 
     def close(self) -> None:
         self.look().close()
-
-
-@pytest.fixture(scope="module")
-def driver(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with browser(chromium, tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 @pytest.fixture

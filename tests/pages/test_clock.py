@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.kit.servers import ROOT, Client, Server, body_of, free_port, wait_until
-from tests.servers.apps.browser import browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -73,10 +72,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def driver(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with browser(chromium, tmp_path_factory.mktemp("chromium")) as driver:
-        driver.set_window_size(1180, 900)
-        yield driver
+def driver(driver: Any) -> Any:
+    driver.set_window_size(1180, 900)
+    return driver
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 
 from ssestream import Channels
 from tests.kit.servers import ROOT, Server, wait_until
-from tests.servers.apps.browser import browser
 from tests.servers.apps.scripts import script
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -54,12 +53,6 @@ class Page:
                 "return [...document.querySelectorAll('#warnings li')].map((e) => e.textContent)"
             )
         )
-
-
-@pytest.fixture(scope="module")
-def driver(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with browser(chromium, tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 @pytest.fixture

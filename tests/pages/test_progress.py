@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 
 from ssestream import Channels
 from tests.kit.servers import ROOT, Client, Server, free_port, wait_until
-from tests.servers.apps.browser import browser
 from tests.servers.apps.scripts import script
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -55,12 +54,6 @@ class Page:
         assert self.bar() == STEPS
         # Each once, in order.
         assert self.steps() == [f"picture {step}" for step in range(1, STEPS + 1)]
-
-
-@pytest.fixture(scope="module")
-def driver(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with browser(chromium, tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 
 from ssestream import Channels
 from ssestream.settings import DEFAULTS
-from tests.kit.servers import Server
+from tests.kit.servers import Server, ask
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
@@ -159,17 +159,7 @@ class House:
         self.published += count
 
     def ask(self, method: str, path: str) -> bytes:
-        # Such that the greenlets of this process go on.
-        address = ("127.0.0.1", self.server.port)
-        with gevent.socket.create_connection(address, timeout=PATIENCE) as sock:
-            request = f"{method} {path} HTTP/1.0\r\nContent-Length: 0\r\n\r\n"
-            sock.sendall(request.encode())
-            answer = b""
-            while data := sock.recv(65536):
-                answer += data
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert b" 200 " in head.partition(b"\r\n")[0], answer
-        return body
+        return ask(self.server.port, path, method, gevent.socket.create_connection, PATIENCE)
 
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(self.ask("GET", "/state"))

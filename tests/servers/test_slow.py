@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,8 +23,9 @@ from ssestream.http.keepalive import PATIENCE
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.settings import Settings
 from tests.kit.insides import check_of, keepalive_of
+from tests.kit.networks import start_networks
 from tests.kit.pair import pair_over
-from tests.kit.servers import NO_CONTROL_SOCKET, ROOT, Client, Server, free_port, wait_until
+from tests.kit.servers import Client, Server, free_port, wait_until
 from tests.kit.visit import until
 
 #: The default, on a clock that the tests move.
@@ -355,69 +355,31 @@ def test_real_servers_keep_those_who_read_slowly_and_cut_those_who_do_not(
         client.fin()
 
 
-#: A network of its own, a cable to another, and a client there. The cable carries a
-#: megabit a second, in segments of 1448 bytes as the internet does.
-_NETWORKS = """
-set -eu
-ip link set lo up
-ip link add here type veth peer name there
-unshare --net sleep 600 & elsewhere=$!
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-until ip link set there netns $elsewhere 2>/dev/null && ! ip link show there >/dev/null 2>&1
-do sleep 0.01; done
-ip address add 10.77.0.1/24 dev here
-ip link set here gso_max_segs 1 up
+#: A cable that carries a megabit a second, in segments of 1448 bytes as the internet does.
+NARROW = """
+ip link set here gso_max_segs 1
 tc qdisc add dev here root tbf rate 1mbit burst 8kb latency 400ms
-inside() { nsenter --net=/proc/$elsewhere/ns/net "$@"; }
-inside ip address add 10.77.0.2/24 dev there
-inside ip link set there up
-"$1" -m gunicorn -k gevent -b 10.77.0.1:8000 ${3-} tests.servers.apps.app:app &
-inside "$1" -c '
-import socket, sys, time
-def connect(key):
-    while True:
-        try:
-            sock = socket.create_connection(("10.77.0.1", 8000))
-            break
-        except OSError:
-            time.sleep(0.05)
-    sock.sendall(b"GET /flood?key=%b HTTP/1.1\\r\\nHost: there\\r\\n\\r\\n" % key)
-    return sock
-slow, stalled = connect(b"slow"), connect(b"stalled")
-rate = float(sys.argv[1])
-while slow.recv(round(rate / 10)):
+"""
+
+#: One that reads 5000 bytes a second, and one that reads nothing.
+SLOW_AND_STALLED = """
+slow, stalled = connect(b"/flood?key=slow"), connect(b"/flood?key=stalled")
+while slow.recv(500):
     time.sleep(0.1)
 print("cut", flush=True)
-' "$2" &
-read -r _
 """
 
 
 @pytest.mark.server
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such networks")
 def test_so_it_is_over_a_line_with_a_narrow_band(tmp_path: Path) -> None:
-    tools = all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip", "tc"))
-    make = ["unshare", "--net", "--map-root-user", "bash", "-c"]
-    try_it = (
-        "ip link add here type veth peer name there"
-        " && tc qdisc add dev here root tbf rate 1mbit burst 8kb latency 400ms"
-    )
-    if not tools or subprocess.run([*make, try_it], capture_output=True).returncode:
-        pytest.skip("left out, as no network of its own is permitted here; the others try the same")
     timeout = 3.0
     log = (tmp_path / "log").open("wb+")
-    process = subprocess.Popen(
-        [*make, _NETWORKS, "bash", sys.executable, "5000", *NO_CONTROL_SOCKET],
-        cwd=ROOT,
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "PYTHONPATH": str(ROOT),
-            "SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": timeout}),
-        },
-        stdin=subprocess.PIPE,
+    process = start_networks(
+        SLOW_AND_STALLED,
+        NARROW,
+        env={"SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": timeout})},
         stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
     )
 
     def events(**match: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Clients that never read cost the others nothing, and what they held is freed."""
 
-import http.client
 import json
 import selectors
 import time
@@ -10,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.kit.servers import Client, Server, wait_until
+from tests.kit.servers import Client, Server, ask, wait_until
 from tests.servers.apps.stalled import frames
 from tests.servers.test_leaks import COUNTED, inside
 
@@ -32,18 +31,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def ask(server: Server, method: str, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    connection.request(method, path, headers={"Connection": "close"})
-    answer = connection.getresponse()
-    assert answer.status == 200
-    body = answer.read()
-    connection.close()
-    return body
-
-
 def state(server: Server) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(ask(server, "GET", "/state"))
+    answer: dict[str, Any] = json.loads(ask(server.port, "/state"))
     return answer
 
 
@@ -107,7 +96,7 @@ def test_clients_that_never_read_cost_the_others_nothing(
     wait_until(lambda: state(server)["open"] == 2 * CLIENTS, "all streams")
     with_clients = worker.memory_info().rss
 
-    ask(server, "POST", f"/fan?count={MESSAGES}&burst={BURST}&ms={PAUSE_MS}&how={how}")
+    ask(server.port, f"/fan?count={MESSAGES}&burst={BURST}&ms={PAUSE_MS}&how={how}", "POST")
     ports = {client.sock.getsockname()[1] for client in stalled}
     in_sendall: set[int] = set()
     most = 0
@@ -153,7 +142,7 @@ def test_one_for_whom_the_kernel_takes_everything_is_cut_too(
     client = Client(server.port, receive_buffer=4096).get("/fan")
     wait_until(lambda: state(server)["open"] == 1, "the stream")
     # More than the client's side of the connection holds, less than the server's.
-    ask(server, "POST", "/fan?count=10&burst=10&ms=0")
+    ask(server.port, "/fan?count=10&burst=10&ms=0", "POST")
     wait_until(lambda: not state(server)["writing"], "the writer")
     wait_until(lambda: not state(server)["waiting"], "all of it to be with the kernel")
     wait_until(lambda: state(server)["closed"] == {"stalled": 1}, "the end", seconds=5)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.kit.servers import NO_CONTROL_SOCKET, ROOT, SERVERS, Client, Server
+from tests.kit.networks import start_networks
+from tests.kit.servers import SERVERS, Client, Server
 
 pytestmark = [
     pytest.mark.server,
@@ -119,37 +119,17 @@ def test_none_leaves_it_to_the_system(serve: Callable[..., Server]) -> None:
     client.fin()
 
 
-#: Two networks of their own, and a cable between them that is pulled when a line comes.
-_NETWORKS = """
-set -eu
-ip link set lo up
-ip link add here type veth peer name there
-unshare --net sleep 600 & elsewhere=$!
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-until ip link set there netns $elsewhere 2>/dev/null && ! ip link show there >/dev/null 2>&1
-do sleep 0.01; done
-ip address add 10.77.0.1/24 dev here
-ip link set here up
-inside() { nsenter --net=/proc/$elsewhere/ns/net "$@"; }
-inside ip address add 10.77.0.2/24 dev there
-inside ip link set there up
-"$1" -m gunicorn -k gevent -b 10.77.0.1:8000 ${2-} tests.servers.apps.app:app &
-inside "$1" -c '
-import socket, time
-while True:
-    try:
-        sock = socket.create_connection(("10.77.0.1", 8000))
-        break
-    except OSError:
-        time.sleep(0.05)
-sock.sendall(b"GET /quiet?key=vanished HTTP/1.1\\r\\nHost: there\\r\\n\\r\\n")
+#: One that has connected and then says nothing.
+QUIET = """
+sock = connect(b"/quiet?key=vanished")
 received = b""
 while b":ok" not in received:
     received += sock.recv(4096)
 print("connected", flush=True)
 time.sleep(600)
-' &
-read -r _
+"""
+
+PULL = """
 inside ip link set there down
 echo pulled
 read -r _
@@ -157,21 +137,13 @@ read -r _
 
 
 @pytest.fixture
-def networks() -> Iterator[subprocess.Popen[str]]:
-    tools = all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip"))
-    make = ["unshare", "--net", "--map-root-user"]
-    try_it = [*make, "ip", "link", "add", "here", "type", "veth", "peer", "name", "there"]
-    if not tools or subprocess.run(try_it, capture_output=True).returncode:
-        pytest.skip("left out, as no network of its own is permitted here; the others try the same")
-    process = subprocess.Popen(
-        [*make, "bash", "-c", _NETWORKS, "bash", sys.executable, *NO_CONTROL_SOCKET],
-        cwd=ROOT,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT)}
-        | settings(heartbeat=BEAT, tcp_user_timeout=TIMEOUT),
-        stdin=subprocess.PIPE,
+def networks() -> Iterator["subprocess.Popen[str]"]:
+    """Two networks, and between them a cable that is pulled when a line comes."""
+    process = start_networks(
+        QUIET,
+        afterwards=PULL,
+        env=settings(heartbeat=BEAT, tcp_user_timeout=TIMEOUT),
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
         text=True,
     )
     yield process

@@ -1,6 +1,5 @@
 """`SseWorker`: what it owes to gunicorn and to clients once a stream has left its request."""
 
-import http.client
 import json
 import os
 import random
@@ -24,7 +23,7 @@ from h2.connection import H2Connection
 
 from ssestream.gunicorn.memory import KEEP_FREE
 from ssestream.wire import Decoder
-from tests.kit.servers import ROOT, Client, Server, body_of, wait_until
+from tests.kit.servers import ROOT, Client, Server, ask, body_of, wait_until
 from tests.servers.apps.worker import COUNT, WRITERS, text
 from tests.servers.test_leaks import inside
 from tests.servers.test_shutdown import SOON, gone_after
@@ -46,16 +45,6 @@ def worker(serve: Callable[..., Server], tmp_path: Path) -> Start:
     return start
 
 
-def ask(server: Server, path: str, method: str = "GET") -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    connection.request(method, path, headers={"Connection": "close"})
-    answer = connection.getresponse()
-    assert answer.status == 200
-    body = answer.read()
-    connection.close()
-    return body
-
-
 def open_stream(server: Server, key: str, path: str = "/quiet", *headers: str) -> Client:
     client = Client(server.port).get(f"{path}?key={key}", *headers)
     client.read_until(b":ok\n\n")
@@ -63,7 +52,7 @@ def open_stream(server: Server, key: str, path: str = "/quiet", *headers: str) -
 
 
 def kept(server: Server) -> dict[str, int]:
-    answer: dict[str, int] = json.loads(ask(server, "/kept"))
+    answer: dict[str, int] = json.loads(ask(server.port, "/kept"))
     return answer
 
 
@@ -278,7 +267,7 @@ def test_it_is_said_once_why_a_stream_goes_the_servers_way(
 ) -> None:
     server = worker(app=app)
     # Nothing is said of what is no stream, or has no body.
-    assert ask(server, "/hello") == b"hello"
+    assert ask(server.port, "/hello") == b"hello"
     Client(server.port).get("/measured", "Connection: close").read_to_end()
     Client(server.port).get("/quiet?key=h", method="HEAD").read_until(b"\r\n\r\n")
     assert not ways(server)
@@ -452,7 +441,7 @@ def test_what_all_write_arrives_whole_and_in_each_writers_order(seed: int, worke
         for reader in clients:
             while len(reader.had["view"]) < COUNT // 2:
                 reader.read()
-        ask(loop, f"/torture?seed={seed}", "POST")
+        ask(loop.port, f"/torture?seed={seed}", "POST")
     everybody = [*readers, *others]
     deadline = time.monotonic() + 60
     while any(len(r.had[writer]) < COUNT for r in everybody for writer in WRITERS):
@@ -462,7 +451,7 @@ def test_what_all_write_arrives_whole_and_in_each_writers_order(seed: int, worke
             reader.read()
             assert not reader.ended, reader.client.sock
     for loop in (server, zipping):
-        ask(loop, "/end", "POST")
+        ask(loop.port, "/end", "POST")
     for reader in everybody:
         while not reader.ended:
             reader.read()
@@ -480,7 +469,7 @@ def test_a_client_that_breaks_off_in_the_midst_is_closed_once_and_holds_up_nobod
     server.wait_for(event="closing", key="slow")
     stalled.rst()
     server.wait_for(event="close", key="stalled")
-    assert ask(server, "/hello") == b"hello"
+    assert ask(server.port, "/hello") == b"hello"
     client = open_stream(server, "a")
     assert not server.events(event="closed slowly")
     (tmp_path / "slow").touch()
@@ -522,7 +511,7 @@ def test_the_access_log_has_its_line_when_the_stream_is_over(
     other = Client(server.port).get("/ended?key=b", *headers)
     other.read_to_end()
     wait_until(lambda: lines(server, "@access"), "the line of the one that has ended")
-    ask(server, "/hello")
+    ask(server.port, "/hello")
     wait_until(lambda: len(lines(server, "@access")) == 2, "the ordinary request's line")
     path, status, length, _ = lines(server, "@access")[0].split()
     assert (path, status, int(length)) == ("/ended", "200", len(body_of(other.received)))
@@ -564,7 +553,7 @@ def test_post_request_is_called_once_and_in_the_end(
     config.write_text(TOLD + HOOKS[parameters])
     server = worker("-c", str(config))
     client = open_stream(server, "a")
-    ask(server, "/hello")
+    ask(server.port, "/hello")
     server.wait_for(event="post_request", uri="/hello")
     assert len(server.events(event="post_request")) == 1
     client.fin()

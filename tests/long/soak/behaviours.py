@@ -68,6 +68,11 @@ class Visit:
         arguments |= {"key": key, "size": size}
         return answer, request(way, *headers, method=method, version=version, **arguments)
 
+    def get_large(self, way: str, **arguments: Any) -> tuple[Line, Answer]:
+        """An answer of large messages, on a connection that takes little at a time."""
+        line = self.connect(SMALL)
+        return line, self.get(line, way, size=4000, send_buffer=SMALL, **arguments)
+
     def get(self, line: Line, way: str, *headers: str, **arguments: Any) -> Answer:
         answer, wire = self.want(way, *headers, **arguments)
         line.send(wire)
@@ -200,14 +205,10 @@ def sends_half_a_request(visit: Visit) -> None:
 
 
 def stalls(visit: Visit) -> None:
-    line = visit.connect(SMALL)
-    answer = visit.get(
-        line,
+    line, answer = visit.get_large(
         "/drawn",
         may_be={"stalled"},
         count=ENDLESS,
-        size=4000,
-        send_buffer=SMALL,
         options={"send_timeout": SEND_TIMEOUT},
     )
     line.read(answer, lambda seen: seen.messages >= 3)
@@ -218,15 +219,11 @@ def stalls(visit: Visit) -> None:
 
 def reads_slowly(visit: Visit) -> None:
     """But reads: nobody may cut it, though it takes much longer than the send timeout."""
-    line = visit.connect(SMALL)
-    answer = visit.get(
-        line,
+    line, answer = visit.get_large(
         "/drawn",
         may_be={"ended"},
         whole=150,
         count=150,
-        size=4000,
-        send_buffer=SMALL,
         options={"send_timeout": SEND_TIMEOUT},
     )
     # All that has come, each time: a kernel tells its peer that there is room only
@@ -241,14 +238,10 @@ def reads_slowly(visit: Visit) -> None:
 
 def is_written_to_without_regard(visit: Visit) -> None:
     """Perhaps so early that it is cut before it was opened."""
-    line = visit.connect(SMALL)
-    answer = visit.get(
-        line,
+    line, answer = visit.get_large(
         "/reckless",
         may_be={"overflow", None},
         count=ENDLESS,
-        size=4000,
-        send_buffer=SMALL,
         options={"max_messages": 50},
     )
     line.read(answer, lambda seen: seen.ok)
@@ -258,14 +251,10 @@ def is_written_to_without_regard(visit: Visit) -> None:
 
 def loses_the_oldest(visit: Visit) -> None:
     """Of a stream that drops them: what it misses is what is counted as dropped."""
-    line = visit.connect(SMALL)
-    answer = visit.get(
-        line,
+    line, answer = visit.get_large(
         "/reckless",
         may_be={"ended"},
         count=200,
-        size=4000,
-        send_buffer=SMALL,
         options={"max_messages": 20, "overflow": "drop-oldest"},
     )
     answer.lossy = True

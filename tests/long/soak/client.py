@@ -11,6 +11,7 @@ import gevent
 import gevent.socket
 from gevent.lock import BoundedSemaphore
 
+from tests.kit import servers
 from tests.long.soak import text
 
 #: Seconds after which whoever waits for the server gives up, and the run has failed.
@@ -213,11 +214,4 @@ def request(
 
 def ask(port: int, path: str, method: str = "GET") -> bytes:
     """What the server says of itself."""
-    with gevent.socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
-        sock.sendall(request(path, "Connection: close", "Content-Length: 0", method=method))
-        received = b""
-        while data := sock.recv(1 << 20):
-            received += data
-    head, _, body = received.partition(b"\r\n\r\n")
-    assert b" 200 " in head.partition(b"\r\n")[0], received[:500]
-    return body
+    return servers.ask(port, path, method, gevent.socket.create_connection, PATIENCE)

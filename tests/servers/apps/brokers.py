@@ -134,26 +134,22 @@ def starved(broker: Broker, channel: str) -> None:
 
     broker.close()
     resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
-    held = []
-    try:
-        while True:
-            held.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        said = all_of_them()
-    for fd in held:
-        os.close(fd)
-    tell(starved=said)
+
+    def starved() -> dict[str, str]:
+        held = []
+        try:
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            said = all_of_them()
+        for fd in held:
+            os.close(fd)
+        return said
+
+    tell(starved=starved())
     tell(afterwards=all_of_them())
-    held.clear()
-    try:
-        while True:
-            held.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        # With what is open already nothing more is needed.
-        said = all_of_them()
-    for fd in held:
-        os.close(fd)
-    tell(open=said)
+    # With what is open already nothing more is needed.
+    tell(open=starved())
 
 
 def massacre(broker: Broker, channel: str, seed: str, kills: str, at_once: str) -> None:

@@ -1,7 +1,7 @@
 """What a `Sender` does with a socket that takes little, or nothing."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import gevent
 import pytest
@@ -10,6 +10,7 @@ from ssestream.gunicorn.sender import LOOK, Sender
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.registry import registry
+from tests.kit.visit import until
 
 
 class Pair:
@@ -60,23 +61,17 @@ def pair() -> Iterator[Pair]:
     pair: Pair = gevent.spawn(Pair).get()
     yield pair
     pair.message.destroy()
-    until(lambda: pair.ends == 1)
+    until(lambda: pair.ends == 1, "the end")
     assert pair.sock.fileno() == -1
     pair.client.close()
 
 
-def until(condition: Callable[[], object]) -> None:
-    with gevent.Timeout(10, AssertionError("waited in vain")):
-        while not condition():
-            gevent.sleep(0.001)
-
-
 def with_only_the_end_to_send(pair: Pair) -> int:
     pair.message.write(b"all\n")
-    until(lambda: not pair.message.writable_length)
+    until(lambda: not pair.message.writable_length, "all to be sent")
     filled = pair.fill()
     pair.message.end()
-    until(lambda: pair.message.closed)
+    until(lambda: pair.message.closed, "its end")
     assert pair.ends == 0
     return filled
 
@@ -85,7 +80,7 @@ def test_the_end_alone_waits_for_room(pair: Pair) -> None:
     filled = with_only_the_end_to_send(pair)
     before = pair.received()
     assert before == b"head\r\n\r\n4\r\nall\n\r\n" + b"x" * filled
-    until(lambda: pair.ends)
+    until(lambda: pair.ends, "the end")
     assert pair.received() == b"0\r\n\r\n"
 
 
@@ -93,11 +88,11 @@ def test_it_is_over_when_the_client_leaves_meanwhile(pair: Pair) -> None:
     with_only_the_end_to_send(pair)
     with gevent.Timeout(LOOK / 2, AssertionError("not at once")):
         pair.client.close()
-        until(lambda: pair.ends)
+        until(lambda: pair.ends, "the end")
 
 
 def test_it_is_over_soon_when_the_worker_stops(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     with_only_the_end_to_send(pair)
     monkeypatch.setattr(registry, "draining", True)
     with gevent.Timeout(2 * LOOK, AssertionError("not soon")):
-        until(lambda: pair.ends)
+        until(lambda: pair.ends, "the end")
