@@ -183,3 +183,45 @@ def test_tox_tests_the_oldest_dependencies_that_are_allowed() -> None:
     assert tested == allowed
     python = tox["testenv:lowest"]["base_python"].replace("py3", "3.")
     assert setup["options"]["python_requires"] == f">={python}"
+
+
+#: Rooms whose unit test file has another name. The files of a broker are parts of one.
+TESTED_IN = {
+    "__main__": "servers/test_command.py",
+    "stream": "unit/stream/test_stream.py",
+    "flow": "unit/stream/test_bounds.py",
+}
+
+#: Rooms that have no unit test file yet. Strike out each that has.
+TO_BE_TESTED = {
+    "channels.cursor",
+    "channels.place",
+    "gunicorn.cohort",
+    "gunicorn.heads",
+    "gunicorn.memory",
+    "gunicorn.stopping",
+    "gunicorn.worker",
+    "http.account",
+    "http.async_view",
+    "http.compression",
+    "http.headfirst",
+    "http.inlet",
+    "http.origin",
+    "http.output",
+    "http.registry",
+}
+
+
+def file_of_tests(room: str) -> str:
+    wing, _, name = room.partition(".")
+    if wing == "brokers" and "." in name:
+        name = name.partition(".")[0]
+    folder = f"unit/{wing}/" if name else "unit/"
+    return TESTED_IN.get(room, f"{folder}test_{name or wing}.py")
+
+
+def test_every_room_has_a_test_file_of_its_name() -> None:
+    rooms = {name_of(file) for file in FILES if file.stem != "__init__"}
+    tests = Path(__file__).parent
+    missing = {room for room in rooms if not (tests / file_of_tests(room)).is_file()}
+    assert missing <= TO_BE_TESTED, sorted(missing - TO_BE_TESTED)

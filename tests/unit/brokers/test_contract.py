@@ -24,7 +24,6 @@ from ssestream.brokers.broker import (
     Position,
     Slice,
     check_name,
-    parse_position,
 )
 from tests.kit.brokers import (
     LOTS,
@@ -66,57 +65,6 @@ def test_a_good_name_is_taken(name: str, broker: Broker) -> None:
     position = broker.append(name, name.encode())
     assert plain(everything(broker, name)) == (position.log, 1, 1, [(1, name.encode())])
     assert news(broker, {name: NEVER})[name].last == 1
-
-
-@pytest.mark.parametrize(
-    "name", ["", " ", "a b", "a\n", "a=b", "a,b", "é", "\0", "x" * 101, "a*", "{a}", "'", "%", "\\"]
-)
-def test_a_bad_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="channel"):
-        check_name(name)
-
-
-@pytest.mark.parametrize("name", [None, b"a", 7])
-def test_what_is_no_text_is_no_name(name: object) -> None:
-    with pytest.raises(TypeError, match="channel"):
-        check_name(name)
-
-
-def test_a_position_is_read_from_its_text() -> None:
-    for position in (
-        NEVER,
-        Position("ab12", 0),
-        Position("x" * 32, 10**18 - 1),
-        Position("ab12", 7, "0123ef"),
-    ):
-        assert parse_position(str(position)) == position
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        ".",
-        "a",
-        "a.",
-        ".1",
-        "a.-1",
-        "a.+1",
-        "a.01",
-        "a.1.2",
-        "a.1.",
-        ".0.abcdef",
-        "a.1.ABCDEF",
-        "a. 1",
-        "a.1 ",
-        "a.1\n",
-        "a.٣",
-    ]
-    + ["a.1.", ".0.abcdef", "a.1.ABCDEF", "a.1.abcdef0", "a.1.abcdef.", "a..abcdef"]
-    + ["a.1e3", "a.0x1", "a.1_0", "a-b.1", "é.1", "\0.1", "a.\0", "x" * 33 + ".1", "a." + "9" * 19],
-)
-def test_rubbish_is_no_position(text: str) -> None:
-    assert parse_position(text) is None
 
 
 # -- append and read

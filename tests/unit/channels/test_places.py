@@ -15,15 +15,16 @@ import pytest
 from ssestream import BrokerError, Channels, MessageError, SseStream, StreamError, statistics
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.brokers.sqlite import SqliteBroker
-from ssestream.channels import id_blocks, listener
+from ssestream.channels import listener
 from ssestream.channels.ids import parse_id
 from ssestream.wire import Decoder, encode
 from tests.kit.brokers import all_closed
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
-from tests.kit.insides import broker_of, listener_of, over
+from tests.kit.insides import broker_of, over
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Client as Plain
 from tests.kit.servers import Server, free_port, wait_until
+from tests.kit.states import place_of
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]
@@ -34,19 +35,6 @@ def make(url: str) -> Iterator[Make]:
     """Make `Channels` of one broker."""
     with all_closed(functools.partial(Channels, url)) as make:
         yield make
-
-
-def place_of(client: Client) -> str:
-    """The id of a client that has got no event."""
-    until(client.has_id, "the place")
-    assert client.messages == []
-    return client.last_id
-
-
-def heard(channels: Channels, name: str) -> int:
-    """The number of the last entry that the listener has."""
-    position = listener_of(channels).tails.get(name).position
-    return 0 if position is None else position.number
 
 
 # -- before the first event
@@ -176,64 +164,6 @@ def test_one_that_is_refused_knows_its_place_too(make: Make) -> None:
     publish(channels, "news", 3)
     with Client(app, last_id=place) as client:
         assert data_of(client.take(3)) == numbers(3)
-
-
-def test_blocks_with_an_id_can_be_switched_off(make: Make) -> None:
-    channels = make()
-    app = Following(channels, "news", stream={"id_blocks": False})
-    with Client(app) as client:
-        all_live(channels)
-        publish(channels, "news", 1)
-        client.take(1)
-        assert len(client._ids) == 1
-    app = Following(channels, "news")
-    app.config["SSESTREAM_ID_BLOCKS"] = False
-    with Client(app) as client:
-        all_live(channels)
-        publish(channels, "news", 1, 2)
-        client.take(1)
-        assert len(client._ids) == 1
-    with pytest.raises(TypeError, match="id_blocks is a bool, not str"):
-        SseStream(id_blocks="no")  # type: ignore[arg-type]
-
-
-# -- behind what a filter has withheld
-
-
-@on_threads_and_greenlets
-def test_what_a_filter_withholds_makes_no_gap(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(id_blocks, "TELL", 0.05)
-    channels = make(history=10)
-    app = Following(channels, "news", filter=lambda message: "!" in str(message["data"]))
-    with Client(app) as client:
-        place_of(client)
-        all_live(channels)
-        for number in range(1, 26):
-            last = channels.publish("news", {"data": str(number)})
-            until(lambda n=number: heard(channels, "news") == n, "the listener to have it")
-        until(lambda: client.has_id() and client.last_id == last, "its place")
-        assert client.messages == []
-    with Client(app, last_id=client.last_id) as client:
-        channels.publish("news", {"data": "now!"})
-        assert data_of(client.take(1)) == ["now!"]
-    assert app.gaps == []
-
-
-def test_a_client_that_reads_nothing_is_not_flooded_with_its_places() -> None:
-    channels = Channels("memory://", history=2)
-    stream = SseStream(high_water_mark=2, max_messages=4)
-    channels.subscribe(stream, "news", filter=lambda message: False)
-    all_live(channels)
-    for number in range(10, 110, 10):
-        # While the listener waits for the lock, the log drops all but two of these.
-        with broker_of(channels).lock:
-            publish(channels, "news", 10)
-        until(lambda n=number: heard(channels, "news") == n, "the listener to have them")
-        all_live(channels)
-    assert channels.statistics()["news"].gaps > 5
-    assert not stream.destroyed
-    assert stream.writable_length <= 4
-    stream.destroy()
 
 
 # -- on real servers

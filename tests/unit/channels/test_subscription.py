@@ -1,0 +1,359 @@
+"""A stream and its channels: filters, cuts, and what remains of them at the end."""
+
+import gc
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import flask
+import gevent
+import pytest
+
+from ssestream import Channels, ServerResponse, SseStream
+from ssestream.channels.ids import parse_id
+from tests.kit.following import Client, Following, data_of, numbers, publish
+from tests.kit.insides import broker_of
+from tests.kit.states import nothing_remains
+from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
+
+Make = Callable[..., Channels]
+
+
+@on_threads_and_greenlets
+def test_each_stream_has_its_own_filter(channels: Channels) -> None:
+    ids = publish(channels, "news", 4)
+
+    def wanted(rest: int) -> Callable[[dict[str, Any]], bool]:
+        return lambda message: int(message["data"]) % 2 == rest
+
+    even = Following(channels, "news", filter=wanted(0))
+    odd = Following(channels, "news", filter=wanted(1))
+    with Client(even, last_id=ids[0]) as one, Client(odd, last_id=ids[0]) as other:
+        publish(channels, "news", 4, 8)
+        assert data_of(one.take(3)) == ["2", "4", "6"]
+        assert data_of(other.take(4)) == ["1", "3", "5", "7"]
+        assert one.last_id == one.messages[-1]["id"]
+
+
+def test_a_filter_sees_the_message_as_a_browser_would(channels: Channels) -> None:
+    seen = []
+    with Client(Following(channels, "news", filter=lambda m: seen.append(m) or True)) as client:
+        channels.publish("news", {"event": "e", "retry": 5, "data": {"a": [1, None]}})
+        client.take(1)
+    assert seen == [{"event": "e", "retry": 5, "data": '{"a":[1,null]}'}]
+
+
+def test_a_filter_cannot_change_what_others_are_given(local: Make) -> None:
+    channels = local()
+    app = Following(channels, "news", filter=lambda m: m.pop("data") == "0" or True)
+    with Client(app) as one, Client(app) as other:
+        publish(channels, "news", 1)
+        assert data_of(one.take(1)) == data_of(other.take(1)) == ["0"]
+        assert data_of(channels.history("news")) == ["0"]
+
+
+def test_a_filter_that_fails_is_logged_and_withholds_the_message(
+    channels: Channels, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wanted(message: dict[str, Any]) -> bool:
+        return 1 // int(message["data"]) >= 0
+
+    with Client(Following(channels, "news", filter=wanted)) as client:
+        publish(channels, "news", 3)
+        assert data_of(client.take(2)) == ["1", "2"]
+    assert [r.exc_info[0] for r in caplog.records if r.exc_info] == [ZeroDivisionError]
+
+
+def test_a_filter_that_hands_out_a_coroutine_withholds_the_message(
+    local: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = local()
+
+    async def nobody(message: dict[str, Any]) -> bool:
+        return False
+
+    app = Following(channels, "news", filter=lambda message: nobody(message))
+    with Client(app) as client:
+        publish(channels, "news", 3)
+        channels.subscribe(app.streams[0], "open")
+        channels.publish("open", {"data": "to all"})
+        assert data_of(client.take(1)) == ["to all"]
+    assert caplog.text.count("TypeError: a filter must return yes or no") == 3
+
+
+def test_the_filter_of_one_channel_of_a_stream_is_not_that_of_another(local: Make) -> None:
+    channels = local()
+    app = Following(channels, "open")
+    with Client(app) as client:
+        channels.subscribe(app.streams[0], "secret", filter=lambda message: False, key="k")
+        publish(channels, "secret", 3)
+        publish(channels, "open", 3, 5)
+        assert data_of(client.take(2)) == ["3", "4"]
+        # The other way round it is not cut from what it was not given the key for.
+        channels.cut("open", "k")
+        publish(channels, "open", 5, 6)
+        assert data_of(client.take(3))[2] == "5"
+
+
+def test_filters_of_several_channels_may_run_at_once(local: Make) -> None:
+    channels = local()
+
+    def wanted(message: dict[str, Any]) -> bool:
+        time.sleep(0.0005)
+        return True
+
+    ids = publish(channels, "b", 101)
+    app = Following(channels, "a", "b", filter=wanted)
+    with Client(app, last_id=ids[0]) as client:
+        publish(channels, "a", 100)
+        assert len(client.take(200)) == 200
+
+
+@on_threads_and_greenlets
+def test_cut_ends_those_with_the_key_and_nobody_else(make: Make) -> None:
+    one, other = make(), make()
+    if not broker_of(one).shared:
+        other = one
+    with (
+        Client(Following(one, "news", key=("user", 1))) as cut_here,
+        Client(Following(other, "news", key=("user", 1))) as cut_there,
+        Client(Following(other, "news", key=("user", 2))) as another,
+        Client(Following(other, "news")) as keyless,
+        Client(Following(other, "sports", key=("user", 1))) as elsewhere,
+    ):
+        one.publish("news", {"data": "before"})
+        one.cut("news", ("user", 1))
+        one.publish("news", {"data": "after"})
+        assert data_of(cut_here.all()) == data_of(cut_there.all()) == ["before"]
+        assert data_of(another.take(2)) == data_of(keyless.take(2)) == ["before", "after"]
+        one.publish("sports", {"data": "still"})
+        assert data_of(elsewhere.take(1)) == ["still"]
+
+
+@on_threads_and_greenlets
+def test_who_comes_after_a_cut_is_not_ended_by_it(channels: Channels) -> None:
+    ids = publish(channels, "news", 2)
+    app = Following(channels, "news", key="k")
+    for turn in range(20):
+        with Client(app) as first:
+            channels.cut("news", "k")
+            channels.close_channel("news")
+            with Client(app) as again, Client(app, last_id=ids[0]) as replaying:
+                publish(channels, "news", 2, 3)
+                assert data_of(again.take(1)) == ["2"]
+                assert data_of(replaying.take(2 + turn)) == ["1", *["2"] * (turn + 1)]
+            assert first.all() == []
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("had_events", [False, True])
+def test_access_that_is_revoked_while_the_view_checks_it_ends_the_stream(
+    make: Make, had_events: bool
+) -> None:
+    """As the page on channels says: subscribe, then check; take the right away, then cut."""
+    here, elsewhere = make(), make()
+    if not broker_of(here).shared:
+        elsewhere = here
+    if had_events:
+        publish(elsewhere, "news", 3)
+    readers = {"7"}
+    app = flask.Flask(__name__)
+
+    @app.get("/")
+    def page() -> ServerResponse:
+        res = ServerResponse()
+        sse_stream = SseStream(flask.request)
+        sse_stream.pipe(res)
+        here.subscribe(sse_stream, "news", key="7")
+        if "7" not in readers:
+            flask.abort(403)
+        readers.discard("7")
+        elsewhere.cut("news", "7")
+        return res
+
+    with Client(app) as client:
+        assert client.all() == []
+    # It comes back, and is refused; nothing follows any more.
+    with Visit(app, "/") as again:
+        again.read_to_end()
+        assert b" 403 " in again.received.partition(b"\r\n")[0]
+        assert b"text/event-stream" not in again.received
+    until(lambda: here.statistics() == {}, "nobody to follow")
+
+
+def test_a_cut_reaches_one_who_is_far_behind_at_once(make: Make) -> None:
+    channels = make(history=10)
+    app = Following(channels, "news", key="k", stream={"max_messages": 50})
+    with Client(app, send_buffer=4096) as slow, Client(app) as fast:
+        for number in range(200):
+            channels.publish("news", {"data": f"{number:01000}"})
+            fast.take(number + 1)
+        channels.cut("news", "k")
+        publish(channels, "news", 30)
+        # It has fallen out of the history, the cut as well.
+        until(lambda: channels.statistics() == {}, "all to be cut")
+        assert len(slow.all()) < 100
+        assert len(fast.all()) == 200
+
+
+def test_close_channel_ends_all_who_follow_it_with_all_that_came_before(make: Make) -> None:
+    one, other = make(), make()
+    if not broker_of(one).shared:
+        other = one
+    apps = [Following(one, "news"), Following(other, "news", "sports")]
+    with Client(apps[0]) as here, Client(apps[1]) as there, Client(apps[0]) as slow:
+        publish(one, "news", 200)
+        one.close_channel("news")
+        publish(one, "news", 200, 201)
+        for client in (here, there, slow):
+            assert data_of(client.all()) == numbers(200)
+        last_id = here.last_id
+    with Client(apps[0], last_id=last_id) as again:
+        assert data_of(again.take(1)) == ["200"]
+
+
+@on_threads_and_greenlets
+def test_whom_the_channels_end_is_told_at_info_with_its_path_and_the_reason(
+    channels: Channels, caplog: pytest.LogCaptureFixture
+) -> None:
+    ends = [
+        (lambda: channels.cut("news", "k"), "cut() took away its access to the channel 'news'"),
+        (lambda: channels.close_channel("news"), "close_channel() ended the streams of"),
+        (channels.close, "its Channels were closed"),
+    ]
+    with caplog.at_level(logging.INFO, "ssestream"):
+        for end, reason in ends:
+            caplog.clear()
+            with Client(Following(channels, "news", key="k"), "/?token=secret") as client:
+                end()
+                client.all()
+            (record,) = [each for each in caplog.records if each.levelno == logging.INFO]
+            assert f"'/': ended, as {reason}" in record.getMessage()
+            assert "secret" not in caplog.text
+
+
+def test_unsubscribe_ends_what_comes_and_not_the_stream(channels: Channels) -> None:
+    app = Following(channels, "a", "b", "c")
+    with Client(app) as client:
+        channels.unsubscribe(app.streams[0], "a", "unknown")
+        publish(channels, "a", 3)
+        channels.publish("b", {"data": "b"})
+        assert data_of(client.take(1)) == ["b"]
+        assert set(parse_id(client.last_id)) == {"b", "c"}
+        channels.unsubscribe(app.streams[0])
+        assert channels.statistics() == {}
+        channels.publish("b", {"data": "no"})
+        channels.subscribe(app.streams[0], "b")
+        channels.publish("b", {"data": "again"})
+        assert data_of(client.take(2)) == ["b", "again"]
+        channels.unsubscribe(SseStream())
+    nothing_remains(channels)
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("how", ["client", "end", "destroy", "close_channel", "cut", "unsubscribe"])
+def test_of_a_stream_that_is_over_nothing_remains(channels: Channels, how: str) -> None:
+    app = Following(channels, "news", "sports", key="k")
+    with Client(app) as client:
+        publish(channels, "news", 3)
+        client.take(3)
+        stream = app.streams.pop()
+        gone = weakref.ref(stream)
+        if how == "end":
+            stream.end()
+        elif how == "destroy":
+            stream.destroy()
+        elif how == "close_channel":
+            channels.close_channel("sports")
+        elif how == "cut":
+            channels.cut("news", "k")
+        elif how == "unsubscribe":
+            channels.unsubscribe(stream)
+        del stream
+    nothing_remains(channels)
+
+    def collected() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(collected, "the stream to be collected")
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("how", ["end", "destroy"])
+def test_a_stream_that_is_over_already_follows_nothing(local: Make, how: str) -> None:
+    channels = local()
+    stream = SseStream()
+    getattr(stream, how)()
+    channels.subscribe(stream, "news")
+    publish(channels, "news", 1)
+    nothing_remains(channels)
+
+
+def test_a_stream_that_nobody_reads_is_let_go_when_it_is_ended(local: Make) -> None:
+    channels = local()
+    for end in (SseStream.end, lambda stream: channels.close_channel("news")):
+        stream = SseStream()
+        channels.subscribe(stream, "news")
+        end(stream)
+        publish(channels, "news", 1)
+        nothing_remains(channels)
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_head_request_follows_nothing(channels: Channels, where: str) -> None:
+    app = flask.Flask(__name__)
+
+    @app.get("/")
+    def page() -> ServerResponse:
+        res, sse_stream = ServerResponse(), SseStream(flask.request)
+        if where == "after":
+            sse_stream.pipe(res)
+        channels.subscribe(sse_stream, "news")
+        return sse_stream.pipe(res) if where == "before" else res
+
+    with Visit(app, method="HEAD") as visit:
+        assert b"200" in visit.read_to_end()
+    nothing_remains(channels)
+
+
+def test_of_a_view_that_fails_nothing_remains(local: Make) -> None:
+    channels = local()
+    app = flask.Flask(__name__)
+
+    @app.get("/")
+    def page() -> ServerResponse:
+        res, sse_stream = ServerResponse(), SseStream(flask.request)
+        sse_stream.pipe(res)
+        channels.subscribe(sse_stream, "news")
+        raise RuntimeError("no")
+
+    with Visit(app) as visit:
+        assert b"500" in visit.read_to_end()
+    nothing_remains(channels)
+
+
+@on_threads_and_greenlets
+def test_many_who_come_and_go_at_once_leave_nothing(channels: Channels) -> None:
+    app = Following(channels, "a", "b", "c", "d")
+    last_id = publish(channels, "a", 20)[0]
+
+    def visit(number: int) -> None:
+        for turn in range(5):
+            with Client(app, f"/?names={'abcd'[number % 4]},a", last_id) as client:
+                if turn % 2:
+                    client.take(19)
+
+    if in_greenlet():
+        gevent.joinall([gevent.spawn(visit, n) for n in range(12)], raise_error=True)
+    else:
+        threads = [threading.Thread(target=visit, args=(n,)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    nothing_remains(channels)
+    assert app.gaps == []

@@ -1,0 +1,56 @@
+"""Work that waits, and starts again."""
+
+from collections.abc import Callable
+
+import gevent
+import pytest
+
+from ssestream import Channels, SseStream
+from ssestream.runtime.loop import current_loop
+from tests.kit.failing import Threads, greenlets_of, greenlets_only
+from tests.kit.following import Client, Following, data_of, numbers
+from tests.kit.visit import until
+
+Make = Callable[..., Channels]
+
+
+@pytest.fixture
+def channels(local: Make) -> Channels:
+    return local()
+
+
+def test_a_listener_that_is_killed_is_replaced(channels: Channels) -> None:
+    def play() -> None:
+        with Client(Following(channels, "news")) as client:
+            for number in range(3):
+                channels.publish("news", {"data": number})
+                client.take(number + 1)
+                gevent.killall(greenlets_of("_listen"))
+            channels.publish("news", {"data": 3})
+            assert data_of(client.take(4)) == numbers(0, 4)
+
+    gevent.spawn(greenlets_only(play)).get()
+
+
+def test_a_listener_and_a_reader_that_got_no_thread_are_started_when_there_is_one(
+    channels: Channels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = Threads(monkeypatch)
+    ids = [channels.publish("news", {"data": number}) for number in range(3)]
+    current_loop()
+    got: list[bytes] = []
+
+    class Sink:
+        def write(self, chunk: bytes) -> None:
+            got.append(chunk)
+
+    sse_stream = SseStream()
+    sse_stream.pipe(Sink())
+    threads.to_be_had = False
+    channels.subscribe(sse_stream, "news", since=ids[0])
+    until(lambda: threads.refused >= 2, "a listener and a reader to be refused")
+    assert not any(b"data" in frame for frame in got)
+    threads.to_be_had = True
+    until(lambda: b"data: 2" in b"".join(got), "what it has missed")
+    channels.publish("news", {"data": 3})
+    until(lambda: b"data: 3" in b"".join(got), "what came then")

@@ -1,0 +1,125 @@
+"""Forks: locks that no other thread holds, and children that know what they are."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from ssestream.runtime.forking import AtFork, process
+from ssestream.runtime.threads import new_lock
+
+
+class Counter:
+    """Two numbers that are equal whenever the lock is free."""
+
+    def __init__(self) -> None:
+        self.lock = new_lock()
+        self.one = self.two = 0
+        self.calls: list[str] = []
+
+    def before_fork(self) -> None:
+        self.calls.append("before")
+
+    def after_fork(self) -> None:
+        self.lock = new_lock()
+        self.calls.append("after")
+
+    def count(self) -> None:
+        with self.lock:
+            self.one += 1
+            self.two += 1
+
+
+def in_child(check: Callable[[], Any]) -> Any:
+    """Whether *check* is true in a forked child."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = 0 if check() else 1
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+#: For the hooks of a fork, which nothing takes back.
+_members: list[Counter] = []
+AtFork(_members)
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    counter = Counter()
+    _members.append(counter)
+    yield counter
+    _members.remove(counter)
+
+
+def test_a_child_finds_what_a_lock_guards_in_one_piece(counter: Counter) -> None:
+    over = threading.Event()
+
+    def count() -> None:
+        while not over.is_set():
+            counter.count()
+
+    threads = [threading.Thread(target=count) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            assert in_child(lambda: counter.one == counter.two and counter.lock.acquire(timeout=5))
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    # And in the parent the locks are free again.
+    assert counter.lock.acquire(timeout=5)
+    counter.lock.release()
+
+
+def test_each_member_is_told_before_and_in_the_child_alone_after(counter: Counter) -> None:
+    assert in_child(lambda: counter.calls == ["before", "after"])
+    assert counter.calls == ["before"]
+
+
+def test_threads_may_fork_at_once(counter: Counter) -> None:
+    results: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(in_child(lambda: True))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert results == [True] * 4
+
+
+def test_the_child_of_a_process_that_serves_is_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    life = process.life
+    monkeypatch.setattr(process, "serves", True)
+    assert in_child(lambda: process.is_job and not process.serves and process.life == life + 1)
+    assert process.serves
+    assert process.life == life
+
+
+def test_one_that_was_forked_in_a_greenlet_is_a_job_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "serves", False)
+    monkeypatch.setattr(process, "is_job", False)
+    assert in_child(lambda: not process.is_job)
+    assert gevent.spawn(in_child, lambda: process.is_job).get()
+
+
+def test_the_first_request_is_told_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "serves", False)
+    assert [process.begin() for _ in range(3)] == [True, False, False]
+
+
+def test_what_was_left_behind_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "left_behind", [])
+    process.leave_behind(["app.tick"])
+    process.leave_behind(["app.tock"])
+    assert process.take_left_behind() == ["app.tick", "app.tock"]
+    assert process.take_left_behind() == []

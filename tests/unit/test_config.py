@@ -1,0 +1,89 @@
+"""What the current app says: its settings and its JSON."""
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from ssestream import (
+    SseStream,
+)
+from ssestream.config import KNOWN, known
+from ssestream.settings import DEFAULTS
+from tests.kit.insides import settings_of
+
+
+class Unhashable:
+    """Of an app that knows its clients by an object of its own."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, environ: dict[str, Any]) -> str:
+        return "everybody"
+
+
+def test_streams_with_the_same_settings_share_them() -> None:
+    app = Flask(__name__)
+    with app.app_context():
+        assert settings_of(SseStream()) is DEFAULTS
+        app.config["SSESTREAM_HEARTBEAT"] = 1.0
+        apps = settings_of(SseStream())
+        assert apps.heartbeat == 1.0
+        assert settings_of(SseStream()) is apps
+        assert settings_of(SseStream(max_age=60)) is settings_of(SseStream(max_age=60))
+        assert settings_of(SseStream(max_age=60)).heartbeat == 1.0
+        # What an app changes holds from then on, and is looked at.
+        app.config["SSESTREAM_HEARTBEAT"] = 2.0
+        assert settings_of(SseStream()).heartbeat == 2.0
+        app.config["SSESTREAM_HEARTBEAT"] = True
+        with pytest.raises(TypeError, match="SSESTREAM_HEARTBEAT"):
+            SseStream()
+        del app.config["SSESTREAM_HEARTBEAT"]
+        app.config["SSESTREAM_CLIENT_KEY"] = Unhashable()
+        assert settings_of(SseStream(max_age=60)).max_age == 60
+    assert apps.heartbeat == 1.0
+
+
+def test_a_name_that_is_no_setting_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask(__name__)
+    app.config |= {"SSESTREAM_HEARTBEET": 5, "SSESTREAM_URL": "memory://", "SSESTREAM_NONSENSE": 1}
+    with app.app_context():
+        for _ in range(3):
+            SseStream()
+    first, second = [record.getMessage() for record in caplog.records]
+    assert first == (
+        "SSESTREAM_HEARTBEET in the app's configuration is no setting, but SSESTREAM_HEARTBEAT is"
+    )
+    assert second == "SSESTREAM_NONSENSE in the app's configuration is no setting"
+
+
+def test_a_pair_may_be_a_list_as_in_json() -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_RETRY_AFTER"] = [10, 20]
+    with app.app_context():
+        assert settings_of(SseStream()).retry_after == (10, 20)
+        assert settings_of(SseStream(retry=[1, 2])).retry == (1, 2)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="retry"):
+            SseStream(retry=[2, 1])  # type: ignore[arg-type]
+
+
+def test_settings_of_many_kinds_are_not_all_kept() -> None:
+    for number in range(3 * KNOWN):
+        assert settings_of(SseStream(max_age=1000 + number)).max_age == 1000 + number
+    assert len(known) <= KNOWN
+
+
+def test_a_bound_for_each_client_without_a_key_to_know_clients_by_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_MAX_STREAMS_PER_CLIENT"] = 5
+    for _ in range(3):
+        with app.app_context():
+            SseStream()
+    (told,) = [each.getMessage() for each in caplog.records if "PER_CLIENT" in each.getMessage()]
+    assert "SSESTREAM_CLIENT_KEY" in told
+    app.config["SSESTREAM_CLIENT_KEY"] = lambda environ: environ["REMOTE_ADDR"]
+    with app.app_context():
+        SseStream()
+    assert len([each for each in caplog.records if "PER_CLIENT" in each.getMessage()]) == 1
