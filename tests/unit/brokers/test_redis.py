@@ -365,10 +365,11 @@ def unanswered(broker: RedisBroker) -> Iterator[None]:
     pairs = []
     for each in clients:
         for connection in each.connection_pool._available_connections if each else ():
-            if connection._sock is not None:
+            sock = connection._sock
+            if sock is not None:
                 pair = socket.socketpair()
-                pairs.append((pair, os.dup(connection._sock.fileno())))
-                os.dup2(pair[0].fileno(), connection._sock.fileno())
+                pairs.append((pair, os.dup(sock.fileno())))
+                os.dup2(pair[0].fileno(), sock.fileno())
     assert pairs
     try:
         yield

@@ -62,6 +62,10 @@ def other(path: str) -> Iterator[sqlite3.Connection]:
 Open = Callable[..., SqliteBroker]
 
 
+def connection_of(broker: SqliteBroker) -> sqlite3.Connection | None:
+    return broker._database.connection
+
+
 def count(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM events").fetchone()[0])
 
@@ -241,7 +245,7 @@ def test_a_wake_up_does_not_ask_about_every_channel(opened: Open) -> None:
     reader.wake()
     assert reader.wait(at) == {}
     asked: list[str] = []
-    connection = reader._database.connection
+    connection = connection_of(reader)
     assert connection is not None
     connection.set_trace_callback(asked.append)
     waiter = Elsewhere(news, reader, at)
@@ -643,7 +647,7 @@ def test_a_connection_is_closed_when_its_broker_is_dropped(path: str) -> None:
     """And not by the collector, of which Python 3.13 warns."""
     dropped = SqliteBroker(path, 10, None)
     dropped.append("news", b"one")
-    db = dropped._database.connection
+    db = connection_of(dropped)
     assert db is not None
     del dropped
     gc.collect()

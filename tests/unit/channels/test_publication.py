@@ -180,10 +180,10 @@ def test_news_say_what_they_follow_and_what_was_cut() -> None:
     assert news.before is here
     assert news.end == Position("log", 7, "000007")
     assert [each.number for each in news.cuts] == [6]
-    assert news.follow(here)
-    assert news.follow(Position("log", 6))
-    assert not news.follow(Position("log", 3))
-    assert not news.follow(None)
+    assert news.continues(here)
+    assert news.continues(Position("log", 6))
+    assert not news.continues(Position("log", 3))
+    assert not news.continues(None)
     assert not news.may_miss_cut
 
 
@@ -192,7 +192,7 @@ def test_news_of_a_log_that_lost_its_end_follow_nothing() -> None:
     news = News("news", Slice("log", 1, 7, [], "", "000007"), here)
     assert news.has_lost_end
     assert news.may_miss_cut
-    assert not news.follow(Position("log", 7))
+    assert not news.continues(Position("log", 7))
     assert news.ends_before(here)
     assert not news.ends_before(Position("log", 7))
 

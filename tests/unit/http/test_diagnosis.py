@@ -15,9 +15,8 @@ from ssestream.http.diagnosis import FIRST, OF
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+def said(caplog: pytest.LogCaptureFixture, unsaid: None) -> Callable[[], Any]:
     """The levels and words of the log, in a process that said nothing before."""
-    monkeypatch.setattr(diagnosis, "_said", set())
     caplog.set_level(logging.INFO, "ssestream")
     return lambda: [(each.levelname, each.getMessage()) for each in caplog.records]
 

@@ -15,7 +15,6 @@ from ssestream.channels.subscription import Subscription
 from ssestream.runtime import loop as hub
 from ssestream.runtime.calls import CallQueue
 from ssestream.runtime.loop import Loop
-from ssestream.runtime.threads import Pool
 from ssestream.runtime.wheel import TimerWheel
 from tests.kit.failing import Threads, failing, greenlets_only
 from tests.kit.following import Client, Following, data_of, numbers
@@ -34,11 +33,6 @@ def channels() -> Iterator[Channels]:
     made = Channels("memory://")
     yield made
     end_all_of(made)
-
-
-def calls_of(pool: Pool) -> tuple[int, int]:
-    """The calls that are not finished yet, and the threads that have none."""
-    return pool._unfinished, pool._idle
 
 
 # -- an app's code
@@ -261,8 +255,9 @@ def test_what_else_is_due_is_kept_when_a_signal_raises_in_the_loop(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             gevent.sleep(0.1)
-    loop._call_later(raising, 0.0)
-    loop._call_later(kept.append, "a call behind")
+    call_later = loop._call_later
+    call_later(raising, 0.0)
+    call_later(kept.append, "a call behind")
     with pytest.raises(KeyboardInterrupt):
         gevent.sleep(0.1)
     until(lambda: len(kept) == 3, "all of them")

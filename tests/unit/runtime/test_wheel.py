@@ -338,7 +338,7 @@ def test_cancelled_ones_are_swept_once_there_are_many(wheel: TimerWheel) -> None
     entered(wheel, last)
     left = [each for each in entered_in(wheel) if each.check is not None]
     assert set(left) == {staying, last}
-    assert sorted(wheel._numbers) == sorted(wheel._slots)
+    assert sorted(wheel._numbers) == sorted(slots_of(wheel))
     assert wheel._entered == len(entered_in(wheel))
     assert kept.times == []
 
