@@ -20,7 +20,7 @@ from ssestream.channels.publication import (
     publications_of,
 )
 from ssestream.wire import Decoder, encode
-from tests.kit.following import Client, Following, data_of, numbers, publish
+from tests.kit.following import Client, Following, data_of
 
 Make = Callable[..., Channels]
 
@@ -76,16 +76,6 @@ def test_a_key_that_could_not_be_known_again_is_refused(local: Make, what: str) 
     with pytest.raises(ValueError, match="key must have a repr"):
         channels.cut("news", key)
     assert channels.statistics() == {}
-
-
-def test_a_position_without_a_check_is_taken_on_trust(make: Make) -> None:
-    channels = make()
-    ids = publish(channels, "news", 3)
-    old = ".".join(ids[0].split(".")[:2])
-    app = Following(channels, "news")
-    with Client(app, last_id=old) as client:
-        assert data_of(client.take(2)) == numbers(1, 3)
-    assert app.gaps == []
 
 
 # -- entries on their way
