@@ -65,7 +65,8 @@ def test_a_stream_gets_the_socket_and_nothing_of_its_request_is_kept(worker: Sta
     clients = [open_stream(server, f"s{number}") for number in range(10)]
     assert kept(server) == {"senders": 10, "requests": 1}
     after = inside(server)
-    assert after["greenlets"] == before["greenlets"]
+    # One greenlet of the loop waits for the timers of all streams.
+    assert after["greenlets"] <= before["greenlets"] + 1
     assert after["descriptors"] <= before["descriptors"] + 10 + 2
     head = clients[0].received.partition(b"\r\n\r\n")[0]
     # Nothing can follow it, and the client need not try.
