@@ -174,3 +174,7 @@ def _retry(name: str, value: Any) -> None:
 
 
 DEFAULTS = Settings()
+
+#: The settings of a response that is no event stream. It gets no heartbeat, because a comment
+#: would damage its body.
+PLAIN = dataclasses.replace(DEFAULTS, heartbeat=None, tcp_user_timeout=None)

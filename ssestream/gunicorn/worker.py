@@ -16,14 +16,12 @@ its parser. Only the stream is left. The body may be in a middleware's wrapper, 
 """
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from types import CodeType
 from typing import Any
 
 import gevent
-from gevent import Greenlet
-from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.glogging import Logger
 from gunicorn.http.wsgi import Response
@@ -37,6 +35,7 @@ from ..http.registry import registry
 from ..response import FLUSH_LATER, ServerResponse
 from ..runtime.clock import clock
 from .cohort import GroupedSender
+from .connections import Connections, OnEnd, Serving, note_answer
 from .heads import heads
 from .memory import Memory
 from .sender import Sender
@@ -50,9 +49,6 @@ __all__ = ["SseWorker", "post_worker_init"]
 
 #: Seconds between two signs of life to gunicorn's arbiter.
 NOTIFY = 1.0
-
-#: The function that a `Sender` calls at its end.
-OnEnd = Callable[[Sender], object]
 
 _LATER_KEY = "ssestream.post_request_later"
 
@@ -96,7 +92,7 @@ class SseWorker(GeventWorker):
         self._keeps_requests = (
             self._post_request is not None
             or type(self.log) is not Logger
-            or _writes_access_log(self.cfg)
+            or writes_access_log(self.cfg)
         )
         super().init_process()
 
@@ -153,7 +149,7 @@ class SseWorker(GeventWorker):
     def _serve(self, listener: Any) -> StreamServer:
         """Serve *listener* as the gevent worker does, with a pool that can hold streams."""
         listener.setblocking(1)
-        pool = _Connections(self.worker_connections)
+        pool = Connections(self.worker_connections)
         options = {"ssl_context": make_ssl_context(self.cfg)} if self.cfg.is_ssl else {}
 
         def handle(client: Any, address: Any) -> None:
@@ -173,7 +169,7 @@ class SseWorker(GeventWorker):
 
     def _run_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         response: Any = getattr(start_response, "__self__", None)
-        _note_answer(None)
+        note_answer(None)
         if type(response) is not Response:  # HTTP/2 has another class
             body: Iterable[bytes] = self._app(environ, start_response)
             return body
@@ -184,21 +180,21 @@ class SseWorker(GeventWorker):
         # A middleware may call the app or start_response() as late as the first chunk
         # (PEP 3333). Then there is no status yet.
         environ.pop(FLUSH_LATER, None)
-        _note_answer(getattr(body, "gi_code", type(body)))
+        note_answer(getattr(body, "gi_code", type(body)))
         if response.status is None:
             return body
         own, owed = (body, body) if type(body) is Body else unwrapped(body)
         if type(own) is Body and response.response_length is None and not response.upgrade:
             return _Handover(own, body, owed, response, environ, began)
         if flush:
-            _flush(response, body, *flush)
+            send_head(response, body, *flush)
         return body
 
     def is_already_handled(self, respiter: Any) -> bool:
         if type(respiter) is not _Handover:
             return bool(super().is_already_handled(respiter))
         if not self._take_over(respiter):
-            _flush(respiter.response, respiter.outer, respiter.body)
+            send_head(respiter.response, respiter.outer, respiter.body)
             return False
         # For gunicorn the connection is over. Its gevent worker ends it on StopIteration.
         raise StopIteration
@@ -206,7 +202,7 @@ class SseWorker(GeventWorker):
     def _why_standard_way(self, body: Body) -> str:
         """Say, for the log, why the worker itself does not send *body*."""
         greenlet = gevent.getcurrent()
-        answer = greenlet.answer if isinstance(greenlet, _Serving) else None
+        answer = greenlet.answer if isinstance(greenlet, Serving) else None
         if not isinstance(body.outgoing, ServerResponse):
             return "its view returns an SseStream in a Response, and no ServerResponse"
         if self.cfg.is_ssl:
@@ -243,7 +239,7 @@ class SseWorker(GeventWorker):
             handover.environ[_LATER_KEY] = True
             on_end = self._end_of_request(response, handover.environ, handover.began, on_end)
         if handover.owed is not body:
-            on_end = _closing(handover.owed, on_end)
+            on_end = closing(handover.owed, on_end)
         response.force_close()
         response.headers_sent = True
         # Only a body of chunks that are sent as they were written can be sent to many at once.
@@ -287,44 +283,6 @@ class SseWorker(GeventWorker):
             self._post_request(worker, req, environ, response)
 
 
-class _Serving(Greenlet):
-    """The greenlet of one connection."""
-
-    #: The pool in which the connection has its place.
-    pool: "_Connections"
-
-    #: The class of the app's last answer, or the code of a generator; None while there is none.
-    answer: Any = None
-
-    def serve_in(self, pool: "_Connections") -> None:
-        self.pool = pool
-
-    def note_answer(self, answer: Any) -> None:
-        self.answer = answer
-
-
-def _note_answer(answer: Any) -> None:
-    """Note the *answer* of the app to the current request, for the log."""
-    greenlet = gevent.getcurrent()
-    if isinstance(greenlet, _Serving):
-        greenlet.note_answer(answer)
-
-
-class _Connections(Pool):
-    """The connections that count as ``worker_connections``: greenlets, and streams without one."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size, greenlet_class=_Serving)
-        #: Takes a sender's stream out. One function serves all streams of the pool.
-        self.discard_stream: OnEnd = lambda sender: self.discard(sender.body)
-
-    def hand_on(self, greenlet: Any, stream: Body) -> None:
-        """Give the place of *greenlet* to *stream*. The place is never free in between."""
-        # Nobody can take the place in between: no other greenlet runs before there is one less.
-        self.discard(greenlet)
-        self.add(stream)
-
-
 class _Handover:
     """A body with its request and response, on the way to `SseWorker.is_already_handled`.
 
@@ -354,7 +312,7 @@ class _Handover:
         return iter(self.outer)
 
 
-def _closing(owed: Any, on_end: OnEnd) -> OnEnd:
+def closing(owed: Any, on_end: OnEnd) -> OnEnd:
     """Call ``owed.close()`` before *on_end*: the server owes it to a middleware (PEP 3333)."""
 
     def close_first(sender: Sender) -> None:
@@ -366,7 +324,7 @@ def _closing(owed: Any, on_end: OnEnd) -> OnEnd:
     return close_first
 
 
-def _flush(response: Any, body: Any, *bodies: Body) -> None:
+def send_head(response: Any, body: Any, *bodies: Body) -> None:
     """Send the head. If that fails, end *body* and the streamed *bodies* inside it.
 
     Closing *body* is not enough: it may be a middleware's generator. A generator that has not
@@ -388,7 +346,7 @@ def _is_stream(member: Any) -> bool:
     return isinstance(member, Body)
 
 
-def _writes_access_log(cfg: Any) -> bool:
+def writes_access_log(cfg: Any) -> bool:
     return bool(
         cfg.accesslog
         or cfg.logconfig

@@ -20,7 +20,6 @@ sends its last few bytes into a connection that is cut, and every server takes t
 quietly. An exception would be reported by the server and by each middleware.
 """
 
-import dataclasses
 import errno
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
@@ -31,7 +30,7 @@ from ..runtime.forking import process
 from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
 from ..runtime.waker import Wakeable
-from ..settings import DEFAULTS, Settings, draw
+from ..settings import DEFAULTS, PLAIN, Settings, draw
 from ..wire import first_id_block, retry_block
 from .compression import Gzip
 from .connection import Connection
@@ -40,10 +39,6 @@ from .inlet import Inlet
 from .keepalive import Keepalive
 from .output import OutputBuffer
 from .registry import REASONS, Cause, registry
-
-#: The settings of a response that is no event stream. It gets no heartbeat, because a comment
-#: would damage its body.
-PLAIN = dataclasses.replace(DEFAULTS, heartbeat=None, tcp_user_timeout=None)
 
 
 class Body(Uncopyable):

@@ -13,7 +13,8 @@ from ..runtime.calls import CallQueue
 from ..runtime.emitter import Emitter
 from ..runtime.forking import process
 from ..runtime.loop import current_loop
-from .body import PLAIN, Body
+from ..settings import PLAIN
+from .body import Body
 from .diagnosis import written_in_a_job
 from .interning import LARGE, shared
 from .output import OutputBuffer

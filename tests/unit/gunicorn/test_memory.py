@@ -1,5 +1,7 @@
 """Connections are refused for which there is no memory, and taken again when there is."""
 
+import errno
+import io
 import logging
 
 import pytest
@@ -10,33 +12,43 @@ from ssestream.gunicorn.memory import ASK_EVERY, Memory
 LOG = logging.getLogger("tests.memory")
 
 
+class System:
+    """What the system would give: memory, as long as `is_free`; and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.is_free, self.asked = True, 0
+
+    def mmap(self, fd: int, length: int) -> io.BytesIO:
+        self.asked += 1
+        if not self.is_free:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return io.BytesIO()
+
+
 @pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """A list of one: whether the system has memory."""
-    answer = [True]
-    monkeypatch.setattr(room, "_is_free", lambda: answer[0])
-    return answer
+def system(monkeypatch: pytest.MonkeyPatch) -> System:
+    made = System()
+    monkeypatch.setattr(room, "mmap", made)
+    return made
 
 
-def test_with_enough_memory_every_connection_is_taken(free: list[bool]) -> None:
+def test_with_enough_memory_every_connection_is_taken(system: System) -> None:
     memory = Memory(LOG)
     assert all(memory.has_room_for_one(number) for number in range(10 * ASK_EVERY))
 
 
-def test_only_one_in_many_connections_asks_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(room, "_is_free", lambda: not asked.append(1))
+def test_only_one_in_many_connections_asks_the_system(system: System) -> None:
     memory = Memory(LOG)
     for number in range(10 * ASK_EVERY):
         memory.has_room_for_one(number)
-    assert len(asked) == 10
+    assert system.asked == 10
 
 
 def test_without_memory_a_tenth_of_the_connections_must_end_before_there_are_more(
-    free: list[bool], caplog: pytest.LogCaptureFixture
+    system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = Memory(LOG)
-    free[0] = False
+    system.is_free = False
     answers = [memory.has_room_for_one(1000) for _ in range(3 * ASK_EVERY)]
     # The first that asks finds it out, and from then on each asks.
     assert answers == [True] * (ASK_EVERY - 1) + [False] * (2 * ASK_EVERY + 1)
@@ -47,16 +59,16 @@ def test_without_memory_a_tenth_of_the_connections_must_end_before_there_are_mor
 
 
 def test_when_there_is_memory_again_all_are_taken_at_once(
-    free: list[bool], caplog: pytest.LogCaptureFixture
+    system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = Memory(LOG)
-    free[0] = False
+    system.is_free = False
     while memory.has_room_for_one(1000):
         pass
-    free[0] = True
+    system.is_free = True
     assert memory.has_room_for_one(1000) is True
     assert caplog.messages[1:] == ["There is memory for more connections again"]
-    free[0] = False
+    system.is_free = False
     while memory.has_room_for_one(2000):
         pass
     assert "more than 1800 connections" in caplog.messages[2]
