@@ -26,6 +26,9 @@ GREENLETS = {
     "pywsgi": (),
 }
 
+#: The paths of streams that write all the time.
+BEATING = ("timer", "pipeline")
+
 #: Seconds that a job lives which is not to end before its test.
 LONG = 60
 
@@ -211,6 +214,69 @@ def test_nor_the_end_of_its_worker(kind: str, serve: Callable[..., Server]) -> N
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port)).close()
     os.kill(job.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
+def test_a_job_says_and_ends_nothing_behind_tls(
+    kind: str, serve: Callable[..., Server], certificate: tuple[str, str]
+) -> None:
+    files = ("--certfile", certificate[0], "--keyfile", certificate[1])
+    server = serve(kind, "tests.servers.apps.jobs:app", args=(*GREENLETS[kind], *files))
+    clients = [Client(server.port, tls=True).get(f"/{path}?key={path}") for path in BEATING]
+    quiet = Client(server.port, tls=True).get("/quiet?key=quiet")
+    quiet.read_until(b":ok\n\n")
+    for path in (f"/job?seconds={LONG}", f"/forked?seconds={LONG}", "/job?seconds=0"):
+        client = Client(server.port, tls=True).get(path, "Connection: close")
+        pid = json.loads(body_of(client.read_until(b"}\n")))["pid"]
+        for each in clients:
+            get_more(each, 15)
+    # A job has ended, and another one is ended.
+    server.wait_for(event="job over", pid=pid)
+    client = Client(server.port, tls=True).get("/terminate?pid=" + str(pid), "Connection: close")
+    client.read_until(b"}\n")
+    for each in clients:
+        get_more(each, 15)
+        got = numbers(each)
+        assert got == list(range(got[0], got[0] + len(got)))
+    assert not server.events(event="close")
+    Client(server.port, tls=True).get("/end?key=quiet", "Connection: close").read_until(b"}\n")
+    quiet.read_until(b"data: last\n\n")
+    server.wait_for(event="close", key="quiet")
+    clients[0].fin()
+    assert server.wait_for(event="close", key="timer")["pid"] == server.worker_pid()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+def test_a_job_that_is_a_new_process_has_nothing_of_its_parents_streams(
+    kind: str, method: str, serve: Callable[..., Server]
+) -> None:
+    server = serve(kind, "tests.servers.apps.jobs:app", args=GREENLETS.get(kind, HOOKED))
+    clients = [opened(server, f"/{path}?key={path}") for path in BEATING]
+    before = sockets_of(server.worker_pid())
+    jobs = [ask(server, f"/job?method={method}&seconds={seconds}")["pid"] for seconds in (LONG, 0)]
+    server.wait_for(event="job over", pid=jobs[1])
+    for each in clients:
+        get_more(each, 15)
+    assert not before & sockets_of(jobs[0])
+    assert ask(server, f"/terminate?pid={jobs[0]}")["code"] == -signal.SIGTERM
+    for each in clients:
+        get_more(each, 15)
+        got = numbers(each)
+        assert got == list(range(got[0], got[0] + len(got)))
+    assert not server.events(event="close")
+    clients[0].fin()
+    assert server.wait_for(event="close", key="timer")["pid"] == server.worker_pid()
+
+
+def sockets_of(pid: int) -> set[str]:
+    """The sockets that a process has open."""
+    found = set()
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+            found |= {target} if target.startswith("socket:") else set()
+    return found
 
 
 @pytest.mark.parametrize("kind", ["gthread", "sync"])

@@ -110,9 +110,9 @@ def work(key: str) -> None:
 def job() -> dict[str, int]:
     what: Any = {"wait": wait, "write": write, "work": work}[request.args.get("what", "wait")]
     arg: Any = request.args.get("seconds", type=float, default=request.args.get("key"))
-    process = multiprocessing.get_context("fork").Process(target=what, args=(arg,), daemon=True)
+    context: Any = multiprocessing.get_context(request.args.get("method", "fork"))
+    process = context.Process(target=what, args=(arg,), daemon=True)
     process.start()
-    assert process.pid is not None
     processes[process.pid] = process
     return {"pid": process.pid}
 
