@@ -8,6 +8,7 @@ thread cannot be interrupted: then the source is closed as soon as the call retu
 """
 
 import contextvars
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from .http.outgoing import OutgoingMessage, body_of
 from .pipe import Destination
 from .runtime.beside import start_beside
 from .runtime.calls import run_logged
+from .runtime.forking import process
 from .runtime.loop import Loop, loop_of
 from .runtime.origin import log_failure
 from .runtime.threads import new_lock
@@ -88,7 +90,10 @@ class _Drawer:
         self._start()
 
     def _start(self) -> None:
-        start_beside(self._stream._call_queue.loop, self._enter, self._source)
+        loop = self._stream._call_queue.loop
+        if not process.serves:
+            _early[self] = loop
+        start_beside(loop, self._enter, self._source)
 
     def _enter(self) -> None:
         with self._lock:
@@ -155,7 +160,27 @@ class _Drawer:
             if self._loop is not None:
                 self._loop.call(function)
 
+    def __str__(self) -> str:
+        return str(getattr(self._source, "__qualname__", type(self._source).__qualname__))
+
     def close_source(self) -> None:
+        _early.pop(self, None)
         close = getattr(self._source, "close", None)
         if callable(close):
             run_logged(close, context=self._context, origin=self._stream._call_queue.origin)
+
+
+# The pipelines that were started before this process served a request, and that are not over, with
+# their loops.
+_early: dict[_Drawer, Loop] = {}
+
+
+def _after_fork() -> None:
+    if not process.is_job:  # a job knows that it has none of its parent's pipelines
+        # A child has only the thread that forked, and so only the hub of that thread.
+        names = [str(each) for each, loop in _early.items() if not loop.here()]
+        process.leave_behind("pipeline", "started", "Start", names)
+    _early.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -83,7 +83,8 @@ _early: set[Timer] = set()
 
 def _after_fork() -> None:
     if not process.is_job:  # a job knows that it has none of its parent's timers
-        process.leave_behind(sorted({str(each) for each in _early if each.is_left_behind()}))
+        names = [str(each) for each in _early if each.is_left_behind()]
+        process.leave_behind("timer", "set", "Set", names)
     _early.clear()
 
 

@@ -5,6 +5,7 @@ from flask.json.provider import JSONProvider
 
 from ..brokers.broker import Broker
 from ..errors import StreamError
+from ..runtime.forking import process
 from ..runtime.threads import new_lock
 from ..stream import SseStream
 from .cursor import Cursor, Filter
@@ -43,6 +44,10 @@ class Exchange:
 
     def forked(self) -> None:
         """This process is a child. The parent's listener and streams do not run here."""
+        if not process.is_job:  # a job knows that it has none of its parent's streams
+            cursors = [each for one in self._subscriptions.values() for each in one.cursors]
+            names = (repr(each.name) for each in cursors)
+            process.leave_behind("subscription to a channel", "made", "Make", names)
         self._begin()
         self.audience.forked()
 

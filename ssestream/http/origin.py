@@ -32,14 +32,16 @@ def call_queue_of(environ: dict[str, Any]) -> CallQueue:
 
 
 def _tell_left_behind() -> None:
-    """Warn of timers that were set before the server forked this process."""
-    calls = process.take_left_behind()
-    if calls:
+    """Warn of what was begun before the server forked this process, and does not run here."""
+    for what, how, again, names in process.take_left_behind():
         logger.warning(
-            "a timer that was set before this process was forked (gunicorn --preload) runs in the"
-            " parent process only, and not here: %s. Set it in gunicorn's post_worker_init, or"
+            "a %s that was %s before this process was forked (gunicorn --preload) runs in the"
+            " parent process only, and not here: %s. %s it in gunicorn's post_worker_init, or"
             " leave out --preload",
-            ", ".join(calls),
+            what,
+            how,
+            ", ".join(names),
+            again,
         )
 
 

@@ -14,13 +14,23 @@ child is called a job here.
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import greenlet
 from gevent import monkey
 
 _new_lock: Any = monkey.get_original("_thread", "RLock")
 _socketpair: Any = monkey.get_original("socket", "socketpair")
+
+
+class LeftBehind(NamedTuple):
+    """Things of one kind that run in the parent of this process only."""
+
+    #: A name for the kind; what an app did to begin such a thing, and should do again.
+    what: str
+    how: str
+    again: str
+    names: list[str]
 
 
 class _Process:
@@ -39,8 +49,8 @@ class _Process:
         self.survivor: Any = None
         #: The gevent servers, or the gunicorn worker, that listen in this process.
         self.servers: list[Any] = []
-        #: What the timers call that run in the parent only, though this process is no job.
-        self.left_behind: list[str] = []
+        #: Things that run in the parent only, though this process is no job.
+        self.left_behind: list[LeftBehind] = []
         self._silence: tuple[socket.socket, socket.socket] | None = None
 
     def begin(self) -> bool:
@@ -57,14 +67,15 @@ class _Process:
         """Note that there are processes beside this one."""
         self.is_one_of_several = True
 
-    def leave_behind(self, calls: Iterable[str]) -> None:
-        """Note what timers call that run in the parent only."""
-        self.left_behind += calls
+    def leave_behind(self, what: str, how: str, again: str, names: Iterable[str]) -> None:
+        """Note the *names* of things that run in the parent only (see `LeftBehind`)."""
+        if names := sorted(set(names)):
+            self.left_behind.append(LeftBehind(what, how, again, names))
 
-    def take_left_behind(self) -> list[str]:
+    def take_left_behind(self) -> list[LeftBehind]:
         """What was noted with `leave_behind`, once."""
-        calls, self.left_behind = self.left_behind, []
-        return calls
+        left_behind, self.left_behind = self.left_behind, []
+        return left_behind
 
     def fork(self) -> None:
         """Called in the child of a fork."""
