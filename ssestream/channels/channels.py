@@ -138,10 +138,10 @@ class Channels(Uncopyable):
         means no key, and for a key without a ``repr()`` of its own. Raises as `publish` does for
         a name, and `BrokerError`.
         """
-        word = None if key is None else cut_frame(key)
-        if word is None:
+        frame = None if key is None else cut_frame(key)
+        if frame is None:
             raise ValueError("key must be the key of a subscription, and not None")
-        self._exchange.append(check_name(name), word)
+        self._exchange.append(check_name(name), frame)
 
     def keep(
         self, channel: str, *, history: int | None = None, history_age: float | None = None
@@ -210,8 +210,8 @@ class Channels(Uncopyable):
         names = tuple(map(check_name, names))
         since = None if since is None else plain_text(since)
         # Read the key now, because a proxy has a value only during the request.
-        word = None if key is None else cut_frame(key)
-        self._exchange.subscribe(sse_stream, names, since, latest, filter, word)
+        frame = None if key is None else cut_frame(key)
+        self._exchange.subscribe(sse_stream, names, since, latest, filter, frame)
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
         """Let *sse_stream* stop following the channels *names*; without names, all channels.
