@@ -55,7 +55,7 @@ from .runtime.writer import enter_writer
 #: return at once, and then their request's own teardown is the only one.
 MOMENT = 0.01
 
-#: Seconds that what was written has to leave, before an exception of its function cuts it off.
+#: Seconds in which waiting bytes may leave after the function has failed. Then the client is cut.
 LAST = 1.0
 
 
@@ -97,7 +97,7 @@ def handler(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class HandlerResponse(ServerResponse):
-    """The ``res`` of a handler: what starts it, tells the view, and what fills it, waits."""
+    """The ``res`` of a handler. A call that starts it wakes the view. A write waits for room."""
 
     __slots__ = ("_run",)
 
@@ -189,7 +189,7 @@ class _Run(Inlet):
             finally:
                 # Break the cycle of the traceback with this frame.
                 del error
-        # As in Express, what it returns beside an ended response is ignored.
+        # As in Express, the result of a function that has ended its response is ignored.
         return self._res if result is None or self._res.writable_ended else result
 
     # -- in the greenlet of the function
@@ -214,7 +214,7 @@ class _Run(Inlet):
     def _leave(self, result: Any, error: BaseException | None) -> None:
         body = self._body
         with self._lock:
-            # A kill that comes from now on would hit what follows.
+            # From now on a kill would hit the code below, and not the function.
             self._greenlet = self._loop = None
         body.part(self)
         with self._lock:
@@ -244,7 +244,7 @@ class _Run(Inlet):
             self._res.destroy(error if self._res.listeners("error") else None)
 
     def _let_leave(self) -> None:
-        """Wait a moment for what was written: a cut drops what waits, and Node has sent it."""
+        """Wait a moment for the waiting bytes: a cut drops them, but Node would have sent them."""
         pause, until = 0.001, clock.now() + LAST
         while self._body.buffer.length and not self._body.over and clock.now() < until:
             gevent.sleep(pause)

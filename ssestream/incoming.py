@@ -30,7 +30,7 @@ class IncomingMessage:
         return getattr(self._flask, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # What is set here is found on Flask's request, too: `req.user = user`.
+        # An attribute that is set here is set on Flask's request, too: `req.user = user`.
         setattr(self._flask, name, value)
 
     def __repr__(self) -> str:
@@ -48,9 +48,9 @@ class IncomingMessage:
 
     @property
     def body(self) -> Any:
-        """The body as parsed JSON or as a form, and None for any other body and for none.
+        """The body as parsed JSON or as a form. None for any other body, and without a body.
 
-        Raises ``BadRequest`` for JSON that is none.
+        Raises ``BadRequest`` for a JSON body that cannot be parsed.
         """
         request = self._flask
         if request.is_json:

@@ -47,6 +47,6 @@ class Connections(Pool):
 
     def hand_on(self, greenlet: Any, stream: Body) -> None:
         """Give the place of *greenlet* to *stream*. The place is never free in between."""
-        # Nobody can take the place in between: no other greenlet runs before there is one less.
+        # No other greenlet runs between the two calls, so none can take the place.
         self.discard(greenlet)
         self.add(stream)
