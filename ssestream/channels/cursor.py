@@ -174,7 +174,7 @@ class Cursor:
             return 0
         return max(0, at.number + 1 - publications[0].number)
 
-    def is_told(self, publication: Publication) -> bool:
+    def is_ended_by(self, publication: Publication) -> bool:
         """Whether the control frame *publication* ends the stream of this cursor."""
         since = self.subscribed_at
         if (
@@ -191,10 +191,12 @@ class Cursor:
         Such a cursor had no position when its stream subscribed, and begins after *control*.
         """
         if self.position is None:
-            return self.is_told(control)
+            return self.is_ended_by(control)
         # Without `subscribed_at`, the position is one that the client has brought.
         return (
-            self.subscribed_at is not None and self.passed([control]) > 0 and self.is_told(control)
+            self.subscribed_at is not None
+            and self.passed([control]) > 0
+            and self.is_ended_by(control)
         )
 
     def is_cut(self, publication: Publication) -> bool:

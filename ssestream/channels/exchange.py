@@ -103,7 +103,7 @@ class Exchange:
         self.listener.replay.place(cursors, latest)
         # Add all cursors before the first event, because its id has a position in each channel.
         new = subscription.add(cursors)
-        subscription.tell_place(None if since else sse_stream.last_event_id)
+        subscription.send_id(None if since else sse_stream.last_event_id)
         self.listener.add(new)
         # The stream may have ended during this call.
         if subscription.closed or sse_stream.destroyed:

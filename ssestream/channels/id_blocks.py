@@ -53,7 +53,7 @@ class IdBlocks:
             start = not at_once and not self._is_planned
             self._is_planned = self._is_planned or start
         if at_once:
-            subscription.tell_place()
+            subscription.send_id()
         elif start:
             self._plan()
 
@@ -77,7 +77,7 @@ class IdBlocks:
                 with self._tails.lock:
                     self._due.setdefault(subscription, 1)
             else:
-                subscription.tell_place()
+                subscription.send_id()
             if number % TURN == 0:
                 checkpoint()
         with self._tails.lock:

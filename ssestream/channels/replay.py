@@ -223,7 +223,7 @@ class Replay:
             piece = self._broker.read(cursor.name, after, READ, READ_BYTES)
             if at is None:
                 self._begin(cursor, piece)
-                subscription.tell_place()
+                subscription.send_id()
                 return True
             if piece.misses(at):
                 if cursor.cut_frame is not None and cursor.subscribed_at is None:
@@ -260,7 +260,7 @@ class Replay:
         pieces = [self._find_end(cursor) for cursor in cursors]
         for cursor, piece in zip(cursors, pieces, strict=True):
             self._begin(cursor, piece)
-        subscription.tell_place()
+        subscription.send_id()
 
     def _find_end(self, cursor: Cursor) -> Slice:
         """The end of the log of *cursor*, which was not known when its stream subscribed."""
@@ -311,8 +311,8 @@ class Replay:
         Returns True, and emits nothing, if an earlier gap told of the same loss; then the reader
         goes on at once.
         """
-        oldest, told = piece.beginning, cursor.snapshot_at
-        is_known = told.log == piece.log and piece.first <= told.number + 1 <= piece.last + 1
+        oldest, known = piece.beginning, cursor.snapshot_at
+        is_known = known.log == piece.log and piece.first <= known.number + 1 <= piece.last + 1
         if is_known and not piece.has_other_past(at):
             cursor.go_to(oldest)
             return True
@@ -323,7 +323,7 @@ class Replay:
             # without the snapshot then gets a gap again.
             cursor.go_to(oldest)
             # Send an id now. If no event followed, the old id of the client would be a gap again.
-            cursor.subscription.tell_place_after_gap(cursor)
+            cursor.subscription.send_id_after_gap(cursor)
             self._pause(cursor)
             self.read_on(cursor)
 

@@ -145,7 +145,7 @@ class Subscription:
         # lock.
         self.stream._call_queue.call_soon(_end, self.stream, why, name)
 
-    def tell_place(self, known: str | None = None) -> None:
+    def send_id(self, known: str | None = None) -> None:
         """Send the client an id with its positions, unless it has this id already.
 
         *known* is the id that the client has; None if that is not known. The id comes after all
@@ -159,10 +159,10 @@ class Subscription:
             if self.stream._settings.id_blocks and place != known:
                 self.stream._write_uncounted(id_block(place))
 
-    def tell_place_after_gap(self, cursor: Cursor) -> None:
+    def send_id_after_gap(self, cursor: Cursor) -> None:
         """Do the same after a gap of *cursor*, at once or when the stream has room again."""
         if self._fits(b""):
-            self.tell_place()
+            self.send_id()
         else:
             self._keeper.passed(self, cursor, 1)
 
@@ -197,9 +197,9 @@ class Subscription:
 
         Also end it if *news* closes the channel, and *cursor* will not read this in its turn.
         """
-        told = any(cursor.is_cut(each) and cursor.is_told(each) for each in news.cuts)
-        if not self.closed and (told or (news.may_miss_cut and cursor.cut_frame is not None)):
-            self.end_stream(WAS_CUT if told else MAY_BE_CUT, cursor.name)
+        is_cut = any(cursor.is_cut(each) and cursor.is_ended_by(each) for each in news.cuts)
+        if not self.closed and (is_cut or (news.may_miss_cut and cursor.cut_frame is not None)):
+            self.end_stream(WAS_CUT if is_cut else MAY_BE_CUT, cursor.name)
         elif not self.closed and any(map(cursor.has_skipped, news.closes)):
             self.end_stream(WAS_CLOSED, cursor.name)
         if self.closed:
@@ -249,7 +249,7 @@ class Subscription:
                     cursor.move(publication.place)
                     if silently:
                         silent += 1
-                        if publication.is_control and cursor.is_told(publication):
+                        if publication.is_control and cursor.is_ended_by(publication):
                             self.end_stream(
                                 WAS_CUT if cursor.is_cut(publication) else WAS_CLOSED, cursor.name
                             )
@@ -272,7 +272,7 @@ class Subscription:
             finally:
                 cursor.count(given, given if replayed else 0)
             more = more and not self.closed
-        # Call the keeper without the lock, because the keeper may call `tell_place`.
+        # Call the keeper without the lock, because the keeper may call `send_id`.
         if silent or (given and cursor.filter is not None):
             self._keeper.passed(self, cursor, silent)
         return more

@@ -83,7 +83,7 @@ def test_a_filter_cannot_change_what_others_get() -> None:
 
 
 @pytest.mark.parametrize(
-    ("subscribed_at", "is_told"),
+    ("subscribed_at", "is_ended_by"),
     [
         (None, True),
         (Position(LOG, 4), True),
@@ -92,7 +92,7 @@ def test_a_filter_cannot_change_what_others_get() -> None:
     ],
 )
 def test_a_control_frame_from_before_it_came_does_not_end_it(
-    subscribed_at: Position | None, is_told: bool
+    subscribed_at: Position | None, is_ended_by: bool
 ) -> None:
     cursor = cursor_of(key="mine")
     cursor.subscribe_at(subscribed_at)
@@ -101,9 +101,9 @@ def test_a_control_frame_from_before_it_came_does_not_end_it(
     assert theirs is not None
     for frame in (CLOSE, mine):
         (publication,) = publications(frame, after=4)
-        assert cursor.is_told(publication) == is_told
+        assert cursor.is_ended_by(publication) == is_ended_by
     (other,) = publications(theirs, after=4)
-    assert not cursor.is_told(other)
+    assert not cursor.is_ended_by(other)
     assert not cursor.is_cut(other)
 
 
