@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from flask.json.provider import JSONProvider
 
 from ssestream import (
     SseStream,
 )
-from ssestream.config import KNOWN, known
-from ssestream.settings import DEFAULTS
+from ssestream.config import KNOWN, app_dumps, app_json, app_settings, client_of, current_app, known
+from ssestream.settings import DEFAULTS, Settings
 from tests.kit.insides import settings_of
 
 
@@ -87,3 +88,53 @@ def test_a_bound_for_each_client_without_a_key_to_know_clients_by_is_told_once(
     with app.app_context():
         SseStream()
     assert len([each for each in caplog.records if "PER_CLIENT" in each.getMessage()]) == 1
+
+
+def test_outside_of_an_app_there_are_the_defaults() -> None:
+    assert current_app() is None
+    assert app_settings() is DEFAULTS
+    assert app_json() is None
+    assert app_dumps() is None
+
+
+def test_the_current_app_is_no_proxy() -> None:
+    app = Flask(__name__)
+    with app.app_context():
+        assert current_app() is app
+        assert app_json() is app.json
+
+
+def test_flasks_json_is_compact_and_keeps_the_order() -> None:
+    with Flask(__name__).app_context():
+        dumps = app_dumps()
+        assert dumps is not None
+        assert dumps({"b": "é", "a": [1, 2]}) == '{"b":"é","a":[1,2]}'
+        with pytest.raises(ValueError, match="JSON"):
+            dumps(float("nan"))
+
+
+def test_another_provider_writes_as_it_likes() -> None:
+    class Own(JSONProvider):
+        def dumps(self, obj: Any, **kwargs: Any) -> str:
+            assert kwargs == {}
+            return f"<{obj}>"
+
+        def loads(self, s: str | bytes, **kwargs: Any) -> Any:
+            raise NotImplementedError
+
+    app = Flask(__name__)
+    dumps = app_dumps(Own(app))
+    assert dumps is not None
+    assert dumps(5) == "<5>"
+
+
+@pytest.mark.parametrize("client", ["10.0.0.1", 7, ("a", 1), None])
+def test_a_client_is_known_by_what_the_app_says(client: Any) -> None:
+    environ = {"client": client}
+    assert client_of(environ, DEFAULTS) is None
+    assert client_of(environ, Settings(client_key=lambda environ: environ["client"])) == client
+
+
+def test_a_client_that_has_no_hash_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"must return a hashable value or None.* a list"):
+        client_of({}, Settings(client_key=lambda environ: []))

@@ -1,6 +1,10 @@
 """One stream piped to one destination."""
 
+from typing import Any
+
 from ssestream import SseStream
+from ssestream.runtime.emitter import Emitter
+from tests.kit.states import settled
 from tests.kit.visit import on_threads_and_greenlets, until
 
 
@@ -31,3 +35,93 @@ def test_a_destination_that_fails_is_let_go_and_the_others_stay(
     assert b"".join(first.got) == b":ok\n\ndata: 0\n\n"
     until(lambda: errors, "the error")
     assert [type(error) for error in errors] == [raised]
+
+
+class Drain(Emitter):
+    """A destination that may be full, and tells what is done to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = False
+        self.did: list[Any] = []
+
+    def write(self, chunk: bytes) -> bool:
+        self.did.append(chunk)
+        return not self.full
+
+    def end(self) -> None:
+        self.did.append("end")
+
+    def destroy(self) -> None:
+        self.did.append("destroy")
+
+
+OK = b":ok\n\n"
+
+
+def test_one_that_is_full_gets_nothing_more_until_it_has_drained() -> None:
+    stream, drain = SseStream(), Drain()
+    drain.full = True
+    stream.pipe(drain)
+    for number in range(3):
+        stream.write({"data": number})
+    settled(stream)
+    assert drain.did == [OK]
+    drain.full = False
+    drain.emit("drain")
+    until(lambda: len(drain.did) == 4, "the rest")
+    assert drain.did[1:] == [b"data: %d\n\n" % number for number in range(3)]
+    stream.destroy()
+
+
+def test_what_one_without_events_returns_is_no_word_of_it() -> None:
+    class Silent:
+        def __init__(self) -> None:
+            self.got: list[bytes] = []
+
+        def write(self, chunk: bytes) -> bool:
+            self.got.append(chunk)
+            return False
+
+    stream, silent = SseStream(), Silent()
+    stream.pipe(silent)
+    for number in range(3):
+        stream.write({"data": number})
+    until(lambda: len(silent.got) == 4, "all of them")
+    stream.destroy()
+
+
+def test_it_is_ended_with_the_stream_unless_it_is_told_not_to_be() -> None:
+    for options, last in (({}, ["end"]), ({"end": False}, [])):
+        stream, drain = SseStream(), Drain()
+        stream.pipe(drain, **options)
+        stream.end({"data": "last"})
+        until(lambda stream=stream: stream.destroyed, "the end")
+        settled(stream)
+        assert drain.did == [OK, b"data: last\n\n", *last]
+
+
+def test_it_is_destroyed_with_the_stream() -> None:
+    stream, drain = SseStream(), Drain()
+    stream.pipe(drain)
+    stream.destroy()
+    until(lambda: drain.did == [OK, "destroy"], "the end of both")
+
+
+def test_one_that_closes_is_unpiped_and_told_so_once() -> None:
+    stream, drain, other = SseStream(), Drain(), Drain()
+    told: list[object] = []
+    drain.on("unpipe", told.append)
+    stream.pipe(drain)
+    stream.pipe(other)
+    drain.emit("close")
+    until(lambda: told, "unpipe")
+    stream.write({"data": 1})
+    until(lambda: len(other.did) == 2, "the message")
+    settled(stream)
+    assert drain.did == [OK]
+    assert told == [stream]
+    # It is not listened to any more.
+    for event in ("drain", "close", "finish", "error"):
+        assert drain.listeners(event) == []
+    stream.destroy()

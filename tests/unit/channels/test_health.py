@@ -50,7 +50,7 @@ def test_what_an_operator_must_mend_is_an_error(caplog: pytest.LogCaptureFixture
 def test_one_that_comes_and_goes_is_told_twice_and_back_when_it_is_steady(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "STEADY", 0.3)
+    monkeypatch.setattr(health, "STEADY", 1.5)
     made = Health()
     for _ in range(5):
         made.down(BrokerError("no route"))

@@ -1,11 +1,14 @@
 """Work that waits, and starts again."""
 
+import threading
 from collections.abc import Callable
 
 import gevent
 import pytest
+from gevent import GreenletExit
 
 from ssestream import Channels, SseStream
+from ssestream.channels.tasks import spawn, start_again
 from ssestream.runtime.loop import current_loop
 from tests.kit.failing import Threads, greenlets_of, greenlets_only
 from tests.kit.following import Client, Following, data_of, numbers
@@ -54,3 +57,27 @@ def test_a_listener_and_a_reader_that_got_no_thread_are_started_when_there_is_on
     until(lambda: b"data: 2" in b"".join(got), "what it has missed")
     channels.publish("news", {"data": 3})
     until(lambda: b"data: 3" in b"".join(got), "what came then")
+
+
+def test_it_is_a_greenlet_where_gevent_has_patched_waits_and_else_a_thread() -> None:
+    seen: list[object] = []
+    spawn(lambda: seen.append(threading.get_ident()))
+    until(lambda: seen, "the thread")
+
+    def play() -> None:
+        spawn(lambda: seen.append(gevent.getcurrent()))
+        until(lambda: len(seen) == 2, "the greenlet")
+
+    gevent.spawn(greenlets_only(play)).get()
+    assert seen[0] != threading.get_ident()
+    assert isinstance(seen[1], gevent.Greenlet)
+
+
+def test_what_was_stopped_is_told_and_starts_again(caplog: pytest.LogCaptureFixture) -> None:
+    started = threading.Event()
+    start_again(started.set, gevent.Timeout())
+    assert started.wait(10)
+    assert "was stopped, and starts again" in caplog.text
+    # The greenlet that was killed ends.
+    with pytest.raises(GreenletExit):
+        start_again(started.set, GreenletExit())

@@ -1,14 +1,20 @@
 """Calls of an app's code, one after another."""
 
 import contextlib
+import contextvars
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+import pytest
 from gevent import GreenletExit
 
 from ssestream import SseStream
+from ssestream.runtime.calls import CallQueue, run_logged
+from ssestream.runtime.loop import current_loop
+from ssestream.runtime.origin import Origin, running_origin
 from tests.kit.failing import failing
 from tests.kit.insides import call_queue_of
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
@@ -52,3 +58,91 @@ def test_a_killed_handler_leaves_the_others_to_run(log: Callable[[], list[Any]])
     running[0].kill()
     until(lambda: len(seen) == 2, "the others")
     assert seen == ["second", "what came behind"]
+
+
+@on_threads_and_greenlets
+def test_calls_run_in_their_order_outside_of_the_caller() -> None:
+    queue, seen = CallQueue(), []
+    for number in range(5):
+        queue.call_soon(seen.append, number)
+    if in_greenlet():
+        assert seen == []
+    until(lambda: len(seen) == 5, "all of them")
+    assert seen == [0, 1, 2, 3, 4]
+
+
+@on_threads_and_greenlets
+def test_a_call_that_waits_holds_up_the_next_of_its_queue_alone() -> None:
+    gate = gevent.event.Event() if in_greenlet() else threading.Event()
+    queue, other, seen = CallQueue(), CallQueue(), []
+    queue.call_soon(gate.wait, 20)
+    queue.call_soon(seen.append, "behind")
+    other.call_soon(seen.append, "other")
+    until(lambda: seen, "the other queue's")
+    assert seen == ["other"]
+    gate.set()
+    until(lambda: len(seen) == 2, "the one behind")
+
+
+def test_what_nobody_hears_runs_in_the_loop_and_in_its_order() -> None:
+    def scene() -> list[object]:
+        queue, seen = CallQueue(), []
+        current = []
+
+        def emit(event: str) -> None:
+            current.append(gevent.getcurrent())
+            seen.append(event)
+
+        queue.emit_soon(lambda event: False, emit, "unheard")
+        queue.emit_soon(lambda event: True, emit, "heard")
+        queue.emit_soon(lambda event: False, emit, "after")
+        until(lambda: len(seen) == 3, "all of them")
+        assert seen == ["unheard", "heard", "after"]
+        return [each is gevent.get_hub() for each in current]
+
+    assert gevent.spawn(scene).get()[:2] == [True, False]
+
+
+def test_the_loop_is_chosen_when_it_is_needed() -> None:
+    queue = CallQueue()
+    assert not queue.has_loop
+    assert queue.loop is current_loop()
+    assert queue.has_loop
+    assert not queue.is_lost
+
+
+def test_a_failure_is_logged_with_its_request_and_does_not_spread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    origin = Origin("10.0.0.1 '/news'", {"path": "/news"})
+    run_logged(failing(LookupError), origin=origin)
+    assert caplog.records[0].getMessage().startswith("10.0.0.1 '/news': ")
+    seen: list[object] = []
+    run_logged(lambda: seen.append(running_origin()), origin=origin)
+    assert seen == [origin]
+
+
+def test_an_app_code_has_a_context_of_its_own_unless_calls_belong_together() -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+    variable.set(5)
+    seen: list[int] = []
+
+    def count() -> None:
+        variable.set(variable.get() + 1)
+        seen.append(variable.get())
+
+    run_logged(count)
+    run_logged(count)
+    together = contextvars.Context()
+    run_logged(count, context=together)
+    run_logged(count, context=together)
+    assert seen == [1, 1, 1, 2]
+
+
+def test_a_coroutine_that_nobody_awaits_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler() -> None:
+        pass
+
+    run_logged(lambda: handler())
+    (record,) = caplog.records
+    assert "returned a coroutine, and nobody awaits it" in record.getMessage()

@@ -42,9 +42,11 @@ def test_eventlet_that_only_was_imported_is_refused_in_its_greenlets_alone(
 
 
 def test_the_check_takes_no_descriptor() -> None:
-    before = os.listdir("/proc/self/fd")
-    check_descriptors()
-    assert os.listdir("/proc/self/fd") == before
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        check_descriptors()
+    # What else runs in this process may have some more.
+    assert len(os.listdir("/proc/self/fd")) < before + 50
 
 
 def test_too_few_descriptors_are_told() -> None:

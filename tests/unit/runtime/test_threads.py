@@ -1,10 +1,12 @@
 """Real threads, and a pool of them."""
 
 import threading
+import time
 
 import gevent
 import pytest
 
+from ssestream.runtime import threads as room
 from ssestream.runtime.loop import Loop
 from ssestream.runtime.threads import Pool
 from tests.kit.failing import Threads, failing
@@ -41,3 +43,67 @@ def test_a_call_whose_thread_was_not_to_be_had_does_not_wait_for_those_that_are_
     until(lambda: sorted(done) == [0, 1, 2], "threads for them")
     stuck.set()
     until(lambda: calls_of(pool)[0] == 0 <= calls_of(pool)[1], "the end of all")
+
+
+def test_calls_run_at_once_and_free_threads_serve_again() -> None:
+    pool, together, idents = Pool(), threading.Barrier(5), []
+
+    def call() -> None:
+        idents.append(threading.get_ident())
+        together.wait(10)
+
+    for _ in range(2):
+        for _ in range(5):
+            pool.submit(call)
+        until(lambda: calls_of(pool) == (0, 5), "all of them")
+    assert len(idents) == 10
+    assert set(idents[:5]) == set(idents[5:])
+    assert len(set(idents)) == 5
+
+
+def test_a_thread_that_has_nothing_to_do_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "IDLE", 0.05)
+    pool = Pool()
+    pool.submit(int)
+    until(lambda: calls_of(pool) == (0, 0), "its end")
+    done = threading.Event()
+    pool.submit(done.set)
+    assert done.wait(10)
+
+
+def test_the_end_of_the_process_waits_for_calls_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "LAST_SECONDS", 20.0)
+    pool, gate, done = Pool(), threading.Event(), []
+    pool.submit(lambda: (time.sleep(0.05), done.append("short")))
+    pool.finish()
+    assert done == ["short"]
+    monkeypatch.setattr(room, "LAST_SECONDS", 0.05)
+    pool.submit(gate.wait)
+    began = time.monotonic()
+    pool.finish()
+    assert 0.05 <= time.monotonic() - began < 10
+    gate.set()
+
+
+def test_a_child_does_not_wait_for_the_calls_of_its_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "LAST_SECONDS", 60.0)
+    pool, gate = Pool(), threading.Event()
+    pool.submit(gate.wait)
+    pool.forget()
+    began = time.monotonic()
+    pool.finish()
+    assert time.monotonic() - began < 30
+    gate.set()
+
+
+def test_what_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    pool = Pool()
+    pool.submit(failing(LookupError))
+    until(lambda: calls_of(pool) == (0, 1), "its end")
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is LookupError
