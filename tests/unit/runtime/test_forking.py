@@ -119,7 +119,7 @@ def test_the_first_request_is_told_from_the_others(monkeypatch: pytest.MonkeyPat
 
 def test_what_was_left_behind_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "left_behind", [])
-    process.leave_behind(["app.tick"])
-    process.leave_behind(["app.tock"])
-    assert process.take_left_behind() == ["app.tick", "app.tock"]
+    process.leave_behind("timers", "run", "set them again", ["b", "a", "b"])
+    process.leave_behind("pipelines", "go on", "begin them again", [])
+    assert process.take_left_behind() == [("timers", "run", "set them again", ["a", "b"])]
     assert process.take_left_behind() == []
