@@ -11,6 +11,7 @@ there. Such a parent has served no request yet, and forks in its main greenlet. 
 child is called a job here.
 """
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,15 +94,22 @@ class _Process:
         has closed it.
         """
         servers, self.servers = self.servers, []
-        try:
-            # Nothing ever arrives at this socket: its other end stays open and silent.
-            self._silence = deaf, _ = _socketpair()
-            for server in servers:
+        for server in servers:
+            with contextlib.suppress(AttributeError):  # a server that has stopped
                 for sock in server.sockets if hasattr(server, "sockets") else [server.socket]:
-                    if sock.fileno() >= 0:
-                        os.dup2(deaf.fileno(), sock.fileno(), inheritable=False)
-        except (OSError, AttributeError):  # no descriptors; a server that has stopped
-            pass
+                    self.silence(sock)
+
+    def silence(self, sock: Any) -> None:
+        """Called in the child of a fork: let nothing arrive at the copy of the parent's *sock*.
+
+        A frame of a greenlet or thread that does not run here may hold the copy for ever. So the
+        copy is not closed, but its descriptor becomes another socket.
+        """
+        with contextlib.suppress(OSError):  # no descriptors
+            if sock.fileno() >= 0:
+                # Nothing ever arrives at this socket: its other end stays open and silent.
+                self._silence = self._silence or _socketpair()
+                os.dup2(self._silence[0].fileno(), sock.fileno(), inheritable=False)
 
 
 process = _Process()

@@ -197,6 +197,7 @@ class RedisBroker:
                 pool = self._pool()
                 if listener is None or listener.pool is not pool:
                     listener, self._checked_at = self._listen(pool), -math.inf
+                    self._held.use_listener(listener)
                 found: News = {}
                 if clock.now() > self._checked_at + CHECK:
                     found = self._news_of_each(positions)
@@ -276,6 +277,7 @@ class RedisBroker:
     def after_fork(self) -> None:
         # The connections belong to the parent. The child closes its copies by dropping them, so
         # that they do not keep the parent's connections open.
+        self._held.forked()
         self._begin()
 
     def _holder(self) -> dict[str, Pool]:

@@ -19,16 +19,30 @@ class Held:
         # None before the first `RedisBroker.wait`, and while `wait` uses the listener.
         self._listener: Listener | Poller | None = None
         self._pool: Pool | None = None
+        # The listener that `wait` uses now, or used last.
+        self._in_use: Listener | Poller | None = None
 
     def take_listener(self) -> Listener | Poller | None:
         listener, self._listener = self._listener, None
+        self.use_listener(listener)
         return listener
 
+    def use_listener(self, listener: Listener | Poller | None) -> None:
+        """Note that `RedisBroker.wait` uses *listener* from now on."""
+        self._in_use = listener
+
     def put_listener(self, listener: Listener | Poller) -> None:
-        self._listener = listener
+        self._listener, self._in_use = listener, None
 
     def put_pool(self, pool: Pool) -> None:
         self._pool = pool
+
+    def forked(self) -> None:
+        """Called in a child, in which the caller of `wait` is frozen with its connection."""
+        listener, self._in_use = self._in_use, None
+        if listener is not None:
+            listener.silence()
+            listener.pool.forked()
 
     def forget(self) -> None:
         """Forget the connections without closing them."""

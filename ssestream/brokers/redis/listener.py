@@ -7,6 +7,7 @@ from typing import Any
 from redis import exceptions
 
 from ...runtime.clock import clock
+from ...runtime.forking import process
 from ..broker import Position
 from ..waker import PollableWaker
 from .client import ANSWER
@@ -69,7 +70,7 @@ class Listener:
             )
             self._asked = dict(positions)
             self._until = clock.now() + BLOCK + ANSWER
-        woken, answered = waker.wait(self._until - clock.now(), self._connection._sock)
+        woken, answered = waker.wait(self._until - clock.now(), self._socket)
         if answered:
             self._asked = None
             answer = self._connection.read_response()
@@ -80,6 +81,15 @@ class Listener:
 
     def close(self) -> None:
         self._client.close()
+
+    def silence(self) -> None:
+        """Called in a child: let its copy of the connection be none."""
+        if self._socket is not None:
+            process.silence(self._socket)
+
+    @property
+    def _socket(self) -> Any:
+        return self._connection._sock
 
     def _introduce(self) -> int:
         self._connection.send_command("CLIENT", "ID")
@@ -128,4 +138,7 @@ class Poller:
         return news
 
     def close(self) -> None:
+        pass
+
+    def silence(self) -> None:
         pass

@@ -56,6 +56,11 @@ class Pool:
         finally:
             self._free.release()
 
+    def forked(self) -> None:
+        """Called in a child: drop the copies of the free connections."""
+        if not self.cluster:
+            self.client.connection_pool.reset()
+
     def close(self) -> None:
         if self.cluster:
             self.client.close()

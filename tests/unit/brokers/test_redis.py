@@ -20,7 +20,7 @@ from ssestream.brokers import open_broker
 from ssestream.brokers.broker import BrokerError, Busy, Position, Slice
 from ssestream.brokers.redis import RedisBroker, listener
 from ssestream.brokers.redis import broker as redis_broker
-from tests.kit.brokers import all_closed, frames
+from tests.kit.brokers import all_closed, frames, news
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import ROOT, free_port, wait_until
 
@@ -791,6 +791,103 @@ def test_a_forked_process_that_uses_no_broker_keeps_none_of_its_connections(
         os.close(end)
         os.close(of_parent)
         os.waitpid(child, 0)
+
+
+def test_a_forked_process_keeps_nothing_of_one_that_waits(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    before = connected(os.getpid(), redis_server.port)
+    each = broker(redis_server.url)
+    at = each.append("news", b"one")
+    thread, result = in_thread(lambda: news(each, {"news": at}))
+    wait_until(lambda: redis_server.client().info("clients")["blocked_clients"] == 1, "it to wait")
+    ours = connected(os.getpid(), redis_server.port) - before
+    end, of_parent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(of_parent)
+            os.read(end, 1)
+        finally:
+            os._exit(0)
+    try:
+        wait_until(lambda: not ours & connected(child, redis_server.port), "the copies to be gone")
+        each.append("news", b"two")
+        thread.join(20)
+        assert frames(result[0]["news"]) == [b"two"]
+    finally:
+        os.close(end)
+        os.close(of_parent)
+        os.waitpid(child, 0)
+
+
+FROZEN = """
+from gevent import monkey
+monkey.patch_all()
+import os, sys, time
+import gevent
+from ssestream import Channels, SseStream
+from tests.servers.apps import tell
+
+channels, got = Channels(sys.argv[1]), []
+
+class Sink:
+    def write(self, chunk):
+        got.append(chunk)
+        return True
+
+def request():
+    stream = SseStream()
+    stream.pipe(Sink())
+    channels.subscribe(stream, "news")
+    channels.publish("news", {"data": "before"})
+    while not any(b"before" in chunk for chunk in got):
+        gevent.sleep(0.01)
+    gevent.sleep(0.1)  # the listener waits again
+    tell(forks=os.getpid())
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    tell(child=child)
+    for number in range(20):
+        channels.publish("news", {"data": number})
+        while not any(b"data: %d\\n" % number in chunk for chunk in got):
+            gevent.sleep(0.01)
+    tell(heard=len(b"".join(got).split(b"data: ")) - 1)
+    sys.stdin.read()
+
+gevent.spawn(request).join()
+"""
+
+
+def test_a_job_that_is_forked_while_a_greenlet_waits_keeps_nothing_of_it(
+    redis_server: RedisServer,
+) -> None:
+    command = [sys.executable, "-c", FROZEN, redis_server.url]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        told: dict[str, int] = {}
+        while "heard" not in told:
+            told |= json.loads(parent.stdout.readline().partition("@event ")[2])
+        job = psutil.Process(told["child"])
+        try:
+            assert told["heard"] == 21
+            assert not connected(job.pid, redis_server.port)
+            # When the parent is gone, Redis knows it, and the job does not spin.
+            parent.kill()
+            parent.wait()
+            clients = redis_server.client()
+            wait_until(lambda: len(clients.client_list()) == 1, "the parent's to be gone")
+            before = job.cpu_times()
+            with pytest.raises(psutil.TimeoutExpired):
+                job.wait(0.5)
+            after = job.cpu_times()
+            assert after.user + after.system - before.user - before.system < 0.3
+        finally:
+            job.kill()
 
 
 PATCHED = """
