@@ -20,7 +20,8 @@
 #   express.py         Express's conveniences: res.status(404).json(...)
 #   response.py        ServerResponse: Node's res as a Flask response
 #
-#   flow.py            all that changes a stream's state, under one lock
+#   stream_state.py    the state of a stream, and its ties to a request and to channels
+#   flow.py            all that moves messages through a stream, under one lock
 #   stream.py          SseStream: the public face of a flow
 #
 #   channels/          publish once; every subscriber gets it, in order

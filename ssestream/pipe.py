@@ -1,6 +1,6 @@
 """Pipe: one stream piped to one destination, and whether the destination is ready."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from .http.body import Body
 from .http.inlet import Inlet
@@ -8,6 +8,7 @@ from .http.outgoing import OutgoingMessage, body_of, has_own_write
 from .http.output import OutputBuffer
 from .runtime.calls import CallQueue
 from .runtime.clock import clock
+from .runtime.emitter import emit_if_heard
 from .runtime.threads import sleep
 from .wire import OK
 
@@ -34,34 +35,34 @@ class Destination(Protocol):
 
 
 class Source(Protocol):
-    """The stream, as far as a pipe knows it."""
+    """The flow of a stream, as far as a pipe knows it."""
 
-    _call_queue: CallQueue
+    call_queue: CallQueue
 
-    def unpipe(self, destination: Destination, /) -> object: ...
-    def _move_on(self) -> None: ...
-    def _waiting_bytes(self) -> int: ...
-    def _pipe_closed(self, pipe: "Pipe") -> None: ...
-    def _pipe_retired(self, pipe: "Pipe", dropping: bool) -> list[bytes]: ...
-    def _unpiped_closed(self) -> None: ...
+    def move_on(self) -> None: ...
+    def waiting_bytes(self) -> int: ...
+    def pipe_closed(self, pipe: "Pipe") -> None: ...
+    def pipe_retired(self, pipe: "Pipe", dropping: bool) -> list[bytes]: ...
+    def unpiped_closed(self) -> None: ...
 
 
 class Pipe(Inlet):
     """The link between one stream and one destination, from ``pipe()`` until ``unpipe()``."""
 
     __slots__ = (
-        "_emits",
         "_end",
-        "_ending",
         "_ready",
         "body",
         "buffer",
         "destination",
         "source",
+        "stream",
     )
 
-    def __init__(self, source: Source, destination: Destination, end: bool) -> None:
+    def __init__(self, source: Source, stream: Any, destination: Destination, end: bool) -> None:
         self.source = source
+        #: The `SseStream`. A pipe keeps it alive, even if the app has dropped it.
+        self.stream = stream
         self.destination = destination
         #: The body of a response of this package. None for any other destination.
         self.body: Body | None = body_of(destination)
@@ -73,9 +74,13 @@ class Pipe(Inlet):
         # The "drain" of the destination may set this at any time, from any thread. So it is
         # cleared before each write and never after.
         self._ready = True
-        self._end = end
-        self._ending = False
-        self._emits = callable(getattr(destination, "on", None))
+        # Whether the destination ends with the stream; "now" once it is ending so.
+        self._end: Literal["never", "later", "now"] = "later" if end else "never"
+
+    @property
+    def _emits(self) -> bool:
+        """Whether the destination emits events."""
+        return callable(getattr(self.destination, "on", None))
 
     @property
     def never_blocks(self) -> bool:
@@ -152,51 +157,52 @@ class Pipe(Inlet):
     def detach(self, ending: bool = False, destroying: bool = False) -> None:
         """End the pipe: by an unpipe, or because the stream is *ending* or *destroying* itself."""
         destination: Any = self.destination
-        self._ending = ending and self._end
-        if self._ending and self.never_blocks:
+        if ending and self._end == "later":
+            self._end = "now"
+        if self._end == "now" and self.never_blocks:
             # As in Node, "unpipe" comes when the destination has finished.
             destination.end()
             return
         self._stop_listening()
-        if self._ending and hasattr(destination, "end"):
-            self.source._call_queue.call_soon(destination.end)
+        if self._end == "now" and hasattr(destination, "end"):
+            self.source.call_queue.call_soon(destination.end)
         self.tell("unpipe")
         if destroying and hasattr(destination, "destroy"):
             if self.never_blocks:
                 destination.destroy()
             else:
-                self.source._call_queue.call_soon(destination.destroy)
+                self.source.call_queue.call_soon(destination.destroy)
 
     def tell(self, event: str) -> None:
         """Let the destination emit *event*, ``"pipe"`` or ``"unpipe"``, with the stream."""
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            # A handler that is added later would not hear of it in Node either.
-            if destination._is_heard(event):
-                destination._emit_soon(event, self.source)
+            # As in Node, a handler that is added later does not hear of it.
+            emit_if_heard(destination, event, self.stream)
         elif callable(getattr(destination, "emit", None)):
-            self.source._call_queue.call_soon(destination.emit, event, self.source)
+            self.source.call_queue.call_soon(destination.emit, event, self.stream)
 
     # -- calls and events from the destination
 
     def drained(self, *args: object) -> None:
         self._ready = True
-        self.source._move_on()
+        self.source.move_on()
 
     def closed(self, *args: object) -> None:
-        if self._ending:
+        if self._end == "now":
             self.tell("unpipe")
         else:
-            self.source._pipe_closed(self)
+            self.source.pipe_closed(self)
 
     def retired(self, dropping: bool) -> list[bytes]:
-        return self.source._pipe_retired(self, dropping)
+        return self.source.pipe_retired(self, dropping)
 
     def waiting(self) -> int:
-        return self.source._waiting_bytes()
+        return self.source.waiting_bytes()
 
-    def _let_go(self, *args: object) -> None:
-        self.source.unpipe(self.destination)
+    def let_go(self, *args: object) -> None:
+        """Unpipe the destination. An app's subclass may override `SseStream.unpipe`."""
+        self.stream.unpipe(self.destination)
 
     def _stop_listening(self) -> None:
         destination: Any = self.destination
@@ -213,8 +219,8 @@ class Pipe(Inlet):
         return [
             ("drain", self.drained),
             ("close", self.closed),
-            ("finish", self._let_go),
-            ("error", self._let_go),
+            ("finish", self.let_go),
+            ("error", self.let_go),
         ]
 
 
@@ -224,15 +230,15 @@ class Unpiped(Inlet):
     If this response closes and the stream was not piped again, the stream ends.
     """
 
-    __slots__ = ("_source",)
+    __slots__ = ("source",)
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        self.source = source
 
     @classmethod
     def of(cls, source: Source, body: Body) -> None:
         """Notify *source* when *body* closes: now, if it has closed already."""
-        if not any(isinstance(each, cls) and each._source is source for each in body.inlets):
+        if not any(isinstance(each, cls) and each.source is source for each in body.inlets):
             unpiped = cls(source)
             body.join((unpiped,))
             if body.closed:
@@ -240,4 +246,4 @@ class Unpiped(Inlet):
                 unpiped.closed()
 
     def closed(self) -> None:
-        self._source._unpiped_closed()
+        self.source.unpiped_closed()

@@ -25,7 +25,7 @@ from .runtime.forking import process
 from .runtime.loop import Loop, loop_of
 from .runtime.origin import log_failure
 from .runtime.threads import new_lock
-from .stream import D, SseStream
+from .stream import D, SseStream, flow_of
 from .wire import Message
 
 
@@ -62,6 +62,7 @@ class _Drawer:
     def __init__(self, source: Iterable[Message], sse_stream: SseStream) -> None:
         self._source = iter(source)
         self._stream = sse_stream
+        self._flow = flow_of(sse_stream)
         # The same context for the whole life of the source. If the source enters an app context,
         # for example, it must leave it in the same `Context`, even when it is closed.
         self._context = contextvars.Context()
@@ -90,7 +91,7 @@ class _Drawer:
         self._start()
 
     def _start(self) -> None:
-        loop = self._stream._call_queue.loop
+        loop = self._flow.call_queue.loop
         if not process.serves:
             _early[self] = loop
         start_beside(loop, self._enter, self._source)
@@ -104,7 +105,7 @@ class _Drawer:
             self._loop = loop_of(gevent.get_hub())
             self._drained = Event()
         try:
-            run_logged(self._draw, context=self._context, origin=self._stream._call_queue.origin)
+            run_logged(self._draw, context=self._context, origin=self._flow.call_queue.origin)
         finally:
             with self._lock:
                 # Also forget the loop. A callback in the hub's loop may refer to this object,
@@ -133,11 +134,11 @@ class _Drawer:
             if isinstance(error, GreenletExit) and self._over():
                 return
             if stream.listeners("error"):
-                log_failure(stream._call_queue.origin, "the source of a pipeline failed")
+                log_failure(self._flow.call_queue.origin, "the source of a pipeline failed")
             stream.destroy(error)
 
     def _over(self) -> bool:
-        return self._stopped or self._stream.destroyed or self._stream._abandoned
+        return self._stopped or self._stream.destroyed or self._flow.abandoned
 
     def _go_on(self) -> None:
         self._in_hub(lambda: self._drained.set())
@@ -153,7 +154,7 @@ class _Drawer:
             self.close_source()
         else:
             self._in_hub(lambda: self._greenlet and self._greenlet.kill(block=False))
-        self._stream._close_now(None, StreamDestroyed("the pipeline is over"), cut=True)
+        self._flow.close(None, StreamDestroyed("the pipeline is over"), cut=True)
 
     def _in_hub(self, function: Any) -> None:
         with self._lock:
@@ -167,7 +168,7 @@ class _Drawer:
         _early.pop(self, None)
         close = getattr(self._source, "close", None)
         if callable(close):
-            run_logged(close, context=self._context, origin=self._stream._call_queue.origin)
+            run_logged(close, context=self._context, origin=self._flow.call_queue.origin)
 
 
 # The pipelines that were started before this process served a request, and that are not over, with

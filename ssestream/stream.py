@@ -1,4 +1,4 @@
-"""SseStream: messages in, an event stream out. The public face of `flow.Flow`."""
+"""SseStream: messages in, an event stream out. The public face of a `flow.Flow`."""
 
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .config import app_dumps, app_json, client_of, stream_settings
 from .errors import MessageError, StreamDestroyed, StreamError
 from .flow import Flow, disconnected
-from .http.body import Body
 from .http.connection import Connection
 from .http.interning import LARGE, shared
 from .http.origin import call_queue_of
@@ -19,6 +18,7 @@ from .pipe import Destination, Pipe
 from .plain import plain_bytes
 from .runtime.callables import check_callable
 from .runtime.calls import CallQueue
+from .runtime.emitter import Emitter
 from .runtime.writer import running_writer
 from .settings import Options
 from .wire import HEADERS, Message, encode, id_of
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Destination)
 
 
-class SseStream(Flow):
+class SseStream(Emitter):
     """A stream of messages, as in Node's ``ssestream``.
 
     *request* is a Flask or Werkzeug request or a WSGI environ. The stream then
@@ -75,9 +75,14 @@ class SseStream(Flow):
     # hardly any stream sets it.
     _has_bad_id = False
 
-    # The `Channels` object that this stream follows. There is only one, because a browser keeps
-    # only one id, and each `Channels` object has ids of its own.
-    _channels: Any = None
+    # The client's key for ``max_streams_per_client``. A class attribute, as most apps set none.
+    _client: Hashable | None = None
+
+    #: The id of the last message that the client has seen, or None. It comes from the
+    #: ``Last-Event-ID`` header, or else from the ``lastEventId`` query parameter. The
+    #: client may send any text: it is only sure that the id has no control characters and
+    #: at most `request.MAX_LAST_EVENT_ID` characters.
+    last_event_id: str | None = None
 
     def __init__(
         self,
@@ -102,49 +107,60 @@ class SseStream(Flow):
                 f" max_messages ({settings.max_messages})"
             )
         connection = None if environ is None else Connection.of(environ)
-        super().__init__(call_queue, connection, settings, high_water_mark)
-        self._iterated: tuple[Body, ...] = ()
-        self._client: Hashable | None = None
-        #: The id of the last message that the client has seen, or None. It comes from the
-        #: ``Last-Event-ID`` header, or else from the ``lastEventId`` query parameter. The
-        #: client may send any text: it is only sure that the id has no control characters and
-        #: at most `request.MAX_LAST_EVENT_ID` characters.
-        self.last_event_id: str | None = None
+        flow = self._flow = Flow(self, call_queue, connection, settings, high_water_mark)
+        super().__init__(flow.call_queue)
         if environ is not None:
-            self.last_event_id, has_id = last_event_id(environ)
-            if has_id and self.last_event_id is None:
+            event_id, has_id = last_event_id(environ)
+            if event_id is not None:
+                self.last_event_id = event_id
+            elif has_id:
                 self._has_bad_id = True
-            self._client = client_of(environ, settings)
+            client = client_of(environ, settings)
+            if client is not None:
+                self._client = client
         self._json = app_json()
         if environ is not None:
-            belong(environ, self)
+            belong(environ, flow)
+
+    # The flow has the call queue, and moves to another one in `pipe`.
+    @property
+    def _call_queue(self) -> CallQueue:
+        return self._flow.call_queue
+
+    @_call_queue.setter
+    def _call_queue(self, call_queue: CallQueue) -> None:
+        """Do nothing: `Emitter` sets the call queue that the flow has already."""
+
+    def _emit_here(self, event: str, *args: object) -> None:
+        self._flow.heard(event)
+        super()._emit_here(event, *args)
 
     # -- the state, by the names that Node's streams use
 
     @property
     def writable_length(self) -> int:
         """Messages that wait in the queue."""
-        return len(self._queue)
+        return len(self._flow.queue)
 
     @property
     def writable_high_water_mark(self) -> int:
         """Messages in the queue at which `write` returns False."""
-        return self._queue.high_water_mark
+        return self._flow.queue.high_water_mark
 
     @property
     def writable_need_drain(self) -> bool:
         """Whether ``drain`` will come."""
-        return self._need_drain
+        return self._flow.need_drain
 
     @property
     def writable_ended(self) -> bool:
         """Whether `end` was called."""
-        return self._ended
+        return self._flow.ended
 
     @property
     def writable_finished(self) -> bool:
         """Whether `end` was called and every message was handed on (``finish``)."""
-        return self._finished
+        return self._flow.finished
 
     @property
     def destroyed(self) -> bool:
@@ -152,7 +168,7 @@ class SseStream(Flow):
 
         Also True in a child process that a view forks, because the stream there is a copy.
         """
-        return self._closed or self._is_lost()
+        return self._flow.closed or self._flow.is_lost
 
     # -- the writable half
 
@@ -188,11 +204,12 @@ class SseStream(Flow):
         if callback is not None:
             check_callable("callback", callback)
         frame = encode(message, app_dumps(self._json))
-        if self._channels is not None:
+        flow = self._flow
+        if flow.channels is not None:
             self._check_id(frame)
         if len(frame) > LARGE:
             frame = shared.large(frame)
-        return (callback is None and self._write_through(frame)) or self._queue_up(frame, callback)
+        return (callback is None and flow.write_through(frame)) or self._queue_up(frame, callback)
 
     def write_message(
         self,
@@ -214,9 +231,10 @@ class SseStream(Flow):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")
         if type(frame) is not bytes:
             frame = plain_bytes(frame)
-        if self._channels is not None:
+        flow = self._flow
+        if flow.channels is not None:
             self._check_id(frame)
-        return self._write_through(frame) or self._queue_up(frame, None)
+        return flow.write_through(frame) or self._queue_up(frame, None)
 
     def end(self, message: Message | None = None) -> None:
         """Take no more writes. The queue is delivered first, then the response ends.
@@ -226,7 +244,7 @@ class SseStream(Flow):
         """
         if message is not None:
             self.write(message)
-        self._end()
+        self._flow.end()
 
     def destroy(self, error: BaseException | None = None) -> None:
         """Drop the queue, cut the connection, emit ``close``.
@@ -238,7 +256,7 @@ class SseStream(Flow):
         """
         if error is not None and not isinstance(error, BaseException):
             raise TypeError(f"error must be an exception or None, not {type(error).__name__}")
-        self._close_now(error, StreamDestroyed("the stream was destroyed"), cut=True)
+        self._flow.close(error, StreamDestroyed("the stream was destroyed"), cut=True)
 
     # -- the readable half
 
@@ -263,34 +281,29 @@ class SseStream(Flow):
             )
         if not has_own_write(destination):
             check_callable("write() of a destination", destination.write)
+        flow = self._flow
         if self.destroyed:
-            why = "" if self._gone is None else f": {self._gone}"
+            why = "" if flow.gone is None else f": {flow.gone}"
             raise StreamDestroyed(f"this stream is over and cannot be piped{why}")
         if isinstance(destination, OutgoingMessage):
             if destination.closed:
                 raise StreamDestroyed("the destination is closed")
             if destination.writable_ended:
                 raise StreamError("the destination was ended and takes no more writes")
-        if self._pipes and any(pipe.destination is destination for pipe in self._pipes):
+        if flow.pipes and any(pipe.destination is destination for pipe in flow.pipes):
             raise StreamError("this stream is already piped to that destination")
         if hasattr(destination, "write_head"):
             destination.write_head(200, HEADERS)
-        pipe = Pipe(self, destination, end)
+        pipe = Pipe(flow, self, destination, end)
         flush_headers = getattr(destination, "flush_headers", _nothing)
         if pipe.body is None:
             flush_headers()
         pipe.greet()
         if pipe.body is not None:
-            pipe.body.settings = self._settings
-            # The stream of one client shares the call queue of its response, so that the events of
-            # both come in one order. A stream of many clients keeps its own call queue: a slow
-            # handler of one client must not delay it.
-            if self._connection is not None:
-                self._call_queue = pipe.body.call_queue
-            elif not self._call_queue.has_loop:
-                self._call_queue = CallQueue(pipe.body.call_queue.loop)
+            pipe.body.settings = flow.settings
+            flow.move_to(pipe.body.call_queue)
         pipe.tell("pipe")
-        self._attach(pipe)
+        flow.attach(pipe)
         if pipe.body is not None:
             # Last, since it starts the response of a handler.
             flush_headers()
@@ -304,7 +317,7 @@ class SseStream(Flow):
         callbacks are called. If the stream is not piped to *destination*, nothing
         happens. Returns the stream. Node's ``readable.unpipe``.
         """
-        self._unpipe(destination)
+        self._flow.unpipe(destination)
         return self
 
     def __iter__(self) -> Iterator[bytes]:
@@ -313,18 +326,17 @@ class SseStream(Flow):
         The response is opened when the server asks for the first chunk. For
         HEAD it never asks.
         """
-        outgoing = OutgoingMessage(self._call_queue if self._connection else None)
+        flow = self._flow
+        outgoing = OutgoingMessage(flow.call_queue if flow.connection else None)
         body = body_of(outgoing)
-        with self._state_lock:
-            self._iterated = (*self._iterated, body)
+        flow.begin_iteration(body)
         try:
-            connection = self._connection or Connection()
+            connection = flow.connection or Connection()
             self.pipe(outgoing)
-            body.open(connection, self._settings, self._client)
+            body.open(connection, flow.settings, self._client)
             yield from body
         finally:
-            with self._state_lock:
-                self._iterated = tuple(each for each in self._iterated if each is not body)
+            flow.end_iteration(body)
             body.close()
 
     def close(self) -> None:
@@ -333,16 +345,17 @@ class SseStream(Flow):
         Werkzeug's response calls it. A stream without a request goes on, because
         it may have other clients.
         """
-        if self._connection is not None:
-            for body in self._iterated:
+        flow = self._flow
+        if flow.connection is not None:
+            for body in flow.iterated:
                 body.close()
-            self._close_now(None, disconnected(), cut=False)
-            self._call_queue.run()
+            flow.close(None, disconnected(), cut=False)
+            flow.call_queue.run()
 
     def _check_id(self, frame: bytes) -> None:
         """Raise `MessageError` if *frame* has an id that its channels did not give."""
         found = id_of(frame)
-        channels = self._channels
+        channels = self._flow.channels
         if found is not None and channels is not None and not channels.knows(found):
             raise MessageError(
                 f"'id' {found[:40]!r} beside channels: a browser keeps one id, by which it"
@@ -352,46 +365,20 @@ class SseStream(Flow):
 
     def _queue_up(self, frame: bytes, callback: Callback | None) -> bool:
         """Queue *frame*, which the app has written."""
-        look_at_queue(self, self._pipes)
-        if self._pipes or self._closed:
+        flow = self._flow
+        look_at_queue(flow, flow.pipes)
+        if flow.pipes or flow.closed:
             writer = running_writer()
             if writer is not None:
-                writer.wait_for(self, self._call_queue, [pipe.body for pipe in self._pipes])
-        return self._enqueue(frame, callback)
+                writer.wait_for(self, flow.call_queue, [pipe.body for pipe in flow.pipes])
+        return flow.enqueue(frame, callback)
 
-    # -- the request and the channels of the stream
 
-    def _leads_to(self, response: object) -> bool:
-        """Whether the stream is piped into *response*."""
-        return any(pipe.destination is response for pipe in self._pipes)
+def flow_of(stream: SseStream) -> Flow:
+    """The flow of *stream*, by which the other rooms know it."""
+    return stream._flow
 
-    def _is_forgotten(self, response: Any) -> bool:
-        """Whether a view returned *response* and forgot to pipe the stream into it."""
-        elsewhere = any(pipe.body is None for pipe in self._pipes)
-        if self._closed or self._unpiped or self._iterated or elsewhere:
-            return False
-        body: Any = response.response
-        is_event_stream = bool(response.mimetype == "text/event-stream")
-        if not isinstance(response, OutgoingMessage):
-            # Without a byte, and so without a message of another making.
-            return is_event_stream and bool(body == [] and response.status_code == 200)
-        if response.closed or response.writable_ended or not isinstance(body, Body):
-            return False
-        self._is_left_over = True
-        if self._queue or self._channels is not None:
-            return True
-        # A view may write all events by hand, and use the stream for its `last_event_id` alone.
-        return not (body.inlets or response.writable_length or is_event_stream)
 
-    def _request_over(self) -> None:
-        """Close the stream: its request is over, and the answer does not carry the stream."""
-        if not self._iterated:
-            reason = StreamDestroyed("the request of this stream is over, and has not sent it")
-            self._close_now(None, reason, cut=True)
-
-    def _belongs_to(self, channels: object) -> bool:
-        """Let the stream follow *channels*. False if it follows another `Channels` object."""
-        with self._state_lock:
-            if self._channels is None:
-                self._channels = channels
-            return self._channels is channels
+def has_bad_id(stream: SseStream) -> bool:
+    """Whether the client of *stream* sent an id that no server can have given it."""
+    return stream._has_bad_id

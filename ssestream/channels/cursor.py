@@ -24,6 +24,7 @@ class Cursor:
         "cut_frame",
         "delivered",
         "filter",
+        "flow",
         "gaps",
         "name",
         "place",
@@ -31,7 +32,6 @@ class Cursor:
         "replayed",
         "simple",
         "snapshot_at",
-        "stream",
         "subscribed_at",
         "subscription",
         "tail",
@@ -49,7 +49,7 @@ class Cursor:
         cut_frame: bytes | None,
     ) -> None:
         self.subscription = subscription
-        self.stream = subscription.stream
+        self.flow = subscription.flow
         #: Whether a broadcast may move this cursor by its position alone. The stream then has no
         #: filter and follows no other channel, and its code runs in greenlets, so that no other
         #: code runs between two instructions.
@@ -149,7 +149,7 @@ class Cursor:
     def unwanted(self, publications: list[Publication]) -> Collection[int]:
         """The numbers of the *publications* that the filter withholds."""
         unwanted: set[int] = set()
-        origin = self.subscription.stream._call_queue.origin
+        origin = self.flow.call_queue.origin
         assert self.filter is not None
         for publication in publications:
             if not publication.is_control:

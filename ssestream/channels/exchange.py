@@ -7,7 +7,7 @@ from ..brokers.broker import Broker
 from ..errors import StreamError
 from ..runtime.forking import process
 from ..runtime.threads import new_lock
-from ..stream import SseStream
+from ..stream import SseStream, flow_of, has_bad_id
 from .cursor import Cursor, Filter
 from .ids import UNKNOWN, format_id, parse_id
 from .listener import Listener
@@ -83,7 +83,7 @@ class Exchange:
             self.audience.followed()
         if sse_stream.destroyed or sse_stream.writable_ended:
             return
-        text, is_none = since or sse_stream.last_event_id, not sse_stream._has_bad_id
+        text, is_none = since or sse_stream.last_event_id, not has_bad_id(sse_stream)
         known = None if text is None else parse_id(text)
         if text is None and is_none:
             known = {}
@@ -113,7 +113,7 @@ class Exchange:
     def _subscription(self, sse_stream: SseStream) -> Subscription:
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
-            if not sse_stream._belongs_to(self):
+            if not flow_of(sse_stream).follow(self):
                 raise StreamError(
                     "this stream already follows channels of another Channels. A browser keeps one"
                     " id, so a stream can follow the channels of one Channels only"
@@ -122,7 +122,7 @@ class Exchange:
                 return subscription
             subscription = Subscription(sse_stream, self)
             self._subscriptions[id(sse_stream)] = subscription
-        sse_stream._follow(subscription)
+        subscription.flow.add_follower(subscription)
         return subscription
 
     def unsubscribe(self, sse_stream: SseStream, names: tuple[str, ...]) -> None:
@@ -132,7 +132,7 @@ class Exchange:
         if subscription is not None:
             self.listener.remove(subscription.take_out(names))
             if not subscription.cursors:
-                sse_stream._channels = None
+                subscription.flow.follow_no_more()
 
     def close(self) -> None:
         """See `Channels.close`."""
@@ -167,4 +167,4 @@ class Exchange:
         with self._lock:
             if self._subscriptions.get(id(subscription.stream)) is subscription:
                 del self._subscriptions[id(subscription.stream)]
-                subscription.stream._channels = None
+                subscription.flow.follow_no_more()

@@ -99,7 +99,7 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
     others: list[Cursor] = []
     wakes: list[Callable[[None], object]] = []
     for cursor in cursors:
-        buffer = cursor.stream._output if cursor.simple else None
+        buffer = cursor.flow.output if cursor.simple else None
         # Ask the buffer, too: its stream may be in a group of another channel.
         if buffer is None or buffer.account is not ALONE or cursor.place.position != before:
             others.append(cursor)

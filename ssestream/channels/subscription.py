@@ -12,7 +12,7 @@ from ..runtime.callables import check_callable
 from ..runtime.loop import logger
 from ..runtime.origin import log_failure
 from ..runtime.threads import new_lock
-from ..stream import SseStream
+from ..stream import SseStream, flow_of
 from ..wire import id_block, with_id
 from .cursor import NONE, Cursor
 from .ids import UNKNOWN, check_fits, format_id
@@ -46,10 +46,11 @@ class Keeper(Protocol):
 class Subscription:
     """A stream and its cursors, one for each channel."""
 
-    __slots__ = ("_keeper", "_lock", "_pushes", "closed", "cursors", "drains", "stream")
+    __slots__ = ("_keeper", "_lock", "_pushes", "closed", "cursors", "drains", "flow", "stream")
 
     def __init__(self, stream: SseStream, keeper: Keeper) -> None:
         self.stream = stream
+        self.flow = flow_of(stream)
         #: One cursor for each channel. Every change makes a new tuple, so that a reader needs no
         #: lock.
         self.cursors: tuple[Cursor, ...] = ()
@@ -143,7 +144,7 @@ class Subscription:
         self.close()
         # Log in the call queue's turn: a handler of the log may wait, and the caller may hold a
         # lock.
-        self.stream._call_queue.call_soon(_end, self.stream, why, name)
+        self.flow.call_queue.call_soon(_end, self.stream, why, name)
 
     def send_id(self, known: str | None = None) -> None:
         """Send the client an id with its positions, unless it has this id already.
@@ -156,8 +157,8 @@ class Subscription:
             if self.closed or not self.cursors or not self.has_begun:
                 return
             place = self._id()
-            if self.stream._settings.id_blocks and place != known:
-                self.stream._write_uncounted(id_block(place))
+            if self.flow.settings.id_blocks and place != known:
+                self.flow.write_uncounted(id_block(place))
 
     def send_id_after_gap(self, cursor: Cursor) -> None:
         """Do the same after a gap of *cursor*, at once or when the stream has room again."""
@@ -180,7 +181,7 @@ class Subscription:
                 or not self._pushes
                 or self.closed
                 or cursors != (cursor,)
-                or not self.stream._write_through(batch.frames, batch.messages)
+                or not self.flow.write_through(batch.frames, batch.messages)
             ):
                 return False
             cursor.leave()
@@ -210,13 +211,13 @@ class Subscription:
 
         *name* is the channel concerned. Call this while *error* is handled.
         """
-        log_failure(self.stream._call_queue.origin, "channels: %r could not be handed on", name)
+        log_failure(self.flow.call_queue.origin, "channels: %r could not be handed on", name)
         self.cancel()
         self.stream.destroy(error)
 
     def emit_gap(self, name: str, then: Callable[[], None]) -> None:
         """Let the stream emit ``"gap"`` for the channel *name*, and call *then* afterwards."""
-        call_queue = self.stream._call_queue
+        call_queue = self.flow.call_queue
         call_queue.call_soon(self.stream.emit, "gap", name)
         call_queue.call_soon(then)
 
@@ -279,13 +280,13 @@ class Subscription:
 
     def _push(self, frame: bytes) -> None:
         if self._pushes:
-            self.stream._hand_on(frame)
+            self.flow.hand_on(frame)
         else:
             self.stream.push(frame)
 
     def _follow(self, cursors: tuple[Cursor, ...]) -> None:
         self.cursors = cursors
-        call_queue = self.stream._call_queue
+        call_queue = self.flow.call_queue
         alone = len(cursors) == 1 and not self.closed
         for cursor in cursors:
             simple = alone and self._pushes and cursor.filter is None
@@ -296,15 +297,15 @@ class Subscription:
 
     def _fits(self, frame: bytes) -> bool:
         """Whether *frame* fits in the stream. If not, the stream emits ``"drain"`` later."""
-        stream = self.stream
-        if not stream._has_room():
+        flow = self.flow
+        if not flow.has_room():
             return False
-        if not stream.writable_need_drain:
+        if not flow.need_drain:
             return True
         # The stream should drain first, and a frame beyond its bounds would cut it. So accept
         # only a frame that fits in half of the bytes.
-        waiting = stream._waiting_bytes()
-        return not waiting or waiting + len(frame) <= stream._settings.max_bytes // 2
+        waiting = flow.waiting_bytes()
+        return not waiting or waiting + len(frame) <= flow.settings.max_bytes // 2
 
     def _with_id(self, frame: bytes) -> bytes:
         return with_id(frame, self._id().encode())
@@ -315,7 +316,7 @@ class Subscription:
 
 def _end(stream: SseStream, why: str, name: str | None) -> None:
     if not stream.destroyed:
-        connection = stream._connection
+        connection = flow_of(stream).connection
         logger.info(
             "%s: ended, as %s%s",
             "a stream of no request" if connection is None else connection.name,

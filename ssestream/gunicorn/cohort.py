@@ -184,7 +184,7 @@ class Cohort(SharedPlace):
             sender.join(cursor, self._account)
             cursor.tail.apart.discard(cursor)
             # Another thread may have changed the stream since the caller looked at it.
-            if not cursor.simple or cursor.stream._output is not sender.buffer:
+            if not cursor.simple or cursor.flow.output is not sender.buffer:
                 self.leave(cursor)
 
     def leave(self, cursor: Cursor) -> None:

@@ -12,12 +12,11 @@ from typing import Any
 
 import flask
 
-from ..pipe import Pipe
 from ..runtime.clock import clock
 from .diagnosis import view_writes_on
 from .origin import known_call_queue
 from .output import OutputBuffer
-from .view import belongs
+from .view import Belonging, belongs
 
 #: Seconds for which a view may write before it returns.
 LONG = 1.0
@@ -63,7 +62,7 @@ def sent(buffer: OutputBuffer) -> None:
         buffer.become_ordinary()
 
 
-def look_at_queue(stream: object, pipes: tuple[Pipe, ...]) -> None:
+def look_at_queue(stream: Belonging, pipes: tuple[Any, ...]) -> None:
     """Look whether a view writes for long into the queue of *stream*, which has these *pipes*."""
     for pipe in pipes:
         if type(pipe.buffer) is UnsentBuffer:

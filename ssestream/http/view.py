@@ -13,7 +13,7 @@ The response decides when the stream ends:
 """
 
 import functools
-from typing import Any, Protocol
+from typing import Any
 
 import flask
 from flask.signals import request_finished, request_tearing_down
@@ -30,17 +30,22 @@ _context: Any = vars(flask.globals).get("request_ctx", flask.globals.app_ctx)
 _KEY = "ssestream.streams"
 
 
-class Belonging(Protocol):
+class Belonging:
     """A stream that belongs to a request: the part that this module needs."""
 
-    def _leads_to(self, response: object) -> bool:
-        """Whether the stream is piped into *response*."""
+    __slots__ = ()
 
-    def _is_forgotten(self, response: object) -> bool:
+    def is_carried_by(self, response: Any) -> bool:
+        """Whether *response* sends the stream: it is piped in, or is the body."""
+        raise NotImplementedError
+
+    def is_left_by(self, response: Any) -> bool:
         """Whether a view returned *response* and forgot to pipe the stream into it."""
+        raise NotImplementedError
 
-    def _request_over(self) -> None:
+    def request_over(self) -> None:
         """End the stream, because its request is over and no response sends the stream."""
+        raise NotImplementedError
 
 
 def current_context() -> Any:
@@ -61,7 +66,7 @@ def belong(environ: dict[str, Any], stream: Belonging) -> None:
         environ[_KEY] = (*environ.get(_KEY, ()), (context, stream))
 
 
-def belongs(stream: object) -> bool:
+def belongs(stream: Belonging) -> bool:
     """Whether *stream* belongs to the current Flask request, and its view has not returned yet."""
     if not flask.has_request_context():
         return False
@@ -89,15 +94,11 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
     if tasks:
         cancelled_with_view(tasks)
     body = getattr(response, "response", None)
-    left = [
-        stream
-        for stream in _take_streams()
-        if stream is not body and not stream._leads_to(response)
-    ]
+    left = [stream for stream in _take_streams() if not stream.is_carried_by(response)]
     if not left:
         return
     # Each of them is asked, since it notes what the answer is.
-    forgotten = [stream for stream in left if stream._is_forgotten(response)]
+    forgotten = [stream for stream in left if stream.is_left_by(response)]
     if forgotten:
         never_piped()
     end = functools.partial(_end, left)
@@ -115,7 +116,7 @@ def _over(sender: object, **extra: object) -> None:
 
 def _end(streams: list[Belonging]) -> None:
     for stream in streams:
-        stream._request_over()
+        stream.request_over()
 
 
 request_finished.connect(_answered)

@@ -14,7 +14,7 @@ Four things differ from a bare ``pyee.EventEmitter``:
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import pyee
 from gevent import GreenletExit
@@ -25,16 +25,6 @@ from .forking import process
 from .origin import log_failure
 from .threads import new_lock
 from .uncopyable import Uncopyable
-
-
-class Follower(Protocol):
-    """An object of this package that hears a stream's events, before the app's handlers.
-
-    It is called in the call queue's turn, mostly in the hub's loop. So it must not block.
-    """
-
-    def heard(self, event: str) -> None: ...
-
 
 _NO_HANDLERS: dict[str, Any] = {}
 
@@ -58,7 +48,6 @@ class Emitter(Uncopyable, pyee.EventEmitter):
         self._events: dict[str, Any] = _NO_HANDLERS
         # The queue in which the emitter's events and callbacks wait for their turn.
         self._call_queue = call_queue or CallQueue()
-        self._followers: tuple[Follower, ...] = ()
 
     def off(self, event: str, handler: Callable[..., object]) -> "Emitter":
         """Remove *handler* of *event*. Does nothing if it is not there. Node's ``emitter.off``."""
@@ -90,17 +79,7 @@ class Emitter(Uncopyable, pyee.EventEmitter):
             if self._events is _NO_HANDLERS:
                 self._events = {}
 
-    def _follow(self, follower: Follower) -> None:
-        """Let *follower* hear every later event, before the handlers do."""
-        with self._lock:
-            self._followers = (*self._followers, follower)
-
     def _emit_here(self, event: str, *args: object) -> None:
-        for follower in self._followers:
-            run_logged(follower.heard, event)
-        if event == "close":
-            # Followers refer to this emitter. Break the cycle: no garbage collector is needed.
-            self._followers = ()
         if self._is_heard(event):
             self.emit(event, *args)
 
@@ -147,12 +126,20 @@ class Emitter(Uncopyable, pyee.EventEmitter):
             )
 
 
-def emit_soon(emitter: Emitter, event: str, *args: object) -> None:
+def emit_soon(emitter: Emitter | None, event: str, *args: object) -> None:
     """Let *emitter* emit *event* soon, after all events that were announced before it.
 
-    It is no public method, because an app would inherit it with every stream and response.
+    Nothing happens if *emitter* is None. It is no public method, because an app would inherit it
+    with every stream and response.
     """
-    emitter._emit_soon(event, *args)
+    if emitter is not None:
+        emitter._emit_soon(event, *args)
+
+
+def emit_if_heard(emitter: Emitter, event: str, *args: object) -> None:
+    """The same if an app can notice *event* now. A handler that is added later does not hear it."""
+    if emitter._is_heard(event):
+        emitter._emit_soon(event, *args)
 
 
 def _after_fork() -> None:

@@ -19,7 +19,6 @@ import docutils.nodes
 import pytest
 
 import ssestream
-from ssestream.flow import Flow
 from ssestream.http.registry import Cause
 from ssestream.wire import Decoder
 from tests.kit.servers import ROOT, Client, Server, free_port, wait_until
@@ -345,11 +344,6 @@ NOT_FOR_APPS = {
 
 def own_members(owner: type[Any]) -> set[str]:
     """What this package adds to the classes that *owner* is made of."""
-    # The public members of a flow are for the other rooms.
-    ours = [
-        base
-        for base in owner.__mro__
-        if base.__module__.startswith("ssestream.") and base is not Flow
-    ]
+    ours = [base for base in owner.__mro__ if base.__module__.startswith("ssestream.")]
     names = {name for base in ours for name in vars(base)}
     return {name for name in names if not name.startswith("_")} - NOT_FOR_APPS

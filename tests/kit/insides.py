@@ -16,6 +16,7 @@ from ssestream.runtime.calls import CallQueue
 from ssestream.runtime.emitter import Emitter
 from ssestream.runtime.wheel import TimerHandle, TimerWheel
 from ssestream.settings import Settings
+from ssestream.stream import flow_of
 from ssestream.timers import Timer
 
 # -- channels
@@ -51,7 +52,7 @@ def over(broker: Broker) -> Channels:
 
 
 def settings_of(stream: SseStream) -> Settings:
-    return stream._settings
+    return flow_of(stream).settings
 
 
 def call_queue_of(emitter: Emitter) -> CallQueue:

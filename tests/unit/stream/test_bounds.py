@@ -23,6 +23,7 @@ from ssestream.http.connection import Connection
 from ssestream.http.interning import EACH
 from ssestream.http.outgoing import OutgoingMessage
 from ssestream.http.output import CHUNK, STUCK
+from ssestream.stream import flow_of
 from ssestream.wire import Decoder
 from tests.kit.insides import settings_of
 from tests.kit.servers import SERVERS, Client, Server, body_of, wait_until
@@ -294,7 +295,7 @@ def test_bytes_are_bounded_too(overflow: Any) -> None:
             stream.write({"data": "y" * 1000})
     except BufferFull:
         assert overflow == "error"
-    assert stream._queue.bytes <= 5000
+    assert flow_of(stream).queue.bytes <= 5000
     assert slow.message.closed == (overflow == "close")
 
 
@@ -352,7 +353,7 @@ def write_with_callbacks(streams: list[SseStream], messages: list[dict[str, str]
 def write_by_hand(streams: list[SseStream], messages: list[dict[str, str]]) -> None:
     for message in messages:
         for stream in streams:
-            (pipe,) = stream._pipes
+            (pipe,) = flow_of(stream).pipes
             pipe.destination.write(f"data: {message['data']}\n\n")  # type: ignore[arg-type]
 
 

@@ -1,0 +1,183 @@
+"""StreamState: the state of one stream, and its ties to a request and to channels.
+
+`flow.Flow` is this and all that moves messages.
+"""
+
+import weakref
+from typing import Any, Literal, Protocol
+
+from .errors import StreamError
+from .http.body import Body
+from .http.connection import Connection
+from .http.outgoing import OutgoingMessage
+from .http.output import OutputBuffer
+from .http.view import Belonging
+from .message_queue import MessageQueue
+from .pipe import Pipe
+from .runtime.calls import CallQueue, run_logged
+from .runtime.emitter import Emitter
+from .runtime.forking import process
+from .settings import Settings
+
+#: Why a stream has no pipe. "": it was not piped yet, or it has one. "unpiped": the app has unpiped
+#: it. "abandoned": its last destination has closed. "retired": the server has ended the response;
+#: the app cannot know this, so its later writes are no error. "left over": its request was answered
+#: by a response that the stream is not piped into.
+Idle = Literal["", "unpiped", "abandoned", "retired", "left over"]
+
+
+class Follower(Protocol):
+    """An object of this package that hears a stream's events, before the app's handlers.
+
+    It is called in the call queue's turn, mostly in the hub's loop. So it must not block.
+    """
+
+    def heard(self, event: str) -> None: ...
+
+
+class StreamState(Belonging):
+    """The state of one stream. `flow.Flow` has all that changes it."""
+
+    __slots__ = (
+        "_pumping",
+        "_stream",
+        "call_queue",
+        "channels",
+        "closed",
+        "connection",
+        "ended",
+        "finished",
+        "followers",
+        "gone",
+        "idle",
+        "iterated",
+        "lock",
+        "need_drain",
+        "output",
+        "pipes",
+        "queue",
+        "settings",
+    )
+
+    def __init__(
+        self,
+        stream: Emitter,
+        call_queue: CallQueue | None,
+        connection: Connection | None,
+        settings: Settings,
+        high_water_mark: int,
+    ) -> None:
+        # The stream of a request closes at the latest with its request, and then the two are no
+        # cycle any more. Any other stream may be dropped before it has closed.
+        self._stream: Emitter | weakref.ref[Emitter] | None = (
+            weakref.ref(stream) if connection is None else stream
+        )
+        #: The queue in which the events and callbacks of the stream wait for their turn.
+        self.call_queue = call_queue or CallQueue()
+        #: The client's connection; None for a stream that was made without a request.
+        self.connection = connection
+        self.settings = settings
+        #: Guards the state. The stream keeps this lock, even when it moves to another call queue.
+        self.lock = self.call_queue.lock
+        self.queue = MessageQueue.empty(high_water_mark, settings)
+        #: A tuple is never changed, only replaced, so that it can be read without the lock.
+        self.pipes: tuple[Pipe, ...] = ()
+        #: The response's buffer, if frames may go past the queue: there is exactly one pipe, it
+        #: leads to a response, and nothing waits. `set_pipes` and `hold` keep this true.
+        self.output: OutputBuffer | None = None
+        self._pumping = False
+        #: Whether ``drain`` will come.
+        self.need_drain = False
+        self.ended = self.finished = self.closed = False
+        #: Why no pipe is there.
+        self.idle: Idle = ""
+        #: The reason that `close` was given; None before that, and after a normal end.
+        self.gone: StreamError | None = None
+        #: The bodies by which a server iterates the stream.
+        self.iterated: tuple[Body, ...] = ()
+        #: The `Exchange` whose channels this stream follows. There is only one, because a browser
+        #: keeps only one id, and each `Channels` object has ids of its own.
+        self.channels: Any = None
+        #: Objects that hear every event of the stream, before the handlers do.
+        self.followers: tuple[Follower, ...] = ()
+
+    @property
+    def stream(self) -> Emitter | None:
+        """The stream; None after ``close``, and when the app has dropped it."""
+        stream = self._stream
+        return stream() if isinstance(stream, weakref.ref) else stream
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether writes are dropped until the next ``pipe()``."""
+        return self.idle in ("abandoned", "retired")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process is a job, and the stream is a copy of its parent's."""
+        return process.is_job and self.call_queue.is_lost
+
+    # -- the request
+
+    def is_carried_by(self, response: Any) -> bool:
+        stream = self.stream
+        if stream is not None and getattr(response, "response", None) is stream:
+            return True
+        return any(pipe.destination is response for pipe in self.pipes)
+
+    def is_left_by(self, response: Any) -> bool:
+        elsewhere = any(pipe.body is None for pipe in self.pipes)
+        if self.closed or self.idle == "unpiped" or self.iterated or elsewhere:
+            return False
+        body: Any = response.response
+        is_event_stream = bool(response.mimetype == "text/event-stream")
+        if not isinstance(response, OutgoingMessage):
+            # Without a byte, and so without a message of another making.
+            return is_event_stream and bool(body == [] and response.status_code == 200)
+        if response.closed or response.writable_ended or not isinstance(body, Body):
+            return False
+        if not self.pipes:
+            self.idle = "left over"
+        if self.queue or self.channels is not None:
+            return True
+        # A view may write all events by hand, and use the stream for its `last_event_id` alone.
+        return not (body.inlets or response.writable_length or is_event_stream)
+
+    def begin_iteration(self, body: Body) -> None:
+        """A server iterates the stream by *body* until `end_iteration`."""
+        with self.lock:
+            self.iterated = (*self.iterated, body)
+
+    def end_iteration(self, body: Body) -> None:
+        with self.lock:
+            self.iterated = tuple(each for each in self.iterated if each is not body)
+
+    # -- the channels
+
+    def follow(self, channels: object) -> bool:
+        """Let the stream follow *channels*. False if it follows another `Channels` object."""
+        with self.lock:
+            if self.channels is None:
+                self.channels = channels
+            return self.channels is channels
+
+    def follow_no_more(self) -> None:
+        """Let the stream follow no channels, so that it may have any ids."""
+        self.channels = None
+
+    def add_follower(self, follower: Follower) -> None:
+        """Let *follower* hear every later event of the stream."""
+        with self.lock:
+            self.followers = (*self.followers, follower)
+
+    def heard(self, event: str) -> None:
+        """Tell the followers that the stream emits *event* now."""
+        for follower in self.followers:
+            run_logged(follower.heard, event)
+        if event == "close":
+            # Followers refer to the stream. Break the cycle: no garbage collector is needed.
+            self.followers = ()
+
+    def forget_stream(self) -> None:
+        """The stream has emitted ``close``, or is about to: break its cycle with the flow."""
+        self._stream = None
