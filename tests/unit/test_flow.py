@@ -1,0 +1,204 @@
+"""What a stream and its flow know of each other, and where a flow goes on without its stream."""
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+from flask import Flask, request
+from werkzeug.test import EnvironBuilder
+
+from ssestream import ClientDisconnected, ServerResponse, SseStream
+from ssestream.http.outgoing import OutgoingMessage, body_of
+from ssestream.http.output import OutputBuffer
+from ssestream.stream import flow_of
+from tests.kit.visit import until
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Only counts of references free memory."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def of_a_request() -> tuple[SseStream, OutgoingMessage]:
+    return SseStream(EnvironBuilder().get_environ()), OutgoingMessage()
+
+
+def of_no_request() -> tuple[SseStream, OutgoingMessage]:
+    return SseStream(), OutgoingMessage()
+
+
+def run_calls(stream: SseStream) -> None:
+    """Emit what is to be emitted soon, now."""
+    flow_of(stream).call_queue.run()
+
+
+# -- the stream and its flow are no cycle that stays
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_stream_without_a_request_may_be_dropped_before_it_has_closed() -> None:
+    stream = SseStream()
+    stream.on("close", print)
+    stream.write({"data": "nobody reads this"})
+    known = weakref.ref(stream)
+    del stream
+    assert known() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_stream_that_its_last_client_has_left_may_be_dropped() -> None:
+    stream, outgoing = of_no_request()
+    stream.pipe(outgoing)
+    outgoing.destroy()
+    run_calls(stream)
+    known = weakref.ref(stream)
+    del stream
+    assert known() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("end", [SseStream.end, SseStream.destroy])
+def test_a_stream_of_a_request_is_freed_once_it_is_over(end: Callable[[SseStream], None]) -> None:
+    stream, outgoing = of_a_request()
+    stream.pipe(outgoing)
+    end(stream)
+    body_of(outgoing).close()
+    run_calls(stream)
+    known, flow = weakref.ref(stream), flow_of(stream)
+    assert flow.closed
+    assert flow.stream is None
+    del stream, outgoing
+    assert known() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_stream_is_freed_with_the_request_that_has_not_sent_it() -> None:
+    app = Flask(__name__)
+    known: list[weakref.ref[SseStream]] = []
+
+    @app.get("/")
+    def view() -> str:
+        known.append(weakref.ref(SseStream(request)))
+        return "nothing of it"
+
+    environ = EnvironBuilder().get_environ()
+    b"".join(app(environ, lambda status, headers, error=None: lambda data: None))
+    environ.clear()
+    # Its "close" is emitted in the next turn of the loop.
+    until(lambda: [stream() for stream in known] == [None], "the stream to be freed")
+
+
+@pytest.mark.parametrize("pair", [of_a_request, of_no_request])
+def test_a_pipe_keeps_a_stream_that_the_app_has_dropped(
+    pair: Callable[[], tuple[SseStream, OutgoingMessage]],
+) -> None:
+    heard: list[str] = []
+    stream, outgoing = pair()
+    stream.on("drain", lambda: heard.append("drain"))
+    outgoing.on("unpipe", lambda of: heard.append(type(of).__name__))
+    stream.pipe(outgoing)
+    flow = flow_of(stream)
+    del stream
+    gc.collect()
+    assert flow.stream is not None
+    outgoing.destroy()
+    flow.call_queue.run()
+    body_of(outgoing).call_queue.run()
+    assert "SseStream" in heard
+
+
+def test_no_event_is_lost_when_the_flow_forgets_the_stream() -> None:
+    heard: list[str] = []
+    stream, outgoing = of_a_request()
+    for event in ("finish", "end", "error", "close"):
+        stream.on(event, lambda *args, event=event: heard.append(event))
+    stream.pipe(outgoing)
+    stream.end({"data": "last"})
+    run_calls(stream)
+    assert heard == ["finish", "end", "close"]
+    assert flow_of(stream).stream is None
+
+
+# -- one call queue, one lock
+
+
+def test_the_events_of_a_stream_and_of_its_response_share_a_call_queue_from_the_pipe_on() -> None:
+    stream, outgoing = of_a_request()
+    body, flow = body_of(outgoing), flow_of(stream)
+    lock = flow.lock
+    assert flow.call_queue is not body.call_queue
+    stream.pipe(outgoing)
+    assert flow.call_queue is body.call_queue
+    assert flow.lock is lock
+
+
+def test_in_a_request_stream_and_response_share_one_lock() -> None:
+    app = Flask(__name__)
+    with app.request_context(EnvironBuilder().get_environ()):
+        stream, res = SseStream(request), ServerResponse()
+        stream.pipe(res)
+    assert flow_of(stream).lock is body_of(res).call_queue.lock
+
+
+def test_a_stream_of_many_clients_keeps_a_call_queue_of_its_own() -> None:
+    stream = SseStream()
+    first, second = OutgoingMessage(), OutgoingMessage()
+    for outgoing in (first, second):
+        stream.pipe(outgoing)
+        assert flow_of(stream).call_queue is not body_of(outgoing).call_queue
+    assert flow_of(stream).call_queue.loop is body_of(first).call_queue.loop
+
+
+# -- frames that go past the queue
+
+
+def test_frames_go_past_the_queue_only_to_one_response_and_while_nothing_waits() -> None:
+    stream, outgoing = of_no_request()
+    flow = flow_of(stream)
+    outputs: list[OutputBuffer | None] = [flow.output]
+    stream.pipe(outgoing)
+    outputs.append(flow.output)
+    second = OutgoingMessage()
+    stream.pipe(second)
+    outputs.append(flow.output)
+    stream.unpipe(second)
+    outputs.append(flow.output)
+    stream.unpipe()
+    outputs.append(flow.output)
+    assert outputs == [None, body_of(outgoing).buffer, None, body_of(outgoing).buffer, None]
+
+
+# -- why no pipe is there
+
+
+def test_a_flow_knows_why_it_has_no_pipe() -> None:
+    stream, outgoing = of_no_request()
+    flow = flow_of(stream)
+    assert flow.idle == ""
+    stream.pipe(outgoing)
+    stream.unpipe(outgoing)
+    assert flow.idle == "unpiped"
+    stream.pipe(outgoing)
+    assert flow.idle == ""
+    outgoing.destroy()
+    assert flow.idle == "abandoned"
+    # Its messages have been dropped, and an unpipe of nothing does not let it keep any.
+    stream.unpipe()
+    assert flow.idle == "abandoned"
+    seen: list[object] = []
+    stream.write({"data": "1"}, callback=seen.append)
+    run_calls(stream)
+    assert stream.writable_length == 0
+    assert [type(error) for error in seen] == [ClientDisconnected]
+    retiring = OutgoingMessage()
+    stream.pipe(retiring)
+    body_of(retiring).retire("shutdown")
+    assert flow.idle == "retired"
+    # The app cannot know that the server has ended it.
+    stream.end()
+    assert stream.write({"data": "2"}) is False
