@@ -184,7 +184,7 @@ def test_tox_tests_the_oldest_dependencies_that_are_allowed() -> None:
 TESTED_IN = {
     "__main__": "servers/test_command.py",
     "stream": "unit/stream/test_stream.py",
-    "flow": "unit/stream/test_bounds.py",
+    "stream_state": "unit/test_flow.py",
 }
 
 

@@ -6,9 +6,25 @@ from typing import Any
 import flask
 
 from ssestream import Channels, ServerResponse, SseStream
+from ssestream.flow import Flow
+from ssestream.stream import flow_of
 from ssestream.wire import Decoder
 from tests.kit.servers import PATIENCE
 from tests.kit.visit import Visit, until
+
+
+class WatchedFlow(Flow):
+    """The flow of a `Watched`."""
+
+    __slots__ = ()
+
+    def enqueue(self, frame: bytes, callback: Any) -> bool:
+        result = super().enqueue(frame, callback)
+        stream = self.stream
+        if isinstance(stream, Watched):
+            stream.most_messages = max(stream.most_messages, stream.writable_length)
+            stream.most_bytes = max(stream.most_bytes, self.waiting_bytes())
+        return result
 
 
 class Watched(SseStream):
@@ -16,11 +32,9 @@ class Watched(SseStream):
 
     most_messages = most_bytes = 0
 
-    def _enqueue(self, frame: bytes, callback: Any) -> bool:
-        result = super()._enqueue(frame, callback)
-        self.most_messages = max(self.most_messages, self.writable_length)
-        self.most_bytes = max(self.most_bytes, self._waiting_bytes())
-        return result
+    def __init__(self, request: Any = None, **options: Any) -> None:
+        super().__init__(request, **options)
+        flow_of(self).__class__ = WatchedFlow
 
 
 class Following(flask.Flask):
