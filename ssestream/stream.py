@@ -7,6 +7,7 @@ from .config import app_dumps, app_json, client_of, stream_settings
 from .errors import MessageError, StreamDestroyed, StreamError
 from .flow import Flow, disconnected
 from .http.connection import Connection
+from .http.diagnosis import refused
 from .http.interning import LARGE, shared
 from .http.origin import call_queue_of
 from .http.outgoing import OutgoingMessage, body_of, has_own_write
@@ -19,7 +20,7 @@ from .plain import plain_bytes
 from .runtime.callables import check_callable
 from .runtime.calls import CallQueue
 from .runtime.emitter import Emitter
-from .runtime.writer import running_writer
+from .runtime.writer import let_wait
 from .settings import Options
 from .wire import HEADERS, Message, encode, id_of
 
@@ -31,10 +32,6 @@ class _Usual(int):
 #: Messages that may wait before ``write()`` returns False. Node has the same default for
 #: streams of objects. A smaller ``max_messages`` lowers it.
 HIGH_WATER_MARK = _Usual(16)
-
-
-def _nothing() -> None:
-    pass
 
 
 if TYPE_CHECKING:
@@ -203,7 +200,11 @@ class SseStream(Emitter):
             raise ValueError(f"encoding: an event stream is always UTF-8, not {encoding!r}")
         if callback is not None:
             check_callable("callback", callback)
-        frame = encode(message, app_dumps(self._json))
+        try:
+            frame = encode(message, app_dumps(self._json))
+        except MessageError as error:
+            refused(error)
+            raise
         flow = self._flow
         if flow.channels is not None:
             self._check_id(frame)
@@ -269,9 +270,10 @@ class SseStream(Emitter):
         If *end* is true, the destination is ended when the stream ends.
 
         Returns *destination*. Raises ``TypeError`` if it has no ``write`` or if
-        its ``write`` is an ``async def``. Raises `HeadersSent` if it is a response
-        that is being sent already. Raises `StreamError` if it was ended, or if this
-        stream is piped to it already. Raises `StreamDestroyed` if the stream is
+        its ``write`` is an ``async def``, and if it is an `SseStream`. Raises
+        `HeadersSent` if it is a response that is being sent already. Raises
+        `StreamError` if it was ended, or if this stream is piped to it already.
+        Raises `StreamDestroyed` if the stream is
         over or the destination is closed. Node's ``readable.pipe``.
         """
         if not callable(getattr(destination, "write", None)):
@@ -281,6 +283,8 @@ class SseStream(Emitter):
             )
         if not has_own_write(destination):
             check_callable("write() of a destination", destination.write)
+        if isinstance(destination, SseStream):
+            raise TypeError("a stream cannot be piped into a stream: pipe both into the response")
         flow = self._flow
         if self.destroyed:
             why = "" if flow.gone is None else f": {flow.gone}"
@@ -295,18 +299,17 @@ class SseStream(Emitter):
         if hasattr(destination, "write_head"):
             destination.write_head(200, HEADERS)
         pipe = Pipe(flow, self, destination, end)
-        flush_headers = getattr(destination, "flush_headers", _nothing)
-        if pipe.body is None:
-            flush_headers()
+        if pipe.body is None and hasattr(destination, "flush_headers"):
+            destination.flush_headers()
         pipe.greet()
         if pipe.body is not None:
             pipe.body.settings = flow.settings
             flow.move_to(pipe.body.call_queue)
         pipe.tell("pipe")
         flow.attach(pipe)
-        if pipe.body is not None:
-            # Last, since it starts the response of a handler.
-            flush_headers()
+        # Last, since it starts the response of a handler.
+        if pipe.body is not None and hasattr(destination, "flush_headers"):
+            destination.flush_headers()
         return destination
 
     def unpipe(self, destination: Destination | None = None) -> "SseStream":
@@ -368,9 +371,7 @@ class SseStream(Emitter):
         flow = self._flow
         look_at_queue(flow, flow.pipes)
         if flow.pipes or flow.closed:
-            writer = running_writer()
-            if writer is not None:
-                writer.wait_for(self, flow.call_queue, [pipe.body for pipe in flow.pipes])
+            let_wait(self, flow.call_queue, [pipe.body for pipe in flow.pipes])
         return flow.enqueue(frame, callback)
 
 

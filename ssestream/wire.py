@@ -39,6 +39,9 @@ from typing import Any
 from .errors import MessageError
 from .plain import plain_bytes, plain_int, plain_text
 
+#: The most digits of a ``retry`` that is text. Python reads no more of them as a number.
+MOST_DIGITS = 4300
+
 #: Characters of an unknown key that are searched for a similar field, and shown.
 _SHOWN = 40
 
@@ -209,6 +212,7 @@ def _event(value: object, dumps: Dumps | None) -> str:
 def _id(value: object, dumps: Dumps | None) -> str:
     # "If the field value does not contain U+0000 NULL, then set the last event
     # ID buffer to the field value. Otherwise, ignore the field."
+    value = _whole(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"id: {_digits(value, 'id')}\n"
     if not isinstance(value, str):
@@ -223,6 +227,13 @@ def _retry(value: object, dumps: Dumps | None) -> str:
     # field value as an integer in base ten [milliseconds]. Otherwise, ignore."
     if isinstance(value, timedelta):
         value = value // timedelta(milliseconds=1)
+    elif isinstance(value, str):
+        digits = plain_text(value)
+        if not _is_number(digits):
+            raise MessageError(f"'retry' as str must be digits, not {digits[:_SHOWN]!r}", "retry")
+        # As it is, like Node's.
+        return f"retry: {digits}\n"
+    value = _whole(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise MessageError(
             f"'retry' must be int milliseconds or timedelta, not {_kind(value)}", "retry"
@@ -231,6 +242,20 @@ def _retry(value: object, dumps: Dumps | None) -> str:
     if milliseconds < 0:
         raise MessageError("'retry' must not be negative", "retry")
     return f"retry: {_digits(milliseconds, 'retry')}\n"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
+
+
+def _whole(value: object) -> object:
+    """*value*, but a float without a fraction as an int: JavaScript's numbers are floats."""
+    # From 1e21 on, JavaScript prints an exponent.
+    if issubclass(type(value), float):
+        number = float(value)  # type: ignore[arg-type]
+        if number.is_integer() and abs(number) < 1e21:
+            return int(number)
+    return value
 
 
 def _data(value: object, dumps: Dumps | None) -> str:
@@ -375,7 +400,7 @@ class Decoder:
         elif (
             name == "event"
             or (name == "id" and "\0" not in value)
-            or (name == "retry" and value.isascii() and value.isdigit() and len(value) <= 4300)
+            or (name == "retry" and _is_number(value))
         ):
             self._fields[name] = [value]
         return None

@@ -213,6 +213,21 @@ def never_piped(connection: Connection | None = None) -> None:
     )
 
 
+def refused(error: Exception) -> None:
+    """Warn that a message was refused, with the line of the app that wrote it.
+
+    The exception may get lost: in a handler of the app, or in a timer among many others.
+    """
+    for frame in callers():
+        if not str(frame.f_globals.get("__name__")).startswith("ssestream."):
+            code = frame.f_code
+            place = f"{code.co_filename}, line {frame.f_lineno}, in {code.co_name}"
+            if f"refused: {place}" not in _said:
+                _said.add(f"refused: {place}")
+                logger.warning("a message was refused (%s): %s", place, error)
+            return
+
+
 def never_ended(name: str) -> None:
     """Warn that the function *name* of a handler has returned, and nothing writes any more."""
     key = f"never ended: {name}"

@@ -31,6 +31,13 @@ def running_writer() -> Writer | None:
     return _running.get()
 
 
+def let_wait(stream: Any, call_queue: object, bodies: list[Any]) -> None:
+    """Let the function that the calling code runs in wait for *stream*: see `Writer.wait_for`."""
+    writer = _running.get()
+    if writer is not None:
+        writer.wait_for(stream, call_queue, bodies)
+
+
 def enter_writer(context: contextvars.Context, writer: Writer) -> None:
     """Let all code that runs in *context* belong to *writer*."""
     context.run(_running.set, writer)

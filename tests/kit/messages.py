@@ -154,7 +154,7 @@ def arrival(message: dict[str, Any]) -> dict[str, str | int]:
             continue
         if field == "retry":
             one = timedelta(milliseconds=1)
-            arrived[field] = value // one if isinstance(value, timedelta) else value
+            arrived[field] = value // one if isinstance(value, timedelta) else int(value)
         elif field == "data" and not isinstance(value, (str, bytes)):
             # Its own line ends are escaped.
             arrived[field] = json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -89,6 +89,8 @@ def _bytes_of(answer: dict[str, str]) -> bytes | str:
         {"data": []},
         {"data": {"a": [], "b": {}, "": [[-(2**53), 2**53, 0]]}},
         {"id": 5, "data": "x"},
+        {"id": "5", "retry": "3000", "data": "x"},
+        {"id": 1764330000000.0, "retry": 3000.0, "data": "x"},
         {"event": "\0", "data": " x"},
         {"data": None, "event": "x"},
         {"event": "", "comment": "", "data": "x"},
@@ -201,7 +203,7 @@ DIVERGENCES: list[tuple[str, str, bytes | str, Any, bytes | str]] = [
         "{retry: 'soon', data: 'x'}",
         b"retry: soon\ndata: x\n\n",
         {"retry": "soon", "data": "x"},
-        "'retry' must be int milliseconds or timedelta, not str",
+        "'retry' as str must be digits, not 'soon'",
     ),
     (
         "5 a negative retry is sent there, and every client ignores it",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from ssestream import MessageError, SseStream
 from ssestream.http import diagnosis
 from ssestream.http.connection import Connection
 from ssestream.http.diagnosis import FIRST, OF
@@ -142,3 +143,19 @@ def test_nothing_is_wrong_with_the_client_of_a_test(
     loop = SimpleNamespace(cooperative=cooperative)
     diagnosis.look_at_server(Connection(), loop)  # type: ignore[arg-type]
     assert said() == []
+
+
+@pytest.mark.usefixtures("unsaid")
+@pytest.mark.parametrize("message", [{"event": 5}, {"dada": 1}, "text", {}])
+def test_a_refused_message_is_told_of_once_with_the_line_that_wrote_it(
+    message: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        with pytest.raises(MessageError):
+            SseStream().write(message)
+    with pytest.raises(MessageError):
+        SseStream().end(message)
+    first, second = [each.getMessage() for each in caplog.records]
+    assert "a message was refused" in first
+    assert f"{__file__}, line " in first
+    assert "in test_a_refused_message" in second

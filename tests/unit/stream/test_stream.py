@@ -572,3 +572,11 @@ def test_whoever_waits_for_drain_hears_it_when_the_last_client_has_left() -> Non
     message.destroy()
     until(lambda: heard == ["drain"], "the drain")
     assert not stream.writable_need_drain
+
+
+def test_a_stream_cannot_be_piped_into_a_stream() -> None:
+    one, other = SseStream(), SseStream()
+    with pytest.raises(TypeError, match="a stream cannot be piped into a stream"):
+        one.pipe(other)
+    assert not one.destroyed
+    assert other.writable_length == 0
