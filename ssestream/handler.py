@@ -49,7 +49,7 @@ from .runtime.loop import Loop, loop_of
 from .runtime.origin import enter, log_failure
 from .runtime.threads import new_lock
 from .runtime.waker import Waker
-from .runtime.writer import enter_writer
+from .runtime.writer import Writer, enter_writer
 
 #: Seconds for which a function may run on after ``end()`` before the response starts. Most
 #: return at once, and then their request's own teardown is the only one.
@@ -135,7 +135,7 @@ class HandlerResponse(ServerResponse):
 OWN_WRITES.add(HandlerResponse.write)
 
 
-class _Run(Inlet):
+class _Run(Inlet, Writer):
     """One call of a handler's function."""
 
     def __init__(self, name: str, call: Callable[[], Any], res: HandlerResponse) -> None:

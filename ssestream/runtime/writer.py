@@ -5,20 +5,24 @@ function that writes too fast waits in ``write()``, and a timer keeps its respon
 """
 
 import contextvars
-from typing import Any, Protocol
+from typing import Any
 
 
-class Writer(Protocol):
+class Writer:
     """A running function, as streams and timers know it."""
+
+    __slots__ = ()
 
     def wait_for(self, stream: Any, call_queue: object, bodies: list[Any]) -> None:
         """Wait while *stream* has no room. End the function if the client of both has left.
 
         *call_queue* is the one of *stream*, and *bodies* are those that it is piped into.
         """
+        raise NotImplementedError
 
     def hold(self, timer: Any) -> None:
         """Note that the function has set *timer*."""
+        raise NotImplementedError
 
 
 _running: contextvars.ContextVar[Writer | None] = contextvars.ContextVar(
