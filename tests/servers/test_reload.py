@@ -81,7 +81,7 @@ class EventSource:
         if "id" in message:
             self.last_event_id = message["id"]
         if "retry" in message:
-            self.retry = message["retry"]
+            self.retry = visit.retry = message["retry"]
         if "data" in message:
             visit.pids.add(int(message["data"]))
 
@@ -98,6 +98,8 @@ class Visit:
         self.pids: set[int] = set()
         self.clean = False
         self.ended_at: float | None = None
+        #: The last ``retry`` of the connection, in milliseconds.
+        self.retry = 0
 
 
 @contextmanager
@@ -137,6 +139,7 @@ def test_a_reload_under_traffic_loses_nobody_for_good(serve: Callable[..., Serve
             assert first.ended_at is not None
             assert first.ended_at - began < 2
             first_ends[source.key] = first.ended_at
+        told = [source.visits[0].retry for source in sources]
     # Every close handler ran, once, and the worker is no more.
     keys = sorted(first_ends)
     assert sorted(event["key"] for event in server.events(event="close", pid=old)) == keys
@@ -149,11 +152,12 @@ def test_a_reload_under_traffic_loses_nobody_for_good(serve: Callable[..., Serve
     assert all(event["last_event_id"] == seen[event["key"]] for event in opened)
     assert all(last_id.startswith(f"{old}-") for last_id in seen.values())
 
-    # They came one after another, over the whole of the window.
+    # They were told to come one after another, over the whole of the window. On a busy machine
+    # some come later than they were told.
     pauses = [event["at"] - first_ends[event["key"]] for event in opened]
     assert min(pauses) >= FIRST / 1000
-    fifth = (LAST - FIRST) / 1000 / 5
-    shares = Counter(min(4, int((pause - FIRST / 1000) / fifth)) for pause in pauses)
+    assert FIRST <= min(told) <= max(told) <= LAST
+    shares = Counter(min(4, (each - FIRST) * 5 // (LAST - FIRST)) for each in told)
     assert all(FEWEST <= shares[number] <= MOST for number in range(5)), shares
 
 

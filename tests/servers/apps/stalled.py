@@ -92,7 +92,7 @@ def state() -> dict[str, Any]:
 def ports_in_hand() -> Iterator[int]:
     """The same, where a `Sender` has in hand what its socket does not take."""
     for each in gc.get_objects():
-        if type(each) is Sender and each._rest is not None:
+        if issubclass(type(each), Sender) and each._rest is not None:
             # Its client may just have left.
             with contextlib.suppress(OSError):
                 yield each.sock.getpeername()[1]
