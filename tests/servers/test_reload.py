@@ -137,7 +137,8 @@ def test_a_reload_under_traffic_loses_nobody_for_good(serve: Callable[..., Serve
             assert first.pids == {old}
             assert second.pids == {new}
             assert first.ended_at is not None
-            assert first.ended_at - began < 2
+            # Far below the graceful timeout of 30 s, also on a busy machine.
+            assert first.ended_at - began < 5
             first_ends[source.key] = first.ended_at
         told = [source.visits[0].retry for source in sources]
     # Every close handler ran, once, and the worker is no more.

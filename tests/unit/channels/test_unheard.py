@@ -88,7 +88,10 @@ def publish_for_long():
 def serve():
     from werkzeug.serving import make_server
     def app(environ, start_response):
-        threading.Thread(target=publish).start()
+        publishing = threading.Thread(target=publish)
+        publishing.start()
+        # On a busy machine the server would be gone before the thread publishes.
+        publishing.join()
         start_response("200 OK", [])
         return []
     server = make_server("127.0.0.1", 0, app)

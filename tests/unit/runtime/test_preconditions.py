@@ -20,8 +20,8 @@ def eventlet(patched: dict[str, bool]) -> types.ModuleType:
     return module
 
 
-def test_without_eventlet_nothing_is_refused() -> None:
-    assert "eventlet.patcher" not in sys.modules
+def test_without_eventlet_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "eventlet.patcher", raising=False)
     refuse_eventlet()
     gevent.spawn(refuse_eventlet).get()
 

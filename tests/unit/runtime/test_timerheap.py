@@ -1,6 +1,7 @@
 """TimerHeap: one timer of libev and one greenlet or thread for all timers of a loop."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -10,6 +11,25 @@ from ssestream import clear_interval, set_interval, set_timeout
 from ssestream.runtime.loop import current_loop
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 from tests.unit.test_timers import Ticks
+
+
+def in_a_thread_of_its_own(function: Callable[[], None]) -> None:
+    """Call *function* in a greenlet of a new hub, which has no timers of other tests."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            gevent.spawn(function).get()
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def test_ten_thousand_timers_are_one_of_the_loops() -> None:
@@ -26,7 +46,7 @@ def test_ten_thousand_timers_are_one_of_the_loops() -> None:
         gevent.sleep(0)
         assert loop.activecnt == before
 
-    gevent.spawn(in_a_hub).get()
+    in_a_thread_of_its_own(in_a_hub)
 
 
 def test_callbacks_that_do_not_wait_share_one_greenlet() -> None:
@@ -40,7 +60,7 @@ def test_callbacks_that_do_not_wait_share_one_greenlet() -> None:
             clear_interval(timer)
         until(lambda: runner.dead, "the greenlet's end with the last timer")
 
-    gevent.spawn(in_a_hub).get()
+    in_a_thread_of_its_own(in_a_hub)
 
 
 def test_a_greenlet_that_was_killed_in_a_callback_ends_no_other_timer() -> None:
@@ -57,7 +77,7 @@ def test_a_greenlet_that_was_killed_in_a_callback_ends_no_other_timer() -> None:
         for timer in timers:
             clear_interval(timer)
 
-    gevent.spawn(in_a_hub).get()
+    in_a_thread_of_its_own(in_a_hub)
 
 
 @on_threads_and_greenlets
