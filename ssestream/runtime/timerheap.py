@@ -196,14 +196,17 @@ class TimerHeap:
 
     def _run_one(self, entry: Entry) -> None:
         """Call *entry*, in a greenlet of the loop or in a thread of its pool."""
+        loop = self._loop()
+        if loop is None or loop.is_lost:
+            # The last callback has forked, and this is the job. The rest is its parent's.
+            return
         try:
             if not entry.is_over:
                 entry.run()
         finally:
             if not entry.is_over:
                 entry.skip_to(clock.now())
-                loop = self._loop()
-                if loop is not None and loop.cooperative and not loop.is_lost:
+                if loop.cooperative and not loop.is_lost:
                     self._enter(entry)
                 else:
                     self.add(entry)

@@ -1,11 +1,14 @@
 """TimerHeap: one timer of libev and one greenlet or thread for all timers of a loop."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 import gevent.event
+import pytest
 
 from ssestream import clear_interval, set_interval, set_timeout
 from ssestream.runtime.loop import current_loop
@@ -114,3 +117,47 @@ def test_as_few_threads_as_callbacks_that_wait() -> None:
     threads[0].join()
     # One, and some more on a busy machine, where a thread may not run for longer than `PATIENCE`.
     assert len(set(seen)) < 30
+
+
+FORKS = """
+import os, threading, time
+import gevent
+from ssestream import set_timeout
+from ssestream.runtime.forking import process
+from ssestream.runtime.loop import current_loop
+
+process.begin()
+parent, children = os.getpid(), []
+
+def forks():
+    children.append(os.fork())
+
+def other():
+    os.write(1, b"parent\\n" if os.getpid() == parent else b"child\\n")
+
+def set_both():
+    for callback in (forks, other, other):
+        set_timeout(callback, 20)
+    # The loop is held up, so that it finds all of them due at once.
+    current_loop().call(time.sleep, 0.1)
+
+HOW
+if os.getpid() != parent or not children[0]:
+    os._exit(0)
+os.waitpid(children[0], 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["gevent.spawn(set_both).join(); gevent.sleep(0.5)", "set_both(); time.sleep(0.5)"],
+    ids=["hub", "threads"],
+)
+def test_a_job_that_a_callback_forks_runs_no_other_callback(how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS.replace("HOW", how)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["parent", "parent"], done.stderr
