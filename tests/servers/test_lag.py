@@ -117,8 +117,11 @@ class Reader:
             due += self.read(PACE // 10) / PACE
             self.check(expected)
             hurry.wait(max(0.0, due - time.monotonic()))
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MUCH)
+        self.hurry()
         self.read_all(expected)
+
+    def hurry(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MUCH)
 
     def _unchunk(self) -> None:
         while self._raw:
@@ -316,6 +319,7 @@ def test_whoever_falls_out_of_the_history_is_told_in_the_stream_and_counted(
         assert loop.state()["gaps"] == 0
 
         last = frame(log, loop.published)
+        reader.hurry()
         reader.read_until(last)
         frames = bytes(reader.body).split(b"\n\n")
         at = frames.index(b"event: gap\ndata: news")
