@@ -175,7 +175,7 @@ class Flow(StreamState):
                 self.need_drain = True
                 self.queue.full_at = clock.now()
             too_many = told and self._is_over()
-        if fills and self.idle == "left over":
+        if fills and self.idle == "forgotten":
             never_piped(self.connection)
         if too_many and self.settings.overflow != "error":
             self._overflow()
@@ -220,7 +220,7 @@ class Flow(StreamState):
         if self.pipes:
             return
         if self.connection is not None:
-            if not (full or self.closed or self.idle == "left over"):  # it was not piped yet
+            if not (full or self.closed or self.idle == "forgotten"):  # it was not piped yet
                 burst(None)
             self.close(None, BufferFull("more waited than is allowed"), cut=False)
         else:

@@ -1,10 +1,10 @@
 """pipeline(): draw an iterable of messages through a stream, as fast as the client takes it.
 
-The source runs in a greenlet of its own, on the hub of the request. On a threaded server
-it runs in a thread of its own with a hub (see ``threadloop``). When the client leaves, the
-greenlet is killed. The kill ends every wait that gevent knows of: ``gevent.sleep``, a
-gevent queue, and in a monkey-patched process all waits. A plain blocking call in a plain
-thread cannot be interrupted: then the source is closed as soon as the call returns.
+The source runs in a greenlet of its own, in the hub of the request. On a threaded server it runs
+in a thread of its own, with a hub (see ``runtime/threadloop.py``). When the client leaves, the
+greenlet is killed. The kill ends every wait that gevent knows of: ``gevent.sleep``, a gevent
+queue, and in a monkey-patched process all waits. In a plain thread a plain blocking call cannot
+be interrupted: then the source is closed as soon as the call returns.
 """
 
 import contextvars
@@ -54,30 +54,38 @@ def pipeline(source: Iterable[Message], sse_stream: SseStream, res: D) -> D:
     except BaseException:
         drawer.close_source()
         raise
-    drawer.follow(res)
+    drawer.attach(res)
     return res
 
 
 class _Drawer:
+    """One pipeline: the greenlet that draws from the source, and its start and end.
+
+    The drawer does four things. It starts when the response starts (`attach`). It writes each
+    message of the source, and waits for ``drain`` (`_draw`). It stops when the response or the
+    stream closes (`_stop`). It closes the source exactly once (`close_source`).
+    """
+
     def __init__(self, source: Iterable[Message], sse_stream: SseStream) -> None:
         self._source = iter(source)
         self._stream = sse_stream
         self._flow = flow_of(sse_stream)
-        # The same context for the whole life of the source. If the source enters an app context,
-        # for example, it must leave it in the same `Context`, even when it is closed.
+        # The source has one context for its whole life, also when it is closed: if it enters an
+        # app context, for example, it must leave the app context in the same `Context`.
         self._context = contextvars.Context()
         self._lock = new_lock()
         self._stopped = False
-        # Set by `_enter` at the start, or by `_stop` if the source is stopped before it has
-        # started. The method that sets this closes the source.
+        # Set by `_enter` when the source starts, or by `_stop` if it is stopped before that. The
+        # method that sets this also closes the source.
         self._begun = False
+        # Set while the source runs.
         self._loop: Loop | None = None
         self._greenlet: Any = None
         self._drained: Any = None
 
-    def follow(self, res: Destination) -> None:
-        """Start when the response starts. Stop when the response or the stream is over."""
-        self._stream.on("drain", self._go_on)
+    def attach(self, res: Destination) -> None:
+        """Start when the response *res* starts. Stop when *res* or the stream closes."""
+        self._stream.on("drain", self._wake)
         self._stream.on("close", self._stop)
         if isinstance(res, OutgoingMessage):
             res.on("close", self._stop)
@@ -108,8 +116,8 @@ class _Drawer:
             run_logged(self._draw, context=self._context, origin=self._flow.call_queue.origin)
         finally:
             with self._lock:
-                # Also forget the loop. A callback in the hub's loop may refer to this object,
-                # and the garbage collector cannot see this reference.
+                # A callback in the hub's loop may refer to this object, and the garbage collector
+                # cannot see that reference. So the loop must be forgotten, too.
                 self._greenlet = self._loop = None
             self.close_source()
 
@@ -119,28 +127,29 @@ class _Drawer:
             for message in self._source:
                 self._drained.clear()
                 stream.write(message)
-                # Without this check a source that never waits could not be stopped.
-                while stream.writable_need_drain and not self._over():
+                while stream.writable_need_drain and not self._must_stop():
                     self._drained.wait()
                     self._drained.clear()
-                if self._over():
+                # Without this check, a source that never waits could not be stopped.
+                if self._must_stop():
                     return
             stream.end()
         except WriteAfterEnd:
             pass  # the app has ended the stream itself
         except BaseException as error:
-            # `_stop` kills the greenlet, and that is no error. After any other exception the
-            # stream must be destroyed, or its client would wait for ever.
-            if isinstance(error, GreenletExit) and self._over():
+            # `_stop` kills the greenlet, which is no error. After any other exception the stream
+            # must be destroyed, or its client would wait for ever.
+            if isinstance(error, GreenletExit) and self._must_stop():
                 return
             if stream.listeners("error"):
                 log_failure(self._flow.call_queue.origin, "the source of a pipeline failed")
             stream.destroy(error)
 
-    def _over(self) -> bool:
+    def _must_stop(self) -> bool:
         return self._stopped or self._stream.destroyed or self._flow.abandoned
 
-    def _go_on(self) -> None:
+    def _wake(self) -> None:
+        """Draw on: the stream has drained."""
         self._in_hub(lambda: self._drained.set())
 
     def _stop(self, *args: object) -> None:
@@ -171,8 +180,7 @@ class _Drawer:
             run_logged(close, context=self._context, origin=self._flow.call_queue.origin)
 
 
-# The pipelines that were started before this process served a request, and that are not over, with
-# their loops.
+# The running pipelines that were started before this process served a request, with their loops.
 _early: dict[_Drawer, Loop] = {}
 
 

@@ -21,7 +21,7 @@ from werkzeug.wsgi import ClosingIterator
 from .config import app_settings, client_of
 from .errors import HeadersSent
 from .express import OK, Express
-from .http import kept_heads, unreturned
+from .http import discarded, kept_heads
 from .http.async_view import note_loop
 from .http.body import Body
 from .http.compression import accepts_gzip
@@ -33,7 +33,7 @@ from .http.kept_heads import STREAM, UNCOMPRESSED
 from .http.origin import call_queue_of
 from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .http.output import OutputBuffer
-from .http.unsent import UnsentBuffer, sent
+from .http.slow_view import UnreturnedBuffer, returned
 from .runtime.callables import check_callable
 from .wire import HEADERS
 
@@ -100,7 +100,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
         if flask.has_request_context():
             environ = flask.request.environ
             call_queue = call_queue_of(environ)
-        buffer = OutputBuffer if call_queue is None else UnsentBuffer
+        buffer = OutputBuffer if call_queue is None else UnreturnedBuffer
         OutgoingMessage.__init__(self, call_queue, high_water_mark, buffer)
         # Whether `_headers` is shared with other responses and must be copied before a change.
         self._lent = False
@@ -116,7 +116,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
             self.write_head(status, headers)
         if environ is not None:
             note_loop(environ)
-            unreturned.made(environ, self)
+            discarded.made(environ, self)
 
     # -- status and headers
 
@@ -192,7 +192,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if self.headers_sent:
             raise HeadersSent("a ServerResponse answers one request; this one was sent already")
-        sent(self._body.buffer)
+        returned(self._body.buffer)
         settings, client = None, None
         try:
             if self._is_stream():
@@ -221,7 +221,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
                     write(b"")
                 else:
                     body = HeadFirst(body)
-            unreturned.sent(environ, self)
+            discarded.sent(environ, self)
         except BaseException:
             self.close()
             raise

@@ -12,7 +12,7 @@ from .http.interning import LARGE, shared
 from .http.origin import call_queue_of
 from .http.outgoing import OutgoingMessage, body_of, has_own_write
 from .http.request import environ_of, last_event_id
-from .http.unsent import look_at_queue
+from .http.slow_view import look_at_queue
 from .http.view import belong
 from .message_queue import Callback
 from .pipe import Destination, Pipe

@@ -21,9 +21,9 @@ from .settings import Settings
 
 #: Why a stream has no pipe. "": it was not piped yet, or it has one. "unpiped": the app has unpiped
 #: it. "abandoned": its last destination has closed. "retired": the server has ended the response;
-#: the app cannot know this, so its later writes are no error. "left over": its request was answered
+#: the app cannot know this, so its later writes are no error. "forgotten": its request was answered
 #: by a response that the stream is not piped into.
-Idle = Literal["", "unpiped", "abandoned", "retired", "left over"]
+Idle = Literal["", "unpiped", "abandoned", "retired", "forgotten"]
 
 
 class Follower(Protocol):
@@ -125,7 +125,7 @@ class StreamState(Belonging):
             return True
         return any(pipe.destination is response for pipe in self.pipes)
 
-    def is_left_by(self, response: Any) -> bool:
+    def is_forgotten_by(self, response: Any) -> bool:
         elsewhere = any(pipe.body is None for pipe in self.pipes)
         if self.closed or self.idle == "unpiped" or self.iterated or elsewhere:
             return False
@@ -137,7 +137,7 @@ class StreamState(Belonging):
         if response.closed or response.writable_ended or not isinstance(body, Body):
             return False
         if not self.pipes:
-            self.idle = "left over"
+            self.idle = "forgotten"
         if self.queue or self.channels is not None:
             return True
         # A view may write all events by hand, and use the stream for its `last_event_id` alone.

@@ -3,7 +3,7 @@
 import flask
 from flask.json.provider import JSONProvider
 
-from ..brokers.broker import Broker
+from ..brokers.broker import Broker, Position
 from ..errors import StreamError
 from ..runtime.forking import process
 from ..runtime.threads import new_lock
@@ -83,9 +83,12 @@ class Exchange:
             self.audience.followed()
         if sse_stream.destroyed or sse_stream.writable_ended:
             return
-        text, is_none = since or sse_stream.last_event_id, not has_bad_id(sse_stream)
-        known = None if text is None else parse_id(text)
-        if text is None and is_none:
+        text = since or sse_stream.last_event_id
+        # The client's position in each channel. None if it has an id, but not one of channels.
+        known: dict[str, Position] | None = None
+        if text is not None:
+            known = parse_id(text)
+        elif not has_bad_id(sse_stream):
             known = {}
         subscription = self._subscription(sse_stream)
         subscription.check_fits(names)

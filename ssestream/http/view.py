@@ -31,7 +31,7 @@ _KEY = "ssestream.streams"
 
 
 class Belonging:
-    """A stream that belongs to a request: the part that this module needs."""
+    """A stream that may belong to a request: the part that this module needs."""
 
     __slots__ = ()
 
@@ -39,8 +39,11 @@ class Belonging:
         """Whether *response* sends the stream: it is piped in, or is the body."""
         raise NotImplementedError
 
-    def is_left_by(self, response: Any) -> bool:
-        """Whether a view returned *response* and forgot to pipe the stream into it."""
+    def is_forgotten_by(self, response: Any) -> bool:
+        """Whether a view returned *response* and forgot to pipe the stream into it.
+
+        A stream that was forgotten keeps a note of that.
+        """
         raise NotImplementedError
 
     def request_over(self) -> None:
@@ -72,7 +75,7 @@ def belongs(stream: Belonging) -> bool:
         return False
     context = current_context()
     known = flask.request.environ.get(_KEY, ())
-    return any(whose is context and each is stream for whose, each in known)
+    return any(owner is context and each is stream for owner, each in known)
 
 
 def _take_streams() -> list[Belonging]:
@@ -86,7 +89,7 @@ def _take_streams() -> list[Belonging]:
     others = tuple(pair for pair in known if pair[0] is not context)
     if others:
         environ[_KEY] = others
-    return [stream for whose, stream in known if whose is context]
+    return [stream for owner, stream in known if owner is context]
 
 
 def _answered(sender: object, response: Any, **extra: object) -> None:
@@ -94,14 +97,14 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
     if tasks:
         cancelled_with_view(tasks)
     body = getattr(response, "response", None)
-    left = [stream for stream in _take_streams() if not stream.is_carried_by(response)]
-    if not left:
+    unsent = [stream for stream in _take_streams() if not stream.is_carried_by(response)]
+    if not unsent:
         return
-    # Each of them is asked, since it notes what the answer is.
-    forgotten = [stream for stream in left if stream.is_left_by(response)]
+    # Call it for every stream, and not in any(): a forgotten stream also keeps a note of that.
+    forgotten = [stream for stream in unsent if stream.is_forgotten_by(response)]
     if forgotten:
         never_piped()
-    end = functools.partial(_end, left)
+    end = functools.partial(_end, unsent)
     complete = isinstance(body, (list, tuple, str, bytes, bytearray))
     if complete or not 200 <= response.status_code < 300:
         end()
@@ -109,7 +112,7 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
         response.call_on_close(end)
 
 
-def _over(sender: object, **extra: object) -> None:
+def _tear_down(sender: object, **extra: object) -> None:
     # The remaining streams got no response, or were made after the response.
     _end(_take_streams())
 
@@ -120,4 +123,4 @@ def _end(streams: list[Belonging]) -> None:
 
 
 request_finished.connect(_answered)
-request_tearing_down.connect(_over)
+request_tearing_down.connect(_tear_down)

@@ -1,11 +1,10 @@
-"""Notice a view that writes for long before it returns.
+"""Warn of a view that writes for long before it returns.
 
-To WSGI a response exists only once its view has returned it, so nothing is sent before that.
-Code that was written for Express often loops and writes in the view, and its client gets
-nothing. Only writes in the context of the request are counted: a timer may write while the
-view still prepares something.
+A WSGI server gets a response when the view returns it, and sends nothing before. Code that was
+written for Express often loops and writes in the view, and its client gets nothing. Only writes in
+the context of the request count: a timer may write while the view still prepares something.
 
-A response that the server has is not looked at, and none of this costs it anything.
+A response that the server has costs nothing here: its buffer is an ordinary `OutputBuffer`.
 """
 
 from typing import Any
@@ -25,10 +24,10 @@ LONG = 1.0
 _SINCE_KEY = "ssestream.written_since"
 
 
-class UnsentBuffer(OutputBuffer):
-    """The buffer of a response that its view has not returned; see `sent`.
+class UnreturnedBuffer(OutputBuffer):
+    """The buffer of a response until its view has returned it; see `returned`.
 
-    It is a class of its own, so that the buffer of an open stream has nothing to ask.
+    A class of its own, so that the buffer of an open stream has nothing to check.
     """
 
     __slots__ = ()
@@ -44,7 +43,7 @@ class UnsentBuffer(OutputBuffer):
         return super().put_if_clear(frame, messages)
 
     def look(self) -> None:
-        """Look whether the view of this response is writing, and has been for long."""
+        """Warn if the view of this response writes now, and has written for long."""
         if flask.has_request_context():
             environ = flask.request.environ
             call_queue = known_call_queue(environ)
@@ -56,16 +55,16 @@ class UnsentBuffer(OutputBuffer):
         self.__class__ = OutputBuffer  # type: ignore[assignment]
 
 
-def sent(buffer: OutputBuffer) -> None:
-    """Let *buffer* be an ordinary one: the server has its response."""
-    if type(buffer) is UnsentBuffer:
+def returned(buffer: OutputBuffer) -> None:
+    """Let *buffer* be an ordinary `OutputBuffer`: the server has its response."""
+    if type(buffer) is UnreturnedBuffer:
         buffer.become_ordinary()
 
 
 def look_at_queue(stream: Belonging, pipes: tuple[Any, ...]) -> None:
-    """Look whether a view writes for long into the queue of *stream*, which has these *pipes*."""
+    """Warn if a view writes for long into the queue of *stream*, which has these *pipes*."""
     for pipe in pipes:
-        if type(pipe.buffer) is UnsentBuffer:
+        if type(pipe.buffer) is UnreturnedBuffer:
             pipe.buffer.look()
             return
     if not pipes and belongs(stream):

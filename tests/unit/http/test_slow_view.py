@@ -7,7 +7,7 @@ import flask
 import pytest
 
 from ssestream import ServerResponse, SseStream, clear_interval, set_interval
-from ssestream.http import unsent
+from ssestream.http import slow_view
 from ssestream.http.outgoing import HIGH_WATER_MARK
 from tests.kit.servers import wait_until
 
@@ -26,7 +26,7 @@ WRITES: dict[str, Callable[[ServerResponse, SseStream], object]] = {
 @pytest.fixture
 def app(unsaid: None, monkeypatch: pytest.MonkeyPatch) -> flask.Flask:
     """One whose views write for long if they write twice, in a process that said nothing yet."""
-    monkeypatch.setattr(unsent, "LONG", 0.0)
+    monkeypatch.setattr(slow_view, "LONG", 0.0)
     return flask.Flask("tests.long")
 
 
@@ -48,7 +48,7 @@ def test_whatever_a_view_writes_with(
         if how.startswith("piped"):
             sse_stream.pipe(res)
         with monkeypatch.context() as patience:
-            patience.setattr(unsent, "LONG", 1000.0)
+            patience.setattr(slow_view, "LONG", 1000.0)
             for _ in range(3):
                 WRITES[how](res, sse_stream)
         assert told(caplog) == []

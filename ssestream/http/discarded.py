@@ -1,7 +1,7 @@
-"""End a response that was made for a request and never sent.
+"""End a response that was made for a request and discarded: the server never gets it.
 
-The view raises later, or another response takes its place. Then the response emits ``close`` at
-the end of the request.
+The view raises later, or another response takes its place. The discarded response then emits
+``close`` at the end of the request.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ _KEY = "ssestream.responses"
 
 
 def made(environ: dict[str, Any], response: Any) -> None:
-    """End *response* with the current request context, if it is not sent before."""
+    """End *response* when the current request context ends, unless it is sent before."""
     environ[_KEY] = (*environ.get(_KEY, ()), (current_context(), response))
 
 
 def sent(environ: dict[str, Any], response: Any) -> None:
-    """Forget *response*, which the server has, if it is the only one that was made."""
+    """Forget *response*, because the server has it. Does nothing if the view made several."""
     known = environ.get(_KEY)
     if known is not None and len(known) == 1 and known[0][1] is response:
         del environ[_KEY]
@@ -37,8 +37,8 @@ def _close_unsent(sender: object, **extra: object) -> None:
     others = tuple(pair for pair in known if pair[0] is not context)
     if others:
         environ[_KEY] = others
-    for whose, response in known:
-        if whose is context and not response.headers_sent:
+    for owner, response in known:
+        if owner is context and not response.headers_sent:
             response.close()
 
 
