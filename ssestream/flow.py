@@ -390,6 +390,20 @@ class Flow(StreamState):
         emit_soon(stream, "close")
         self.forget_stream()
 
+    def break_off(self, error: BaseException | None) -> None:
+        """Close the stream, whose source has failed with *error*, behind all that was written.
+
+        Each response sends all that waits, and is cut then. *error* is None if no ``error`` is
+        to be emitted.
+        """
+        stream, pipes = self.stream, self.pipes
+        if stream is not None and error is not None and not self.closed:
+            emit_soon(stream, "error", error)
+        for pipe in pipes:
+            if pipe.body is not None:
+                pipe.body.retire("error")
+        self.close(None, StreamDestroyed("the source of this stream has failed"), cut=True)
+
     def request_over(self) -> None:
         if not self.iterated:
             reason = StreamDestroyed("the request of this stream is over, and has not sent it")

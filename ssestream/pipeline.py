@@ -9,17 +9,18 @@ be interrupted: then the source is closed as soon as the call returns.
 
 import contextvars
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gevent
 from gevent import GreenletExit
 from gevent.event import Event
 
-from .errors import StreamDestroyed, WriteAfterEnd
+from .errors import StreamDestroyed, StreamError, WriteAfterEnd
 from .http.outgoing import OutgoingMessage, body_of
 from .pipe import Destination
 from .runtime.beside import start_beside
+from .runtime.callables import check_callable
 from .runtime.calls import run_logged
 from .runtime.forking import process
 from .runtime.loop import Loop, loop_of
@@ -28,8 +29,17 @@ from .runtime.threads import new_lock
 from .stream import D, SseStream, flow_of
 from .wire import Message
 
+#: A function that makes the last message of an exception.
+OnError = Callable[[BaseException], Message]
 
-def pipeline(source: Iterable[Message], sse_stream: SseStream, res: D) -> D:
+
+def pipeline(
+    source: Iterable[Message],
+    sse_stream: SseStream,
+    res: D,
+    *,
+    on_error: OnError | None = None,
+) -> D:
     """Pipe *source* through *sse_stream* into *res*; ``return pipeline(...)`` is a view.
 
     *source* is any iterable or generator of messages. The pipeline starts to draw when
@@ -38,17 +48,23 @@ def pipeline(source: Iterable[Message], sse_stream: SseStream, res: D) -> D:
 
     The source is closed when it is exhausted, which ends the stream, and when the client
     leaves, even during a wait. An exception in the source is logged and destroys the
-    stream; so does a `MessageError` for one of its messages.
+    stream; so does a `MessageError` for one of its messages. *on_error* is then called with
+    the exception first, in the greenlet of the source: the message that it returns is
+    delivered behind all others, and then the client is cut. It is not called when the client
+    has left. An exception of *on_error* and a wrong message are logged. None sends no such
+    message.
 
     Returns *res*. Raises ``TypeError`` if *source* cannot be iterated, or is text or a
-    single message, and if *sse_stream* is no `SseStream`. Raises as `SseStream.pipe`
-    for *res*. Node's ``stream.pipeline``.
+    single message, if *sse_stream* is no `SseStream`, and if *on_error* is no plain function.
+    Raises as `SseStream.pipe` for *res*. Node's ``stream.pipeline``.
     """
     if isinstance(source, (str, bytes, Mapping)) or not hasattr(source, "__iter__"):
         raise TypeError(f"source must be an iterable of messages, not {type(source).__name__}")
     if not isinstance(sse_stream, SseStream):
         raise TypeError(f"sse_stream must be an SseStream, not {type(sse_stream).__name__}")
-    drawer = _Drawer(source, sse_stream)
+    if on_error is not None:
+        check_callable("on_error", on_error, "a function of an exception that returns a message")
+    drawer = _Drawer(source, sse_stream, on_error)
     try:
         sse_stream.pipe(res)
     except BaseException:
@@ -66,8 +82,11 @@ class _Drawer:
     stream closes (`_stop`). It closes the source exactly once (`close_source`).
     """
 
-    def __init__(self, source: Iterable[Message], sse_stream: SseStream) -> None:
+    def __init__(
+        self, source: Iterable[Message], sse_stream: SseStream, on_error: OnError | None
+    ) -> None:
         self._source = iter(source)
+        self._on_error = on_error
         self._stream = sse_stream
         self._flow = flow_of(sse_stream)
         # The source has one context for its whole life, also when it is closed: if it enters an
@@ -141,9 +160,26 @@ class _Drawer:
             # must be destroyed, or its client would wait for ever.
             if isinstance(error, GreenletExit) and self._must_stop():
                 return
-            if stream.listeners("error"):
-                log_failure(self._flow.call_queue.origin, "the source of a pipeline failed")
-            stream.destroy(error)
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        """Destroy the stream: at once, or behind the message that ``on_error`` makes."""
+        stream, on_error = self._stream, self._on_error
+        origin = self._flow.call_queue.origin
+        heard = bool(stream.listeners("error"))
+        if heard or on_error is not None:
+            log_failure(origin, "the source of a pipeline failed", exc_info=error)
+        # Without a handler of "error", the stream would log it again.
+        told = error if heard or on_error is None else None
+        if on_error is None or self._must_stop():
+            stream.destroy(told)
+            return
+        try:
+            stream.write(on_error(error), lambda _: self._flow.break_off(told))
+        except BaseException as failure:
+            if not (isinstance(failure, StreamError) or self._must_stop()):
+                log_failure(origin, "on_error of a pipeline failed", exc_info=failure)
+            stream.destroy(told)
 
     def _must_stop(self) -> bool:
         return self._stopped or self._stream.destroyed or self._flow.abandoned

@@ -7,6 +7,7 @@ body and sends its frames. The following can happen at any time and from any thr
 ``end()``                             send what waits; emit ``finish``, then ``close``
 `Body.retire`: too old, or a          send what waits and a ``retry``; then the same
 shutdown
+`Body.retire`: its source has failed  send what waits; then cut the connection
 the client leaves                     drop what waits; emit ``close``
 stalled, or more waits than allowed   the same, and the connection is cut
 ``destroy()``                         the same; ``error`` comes first if one is given
@@ -38,7 +39,7 @@ from .diagnosis import burst, held_back, look_at_server, may_be_held_back, stand
 from .inlet import Inlet
 from .keepalive import Keepalive
 from .output import OutputBuffer
-from .registry import REASONS, Cause, registry
+from .registry import BREAKING, REASONS, Cause, registry
 
 
 class Body(Uncopyable):
@@ -232,11 +233,15 @@ class Body(Uncopyable):
         """End the response: send the queue, then tell the client when to come back.
 
         Later writes are dropped. With the cause "refused" the queue is dropped too,
-        because the client was never let in.
+        because the client was never let in. With a cause in `BREAKING` the response ends
+        with a cut and without a ``retry``, unless the app has ended it.
         """
         with self.call_queue.lock:
             if self.over or self.retired or self.is_lost:
                 return
+            if cause in BREAKING and self.ended:
+                # Nothing is missing, so there is nothing to break off.
+                cause = "shutdown" if registry.draining else "ended"
             self.retired = cause
         frames = [frame for inlet in self.inlets for frame in inlet.retired(cause == "refused")]
         if not self.ended:
@@ -247,10 +252,16 @@ class Body(Uncopyable):
             else:
                 for frame in frames:
                     self.buffer.put(frame)
-            settings = self.settings or DEFAULTS
-            self.buffer.put_last(id_block + retry_block(draw(settings.retry_after)))
+            if not self.breaks_off:
+                settings = self.settings or DEFAULTS
+                self.buffer.put_last(id_block + retry_block(draw(settings.retry_after)))
         self.buffer.end()
         logger.info("%s: ended, because %s", self.name, REASONS[cause])
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether the response ends with a cut when everything that waits is sent."""
+        return self.retired in BREAKING
 
     def cut(self, cause: Cause) -> None:
         """Drop the queue, cut the connection and end the response, at once."""
@@ -369,12 +380,12 @@ class Body(Uncopyable):
                 return self._gzip.chunk(chunk)
             self._plain = True
             return chunk
-        if self._gzip is not None and not self.closed:
+        if self._gzip is not None and not (self.closed or self.breaks_off):
             gzip, self._gzip = self._gzip, None
             # The client may also stall while it takes the end of the gzip data.
             self.buffer.take_trailer()
             return gzip.end()
-        self.finish(self.retired or "ended", finished=True)
+        self.finish(self.retired or "ended", cut=self.breaks_off, finished=not self.breaks_off)
         if self.aborted and not self.reachable:
             # Without a socket to cut, an exception is the only way to stop the server from
             # ending a broken stream like a complete one.

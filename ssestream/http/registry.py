@@ -22,6 +22,9 @@ DRAIN_PATIENCE = 5
 #: Why a stream is over.
 Cause = Literal["client", "ended", "stalled", "overflow", "age", "shutdown", "refused", "error"]
 
+#: The causes that break a response off: its client must not take it for complete.
+BREAKING: frozenset[Cause] = frozenset(["error"])
+
 #: Each cause in the words of the log.
 REASONS: dict[Cause, str] = {
     "client": "its client has left",
@@ -72,7 +75,7 @@ class Open(Protocol):
         """Whether the server has a chunk in hand, and has not come back for more."""
 
     def retire(self, cause: Cause) -> None:
-        """Tell the client when to reconnect, and end the stream."""
+        """End the stream when everything that waits is sent."""
 
     def cut(self, cause: Cause) -> None:
         """End the stream at once."""

@@ -17,6 +17,7 @@ from ssestream import (
     SseStream,
     StreamError,
     pipeline,
+    statistics,
 )
 from ssestream.wire import Decoder
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
@@ -38,9 +39,12 @@ class Played:
         for name, emitter in (("res", self.res), ("stream", self.sse_stream)):
             for event in ("finish", "close"):
                 emitter.on(event, self._seer(f"{name} {event}"))
-        assert pipeline(self.source, self.sse_stream, self.res) is self.res
+        assert self.pipe() is self.res
         self.before_serving()
         return self.res(environ, start_response)
+
+    def pipe(self) -> Any:
+        return pipeline(self.source, self.sse_stream, self.res)
 
     def _seer(self, what: str) -> Callable[[], None]:
         return lambda: self.seen.append(what)
@@ -386,6 +390,154 @@ def test_a_source_that_fails_is_logged_and_breaks_the_transfer(
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], error)
     assert [type(each) for each in errors] == ([error] if handled else [])
+
+
+def message_of(error: BaseException) -> dict[str, Any]:
+    return {"event": "error", "data": {"kind": type(error).__name__}}
+
+
+class Failing(Played):
+    """An app of one pipeline with *on_error*."""
+
+    def __init__(self, source: Any, on_error: Any) -> None:
+        super().__init__(source)
+        self.on_error = on_error
+
+    def pipe(self) -> Any:
+        return pipeline(self.source, self.sse_stream, self.res, on_error=self.on_error)
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("reachable", [True, False], ids=["socket", "no socket"])
+@pytest.mark.parametrize("handled", [False, True], ids=["unhandled", "handled"])
+@pytest.mark.parametrize(
+    ("source", "error"), [(raises, LookupError), (gives_nonsense, MessageError)]
+)
+def test_a_source_that_fails_may_say_so_behind_all_it_gave_before_its_client_is_cut(
+    source: Any, error: type[Exception], handled: bool, reachable: bool, caplog: Any
+) -> None:
+    ended_before = statistics().closed.get("error", 0)
+    played = Failing(source(), message_of)
+    errors: list[BaseException] = []
+    if handled:
+        played.before_serving = lambda: played.sse_stream.on("error", errors.append)
+    with caplog.at_level(logging.ERROR, "ssestream"), Visit(played, reachable=reachable) as visit:
+        visit.read_to_end()
+        seen = played.over()
+        messages = Decoder().feed(visit.body)
+        told = {"event": "error", "data": f'{{"kind":"{error.__name__}"}}'}
+        assert messages == [{"comment": "ok"}, {"data": "first"}, told]
+    # Not finished: the response is cut, and its client sees that it is not whole.
+    assert sorted(seen) == ["res close", "stream close"]
+    assert [type(each) for each in errors] == ([error] if handled else [])
+    ours = [record for record in caplog.records if record.name == "ssestream"]
+    assert [type(record.exc_info[1]) for record in ours] == [error]
+    assert statistics().closed.get("error", 0) == ended_before + 1
+
+
+@on_threads_and_greenlets
+def test_what_waits_for_a_slow_client_comes_before_the_message_of_a_failed_source() -> None:
+    def source() -> Iterator[dict[str, str]]:
+        yield {"data": "x" * 300_000}
+        raise LookupError("in the source")
+
+    played = Failing(source(), message_of)
+    with Visit(played, send_buffer=8192) as visit:
+        visit.read_until(b"xxx")
+        visit.read_to_end()
+        assert visit.body.endswith(
+            b"x" * 1000 + b'\n\nevent: error\ndata: {"kind":"LookupError"}\n\n'
+        )
+        assert visit.body.count(b"x") == 300_000
+    assert "res finish" not in played.over()
+
+
+def fails_too(error: BaseException) -> Any:
+    raise KeyError("in on_error")
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize(
+    ("on_error", "error"),
+    [
+        (fails_too, KeyError),
+        (lambda error: None, MessageError),
+        (lambda error: {"dada": "x"}, MessageError),
+        (lambda error: {"data": error}, MessageError),
+    ],
+)
+def test_an_on_error_that_fails_is_logged_and_the_client_is_cut_all_the_same(
+    on_error: Any, error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    played = Failing(raises(), on_error)
+    with caplog.at_level(logging.ERROR, "ssestream"), Visit(played) as visit:
+        visit.read_to_end()
+        seen = played.over()
+    assert "res finish" not in seen
+    kinds = [type(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert kinds == [LookupError, error]
+
+
+@on_threads_and_greenlets
+def test_on_error_is_not_asked_when_the_client_has_left() -> None:
+    asked: list[BaseException] = []
+
+    def source() -> Iterator[dict[str, str]]:
+        try:
+            yield {"data": "first"}
+            gevent.sleep(1000)
+        finally:
+            steps.append("finally")
+            raise LookupError("at the client's departure")
+
+    steps: list[str] = []
+    played = Failing(source(), asked.append)
+    with Visit(played) as visit:
+        visit.read_until(b"first\n\n")
+        visit.fin()
+        until(lambda: steps, "the source's end")
+        played.over()
+    assert not asked
+
+
+def test_each_client_of_a_stream_gets_the_message_of_the_failed_source() -> None:
+    gate = threading.Event()
+
+    def source() -> Iterator[dict[str, str]]:
+        yield {"data": "first"}
+        gate.wait()
+        raise LookupError("in the source")
+
+    sse_stream = SseStream()
+    second = ServerResponse()
+    sse_stream.pipe(second)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        res = pipeline(source(), sse_stream, ServerResponse(), on_error=message_of)
+        return res(environ, start_response)
+
+    with Visit(app) as one, Visit(second) as two:
+        for visit in (one, two):
+            visit.read_until(b"first\n\n")
+        gate.set()
+        for visit in (one, two):
+            visit.read_to_end()
+            assert visit.body.endswith(b'event: error\ndata: {"kind":"LookupError"}\n\n')
+    assert sse_stream.destroyed
+
+
+@pytest.mark.parametrize("wrong", ["message", 5, {"event": "error"}])
+def test_an_on_error_that_is_no_function_is_refused_before_anything_is_piped(wrong: Any) -> None:
+    res = ServerResponse()
+    with pytest.raises(TypeError, match="on_error must be a function of an exception"):
+        pipeline(numbers(1), SseStream(), res, on_error=wrong)
+
+    async def later(error: BaseException) -> Any:
+        return {"data": "x"}
+
+    with pytest.raises(TypeError, match="on_error must be a plain function"):
+        pipeline(numbers(1), SseStream(), res, on_error=later)
+    assert res.writable_length == 0
 
 
 def test_an_iterator_that_cannot_be_iterated_fails_at_once() -> None:
