@@ -14,7 +14,7 @@ import flask
 from werkzeug.utils import get_content_type
 
 from .config import app_dumps
-from .http.heads import check_status
+from .http.checked_headers import check_status
 from .http.kept_heads import UNCOMPRESSED, beginning
 from .plain import plain_text, unproxied
 from .wire import compact_json

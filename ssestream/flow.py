@@ -81,15 +81,15 @@ class Flow(StreamState):
 
     def unpipe(self, destination: Destination | None) -> None:
         """Stop the flow to *destination*; None means all destinations."""
-        self._part(destination)
+        self._remove_pipes(destination)
         with self.lock:
             has_none = not self.pipes and not self.closed
             if has_none and not self.abandoned:
                 self.idle = "unpiped"
             taken = self.queue.take_callbacks() if has_none else []
-        self._tell(taken, None)
+        self._call_back(taken, None)
 
-    def _part(self, destination: Destination | None) -> None:
+    def _remove_pipes(self, destination: Destination | None) -> None:
         with self.lock:
             all_pipes = self.pipes
             leaving = [p for p in all_pipes if destination is None or p.destination is destination]
@@ -118,7 +118,7 @@ class Flow(StreamState):
     def write_through(self, frame: bytes, messages: int = 1) -> bool:
         """Write *frame* (*messages* messages) past the queue. False if it has to be queued."""
         buffer = self.output
-        if buffer is None or (process.is_job and self.call_queue.is_lost):
+        if buffer is None or (process.is_job and self.call_queue.is_copy):
             return False
         return buffer.put_if_clear(frame, messages)
 
@@ -136,22 +136,22 @@ class Flow(StreamState):
             pass
 
     def enqueue(self, frame: bytes, callback: Callback | None) -> bool:
-        if self.is_lost:
+        if self.is_copy:
             written_in_a_job(callback)
             return False
-        if self.need_drain and self.queue.is_over(frame):
+        if self.need_drain and self.queue.exceeds_bounds(frame):
             for pipe in self.pipes:
                 pipe.let_read(self.queue.full_at)
         with self.lock:
             over = self.closed or self.idle == "retired"
             if self.ended and not over:
                 raise WriteAfterEnd("write() after end()")
-            lost = over or self.idle == "abandoned"
+            drops = over or self.idle == "abandoned"
             # A writer that waits for "drain" never meets the bounds. They are for a writer that
             # goes on after write() returned False.
-            told = self.need_drain
-            if not lost:
-                if told and self.settings.overflow == "error" and self._is_over(frame):
+            was_full = self.need_drain
+            if not drops:
+                if was_full and self.settings.overflow == "error" and self._exceeds_bounds(frame):
                     raise BufferFull(
                         f"{len(self.queue)} messages of {self.queue.bytes} bytes wait already"
                     )
@@ -161,12 +161,12 @@ class Flow(StreamState):
                 taken = self.idle == "unpiped" and len(self.queue) < self.queue.high_water_mark
                 self.queue.append(frame, None if taken else callback)
                 self.hold()
-        if lost:
-            late = WriteAfterEnd("write() after end()") if self.ended else self.gone
-            self._tell([callback], late or disconnected())
+        if drops:
+            late = WriteAfterEnd("write() after end()") if self.ended else self.close_reason
+            self._call_back([callback], late or disconnected())
             return False
         if taken:
-            self._tell([callback], None)
+            self._call_back([callback], None)
         self.move_on()
         with self.lock:
             full = self.queue.is_full()
@@ -174,14 +174,14 @@ class Flow(StreamState):
             if fills:
                 self.need_drain = True
                 self.queue.full_at = clock.now()
-            too_many = told and self._is_over()
+            too_many = was_full and self._exceeds_bounds()
         if fills and self.idle == "forgotten":
             never_piped(self.connection)
         if too_many and self.settings.overflow != "error":
             self._overflow()
         return not full
 
-    def _is_over(self, *more: bytes) -> bool:
+    def _exceeds_bounds(self, *more: bytes) -> bool:
         """Whether the queue, with *more* frames, is above its bounds. Under the lock.
 
         The bound in bytes always holds. The bound in messages holds only for clients that had
@@ -189,7 +189,7 @@ class Flow(StreamState):
         turn of the loop, no client could read any of them yet.
         """
         queue = self.queue
-        if not queue.is_over(*more):
+        if not queue.exceeds_bounds(*more):
             return False
         pipes = self.pipes
         if pipes:
@@ -198,7 +198,7 @@ class Flow(StreamState):
             # Without pipes, a stream with a request will be piped soon. A stream without a
             # request may never be piped.
             slow = self.connection is None
-        if slow or queue.is_heavy(*more):
+        if slow or queue.exceeds_bytes(*more):
             return True
         queue.grant(len(queue) + len(more))
         return False
@@ -216,7 +216,7 @@ class Flow(StreamState):
                 pipe.body.cut("overflow")
             else:
                 emit_soon(pipe.stream, "error", BufferFull("a destination is too slow"))
-                self._part(pipe.destination)
+                self._remove_pipes(pipe.destination)
         if self.pipes:
             return
         if self.connection is not None:
@@ -231,7 +231,7 @@ class Flow(StreamState):
         with self.lock:
             dropped = self.queue.trim()
         registry.count("dropped", len(dropped))
-        self._tell(dropped, BufferFull("dropped, as newer messages came"))
+        self._call_back(dropped, BufferFull("dropped, as newer messages came"))
 
     def move_on(self) -> None:
         """Move frames on: in this thread, or in another one if a destination may block."""
@@ -256,8 +256,8 @@ class Flow(StreamState):
             killed: GreenletExit | None = None
             try:
                 for pipe in pipes:
-                    killed = self._give(pipe, frame) or killed
-                self._tell([callback], None)
+                    killed = self._send(pipe, frame) or killed
+                self._call_back([callback], None)
             finally:
                 self._pumping = False
             if killed is not None:
@@ -265,7 +265,7 @@ class Flow(StreamState):
                 raise killed
         self._settle()
 
-    def _give(self, pipe: Pipe, frame: bytes) -> GreenletExit | None:
+    def _send(self, pipe: Pipe, frame: bytes) -> GreenletExit | None:
         """Send *frame* through *pipe*. Returns the `GreenletExit` if this greenlet was killed."""
         try:
             pipe.send(frame)
@@ -349,7 +349,7 @@ class Flow(StreamState):
             self.move_on()
             return []
         dropped = StreamDestroyed("the stream was refused") if dropping else None
-        self._tell([callback for _, callback in entries], dropped)
+        self._call_back([callback for _, callback in entries], dropped)
         if self.connection is not None:
             self.close(None, ClientDisconnected("the server ended the stream"), cut=False)
         return [frame for frame, _ in entries]
@@ -373,13 +373,13 @@ class Flow(StreamState):
 
         *reason* is for late writers. With *cut*, the destinations are destroyed.
         """
-        if self.is_lost:
+        if self.is_copy:
             return
         with self.lock:
             if self.closed:
                 return
             self.closed = True
-            self.gone = reason
+            self.close_reason = reason
             pipes, stream = self.pipes, self.stream
             self.set_pipes(())
         self._drop(error or reason)
@@ -425,9 +425,9 @@ class Flow(StreamState):
         with self.lock:
             dropped = self.queue.clear()
             self.need_drain = False
-        self._tell([callback for _, callback in dropped], reason)
+        self._call_back([callback for _, callback in dropped], reason)
 
-    def _tell(self, callbacks: list[Callback | None], error: BaseException | None) -> None:
+    def _call_back(self, callbacks: list[Callback | None], error: BaseException | None) -> None:
         for callback in callbacks:
             if callback is not None:
                 self.call_queue.call_soon(callback, *fitting(callback, (error,)))

@@ -155,12 +155,13 @@ class _Run(Inlet, Writer):
         self._cancelled = False
         self._result: Any = None
         self._error: BaseException | None = None
-        # The view sleeps in the first, and the function in the second.
+        # In `_view` the view sleeps, and in `_sleeper` the function.
         self._view = Waker()
         self._sleeper: Waker | None = None
         self._greenlet: Any = None
         self._loop: Loop | None = None
-        self._heard: list[Any] = []
+        # The streams for whose "drain" the function has waited.
+        self._waited_for: list[Any] = []
         self._timers: weakref.WeakSet[Any] = weakref.WeakSet()
 
     # -- in the view
@@ -170,13 +171,13 @@ class _Run(Inlet, Writer):
         enter(self._context, self._call_queue.origin)
         enter_writer(self._context, self)
         self._body.when_begun(self._begin)
-        self._body.join((self,))
+        self._body.add_inlet((self,))
         start_beside(self._call_queue.loop, self._enter, self)
         try:
             while not (self._started or self._done):
                 self._view.wait()
         except BaseException:
-            # Somebody has ended the view, for example a timeout of the server.
+            # The view was ended from outside, for example by a timeout of the server.
             self._end_function()
             raise
         result, self._result = self._result, None
@@ -209,14 +210,14 @@ class _Run(Inlet, Writer):
         except BaseException as raised:
             error = raised
         call = None
-        self._leave(result, error)
+        self._finish(result, error)
 
-    def _leave(self, result: Any, error: BaseException | None) -> None:
+    def _finish(self, result: Any, error: BaseException | None) -> None:
         body = self._body
         with self._lock:
             # From now on a kill would hit the code below, and not the function.
             self._greenlet = self._loop = None
-        body.part(self)
+        body.remove_inlet(self)
         with self._lock:
             self._done = True
             is_late = self._started or self._cancelled
@@ -239,12 +240,15 @@ class _Run(Inlet, Writer):
             return
         log_failure(self._call_queue.origin, "the handler %s failed", self.name, exc_info=error)
         if not body.ended:
-            self._let_leave()
+            self._let_bytes_leave()
             # Without a handler of "error", the response would log it again.
             self._res.destroy(error if self._res.listeners("error") else None)
 
-    def _let_leave(self) -> None:
-        """Wait a moment for the waiting bytes: a cut drops them, but Node would have sent them."""
+    def _let_bytes_leave(self) -> None:
+        """Wait a moment until the waiting bytes are sent. The cut drops the rest.
+
+        Node would have sent them.
+        """
         pause, until = 0.001, clock.now() + LAST
         while self._body.buffer.length and not self._body.over and clock.now() < until:
             gevent.sleep(pause)
@@ -258,7 +262,7 @@ class _Run(Inlet, Writer):
             never_ended(self.name)
 
     def _forget(self) -> None:
-        self._heard.clear()
+        self._waited_for.clear()
         self._sleeper = None
 
     def _is_here(self) -> bool:
@@ -270,7 +274,7 @@ class _Run(Inlet, Writer):
         body = self._body
         return (body.over or body.retired is not None) and not body.ended
 
-    def _go_on(self) -> None:
+    def _end_if_gone(self) -> None:
         """End the function if its client has left."""
         if not self._is_over():
             return
@@ -286,7 +290,7 @@ class _Run(Inlet, Writer):
             return
         while not (self._begun or self._body.over):
             self._sleeper.wait()
-        self._go_on()
+        self._end_if_gone()
 
     def start_in_a_moment(self) -> None:
         """Let the view return the response, if the function does not return soon."""
@@ -303,31 +307,35 @@ class _Run(Inlet, Writer):
         self._view.wake()
 
     def wait_for_room(self) -> None:
-        """Wait until the response has drained. Does nothing where another one writes."""
+        """Wait until the response has drained. Does nothing if not the function itself writes."""
         if not self._is_here():
             return
-        self._go_on()
+        self._end_if_gone()
         buffer = self._body.buffer
         while buffer.need_drain and self._sleeper is not None and not self._is_over():
             self.start()
             if buffer.need_drain:
                 self._sleeper.wait()
-            self._go_on()
+            self._end_if_gone()
 
     def wait_for(self, stream: Any, call_queue: object, bodies: list[Any]) -> None:
-        """Wait until *stream* has drained, if it is a stream of this handler's client."""
+        """Wait until *stream* has drained, if it leads to this handler's client.
+
+        It does if it runs its events in *call_queue* of the client, or if one of its *bodies* is
+        the response.
+        """
         if not self._is_here() or self._sleeper is None:
             return
         if call_queue is not self._call_queue and self._body not in bodies:
             return
-        self._go_on()
-        if not any(each is stream for each in self._heard):
-            self._heard.append(stream)
+        self._end_if_gone()
+        if not any(each is stream for each in self._waited_for):
+            self._waited_for.append(stream)
             for event in ("drain", "close"):
                 stream.on(event, self._wake)
         while stream.writable_need_drain and not (stream.destroyed or self._is_over()):
             self._sleeper.wait()
-            self._go_on()
+            self._end_if_gone()
 
     def hold(self, timer: Any) -> None:
         self._timers.add(timer)
@@ -350,7 +358,7 @@ class _Run(Inlet, Writer):
         """The response is over."""
         self._start_now()
         self._wake()
-        # After end(), the function has nothing to do with the client any more.
+        # After end() the function may run on, whether or not the client is there.
         if not self._body.ended and not self._is_here():
             self._end_function()
 

@@ -98,16 +98,16 @@ class MessageQueue:
         """Whether the queue is at most half full, in messages and in bytes."""
         return len(self) <= self._max_messages // 2 and self.bytes <= self._max_bytes // 2
 
-    def is_over(self, *more: bytes) -> bool:
+    def exceeds_bounds(self, *more: bytes) -> bool:
         """Whether the queue, with *more* frames, is above one of its bounds.
 
         A single message may be of any size.
         """
-        return len(self) + len(more) > max(self._max_messages, self._granted) or self.is_heavy(
+        return len(self) + len(more) > max(self._max_messages, self._granted) or self.exceeds_bytes(
             *more
         )
 
-    def is_heavy(self, *more: bytes) -> bool:
+    def exceeds_bytes(self, *more: bytes) -> bool:
         """The same for the bound in bytes alone."""
         size = self.bytes + sum(map(len, more))
         return size > self._max_bytes and len(self) + len(more) > 1
@@ -119,7 +119,7 @@ class MessageQueue:
     def trim(self) -> list[Callback | None]:
         """Drop the oldest messages until the bounds hold. Returns their callbacks."""
         dropped = []
-        while self.is_over():
+        while self.exceeds_bounds():
             dropped.append(self.popleft()[1])
         return dropped
 

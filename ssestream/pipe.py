@@ -144,7 +144,7 @@ class Pipe(Inlet):
         """
         destination: Any = self.destination
         if self.body is not None:
-            self.body.join(alone)
+            self.body.add_inlet(alone)
             # The response may have drained or closed since the first write.
             if not self.body.buffer.need_drain:
                 self._ready = True
@@ -166,14 +166,14 @@ class Pipe(Inlet):
         self._stop_listening()
         if self._end == "now" and hasattr(destination, "end"):
             self.source.call_queue.call_soon(destination.end)
-        self.tell("unpipe")
+        self.emit_there("unpipe")
         if destroying and hasattr(destination, "destroy"):
             if self.never_blocks:
                 destination.destroy()
             else:
                 self.source.call_queue.call_soon(destination.destroy)
 
-    def tell(self, event: str) -> None:
+    def emit_there(self, event: str) -> None:
         """Let the destination emit *event*, ``"pipe"`` or ``"unpipe"``, with the stream."""
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
@@ -190,7 +190,7 @@ class Pipe(Inlet):
 
     def closed(self, *args: object) -> None:
         if self._end == "now":
-            self.tell("unpipe")
+            self.emit_there("unpipe")
         else:
             self.source.pipe_closed(self)
 
@@ -207,7 +207,7 @@ class Pipe(Inlet):
     def _stop_listening(self) -> None:
         destination: Any = self.destination
         if self.body is not None:
-            self.body.part(self)
+            self.body.remove_inlet(self)
         elif self._emits:
             for event, handler in self._handlers():
                 try:
@@ -240,9 +240,9 @@ class Unpiped(Inlet):
         """Notify *source* when *body* closes: now, if it has closed already."""
         if not any(isinstance(each, cls) and each.source is source for each in body.inlets):
             unpiped = cls(source)
-            body.join((unpiped,))
+            body.add_inlet((unpiped,))
             if body.closed:
-                body.part(unpiped)
+                body.remove_inlet(unpiped)
                 unpiped.closed()
 
     def closed(self) -> None:

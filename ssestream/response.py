@@ -24,11 +24,11 @@ from .express import OK, Express
 from .http import discarded, kept_heads
 from .http.async_view import note_loop
 from .http.body import Body
+from .http.checked_headers import CheckedHeaders, check_status, checked, grouped
 from .http.compression import accepts_gzip
 from .http.connection import Connection, has_connection
 from .http.diagnosis import never_piped
 from .http.headfirst import HeadFirst, is_of_server
-from .http.heads import CheckedHeaders, check_status, checked, grouped
 from .http.kept_heads import STREAM, UNCOMPRESSED
 from .http.origin import call_queue_of
 from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage

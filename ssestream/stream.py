@@ -165,7 +165,7 @@ class SseStream(Emitter):
 
         Also True in a child process that a view forks, because the stream there is a copy.
         """
-        return self._flow.closed or self._flow.is_lost
+        return self._flow.closed or self._flow.is_copy
 
     # -- the writable half
 
@@ -287,7 +287,7 @@ class SseStream(Emitter):
             raise TypeError("a stream cannot be piped into a stream: pipe both into the response")
         flow = self._flow
         if self.destroyed:
-            why = "" if flow.gone is None else f": {flow.gone}"
+            why = "" if flow.close_reason is None else f": {flow.close_reason}"
             raise StreamDestroyed(f"this stream is over and cannot be piped{why}")
         if isinstance(destination, OutgoingMessage):
             if destination.closed:
@@ -305,7 +305,7 @@ class SseStream(Emitter):
         if pipe.body is not None:
             pipe.body.settings = flow.settings
             flow.move_to(pipe.body.call_queue)
-        pipe.tell("pipe")
+        pipe.emit_there("pipe")
         flow.attach(pipe)
         # Last, since it starts the response of a handler.
         if pipe.body is not None and hasattr(destination, "flush_headers"):

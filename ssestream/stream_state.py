@@ -43,12 +43,12 @@ class StreamState(Belonging):
         "_stream",
         "call_queue",
         "channels",
+        "close_reason",
         "closed",
         "connection",
         "ended",
         "finished",
         "followers",
-        "gone",
         "idle",
         "iterated",
         "lock",
@@ -92,7 +92,7 @@ class StreamState(Belonging):
         #: Why no pipe is there.
         self.idle: Idle = ""
         #: The reason that `close` was given; None before that, and after a normal end.
-        self.gone: StreamError | None = None
+        self.close_reason: StreamError | None = None
         #: The bodies by which a server iterates the stream.
         self.iterated: tuple[Body, ...] = ()
         #: The `Exchange` whose channels this stream follows. There is only one, because a browser
@@ -113,9 +113,9 @@ class StreamState(Belonging):
         return self.idle in ("abandoned", "retired")
 
     @property
-    def is_lost(self) -> bool:
+    def is_copy(self) -> bool:
         """Whether this process is a job, and the stream is a copy of its parent's."""
-        return process.is_job and self.call_queue.is_lost
+        return process.is_job and self.call_queue.is_copy
 
     # -- the request
 

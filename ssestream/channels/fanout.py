@@ -46,7 +46,7 @@ from .publication import Batch
 from .tail import Tail
 
 #: Streams that get a batch before other greenlets have a turn.
-TURN = 256
+STREAMS_AT_ONCE = 256
 
 
 class DirectReader(Wakeable):

@@ -10,7 +10,7 @@ from ..runtime.clock import clock
 from ..runtime.loop import checkpoint, current_loop
 from ..runtime.wheel import wheel_of
 from .cursor import Cursor
-from .fanout import TURN
+from .fanout import STREAMS_AT_ONCE
 from .subscription import Subscription
 from .tail import Tails
 
@@ -78,7 +78,7 @@ class IdBlocks:
                     self._due.setdefault(subscription, 1)
             else:
                 subscription.send_id()
-            if number % TURN == 0:
+            if number % STREAMS_AT_ONCE == 0:
                 checkpoint()
         with self._tails.lock:
             self._is_planned = bool(self._due)

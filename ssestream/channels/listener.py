@@ -16,7 +16,7 @@ from ..runtime.clock import clock
 from ..runtime.loop import checkpoint, current_loop, logger
 from ..settings import chance
 from .cursor import Cursor
-from .fanout import TURN, broadcast, broadcast_together
+from .fanout import STREAMS_AT_ONCE, broadcast, broadcast_together
 from .health import Health
 from .id_blocks import IdBlocks
 from .publication import News
@@ -211,10 +211,10 @@ class Listener:
                 has_sent = True
         with self.tails.lock:
             apart = list(tail.apart if batches else tail.live)
-        for start in range(0, len(apart), TURN):
+        for start in range(0, len(apart), STREAMS_AT_ONCE):
             if start or has_sent:
                 checkpoint()
-            turn = apart[start : start + TURN]
+            turn = apart[start : start + STREAMS_AT_ONCE]
             others = [] if batches else turn
             for batch in batches:
                 missed = broadcast(tail, batch, turn, loop)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..channels.cursor import Cursor
-from ..channels.fanout import TURN, DirectReader, SharedPlace
+from ..channels.fanout import STREAMS_AT_ONCE, DirectReader, SharedPlace
 from ..channels.place import Place
 from ..channels.publication import Batch
 from ..http.account import ALONE, Account
@@ -168,7 +168,11 @@ class Cohort(SharedPlace):
 
     def has_room(self, loop: Loop, place: Place) -> bool:
         """Whether a sender of *loop* whose cursor stands at *place* may join."""
-        return len(self.members) < TURN and self._loop is loop and self.position == place.position
+        return (
+            len(self.members) < STREAMS_AT_ONCE
+            and self._loop is loop
+            and self.position == place.position
+        )
 
     def join(self, sender: GroupedSender, cursor: Cursor) -> None:
         """Add *sender*, which was sent the same batch as the members. Called in the loop."""

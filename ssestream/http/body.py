@@ -113,14 +113,14 @@ class Body(Uncopyable):
         self._plain = False
 
     @property
-    def is_lost(self) -> bool:
+    def is_copy(self) -> bool:
         """Whether this process is a job, and the response is a copy of its parent's."""
-        return process.is_job and self.call_queue.is_lost
+        return process.is_job and self.call_queue.is_copy
 
     @property
     def closed(self) -> bool:
         """Whether the response is over, or is a copy in a job."""
-        return self.over or self.is_lost
+        return self.over or self.is_copy
 
     @property
     def aborted(self) -> bool:
@@ -147,13 +147,13 @@ class Body(Uncopyable):
 
     # -- the streams that are piped in
 
-    def join(self, inlet: tuple[Inlet]) -> None:
+    def add_inlet(self, inlet: tuple[Inlet]) -> None:
         """Notify the one inlet in the tuple *inlet* from now on. Most bodies keep this tuple."""
         with self.call_queue.lock:
             self.inlets = (*self.inlets, *inlet) if self.inlets else inlet
 
-    def part(self, inlet: Inlet) -> None:
-        """Notify *inlet* no more. Does nothing if it was not joined."""
+    def remove_inlet(self, inlet: Inlet) -> None:
+        """Notify *inlet* no more. Does nothing if it was not added."""
         with self.call_queue.lock:
             self.inlets = tuple(each for each in self.inlets if each is not inlet)
 
@@ -237,7 +237,7 @@ class Body(Uncopyable):
         with a cut and without a ``retry``, unless the app has ended it.
         """
         with self.call_queue.lock:
-            if self.over or self.retired or self.is_lost:
+            if self.over or self.retired or self.is_copy:
                 return
             if cause in BREAKING and self.ended:
                 # Nothing is missing, so there is nothing to break off.
@@ -285,7 +285,7 @@ class Body(Uncopyable):
     ) -> None:
         """End the response at once, unless it is over. *finished* says that all was sent."""
         with self.call_queue.lock:
-            if self.over or self.is_lost:
+            if self.over or self.is_copy:
                 return
             outgoing = self.outgoing
             # First *finished*: other threads read both without the lock.
@@ -323,7 +323,7 @@ class Body(Uncopyable):
 
     def done(self) -> None:
         """The server is done with the response: it has sent all, or it has given up."""
-        if self.is_lost:
+        if self.is_copy:
             return
         if self.connection is not None:
             # Without the cut a stopping worker would wait for the client's next request.

@@ -70,7 +70,7 @@ class Watched:
 
         After `release` it is not told any more.
         """
-        if loop.is_lost:
+        if loop.is_copy:
             return
         with self._lock:
             fd = fileno(self._sock)
@@ -178,8 +178,8 @@ class _Watch:
             if self._connections.get(fd) is connection:
                 self._epoll.modify(fd, _DEPARTURE | select.EPOLLOUT)
 
-    def lose(self, loop: Loop) -> None:
-        """Called in a job: the kernel's reports are for the parent, so drop everything."""
+    def become_copy(self, loop: Loop) -> None:
+        """Drop everything. Called in a job, because the kernel's reports are for the parent."""
         connections, self._connections = self._connections, {}
         self._lock = new_lock()
         if loop.here():  # the job does not have another thread's loop
@@ -250,8 +250,8 @@ class _PeekWatch:
 
         self._loop.call(watcher.start, ready)
 
-    def lose(self, loop: Loop) -> None:
-        """See `_Watch.lose`."""
+    def become_copy(self, loop: Loop) -> None:
+        """See `_Watch.become_copy`."""
         watchers, self._watchers = self._watchers, {}
         if loop.here():
             for _, watcher in watchers.values():
@@ -297,8 +297,8 @@ def _after_fork() -> None:
     global _watches_lock
     _watches_lock = new_lock()
     for loop, watch in list(_watches.items()):
-        if loop.is_lost:
-            watch.lose(loop)
+        if loop.is_copy:
+            watch.become_copy(loop)
 
 
 os.register_at_fork(after_in_child=_after_fork)

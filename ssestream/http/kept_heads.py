@@ -15,7 +15,7 @@ from werkzeug.utils import get_content_type
 
 from ..runtime.loop import logger
 from ..wire import HEADERS
-from .heads import CheckedHeaders
+from .checked_headers import CheckedHeaders
 
 #: The ``Content-Encoding`` of a response until it is sent. Compressors that work on Flask's
 #: responses would hold back small pieces. They ignore ``no-transform``, but they leave an

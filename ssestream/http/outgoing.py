@@ -101,7 +101,7 @@ class OutgoingMessage(Emitter):
         bytes that cannot be read. Node's ``response.write``.
         """
         data = _bytes(chunk)
-        if process.is_job and self._call_queue.is_lost:
+        if process.is_job and self._call_queue.is_copy:
             written_in_a_job()
             return False
         body = self._body

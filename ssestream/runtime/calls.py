@@ -56,9 +56,9 @@ class CallQueue:
         return self._loop is not None
 
     @property
-    def is_lost(self) -> bool:
+    def is_copy(self) -> bool:
         """Whether this process is a job, and the call queue is a copy of its parent's."""
-        return self._loop is not None and self._loop.is_lost
+        return self._loop is not None and self._loop.is_copy
 
     def call_soon(self, function: Callable[..., object], *args: object) -> None:
         """Call *function* soon, after all earlier calls of the call queue. Thread-safe."""
@@ -76,7 +76,7 @@ class CallQueue:
     def _add(self, call: _Call) -> None:
         # Get the loop before queuing: it may raise, for lack of descriptors for example.
         loop = self.loop
-        if loop.is_lost:
+        if loop.is_copy:
             return
         with self.lock:
             if self._pending:
@@ -96,7 +96,7 @@ class CallQueue:
         With *in_loop* the caller is the hub's loop, which must not block. Then this stops at
         the first call that might block, and a greenlet runs the rest.
         """
-        if self.is_lost:
+        if self.is_copy:
             return
         with self.lock:
             if self._busy or not self._pending:
@@ -105,7 +105,7 @@ class CallQueue:
         try:
             while True:
                 with self.lock:
-                    if not self._pending or self.is_lost:
+                    if not self._pending or self.is_copy:
                         return
                     is_heard, function, args = self._pending[0]
                     if in_loop and (is_heard is None or is_heard(args[0])):

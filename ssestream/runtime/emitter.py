@@ -57,9 +57,9 @@ class Emitter(Uncopyable, pyee.EventEmitter):
             pass
         return self
 
-    def _is_lost(self) -> bool:
+    def _is_copy(self) -> bool:
         """Whether this process is a job, and the emitter is a copy of its parent's."""
-        return process.is_job and self._call_queue.is_lost
+        return process.is_job and self._call_queue.is_copy
 
     def _emit_soon(self, event: str, *args: object) -> None:
         """Emit *event* soon, after all events that were announced before it."""

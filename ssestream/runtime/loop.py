@@ -36,8 +36,8 @@ from .threads import AGAIN, NO_THREAD, Pool, ThreadQueue, get_ident, new_lock, s
 
 logger = logging.getLogger("ssestream")
 
-# The number of calls after which the loop looks at its other events.
-TURN = 64
+# The calls that the loop runs before it looks at its other events.
+CALLS_AT_ONCE = 64
 
 
 class Task(gevent.Greenlet):  # type: ignore[misc]
@@ -74,7 +74,7 @@ class Loop:
         self.libev = hub.loop
         self.generation = _generation
         #: Whether this is a job's copy of its parent's loop. Then all calls are dropped.
-        self.is_lost = False
+        self.is_copy = False
         self._ident = hub.thread_ident
         self._pool = pool
         if pool is not None:
@@ -91,9 +91,9 @@ class Loop:
         self._knock.start(_answer, weakref.ref(self))
         _loops.add(self)
 
-    def lose(self) -> None:
-        """Called in a job: this loop is a copy of its parent's. Drop all calls."""
-        self.is_lost = True
+    def become_copy(self) -> None:
+        """Drop all calls, now and later. Called in a job, for its copy of its parent's loop."""
+        self.is_copy = True
         self._calls.clear()
         self._turns.clear()
 
@@ -113,7 +113,7 @@ class Loop:
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
         """Run *callback* soon in the hub's loop. It must not block. Thread-safe."""
-        if self.is_lost:
+        if self.is_copy:
             return
         try:
             if self.here():
@@ -185,10 +185,10 @@ class Loop:
     def call_each(self, calls: Iterable[Callable[[None], object]]) -> None:
         """Call each of *calls* with None, soon, in the hub's loop.
 
-        Call it in the hub's thread only. One callback of the loop runs up to `TURN` of the
+        Call it in the hub's thread only. One callback of the loop runs up to `CALLS_AT_ONCE` of the
         calls: a broadcast wakes many greenlets together.
         """
-        if self.is_lost:
+        if self.is_copy:
             return
         self._turns.extend(calls)
         if self._turns and not self._turning:
@@ -198,7 +198,7 @@ class Loop:
     def _take_turns(self) -> None:
         turns = self._turns
         try:
-            for _ in range(min(TURN, len(turns))):
+            for _ in range(min(CALLS_AT_ONCE, len(turns))):
                 if not turns:  # one of the calls has forked, and this is the job
                     break
                 turns.popleft()(None)
@@ -224,7 +224,7 @@ class Loop:
 
     def spawn(self, function: Callable[..., object], *args: Any) -> None:
         """Run *function* soon, where it may block. Thread-safe."""
-        if self.is_lost:
+        if self.is_copy:
             return
         if self._pool is not None:
             self._pool.submit(function, *args)
@@ -238,7 +238,7 @@ class Loop:
 
         Call it in the hub's loop, and only if the hub is `cooperative`.
         """
-        if not self.is_lost:
+        if not self.is_copy:
             _task(function, *args).switch()
 
 
@@ -262,7 +262,7 @@ def current_loop() -> Loop:
     # The thread of a pipeline or a handler ends, and what is made in it may go on. So that
     # belongs to the loop that started the thread (see ``threadloop``).
     shared: Loop | None = getattr(hub.loop, "shared", None)
-    if shared is not None and not shared.is_lost and shared.generation == _generation:
+    if shared is not None and not shared.is_copy and shared.generation == _generation:
         return shared
     return loop_of(hub)
 
@@ -378,7 +378,7 @@ def _forget() -> None:
     if process.life != _task.life:
         _task = type("Task", (Task,), {"__slots__": (), "life": process.life})
         for loop in list(_loops):
-            loop.lose()
+            loop.become_copy()
 
 
 os.register_at_fork(after_in_child=_forget)

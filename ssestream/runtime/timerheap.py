@@ -20,7 +20,7 @@ from typing import Any
 import gevent
 
 from .clock import clock
-from .loop import TURN, Loop
+from .loop import CALLS_AT_ONCE, Loop
 from .threads import new_lock
 
 #: Seconds after which a callback in a thread counts as waiting: as long as Python lets one thread
@@ -123,7 +123,7 @@ class TimerHeap:
             timer.stop()
             timer.close()
         loop = self._loop()
-        if entries and loop is not None and not loop.is_lost:
+        if entries and loop is not None and not loop.is_copy:
             self._timer = loop.libev.timer(max(0.0, due - clock.now()))
             # libev counts from the time when its loop last woke up, and this may be a while ago.
             # Without the update the timer could fire early.
@@ -134,7 +134,7 @@ class TimerHeap:
     def _look(self) -> None:
         """Run the entries that are due. Called when the timer fires."""
         loop = self._loop()
-        if loop is None or loop.is_lost:
+        if loop is None or loop.is_copy:
             return
         try:
             now = clock.now()
@@ -154,12 +154,12 @@ class TimerHeap:
     def _run_due(self) -> None:
         """Let greenlets run the callbacks that are due."""
         loop = self._loop()
-        if loop is None or loop.is_lost:
+        if loop is None or loop.is_copy:
             return
-        self._budget = TURN
+        self._budget = CALLS_AT_ONCE
         self._is_turning = True
         try:
-            while self._due and self._budget > 0 and not loop.is_lost:
+            while self._due and self._budget > 0 and not loop.is_copy:
                 idle, self._idle = self._idle, None
                 # Either returns when the greenlet waits: for the next tick, or in a callback.
                 if idle is None:
@@ -197,7 +197,7 @@ class TimerHeap:
     def _run_one(self, entry: Entry) -> None:
         """Call *entry*, in a greenlet of the loop or in a thread of its pool."""
         loop = self._loop()
-        if loop is None or loop.is_lost:
+        if loop is None or loop.is_copy:
             # The last callback has forked, and this is the job. The rest is its parent's.
             return
         try:
@@ -206,7 +206,7 @@ class TimerHeap:
         finally:
             if not entry.is_over:
                 entry.skip_to(clock.now())
-                if loop.cooperative and not loop.is_lost:
+                if loop.cooperative and not loop.is_copy:
                     self._enter(entry)
                 else:
                     self.add(entry)

@@ -101,7 +101,7 @@ class TimerWheel:
 
     def _run_due(self) -> None:
         loop = self._loop()
-        if loop is None or loop.is_lost:
+        if loop is None or loop.is_copy:
             return
         now = clock.now()
         again: list[tuple[TimerHandle, float]] = []
@@ -134,7 +134,7 @@ class TimerWheel:
             self._timer.close()
             self._timer = None
         loop = self._loop()
-        if self._numbers and loop is not None and not loop.is_lost:
+        if self._numbers and loop is not None and not loop.is_copy:
             seconds = max(0.0, self._numbers[0] * SLOT - clock.now())
             self._timer = loop.libev.timer(seconds)
             self._timer.ref = False

@@ -63,18 +63,18 @@ def test_there_is_room_up_to_half_of_each_bound() -> None:
 
 
 def test_a_bound_is_passed_by_one_message_more_or_one_byte_more() -> None:
-    assert not filled(10).is_over()
-    assert filled(10).is_over(b"x")
-    assert not filled(2, b"x" * 49).is_over(b"xx")
-    assert filled(2, b"x" * 49).is_over(b"xxx")
-    assert filled(2, b"x" * 49).is_heavy(b"xxx")
-    assert not filled(10).is_heavy(b"x")
+    assert not filled(10).exceeds_bounds()
+    assert filled(10).exceeds_bounds(b"x")
+    assert not filled(2, b"x" * 49).exceeds_bounds(b"xx")
+    assert filled(2, b"x" * 49).exceeds_bounds(b"xxx")
+    assert filled(2, b"x" * 49).exceeds_bytes(b"xxx")
+    assert not filled(10).exceeds_bytes(b"x")
 
 
 def test_a_single_message_may_be_of_any_size() -> None:
-    assert not queue().is_over(b"x" * 1000)
-    assert not filled(1, b"x" * 1000).is_over()
-    assert filled(1, b"x" * 1000).is_over(b"x")
+    assert not queue().exceeds_bounds(b"x" * 1000)
+    assert not filled(1, b"x" * 1000).exceeds_bounds()
+    assert filled(1, b"x" * 1000).exceeds_bounds(b"x")
 
 
 @pytest.mark.parametrize("how", ["popleft", "clear"])
@@ -84,15 +84,15 @@ def test_a_grant_holds_until_the_queue_is_empty(how: str) -> None:
     made.grant(15)
     for _ in range(11):
         made.append(b"x", None)
-    assert not made.is_over()
-    assert made.is_over(b"x")
+    assert not made.exceeds_bounds()
+    assert made.exceeds_bounds(b"x")
     if how == "clear":
         made.clear()
     while made:
         made.popleft()
     for _ in range(10):
         made.append(b"x", None)
-    assert made.is_over(b"x")
+    assert made.exceeds_bounds(b"x")
 
 
 def test_trimming_drops_the_oldest_until_the_bounds_hold() -> None:

@@ -128,7 +128,7 @@ def test_who_was_sent_the_same_is_in_one_cohort() -> None:
 
 @as_a_greenlet
 def test_a_cohort_is_no_larger_than_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssestream.gunicorn.cohort.TURN", 3)
+    monkeypatch.setattr("ssestream.gunicorn.cohort.STREAMS_AT_ONCE", 3)
     channels = begun()
     clients = [Direct(channels, "news") for _ in range(8)]
     for number in range(1, 4):

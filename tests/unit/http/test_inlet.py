@@ -27,7 +27,7 @@ class Noting(Inlet):
 def test_an_inlet_is_told_of_the_drain_and_of_the_close_once() -> None:
     res, inlet = OutgoingMessage(high_water_mark=10), Noting()
     body = body_of(res)
-    body.join((inlet,))
+    body.add_inlet((inlet,))
     assert res.write(b"x" * 10) is False
     assert next(body) == b"x" * 10
     assert inlet.told == []
@@ -42,7 +42,7 @@ def test_an_inlet_is_told_of_the_drain_and_of_the_close_once() -> None:
 def test_the_frames_of_an_inlet_are_sent_before_the_response_is_retired() -> None:
     res, inlet = OutgoingMessage(), Noting()
     body = body_of(res)
-    body.join((inlet,))
+    body.add_inlet((inlet,))
     res.write(b"data: first\n\n")
     body.retire("shutdown")
     sent = b"".join(body)
@@ -53,7 +53,7 @@ def test_the_frames_of_an_inlet_are_sent_before_the_response_is_retired() -> Non
 def test_a_response_that_is_refused_sends_no_frame_of_an_inlet() -> None:
     res, inlet = OutgoingMessage(), Noting()
     body = body_of(res)
-    body.join((inlet,))
+    body.add_inlet((inlet,))
     body.retire("refused")
     assert b"held" not in b"".join(body)
     assert inlet.told == ["retired, dropping=True", "closed"]
@@ -62,8 +62,8 @@ def test_a_response_that_is_refused_sends_no_frame_of_an_inlet() -> None:
 def test_what_an_inlet_holds_waits_for_the_client_too() -> None:
     res = OutgoingMessage()
     body = body_of(res)
-    body.join((Noting(),))
-    body.join((Noting(),))
+    body.add_inlet((Noting(),))
+    body.add_inlet((Noting(),))
     res.write(b"x")
     assert body.waiting() == 41
 
@@ -71,10 +71,10 @@ def test_what_an_inlet_holds_waits_for_the_client_too() -> None:
 def test_an_inlet_that_has_parted_is_told_nothing_and_the_other_stays() -> None:
     res, first, second = OutgoingMessage(), Noting(), Noting()
     body = body_of(res)
-    body.join((first,))
-    body.join((second,))
-    body.part(first)
-    body.part(first)
+    body.add_inlet((first,))
+    body.add_inlet((second,))
+    body.remove_inlet(first)
+    body.remove_inlet(first)
     assert body.inlets == (second,)
     res.destroy()
     assert (first.told, second.told) == ([], ["closed"])

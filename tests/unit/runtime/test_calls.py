@@ -108,7 +108,7 @@ def test_the_loop_is_chosen_when_it_is_needed() -> None:
     assert not queue.has_loop
     assert queue.loop is current_loop()
     assert queue.has_loop
-    assert not queue.is_lost
+    assert not queue.is_copy
 
 
 def test_a_failure_is_logged_with_its_request_and_does_not_spread(

@@ -161,7 +161,7 @@ def test_a_loop_goes_on_while_a_broadcast_has_given_way_in_it() -> None:
     program = """
 import gevent
 from gevent.event import Event
-from ssestream.runtime.loop import TURN, checkpoint, loop_of
+from ssestream.runtime.loop import CALLS_AT_ONCE, checkpoint, loop_of
 from ssestream.runtime.waker import Waker
 
 wakers, woken, all_woken = [], [], Event()
@@ -170,16 +170,16 @@ def sleep():
     wakers.append(Waker())
     wakers[-1].wait()
     woken.append(1)
-    if len(woken) == 5 * TURN:
+    if len(woken) == 5 * CALLS_AT_ONCE:
         all_woken.set()
 
-for _ in range(5 * TURN):
+for _ in range(5 * CALLS_AT_ONCE):
     gevent.spawn(sleep)
 gevent.idle()
 loop_of(gevent.get_hub()).call_each([waker.wake_now for waker in wakers])
 all_woken.wait()
 gevent.spawn(checkpoint).get()
-print(len(woken) // TURN)
+print(len(woken) // CALLS_AT_ONCE)
 """
     assert printed_by(program) == "5"
 

@@ -191,7 +191,7 @@ def test_who_is_left_when_handing_on_is_interrupted_reads_on(
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(app)) for app in apps]
         until(lambda: not channels.statistics()["news"].lagging, "all to be live")
-        monkeypatch.setattr(listener, "TURN", 1)
+        monkeypatch.setattr(listener, "STREAMS_AT_ONCE", 1)
         broadcast, calls = listener.broadcast, []
 
         def interrupted(*args: Any) -> Any:
