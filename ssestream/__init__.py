@@ -15,6 +15,7 @@
 #
 #   config.py          the configuration of the current Flask app: settings, JSON
 #   message_queue.py   the messages that wait in a stream
+#   text_source.py     event-stream text in a source, as messages
 #   pipe.py            one stream piped to one destination
 #
 #   express.py         Express's conveniences: res.status(404).json(...)

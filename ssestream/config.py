@@ -14,7 +14,7 @@ from .plain import unproxied
 from .runtime.callables import is_coroutine
 from .runtime.loop import logger
 from .settings import DEFAULTS, Options, Settings
-from .wire import Dumps
+from .wire import Dumps, json_value
 
 _STREAM_OPTIONS = frozenset(Options.__annotations__)
 
@@ -154,6 +154,11 @@ def _dumps(provider: JSONProvider, value: Any) -> str:
         # Flask's own provider takes the options of json.dumps. Another provider may not, and is
         # called without options.
         return provider.dumps(
-            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=False
+            value,
+            default=functools.partial(json_value, own=provider.default),
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+            sort_keys=False,
         )
     return provider.dumps(value)

@@ -27,14 +27,18 @@ from .runtime.loop import Loop, loop_of
 from .runtime.origin import log_failure
 from .runtime.threads import new_lock
 from .stream import D, SseStream, flow_of
+from .text_source import Messages
 from .wire import Message
+
+#: A message, or event-stream text.
+Item = Message | str | bytes
 
 #: A function that makes the last message of an exception.
 OnError = Callable[[BaseException], Message]
 
 
 def pipeline(
-    source: Iterable[Message],
+    source: Iterable[Item],
     sse_stream: SseStream,
     res: D,
     *,
@@ -42,9 +46,13 @@ def pipeline(
 ) -> D:
     """Pipe *source* through *sse_stream* into *res*; ``return pipeline(...)`` is a view.
 
-    *source* is any iterable or generator of messages. The pipeline starts to draw when
-    the response is being sent, after the teardown of the request, outside every request
-    and app context; for HEAD it never starts. While the client is slow, it waits.
+    *source* is any iterable or generator of messages. An item may also be event-stream text
+    (str or bytes), whole events or parts of events: it is parsed into messages, and an event
+    that has not ended at the end of the source is dropped, with a WARNING.
+
+    The pipeline starts to draw when the response is being sent, after the teardown of the
+    request, outside every request and app context; for HEAD it never starts. While the
+    client is slow, it waits.
 
     The source is closed when it is exhausted, which ends the stream, and when the client
     leaves, even during a wait. An exception in the source is logged and destroys the
@@ -83,7 +91,10 @@ class _Drawer:
     """
 
     def __init__(
-        self, source: Iterable[Message], sse_stream: SseStream, on_error: OnError | None
+        self,
+        source: Iterable[Item],
+        sse_stream: SseStream,
+        on_error: OnError | None,
     ) -> None:
         self._source = iter(source)
         self._on_error = on_error
@@ -141,18 +152,13 @@ class _Drawer:
             self.close_source()
 
     def _draw(self) -> None:
-        stream = self._stream
+        stream, messages = self._stream, Messages(self._flow.settings.max_bytes)
         try:
-            for message in self._source:
-                self._drained.clear()
-                stream.write(message)
-                while stream.writable_need_drain and not self._must_stop():
-                    self._drained.wait()
-                    self._drained.clear()
-                # Without this check, a source that never waits could not be stopped.
-                if self._must_stop():
+            for item in self._source:
+                if not self._write(messages.of(item)):
                     return
-            stream.end()
+            if self._write(messages.rest(self._flow.call_queue.origin)):
+                stream.end()
         except WriteAfterEnd:
             pass  # the app has ended the stream itself
         except BaseException as error:
@@ -161,6 +167,20 @@ class _Drawer:
             if isinstance(error, GreenletExit) and self._must_stop():
                 return
             self._failed(error)
+
+    def _write(self, messages: Iterable[Message]) -> bool:
+        """Write *messages*, and wait for ``drain``. Returns False if the pipeline must stop."""
+        stream = self._stream
+        for message in messages:
+            self._drained.clear()
+            stream.write(message)
+            while stream.writable_need_drain and not self._must_stop():
+                self._drained.wait()
+                self._drained.clear()
+            if self._must_stop():
+                return False
+        # Without this check, a source that never waits could not be stopped.
+        return not self._must_stop()
 
     def _failed(self, error: BaseException) -> None:
         """Destroy the stream: at once, or behind the message that ``on_error`` makes."""

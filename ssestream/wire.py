@@ -36,6 +36,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from flask.json.provider import DefaultJSONProvider
+
 from .errors import MessageError
 from .plain import plain_bytes, plain_int, plain_text
 
@@ -78,9 +80,26 @@ _ID = re.compile(rb"(?:\A|(?<=[\r\n]))id(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
 # at U+0085, U+2028, VT, FF and others, but these are plain text here.
 _LINE_END = re.compile("\r\n|\n|\r")
 
-#: Compact JSON with unescaped text. Raises ``ValueError`` for NaN.
+
+def json_value(value: Any, own: Callable[[Any], Any] = DefaultJSONProvider.default) -> Any:
+    """A value that JSON has, for *value* that it has not.
+
+    *own* is the ``default`` of an app's JSON provider. A Pydantic model that it refuses is
+    written in its own JSON mode. Raises ``TypeError`` for any other *value* that *own* refuses.
+    """
+    try:
+        return own(value)
+    except TypeError:
+        # Pydantic itself is not imported, as not every app has it.
+        dump = getattr(type(value), "model_dump", None)
+        if dump is None:
+            raise
+        return dump(value, mode="json")
+
+
+#: Compact JSON with unescaped text, as Flask's provider writes it. Raises ``ValueError`` for NaN.
 compact_json: Dumps = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=json_value
 ).encode
 
 
@@ -89,7 +108,7 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
 
     *message* is a mapping with any of the keys ``comment``, ``event``, ``id``, ``retry``
     and ``data``; None as a value means absent. *dumps* turns ``data`` into JSON if it is
-    neither text nor bytes; None means compact JSON from the standard library.
+    neither text nor bytes; None means compact JSON as Flask's own provider writes it.
 
     >>> encode({"event": "tick", "id": 0, "data": "one\ntwo"})
     b'event: tick\nid: 0\ndata: one\ndata: two\n\n'
@@ -229,7 +248,7 @@ def _retry(value: object, dumps: Dumps | None) -> str:
         value = value // timedelta(milliseconds=1)
     elif isinstance(value, str):
         digits = plain_text(value)
-        if not _is_number(digits):
+        if not is_number(digits):
             raise MessageError(f"'retry' as str must be digits, not {digits[:_SHOWN]!r}", "retry")
         # As it is, like Node's.
         return f"retry: {digits}\n"
@@ -244,7 +263,8 @@ def _retry(value: object, dumps: Dumps | None) -> str:
     return f"retry: {_digits(milliseconds, 'retry')}\n"
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether *text* is a ``retry`` on the wire."""
     return text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
 
 
@@ -400,7 +420,7 @@ class Decoder:
         elif (
             name == "event"
             or (name == "id" and "\0" not in value)
-            or (name == "retry" and _is_number(value))
+            or (name == "retry" and is_number(value))
         ):
             self._fields[name] = [value]
         return None

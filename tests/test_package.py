@@ -33,7 +33,7 @@ from tests.house import (
 FLOORS = (
     {"errors", "plain", "printable", "settings", "runtime"},
     {"wire", "http", "brokers"},
-    {"config", "message_queue", "pipe"},
+    {"config", "message_queue", "pipe", "text_source"},
     {"express", "flow", "response", "stream_state"},
     {"stream"},
     {"channels", "handler", "incoming", "pipeline", "timers"},

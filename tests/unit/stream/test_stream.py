@@ -1,6 +1,8 @@
 """SseStream's rules: order, drain, and ends."""
 
+import dataclasses
 import functools
+import json
 import sys
 import threading
 import uuid
@@ -10,6 +12,8 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
+import pydantic
+import pydantic.dataclasses
 import pytest
 from flask import Flask, Response
 from flask.json.provider import DefaultJSONProvider, JSONProvider
@@ -459,20 +463,95 @@ def test_an_apps_json_is_compact_and_in_the_apps_order() -> None:
     assert written(Flask(__name__), value).decode() == '{"b":[1,2],"a":"\u00fc\u2028"}'
 
 
-def test_flasks_provider_knows_more_types_than_json() -> None:
+@dataclasses.dataclass
+class Seat:
+    row: int
+    price: Decimal
+
+
+class Guest(pydantic.BaseModel):
+    """A model with values that JSON has not."""
+
+    name: str
+    came_at: datetime
+    paid: Decimal
+    seat: Seat | None = None
+
+
+@pydantic.dataclasses.dataclass
+class Table:
+    guest: Guest
+
+
+class Guests(pydantic.RootModel[list[Guest]]):
+    pass
+
+
+WHEN = datetime(2024, 2, 29, 12, 0, 0, 250_000, tzinfo=timezone.utc)
+
+GUEST = Guest(name="Zoë", came_at=WHEN, paid=Decimal("1.50"), seat=Seat(3, Decimal(9)))
+
+#: As a Pydantic model writes itself: its dates keep their fractions.
+GUEST_JSON = (
+    '{"name":"Zoë","came_at":"2024-02-29T12:00:00.250000Z","paid":"1.50",'
+    '"seat":{"row":3,"price":"9"}}'
+)
+
+
+@pytest.mark.parametrize("where", ["in an app", "without one"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"n": Decimal("1.50")}, '{"n":"1.50"}'),
+        (uuid.UUID(int=5), '"00000000-0000-0000-0000-000000000005"'),
+        (Seat(1, Decimal("2.5")), '{"row":1,"price":"2.5"}'),
+        # The date of an HTTP header has no fraction of a second.
+        ([WHEN], '["Thu, 29 Feb 2024 12:00:00 GMT"]'),
+        (WHEN.date(), '"Thu, 29 Feb 2024 00:00:00 GMT"'),
+        (GUEST, GUEST_JSON),
+        ({"guests": [GUEST]}, '{"guests":[' + GUEST_JSON + "]}"),
+        (Guests([GUEST]), "[" + GUEST_JSON + "]"),
+        (Table(guest=GUEST), '{"guest":' + GUEST_JSON + "}"),
+    ],
+)
+def test_flasks_provider_and_pydantic_know_more_types_than_json(
+    where: str, value: Any, expected: str
+) -> None:
     app = Flask(__name__)
-    name = uuid.UUID(int=5)
-    when = datetime(2024, 2, 29, 12, tzinfo=timezone.utc)
-    assert (
-        written(app, {"n": Decimal("1.50"), "id": name})
-        == b'{"n":"1.50","id":"%s"}' % str(name).encode()
-    )
-    assert written(app, [when]) == b'["Thu, 29 Feb 2024 12:00:00 GMT"]'
-    assert written(app, when) == b'"Thu, 29 Feb 2024 12:00:00 GMT"'
-    for value in (Decimal(1), name, when):
-        with pytest.raises(MessageError) as caught:
-            written(None, value)
-        assert caught.value.field == "data"
+    assert written(app if where == "in an app" else None, value).decode() == expected
+    if "Zoë" not in expected:
+        with app.app_context():
+            assert json.loads(expected) == json.loads(app.json.dumps(value))
+
+
+@pytest.mark.parametrize("where", ["in an app", "without one"])
+@pytest.mark.parametrize("value", [object(), {1, 2}, {"a": object()}, GUEST.model_dump, Guest])
+def test_what_neither_of_them_knows_is_refused(where: str, value: object) -> None:
+    with pytest.raises(MessageError, match="'data' cannot be JSON") as caught:
+        written(Flask(__name__) if where == "in an app" else None, value)
+    assert caught.value.field == "data"
+
+
+def test_a_provider_that_knows_models_writes_them_its_own_way() -> None:
+    class Provider(DefaultJSONProvider):
+        @staticmethod
+        def default(o: Any) -> Any:
+            return o.name if isinstance(o, Guest) else DefaultJSONProvider.default(o)
+
+    app = Flask(__name__)
+    app.json = Provider(app)
+    assert written(app, [GUEST]).decode() == '["Zoë"]'
+
+
+def test_a_model_whose_json_fails_is_refused() -> None:
+    class Broken(pydantic.BaseModel):
+        any: Any
+
+    with pytest.raises(MessageError, match="'data' cannot be JSON") as caught:
+        written(None, Broken(any=object()))
+    assert caught.value.field == "data"
+    # Pydantic writes null for it.
+    assert written(Flask(__name__), Broken(any=float("nan"))) == b'{"any":null}'
 
 
 @pytest.mark.parametrize("where", ["in an app", "without one"])
