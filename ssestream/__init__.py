@@ -26,6 +26,7 @@
 #   stream.py          SseStream: the public face of a flow
 #
 #   channels/          publish once; every subscriber gets it, in order
+#   formats/           models' answers as three vendors' clients read them
 #   pipeline.py        a source of messages, drawn through a stream
 #   handler.py         @handler: Express's (req, res), a function that writes between waits
 #   incoming.py        req: Express's names over Flask's request

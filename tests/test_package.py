@@ -36,7 +36,7 @@ FLOORS = (
     {"config", "message_queue", "pipe", "text_source"},
     {"express", "flow", "response", "stream_state"},
     {"stream"},
-    {"channels", "handler", "incoming", "pipeline", "timers"},
+    {"channels", "formats", "handler", "incoming", "pipeline", "timers"},
     {"gunicorn", "__init__", "__main__"},
 )
 

@@ -1,0 +1,123 @@
+"""Answers in three vendors' formats, as the vendors' own clients read them."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from tests.conftest import NODE_MODULES
+from tests.kit.servers import Server
+from tests.servers.apps.formats import TEXT, TOOL_CALL
+
+pytestmark = pytest.mark.server
+
+WHOLE = "".join(TEXT)
+
+
+@pytest.fixture(scope="module", params=["gevent", "SseWorker", "gthread"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server = Server(request.param, "tests.servers.apps.formats:app").start()
+    yield server
+    server.stop()
+
+
+MESSAGES: Any = [{"role": "user", "content": "?"}]
+
+
+def chat(server: Server, case: str) -> Iterator[Any]:
+    url = f"{server.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=20) as client:
+        completions = client.chat.completions
+        with completions.create(model=case, messages=MESSAGES, stream=True) as chunks:
+            yield from chunks
+
+
+@contextmanager
+def claude(server: Server, case: str) -> Iterator[anthropic.MessageStream]:
+    url = server.url
+    with (
+        anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=20) as client,
+        client.messages.stream(model=case, max_tokens=9, messages=MESSAGES) as stream,
+    ):
+        yield stream
+
+
+def test_the_openai_library_reads_an_answer(server: Server) -> None:
+    chunks = list(chat(server, "text"))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == WHOLE
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert {(chunk.id, chunk.model) for chunk in chunks} == {(chunks[0].id, "parrot")}
+
+
+def test_the_openai_library_reads_calls_of_tools(server: Server) -> None:
+    deltas = [chunk.choices[0].delta for chunk in chat(server, "chat")]
+    calls = [call.model_dump() for delta in deltas for call in delta.tool_calls or ()]
+    assert calls == [TOOL_CALL]
+    assert "".join(delta.content or "" for delta in deltas) == "ab"
+
+
+def test_whole_chunks_are_passed_on_as_they_are(server: Server) -> None:
+    chunks = list(chat(server, "relay"))
+    assert [chunk.id for chunk in chunks] == ["theirs", "theirs"]
+    assert chunks[0].choices[0].finish_reason == "length"
+
+
+def test_the_openai_library_is_told_of_an_error_after_all_that_came(server: Server) -> None:
+    got: list[str] = []
+    chunks = chat(server, "fails")
+    with pytest.raises(openai.APIError) as caught:
+        got.extend(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert "".join(got) == WHOLE
+    assert caught.value.message == "The answer failed."
+    assert caught.value.type == "server_error"
+
+
+def test_the_anthropic_library_reads_an_answer(server: Server) -> None:
+    with claude(server, "text") as stream:
+        assert "".join(stream.text_stream) == WHOLE
+        message = stream.get_final_message()
+    assert (message.model, message.role, message.stop_reason) == ("parrot", "assistant", "end_turn")
+    assert [block.type for block in message.content] == ["text"]
+
+
+def test_the_anthropic_library_reads_blocks_between_text(server: Server) -> None:
+    with claude(server, "anthropic") as stream:
+        content: Any = stream.get_final_message().content
+    assert [block.type for block in content] == ["text", "thinking", "text"]
+    assert [content[0].text, content[1].thinking, content[2].text] == ["a", "hm", "b"]
+
+
+def test_the_anthropic_library_is_told_of_an_error_after_all_that_came(server: Server) -> None:
+    got: list[str] = []
+    with pytest.raises(anthropic.APIStatusError) as caught, claude(server, "fails") as stream:
+        got.extend(stream.text_stream)
+    assert "".join(got) == WHOLE
+    assert "The answer failed." in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.node
+@pytest.mark.parametrize(
+    ("case", "parts", "error"),
+    [
+        ("text", [["text", WHOLE]], None),
+        ("ui", [["text", "a"], ["source-url", "https://example.org/"], ["text", "b"]], None),
+        ("fails", [["text", WHOLE]], "The answer failed."),
+    ],
+)
+def test_the_ai_sdk_reads_an_answer(
+    server: Server, node: str, case: str, parts: list[Any], error: str | None
+) -> None:
+    program = NODE_MODULES.parent / "ai_sdk.mjs"
+    run = subprocess.run(
+        [node, program, f"{server.url}/ui/{case}"], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    got = json.loads(run.stdout)
+    assert got == {"id": "m", "parts": parts, "error": error, "protocol": "v1"}
