@@ -17,6 +17,7 @@
 #   message_queue.py   the messages that wait in a stream
 #   text_source.py     event-stream text in a source, as messages
 #   pipe.py            one stream piped to one destination
+#   overflow.py        when too much waits in a stream, and which clients are the reason
 #
 #   express.py         Express's conveniences: res.status(404).json(...)
 #   response.py        ServerResponse: Node's res as a Flask response

@@ -1,19 +1,19 @@
-"""Flow: the state of a stream, its queue and its pipes, with the semantics of Node's streams.
+"""Flow: all that moves messages through a stream, with the semantics of Node's streams.
 
-* All code that changes a stream's state is in this file. It runs under one lock, and the lock
-  is never held while other code (an app's, a destination's) runs.
+* The state of a stream is in ``stream_state.py``, and it is changed here. All changes are made
+  under one lock. Nobody holds the lock while other code (an app's, a destination's) runs.
 * One thread or greenlet at a time moves frames to the destinations (`_pump`). A writer that
   finds the pump busy leaves its frame in the queue. So the frames stay in order.
-* No frame leaves the queue before every destination is ready for it, so the slowest destination
+* A frame leaves the queue only when every destination is ready for it, so the slowest destination
   sets the pace. A destination is not ready while its ``write()`` runs. If ``write()`` returns
   False, it is not ready until its ``drain``.
 
-The theory
+The states
 ----------
 
 A stream is two halves back to back. The writable half takes messages until ``end()``. The
-readable half gives the messages to the destinations until the queue is empty. Four states
-matter:
+readable half gives the messages to the destinations until the queue is empty. There are four
+states:
 
 =========  ====================  ==============================  ==============
 state      ``write()``           the queue                       comes next
@@ -29,10 +29,10 @@ finished   False, not an error   is empty and stays so           (none)
 ``destroy()`` and the client's departure lead to closed from every state. As in Node, a write
 raises only between ``end()`` and ``close``: many handlers of ``close`` call ``end()``.
 
-The client's departure closes a stream that was made with a request, because no other client can
-come. A stream without a request only loses that destination. It is then idle until the next
-``pipe()``, and drops every message that is written meanwhile, because perhaps no client ever
-comes. But after the app's own ``unpipe()`` the stream keeps the messages for the next
+When its client leaves, a stream that was made with a request closes, because no other client can
+come. A stream without a request only loses a destination. Without any destination it is idle until
+the next ``pipe()``, and drops each message that is written meanwhile, because perhaps no client
+ever comes. But if the app itself calls ``unpipe()``, the stream keeps the messages for the next
 ``pipe()``.
 """
 
@@ -42,6 +42,7 @@ from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError
 from .http.diagnosis import burst, never_piped, written_in_a_job
 from .http.registry import registry
 from .message_queue import Callback
+from .overflow import is_too_much, let_read, to_cut
 from .pipe import Destination, Pipe, Unpiped
 from .runtime.callables import fitting
 from .runtime.calls import CallQueue
@@ -52,7 +53,7 @@ from .stream_state import StreamState
 
 
 class Flow(StreamState):
-    """All that happens to one stream. The other rooms talk to it; an app never sees it."""
+    """Moves the messages of one stream. The other rooms talk to it; an app never sees it."""
 
     __slots__ = ()
 
@@ -64,16 +65,17 @@ class Flow(StreamState):
         self.move_on()
 
     def attach(self, pipe: Pipe) -> None:
-        """Let frames flow through *pipe*. Raises `StreamDestroyed` if the stream is over."""
+        """Let frames flow through *pipe*. Raises `StreamDestroyed` if the stream is closed."""
         with self.lock:
-            over = self.closed
-            if not over:
+            closed = self.closed
+            if not closed:
                 self.idle = ""
                 pipes = (*self.pipes, pipe)
                 self.set_pipes(pipes)
-        if over:
+        if closed:
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
+        # The pipe keeps the tuple of one pipe. Most streams have one pipe: share theirs.
         if not pipe.attach(pipes if len(pipes) == 1 else (pipe,)):
             self.pipe_closed(pipe)
         elif self.queue or self.ended or self.need_drain:
@@ -83,24 +85,31 @@ class Flow(StreamState):
         """Stop the flow to *destination*; None means all destinations."""
         self._remove_pipes(destination)
         with self.lock:
-            has_none = not self.pipes and not self.closed
-            if has_none and not self.abandoned:
+            has_no_pipe = not self.pipes and not self.closed
+            if has_no_pipe and not self.drops_writes:
                 self.idle = "unpiped"
-            taken = self.queue.take_callbacks() if has_none else []
+            taken = self.queue.take_callbacks() if has_no_pipe else []
         self._call_back(taken, None)
 
     def _remove_pipes(self, destination: Destination | None) -> None:
         with self.lock:
             all_pipes = self.pipes
-            leaving = [p for p in all_pipes if destination is None or p.destination is destination]
-            self.set_pipes(tuple(p for p in all_pipes if p not in leaving))
-            belongs = self.connection is not None and not self.closed
-        for pipe in leaving:
+            removed = [p for p in all_pipes if destination is None or p.destination is destination]
+            self.set_pipes(tuple(p for p in all_pipes if p not in removed))
+            has_client = self.connection is not None and not self.closed
+        for pipe in removed:
             pipe.detach()
-            if belongs and pipe.body is not None:
-                # The stream still ends when its client leaves, unless it is piped elsewhere.
+            if has_client and pipe.body is not None:
+                # The stream still ends when its client leaves, unless it is piped again.
                 Unpiped.of(self, pipe.body)
         self.move_on()
+
+    def _has_removed(self, pipe: Pipe) -> bool:
+        """Remove *pipe*. False if it was removed before. Called under the lock."""
+        if pipe not in self.pipes:
+            return False
+        self.set_pipes(tuple(other for other in self.pipes if other is not pipe))
+        return True
 
     def set_pipes(self, pipes: tuple[Pipe, ...]) -> None:
         """Set the pipes. Called under the lock, after any other change of state."""
@@ -110,13 +119,13 @@ class Flow(StreamState):
             self.output = pipes[0].buffer
 
     def hold(self) -> None:
-        """Let no frame go past the queue. Called under the lock."""
+        """Let no frame go past the queue until the next `set_pipes`. Called under the lock."""
         output, self.output = self.output, None
         if output is not None:
             output.leave()
 
     def write_through(self, frame: bytes, messages: int = 1) -> bool:
-        """Write *frame* (*messages* messages) past the queue. False if it has to be queued."""
+        """Write *frame*, which counts as *messages*, past the queue. False if it must be queued."""
         buffer = self.output
         if buffer is None or (process.is_job and self.call_queue.is_copy):
             return False
@@ -136,28 +145,32 @@ class Flow(StreamState):
             pass
 
     def enqueue(self, frame: bytes, callback: Callback | None) -> bool:
+        """Put *frame* in the queue, and move frames on. False if the writer should wait.
+
+        Raises `WriteAfterEnd` between ``end()`` and ``close``, and `BufferFull` with the setting
+        ``overflow="error"``.
+        """
         if self.is_copy:
             written_in_a_job(callback)
             return False
-        if self.need_drain and self.queue.exceeds_bounds(frame):
-            for pipe in self.pipes:
-                pipe.let_read(self.queue.full_at)
+        # A writer that waits for "drain" never meets the bounds. They are for a writer that goes
+        # on after write() returned False.
+        if self.need_drain:
+            let_read(self.queue, self.pipes, frame)
         with self.lock:
-            over = self.closed or self.idle == "retired"
-            if self.ended and not over:
+            closed = self.closed or self.idle == "retired"
+            if self.ended and not closed:
                 raise WriteAfterEnd("write() after end()")
-            drops = over or self.idle == "abandoned"
-            # A writer that waits for "drain" never meets the bounds. They are for a writer that
-            # goes on after write() returned False.
+            drops = closed or self.idle == "abandoned"
             was_full = self.need_drain
             if not drops:
-                if was_full and self.settings.overflow == "error" and self._exceeds_bounds(frame):
+                if was_full and self.settings.overflow == "error" and self._is_too_much(frame):
                     raise BufferFull(
                         f"{len(self.queue)} messages of {self.queue.bytes} bytes wait already"
                     )
                 self.queue = self.queue.appendable()
-                # After an unpipe() the message counts as taken. In Node it would be in the
-                # buffer of the stream's readable half by now.
+                # After an unpipe(), messages up to the high-water mark count as taken. In Node
+                # they would be in the buffer of the stream's readable half by now.
                 taken = self.idle == "unpiped" and len(self.queue) < self.queue.high_water_mark
                 self.queue.append(frame, None if taken else callback)
                 self.hold()
@@ -169,49 +182,29 @@ class Flow(StreamState):
             self._call_back([callback], None)
         self.move_on()
         with self.lock:
-            full = self.queue.is_full()
-            fills = full and not self.need_drain
-            if fills:
+            is_full = self.queue.is_full()
+            has_filled = is_full and not self.need_drain
+            if has_filled:
                 self.need_drain = True
                 self.queue.full_at = clock.now()
-            too_many = was_full and self._exceeds_bounds()
-        if fills and self.idle == "forgotten":
+            overflows = was_full and self._is_too_much()
+        if has_filled and self.idle == "forgotten":
             never_piped(self.connection)
-        if too_many and self.settings.overflow != "error":
+        if overflows and self.settings.overflow != "error":
             self._overflow()
-        return not full
+        return not is_full
 
-    def _exceeds_bounds(self, *more: bytes) -> bool:
-        """Whether the queue, with *more* frames, is above its bounds. Under the lock.
-
-        The bound in bytes always holds. The bound in messages holds only for clients that had
-        time to read. If a view writes before it returns, or an app writes many messages in one
-        turn of the loop, no client could read any of them yet.
-        """
-        queue = self.queue
-        if not queue.exceeds_bounds(*more):
-            return False
-        pipes = self.pipes
-        if pipes:
-            slow = any(pipe.is_slow(queue.full_at) for pipe in pipes)
-        else:
-            # Without pipes, a stream with a request will be piped soon. A stream without a
-            # request may never be piped.
-            slow = self.connection is None
-        if slow or queue.exceeds_bytes(*more):
-            return True
-        queue.grant(len(queue) + len(more))
-        return False
+    def _is_too_much(self, *more: bytes) -> bool:
+        return is_too_much(self.queue, self.pipes, self.connection is not None, *more)
 
     def _overflow(self) -> None:
-        """Apply the policy ``overflow``: too much waits."""
+        """Apply the setting ``overflow``, because too much waits."""
         if self.settings.overflow == "drop-oldest":
             self._drop_oldest()
             return
         # Cut only the clients that hold up the others. They reconnect and resume.
-        full = [pipe for pipe in self.pipes if not pipe.ready]
-        slow = [pipe for pipe in full if pipe.is_slow(self.queue.full_at)]
-        for pipe in slow or full:
+        slow = to_cut(self.queue, self.pipes)
+        for pipe in slow:
             if pipe.body is not None:
                 pipe.body.cut("overflow")
             else:
@@ -220,11 +213,11 @@ class Flow(StreamState):
         if self.pipes:
             return
         if self.connection is not None:
-            if not (full or self.closed or self.idle == "forgotten"):  # it was not piped yet
+            if not (slow or self.closed or self.idle == "forgotten"):  # it was not piped yet
                 burst(None)
             self.close(None, BufferFull("more waited than is allowed"), cut=False)
         else:
-            # There is no client to cut, and one may still come.
+            # There is no client to cut, but one may still come.
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
@@ -243,8 +236,8 @@ class Flow(StreamState):
     def _pump(self) -> None:
         while True:
             with self.lock:
-                # Under the lock: a writer that finds the pump busy leaves its frame, and
-                # relies on the pump's next look at the queue.
+                # A writer that finds the pump busy leaves its frame, and relies on the pump's
+                # next look at the queue. So the pump decides under the lock that it is done.
                 if self._pumping:
                     return
                 pipes = self.pipes
@@ -275,7 +268,7 @@ class Flow(StreamState):
             if pipe.never_blocks:  # a response: the app has ended it
                 self.pipe_closed(pipe)
             else:
-                pipe.let_go()
+                pipe.unpipe()
             return error if isinstance(error, GreenletExit) else None
         return None
 
@@ -307,12 +300,11 @@ class Flow(StreamState):
     def pipe_closed(self, pipe: Pipe) -> None:
         """Drop *pipe*, because its destination has closed."""
         with self.lock:
-            if pipe not in self.pipes:
+            if not self._has_removed(pipe):
                 return
-            self.set_pipes(tuple(other for other in self.pipes if other is not pipe))
-            last = not self.pipes
+            was_last = not self.pipes
         pipe.detach()
-        if not last:
+        if not was_last:
             self.move_on()
         elif self.connection is not None:
             self.close(None, disconnected(), cut=False)
@@ -320,9 +312,9 @@ class Flow(StreamState):
             with self.lock:
                 if not self.pipes:
                     self.idle = "abandoned"
-                owed = self.need_drain
+                owes_drain = self.need_drain
             self._drop(disconnected())
-            if owed:
+            if owes_drain:
                 emit_soon(pipe.stream, "drain")
 
     def unpiped_closed(self) -> None:
@@ -333,19 +325,18 @@ class Flow(StreamState):
     def pipe_retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
         """Drop *pipe*, because its response ends. Returns the frames that it still has to send.
 
-        The list is empty if other destinations remain: the frames then wait for these.
-        If *dropping*, the callbacks of the frames get an error, as the frames are not sent.
+        The list is empty if other destinations remain: the frames then wait for them. With
+        *dropping*, the response does not send the frames, and their callbacks get an error.
         """
         with self.lock:
-            if pipe not in self.pipes:
+            if not self._has_removed(pipe):
                 return []
-            self.set_pipes(tuple(other for other in self.pipes if other is not pipe))
-            last = not self.pipes
-            if last:
+            was_last = not self.pipes
+            if was_last:
                 self.idle = "retired"
                 entries = self.queue.clear()
         pipe.detach()
-        if not last:
+        if not was_last:
             self.move_on()
             return []
         dropped = StreamDestroyed("the stream was refused") if dropping else None
@@ -371,7 +362,7 @@ class Flow(StreamState):
     def close(self, error: BaseException | None, reason: StreamError, cut: bool) -> None:
         """Drop the queue and emit ``close``, after ``error`` if there is an *error*.
 
-        *reason* is for late writers. With *cut*, the destinations are destroyed.
+        The callbacks of late writes get *reason*. With *cut*, the destinations are destroyed.
         """
         if self.is_copy:
             return
@@ -405,16 +396,17 @@ class Flow(StreamState):
         self.close(None, StreamDestroyed("the source of this stream has failed"), cut=True)
 
     def request_over(self) -> None:
+        """See `Belonging.request_over`."""
         if not self.iterated:
             reason = StreamDestroyed("the request of this stream is over, and has not sent it")
             self.close(None, reason, cut=True)
 
     def move_to(self, call_queue: CallQueue) -> None:
-        """Run events and callbacks where a response that the stream is piped into runs its own.
+        """Run events and callbacks in the loop of a response that the stream is piped into.
 
-        *call_queue* is the response's. The stream of one client shares it, so that the events of
-        both come in one order. A stream of many clients keeps a call queue of its own: a slow
-        handler of one client must not delay it.
+        *call_queue* is the response's. A stream of one client uses it from now on, so that the
+        events of the stream and of the response have one order. A stream of many clients keeps a
+        call queue of its own, because a slow handler of one client must not delay the others.
         """
         if self.connection is not None:
             self.call_queue = call_queue

@@ -33,7 +33,7 @@ class MessageQueue:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._is_shared = is_shared
-        #: When a writer was last told to wait; 0.0 means never.
+        #: The time when ``write()`` last returned False; 0.0 means never.
         self.full_at = 0.0
         # A higher bound in messages for a burst, until the queue is empty; 0 means none.
         self._granted = 0
@@ -47,7 +47,7 @@ class MessageQueue:
         return _empty(high_water_mark, settings.max_messages, settings.max_bytes)
 
     def appendable(self) -> "MessageQueue":
-        """This queue, or a new one if this one is shared and so must stay empty."""
+        """This queue. If it is shared, and so must stay empty: a new queue."""
         if not self._is_shared:
             return self
         return MessageQueue(self.high_water_mark, self._max_messages, self._max_bytes)
@@ -99,21 +99,20 @@ class MessageQueue:
         return len(self) <= self._max_messages // 2 and self.bytes <= self._max_bytes // 2
 
     def exceeds_bounds(self, *more: bytes) -> bool:
-        """Whether the queue, with *more* frames, is above one of its bounds.
+        """Whether the queue, with *more* frames, is above one of its two bounds."""
+        count = len(self) + len(more)
+        return count > max(self._max_messages, self._granted) or self.exceeds_bytes(*more)
+
+    def exceeds_bytes(self, *more: bytes) -> bool:
+        """Whether the queue, with *more* frames, is above its bound in bytes.
 
         A single message may be of any size.
         """
-        return len(self) + len(more) > max(self._max_messages, self._granted) or self.exceeds_bytes(
-            *more
-        )
-
-    def exceeds_bytes(self, *more: bytes) -> bool:
-        """The same for the bound in bytes alone."""
         size = self.bytes + sum(map(len, more))
         return size > self._max_bytes and len(self) + len(more) > 1
 
     def grant(self, count: int) -> None:
-        """Raise the bound to *count* messages until the queue is empty."""
+        """Raise the bound in messages to *count* until the queue is empty."""
         self._granted = max(self._granted, count)
 
     def trim(self) -> list[Callback | None]:

@@ -21,7 +21,7 @@ class Destination(Protocol):
     """The contract of an object that a stream can be piped into: ``write(bytes)``.
 
     If ``write()`` returns False, the destination gets nothing more until it emits
-    ``"drain"``. For this it needs ``on`` too; without ``on`` the result of ``write()`` is
+    ``"drain"``. For this it also needs ``on``: without ``on``, the result of ``write()`` is
     ignored. The stream also calls ``write_head``, ``flush_headers``, ``end``, ``destroy``
     and ``emit`` if they exist, and listens to ``"close"``, ``"finish"`` and ``"error"``.
     """
@@ -30,12 +30,12 @@ class Destination(Protocol):
         """Take *chunk*. May block.
 
         The first call runs in `SseStream.pipe`. All later calls run in a thread or greenlet
-        of the stream's loop, so that no writer is held up.
+        of the stream's loop, so that they hold up no writer.
         """
 
 
 class Source(Protocol):
-    """The flow of a stream, as far as a pipe knows it."""
+    """The part of a stream's flow that a pipe calls."""
 
     call_queue: CallQueue
 
@@ -66,15 +66,15 @@ class Pipe(Inlet):
         self.destination = destination
         #: The body of a response of this package. None for any other destination.
         self.body: Body | None = body_of(destination)
-        #: The buffer into which a response's ``write()`` puts frames. None for any other
+        #: The buffer of such a response, if frames may go straight into it. None for any other
         #: destination, and if the app has overridden ``write``.
         self.buffer: OutputBuffer | None = None
         if self.body is not None and has_own_write(destination):
             self.buffer = self.body.buffer
         # The "drain" of the destination may set this at any time, from any thread. So it is
-        # cleared before each write and never after.
+        # cleared before each write, and never after the write.
         self._ready = True
-        # Whether the destination ends with the stream; "now" once it is ending so.
+        # Whether the destination ends with the stream: "now" if the stream has ended it.
         self._end: Literal["never", "later", "now"] = "later" if end else "never"
 
     @property
@@ -94,8 +94,8 @@ class Pipe(Inlet):
 
     def send(self, frame: bytes) -> None:
         if self.buffer is not None:
-            # False without a "drain" to come means that the destination is closing.
-            # Not the destination's own method: that of a handler's response may wait.
+            # Not `destination.write`: the `write` of a handler's response may wait.
+            # If it returns False and no "drain" will come, the destination is closing.
             destination: Any = self.destination
             if not OutgoingMessage.write(destination, frame) and not self.buffer.need_drain:
                 self._ready = False
@@ -114,13 +114,13 @@ class Pipe(Inlet):
     def let_read(self, since: float) -> None:
         """Wait a moment until a reader in another thread has sent its last chunk.
 
-        Otherwise a busy writer, which never lets go of the interpreter, would cut a client that
-        is not slow.
+        Without this wait, a busy writer that never releases the interpreter would cut a client
+        that is not slow.
         """
         body, buffer = self.body, self.buffer
         if body is None or buffer is None:
             return
-        # A reader in this very thread cannot run while this waits.
+        # A reader in this thread cannot run during a wait here.
         if not body.call_queue.loop.here():
             until = buffer.taken_at + TIME_TO_READ
             while buffer.is_stuck(since) and clock.now() < until:
@@ -137,14 +137,14 @@ class Pipe(Inlet):
         else:
             self.send(OK)
 
-    def attach(self, alone: tuple["Pipe"]) -> bool:
+    def attach(self, pipe: tuple["Pipe"]) -> bool:
         """Listen to the destination. Returns False if it has closed already.
 
-        *alone* is a tuple of this pipe. The caller has it already, which saves memory.
+        *pipe* is a tuple of this pipe. The stream and the response share it, to save memory.
         """
         destination: Any = self.destination
         if self.body is not None:
-            self.body.add_inlet(alone)
+            self.body.add_inlet(pipe)
             # The response may have drained or closed since the first write.
             if not self.body.buffer.need_drain:
                 self._ready = True
@@ -177,7 +177,7 @@ class Pipe(Inlet):
         """Let the destination emit *event*, ``"pipe"`` or ``"unpipe"``, with the stream."""
         destination: Any = self.destination
         if isinstance(destination, OutgoingMessage):
-            # As in Node, a handler that is added later does not hear of it.
+            # As in Node, a handler that is added later does not get the event.
             emit_if_heard(destination, event, self.stream)
         elif callable(getattr(destination, "emit", None)):
             self.source.call_queue.call_soon(destination.emit, event, self.stream)
@@ -200,7 +200,7 @@ class Pipe(Inlet):
     def waiting(self) -> int:
         return self.source.waiting_bytes()
 
-    def let_go(self, *args: object) -> None:
+    def unpipe(self, *args: object) -> None:
         """Unpipe the destination. An app's subclass may override `SseStream.unpipe`."""
         self.stream.unpipe(self.destination)
 
@@ -219,8 +219,8 @@ class Pipe(Inlet):
         return [
             ("drain", self.drained),
             ("close", self.closed),
-            ("finish", self.let_go),
-            ("error", self.let_go),
+            ("finish", self.unpipe),
+            ("error", self.unpipe),
         ]
 
 

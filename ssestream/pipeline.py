@@ -202,7 +202,7 @@ class _Drawer:
             stream.destroy(told)
 
     def _must_stop(self) -> bool:
-        return self._stopped or self._stream.destroyed or self._flow.abandoned
+        return self._stopped or self._stream.destroyed or self._flow.drops_writes
 
     def _wake(self) -> None:
         """Draw on: the stream has drained."""

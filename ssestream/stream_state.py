@@ -19,17 +19,21 @@ from .runtime.emitter import Emitter
 from .runtime.forking import process
 from .settings import Settings
 
-#: Why a stream has no pipe. "": it was not piped yet, or it has one. "unpiped": the app has unpiped
-#: it. "abandoned": its last destination has closed. "retired": the server has ended the response;
-#: the app cannot know this, so its later writes are no error. "forgotten": its request was answered
-#: by a response that the stream is not piped into.
+#: Why a stream has no pipe:
+#:
+#: * "": it was not piped yet, or it has a pipe.
+#: * "unpiped": the app has unpiped it.
+#: * "abandoned": its last destination has closed.
+#: * "retired": the server has ended its response. The app cannot know this, so its later writes
+#:   are no error.
+#: * "forgotten": the view has returned a response that the stream is not piped into.
 Idle = Literal["", "unpiped", "abandoned", "retired", "forgotten"]
 
 
 class Follower(Protocol):
-    """An object of this package that hears a stream's events, before the app's handlers.
+    """An object of this package that gets a stream's events, before the app's handlers.
 
-    It is called in the call queue's turn, mostly in the hub's loop. So it must not block.
+    The call queue calls it, mostly in the hub's loop. So it must not block.
     """
 
     def heard(self, event: str) -> None: ...
@@ -67,8 +71,9 @@ class StreamState(Belonging):
         settings: Settings,
         high_water_mark: int,
     ) -> None:
-        # The stream of a request closes at the latest with its request, and then the two are no
-        # cycle any more. Any other stream may be dropped before it has closed.
+        # A stream refers to its flow. The stream of a request closes at the latest with its
+        # request, and `forget_stream` then breaks the cycle of the two. Any other stream may be
+        # dropped before it has closed, so its flow has only a weak reference.
         self._stream: Emitter | weakref.ref[Emitter] | None = (
             weakref.ref(stream) if connection is None else stream
         )
@@ -77,21 +82,21 @@ class StreamState(Belonging):
         #: The client's connection; None for a stream that was made without a request.
         self.connection = connection
         self.settings = settings
-        #: Guards the state. The stream keeps this lock, even when it moves to another call queue.
+        #: Guards the state. It stays the same when the stream moves to another call queue.
         self.lock = self.call_queue.lock
         self.queue = MessageQueue.empty(high_water_mark, settings)
         #: A tuple is never changed, only replaced, so that it can be read without the lock.
         self.pipes: tuple[Pipe, ...] = ()
         #: The response's buffer, if frames may go past the queue: there is exactly one pipe, it
-        #: leads to a response, and nothing waits. `set_pipes` and `hold` keep this true.
+        #: leads to a response, and nothing waits. Else None. `set_pipes` and `hold` set it.
         self.output: OutputBuffer | None = None
         self._pumping = False
         #: Whether ``drain`` will come.
         self.need_drain = False
         self.ended = self.finished = self.closed = False
-        #: Why no pipe is there.
+        #: Why there is no pipe.
         self.idle: Idle = ""
-        #: The reason that `close` was given; None before that, and after a normal end.
+        #: The *reason* of `Flow.close`; None before that, and after a normal end.
         self.close_reason: StreamError | None = None
         #: The bodies by which a server iterates the stream.
         self.iterated: tuple[Body, ...] = ()
@@ -108,7 +113,7 @@ class StreamState(Belonging):
         return stream() if isinstance(stream, weakref.ref) else stream
 
     @property
-    def abandoned(self) -> bool:
+    def drops_writes(self) -> bool:
         """Whether writes are dropped until the next ``pipe()``."""
         return self.idle in ("abandoned", "retired")
 
@@ -132,7 +137,7 @@ class StreamState(Belonging):
         body: Any = response.response
         is_event_stream = bool(response.mimetype == "text/event-stream")
         if not isinstance(response, OutgoingMessage):
-            # Without a byte, and so without a message of another making.
+            # A body without a byte has no message that the view has made in another way.
             return is_event_stream and bool(body == [] and response.status_code == 200)
         if response.closed or response.writable_ended or not isinstance(body, Body):
             return False
@@ -140,11 +145,11 @@ class StreamState(Belonging):
             self.idle = "forgotten"
         if self.queue or self.channels is not None:
             return True
-        # A view may write all events by hand, and use the stream for its `last_event_id` alone.
+        # A view may write all events by hand, and use the stream only for its `last_event_id`.
         return not (body.inlets or response.writable_length or is_event_stream)
 
     def begin_iteration(self, body: Body) -> None:
-        """A server iterates the stream by *body* until `end_iteration`."""
+        """Note that a server iterates the stream by *body*, until `end_iteration`."""
         with self.lock:
             self.iterated = (*self.iterated, body)
 
@@ -166,12 +171,12 @@ class StreamState(Belonging):
         self.channels = None
 
     def add_follower(self, follower: Follower) -> None:
-        """Let *follower* hear every later event of the stream."""
+        """Let *follower* get every later event of the stream."""
         with self.lock:
             self.followers = (*self.followers, follower)
 
     def heard(self, event: str) -> None:
-        """Tell the followers that the stream emits *event* now."""
+        """Tell the followers that the stream emits *event* now. Called before the handlers."""
         for follower in self.followers:
             run_logged(follower.heard, event)
         if event == "close":
@@ -179,5 +184,5 @@ class StreamState(Belonging):
             self.followers = ()
 
     def forget_stream(self) -> None:
-        """The stream has emitted ``close``, or is about to: break its cycle with the flow."""
+        """Break the cycle of the stream and its flow. Called when the stream emits ``close``."""
         self._stream = None

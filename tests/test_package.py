@@ -33,7 +33,7 @@ from tests.house import (
 FLOORS = (
     {"errors", "plain", "printable", "settings", "runtime"},
     {"wire", "http", "brokers"},
-    {"config", "message_queue", "pipe", "text_source"},
+    {"config", "message_queue", "overflow", "pipe", "text_source"},
     {"express", "flow", "response", "stream_state"},
     {"stream"},
     {"channels", "formats", "handler", "incoming", "pipeline", "timers"},
