@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ssestream import MessageError, ServerResponse, SseStream, pipeline
 from ssestream.text_source import Messages
 from ssestream.wire import Decoder, encode
-from tests.kit.visit import Visit, on_threads_and_greenlets
+from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 MOST = 1024
 
@@ -209,6 +209,7 @@ def test_tokens_in_a_pipeline_are_an_error_that_says_what_to_yield(
     with caplog.at_level(logging.ERROR, "ssestream"), Visit(app_of(["Hello", " world"])) as visit:
         visit.read_to_end()
         assert b"Hello" not in visit.body
+        until(lambda: caplog.records, "the log")
     assert "To send a text, give the message {'data': text}" in caplog.text
 
 
@@ -222,6 +223,7 @@ def test_the_bound_of_an_unended_event_is_the_streams(caplog: pytest.LogCaptureF
     app = app_of(endless(), max_bytes=5000)
     with caplog.at_level(logging.ERROR, "ssestream"), Visit(app) as visit:
         visit.read_to_end()
+        until(lambda: caplog.records, "the log")
     assert "may have max_bytes (5000)" in caplog.text
 
 
@@ -238,4 +240,4 @@ def test_a_source_of_parts_that_complete_nothing_is_closed_when_the_client_leave
 
     with Visit(app_of(source())) as visit:
         visit.read_until(b":ok\n\n")
-    assert closed == [True]
+    until(lambda: closed, "the source's end")
