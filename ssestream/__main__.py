@@ -233,8 +233,9 @@ def _follow(
         if at.log == state.log and broker.read(name, at.number, 0, 0).misses(at):
             # The log no longer has every entry after the id.
             at = _after_gap(name, state)
+    broker.follow(name, at)
     while True:
-        piece = broker.wait({name: at}).get(name)
+        piece = broker.wait().get(name)
         if piece is None:
             continue
         if isinstance(piece, ChannelError):
@@ -250,6 +251,7 @@ def _follow(
                     f"python -m ssestream: entry {number} of {name!r} is no message",
                     file=sys.stderr,
                 )
+        at = piece.read_to
 
 
 def _after_gap(name: str, piece: Slice) -> Position:

@@ -28,7 +28,6 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from ..errors import BrokerError
@@ -173,11 +172,20 @@ class Slice(NamedTuple):
     last_check: str = ""
     #: How much the log keeps.
     bounds: Bounds = Bounds()
+    #: In the result of `Broker.wait`, the followed position after which there is this news.
+    after: Position | None = None
 
     @property
     def end(self) -> Position:
         """The position after the newest entry."""
         return Position(self.log, self.last, self.last_check)
+
+    @property
+    def read_to(self) -> Position:
+        """The position after the last of *entries*; without entries, the end of the log."""
+        if not self.entries:
+            return self.end
+        return Position(self.log, self.entries[-1].number, self.entries[-1].check)
 
     @property
     def beginning(self) -> Position:
@@ -198,6 +206,10 @@ class Slice(NamedTuple):
     def read_after(self, entry: str) -> "Slice":
         """The same slice, with *entry* as the check of the entry that was asked for."""
         return self._replace(check=entry)
+
+    def told_after(self, at: Position) -> "Slice":
+        """The same slice, as `Broker.wait` returns it to a caller that follows from *at*."""
+        return self._replace(after=at)
 
     def misses(self, at: Position) -> bool:
         """Whether some entries after *at* are lost: a gap.
@@ -233,10 +245,14 @@ class Broker(Protocol):
     *history_age* in each log to which it appends (see `Bounds`). Callers give valid channel
     names, and frames of any length.
 
-    Each method raises `BrokerError` if it fails, within a time that each broker states. The
-    error is a `ChannelError` if only the log of one channel fails. `wait` returns such a
-    `ChannelError` in the place of the channel's slice, and does so again at once if the caller
-    asks for the channel again.
+    `append`, `read`, `keep`, `ping` and `wait` raise `BrokerError` if they fail, within a time that
+    each broker states. The error is a `ChannelError` if only the log of one channel fails. `wait`
+    returns such a `ChannelError` in the place of the channel's slice.
+
+    One caller, the listener of a process, follows channels and waits for their news. The broker
+    keeps the position of each followed channel, and moves it past the news that `wait` returns.
+    What a call of `follow`, of `unfollow` or of `wait` costs does not depend on how many channels
+    are followed.
     """
 
     #: Whether other processes can read the entries that this process appends.
@@ -265,21 +281,45 @@ class Broker(Protocol):
     def ping(self) -> None:
         """Try once to use the broker. Raises `BrokerError` if that fails."""
 
-    def wait(self, positions: Mapping[str, Position]) -> News:
-        """Wait until a channel has news after its position, or until `wake` is called.
+    def follow(self, channel: str, position: Position) -> None:
+        """Let `wait` return the news of *channel* after *position* from now on.
+
+        A `wait` that has begun heeds this at once. A channel that is followed already goes on
+        from *position*, so the same news can be asked for again. Never blocks, and raises no
+        `BrokerError`. The caller may hold a lock.
+        """
+
+    def unfollow(self, channel: str) -> None:
+        """Let `wait` return no news of *channel* any more, and forget its position.
+
+        A result of `wait` that is on its way may still have the channel. Does nothing for a
+        channel that is not followed. Never blocks, and raises no `BrokerError`. The caller may
+        hold a lock.
+        """
+
+    def wait(self) -> News:
+        """Wait until a followed channel has news, or until `wake` is called.
 
         Only one caller may wait at a time; the caller may be a greenlet. The result has a
         slice of each channel with new entries, as `read` would return it, with at most `WAITED`
-        entries. If a channel has another log, another past or no log any more, its slice begins
-        at the beginning of the log. A call with the same positions returns the same news again.
-        The result may be empty after a `wake`, or at any other time.
+        entries; the next call returns the rest. `Slice.after` is the position that was followed,
+        and the broker goes on from `Slice.read_to`. If a channel has another log, another past
+        or no log any more, its slice begins at the beginning of the log. One result may leave out
+        some of the channels with news, which the next call returns. The result may be empty after
+        a `wake`, or at any other time.
+
+        After a `BrokerError`, all channels are followed as before, and no news is lost. A channel
+        with a `ChannelError` in the result is not looked at again until it is followed again.
         """
 
     def wake(self) -> None:
         """Let `wait` return now, or the next `wait` if nobody waits. Never blocks."""
 
     def close(self) -> None:
-        """Close all connections. The next call of a method opens them again."""
+        """Close all connections. The next call of a method opens them again.
+
+        All channels are followed as before.
+        """
 
 
 def check_name(name: object) -> str:

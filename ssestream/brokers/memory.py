@@ -17,6 +17,7 @@ from ..runtime.forking import AtFork
 from ..runtime.threads import new_lock
 from ..runtime.waker import Waker
 from .broker import CONTROL, CONTROLS, WAITED, WAITED_BYTES, Bounds, Entry, News, Position, Slice
+from .followed import Followed
 
 
 class _Kept(NamedTuple):
@@ -80,6 +81,7 @@ class MemoryBroker:
         # entries after them.
         self._positions: dict[str, Position] = {}
         self._doubtful: set[str] = set()
+        self._followed = Followed()
         _brokers.add(self)
 
     def append(self, channel: str, frame: bytes) -> Position:
@@ -111,7 +113,21 @@ class MemoryBroker:
     def ping(self) -> None:
         pass
 
-    def wait(self, positions: Mapping[str, Position]) -> News:
+    def follow(self, channel: str, position: Position) -> None:
+        self._followed.follow(channel, position)
+        self.wake()
+
+    def unfollow(self, channel: str) -> None:
+        self._followed.unfollow(channel)
+
+    def wait(self) -> News:
+        positions = self._followed.all()
+        news: News = {}
+        for name, piece in self._wait(positions).items():
+            self._followed.pass_on(name, positions[name], piece, news)
+        return news
+
+    def _wait(self, positions: Mapping[str, Position]) -> News:
         waker = Waker()
         with self.lock:
             known, self._positions = self._positions, dict(positions)
@@ -152,6 +168,7 @@ class MemoryBroker:
     def after_fork(self) -> None:
         self.lock = new_lock()
         self._waker = None
+        self._followed = Followed()
         self._identity = secrets.token_hex(4)
 
     def _more(self) -> News:

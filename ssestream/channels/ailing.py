@@ -24,7 +24,7 @@ SOONEST, LATEST = 0.1, 2.0
 #: Channels that are tried in one round.
 AT_ONCE = 16
 
-#: The most channels that are remembered, so that each is logged only once.
+#: The most channels without a stream that are remembered, so that each is logged only once.
 REMEMBERED = 1000
 
 #: Entries that a try reads, and their bytes.
@@ -44,12 +44,14 @@ class Ailing:
         # A weak reference makes no cycle, so a dropped broker closes its connections at once.
         self._resume = weakref.WeakMethod(resume)
         self._lock = new_lock()
-        # For each channel, whether the listener must leave it out.
+        # For each channel, whether the broker has left it out of the listener's news.
         self._channels: dict[str, bool] = {}
+        # The number of channels at which those without a stream are forgotten.
+        self._most = REMEMBERED
         self._is_trying = False
 
     def __contains__(self, name: str) -> bool:
-        """Whether the listener must leave the channel *name* out of its wait."""
+        """Whether the broker has left the channel *name* out of the listener's news."""
         return self._channels.get(name, False)
 
     def add(self, error: ChannelError, *, listener: bool) -> None:
@@ -60,8 +62,8 @@ class Ailing:
         with self._lock:
             is_new = error.channel not in self._channels
             self._channels[error.channel] = listener or error.channel in self
-            while len(self._channels) > REMEMBERED:
-                del self._channels[next(iter(self._channels))]
+            if len(self._channels) > self._most:
+                self._forget_some()
         if is_new:
             logger.warning(
                 "channels: %s; only the channel %r is affected: its streams stay open and"
@@ -69,15 +71,28 @@ class Ailing:
                 error,
                 error.channel,
             )
-        self.go_on()
+        self._go_on()
 
-    def go_on(self) -> None:
-        """Start the retries if they are not running. Called when a stream follows a channel."""
+    def followed(self, names: list[str]) -> None:
+        """Try those of *names* again that are ailing: the first stream follows each of them."""
+        if not self._channels.keys().isdisjoint(names):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Start the retries if they are not running."""
         with self._lock:
-            start = bool(self._channels) and not self._is_trying
-            self._is_trying = self._is_trying or start
+            start = not self._is_trying
+            self._is_trying = True
         if start:
             spawn(self.run)
+
+    def _forget_some(self) -> None:
+        """Remember at most `REMEMBERED` channels besides those that a stream follows."""
+        unfollowed = [name for name in self._channels if self._tails.get(name) is None]
+        for name in unfollowed[:-REMEMBERED]:
+            del self._channels[name]
+        # Look again when there are twice as many, so that a look at all of them is rare.
+        self._most = max(REMEMBERED, 2 * len(self._channels))
 
     def run(self) -> None:
         """Try the channels again, until each can be read or has no follower."""

@@ -5,7 +5,7 @@ A browser sends this id back as ``Last-Event-ID`` (WHATWG HTML, section 9.2.4), 
 any host can continue there.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import flask
@@ -239,11 +239,14 @@ class Channels(Uncopyable):
 
     def channel(self, name: str) -> "Channel":
         """A handle on the channel *name*. Raises as `publish` does for a name."""
-        return Channel(self, check_name(name))
+        return Channel(self, check_name(name), self._statistics_of)
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         """The statistics of each channel that a stream of this process follows."""
-        return self._exchange.listener.tails.statistics()
+        return self._exchange.listener.tails.statistics_of_all()
+
+    def _statistics_of(self, name: str) -> ChannelStatistics:
+        return self._exchange.listener.tails.statistics(name)
 
     def ping(self) -> None:
         """Return if the broker can be used now, and raise `BrokerError` if not.
@@ -288,9 +291,15 @@ class Channel(Uncopyable):
 
     _only_one = "it is a part of its Channels. Make another with channels.channel(name)"
 
-    def __init__(self, channels: Channels, name: str) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        name: str,
+        statistics_of: Callable[[str], ChannelStatistics],
+    ) -> None:
         self.name = name
         self._channels = channels
+        self._statistics_of = statistics_of
 
     def publish(self, message: Message) -> str:
         """See `Channels.publish`."""
@@ -319,5 +328,4 @@ class Channel(Uncopyable):
 
     def statistics(self) -> ChannelStatistics:
         """The statistics of the channel in this process; all zeros while no stream follows it."""
-        found = self._channels.statistics().get(self.name)
-        return ChannelStatistics(0, 0, 0, 0, 0, 0) if found is None else found
+        return self._statistics_of(self.name)

@@ -1,9 +1,13 @@
 """Hear of every change in the broker, and hand the new entries on to the live cursors.
 
-The listener waits in the broker for entries after the positions of the tails. The first
-subscription starts the listener, and the listener ends after the last subscription. When the
-broker fails, the listener tries again from its last positions, after growing pauses. So an outage
-of the broker ends no subscription.
+The broker follows each channel that has a tail, from the position of the tail (see ``tail``). The
+listener waits for the news of all these channels together. The first subscription starts the
+listener, and the listener ends after the last subscription. When the broker fails, the listener
+waits again after growing pauses, and the broker goes on from the same positions. So an outage of
+the broker ends no subscription.
+
+If the listener fails while it has news in hand, it lets the broker follow all channels again
+from the positions of their tails. So no news is lost.
 
 A cursor that is behind is moved by a reader (see ``replay``) until the cursor is live.
 """
@@ -27,6 +31,9 @@ from .tasks import spawn, start_again
 #: Seconds before the broker is tried again: after the first failure, and at most.
 SOONEST, LATEST = 0.1, 2.0
 
+#: Channels whose news is handed on, or whose ends are asked for, before other work has a turn.
+CHANNELS = 32
+
 
 class Listener:
     """The listener of one `Channels` in one process."""
@@ -34,7 +41,7 @@ class Listener:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         #: The channels that streams of this process follow.
-        self.tails = Tails()
+        self.tails = Tails(broker)
         self.health = Health()
         self.replay = Replay(broker, self.tails, self.health)
         #: The clients that must get an id with their positions.
@@ -42,6 +49,8 @@ class Listener:
         self._ailing = self.replay.ailing
         # Whether `_listen` runs. The lock of the tails guards this.
         self._listening = False
+        # Channels that had news since other work had its turn.
+        self._turns = 0
 
     @property
     def is_running(self) -> bool:
@@ -61,7 +70,7 @@ class Listener:
         # Call this first: it may start a thread and fail, and then nothing may be added.
         current_loop()
         with self.tails.lock:
-            is_new = self.tails.add(cursors)
+            new = self.tails.add(cursors)
             start = not self._listening and bool(self.tails)
             if start:
                 self._listening = True
@@ -69,10 +78,9 @@ class Listener:
             self.replay.start(cursor)
         if start:
             spawn(self._listen)
-        elif is_new:
+        elif new and self.tails.unplaced(1):
             self._broker.wake()
-        if is_new:
-            self._ailing.go_on()
+        self._ailing.followed(new)
 
     def remove(self, cursors: list[Cursor]) -> None:
         """Let *cursors* follow their channels no more."""
@@ -89,9 +97,9 @@ class Listener:
     def _listen(self) -> None:
         pause = SOONEST
         try:
-            while tails := self._followed():
+            while self._goes_on():
                 try:
-                    self._hear(tails)
+                    self._hear()
                     if not self.health.is_unsteady:
                         pause = SOONEST
                     continue
@@ -99,26 +107,29 @@ class Listener:
                     self.health.down(error)
                 except Exception:
                     logger.exception("channels: the listener failed, and goes on")
+                    self.tails.follow_all_again()
                 # A random pause: all processes lose the broker at the same moment, and must not
                 # come back at the same moment.
                 time.sleep(pause * chance.uniform(0.5, 1.0))
                 pause = min(pause * 2, LATEST)
         except BaseException as error:
+            # The broker has moved on past news that the cursors may not have got.
+            self.tails.follow_all_again()
             start_again(self._listen, error)
 
-    def _followed(self) -> list[Tail]:
-        """All tails. If there are none, notes that the listener ends; the caller must end it."""
+    def _goes_on(self) -> bool:
+        """Whether a stream follows a channel. If not, notes that the listener ends."""
         with self.tails.lock:
             if not self.tails:
                 self._listening = False
                 self.health.idle()
-            return self.tails.all()
+            return self._listening
 
-    def _hear(self, tails: list[Tail]) -> None:
-        """Wait once for news of *tails*, and give the news to the cursors. Raises `BrokerError`."""
+    def _hear(self) -> None:
+        """Wait once for news, and give the news to the cursors. Raises `BrokerError`."""
         if self.health.is_down:
-            self._probe(tails)
-        self._find_ends(tails)
+            self._probe()
+        self._find_ends()
         was_down = self.health.is_down
         if was_down:
             # Let this wait return at once. The broker is back only if a wait works too: a read
@@ -126,24 +137,25 @@ class Listener:
             self._broker.wake()
         elif self.health.state != "listening":
             self._up()
-        asked = {tail.name: tail for tail in tails if tail.name not in self._ailing}
-        positions = ((name, tail.position) for name, tail in asked.items())
-        news = self._broker.wait({name: at for name, at in positions if at})
+        news = self._broker.wait()
         if was_down:
             self._up()
         # First hand on the news, and only then raise the failure of a reader.
         failure = self.health.take_failure()
         try:
             for name, piece in news.items():
-                # The tail may have been replaced during the wait. The new tail has another
-                # position, so this news is not for it.
+                self._take_turn()
                 tail = self.tails.get(name)
-                if tail is None or tail is not asked.get(name):
+                if tail is None:
                     continue
                 if isinstance(piece, ChannelError):
                     self._ailing.add(piece, listener=True)
-                else:
+                elif piece.after == tail.position:
                     self._hand_on(tail, piece)
+                else:
+                    # The tail was replaced during the wait, and has another position. This news
+                    # is not for the new tail.
+                    self.tails.follow_again(name)
         except BaseException:
             if failure is not None:
                 self.health.note(failure)
@@ -151,9 +163,9 @@ class Listener:
         if failure is not None:
             raise failure
 
-    def _probe(self, tails: list[Tail]) -> None:
+    def _probe(self) -> None:
         """Test the broker: read one entry of any channel, or ping. Raises `BrokerError`."""
-        for tail in tails:
+        for tail in self.tails.all():
             if tail.name not in self._ailing:
                 after = 0 if tail.position is None else max(tail.position.number - 1, 0)
                 try:
@@ -163,16 +175,29 @@ class Listener:
                     self._ailing.add(error, listener=True)
         self._broker.ping()
 
-    def _find_ends(self, tails: list[Tail]) -> None:
-        """Ask the broker for the end of each log that is not known yet."""
+    def _find_ends(self) -> None:
+        """Ask the broker for the ends of some logs that are not known yet."""
+        tails = self.tails.unplaced(CHANNELS)
         for tail in tails:
-            if tail.position is None and tail.name not in self._ailing:
-                try:
-                    end = self._broker.read(tail.name, 0, 0, 0).end
-                except ChannelError as error:
-                    self._ailing.add(error, listener=True)
-                else:
-                    self.tails.found(tail, end)
+            try:
+                end = self._broker.read(tail.name, 0, 0, 0).end
+            except ChannelError as error:
+                self.tails.leave_out(tail.name)
+                self._ailing.add(error, listener=True)
+            else:
+                self.tails.found(tail, end)
+            self._take_turn()
+        if len(tails) == CHANNELS:
+            # There may be more, which the next turn asks for. The news of the other channels
+            # does not wait for them.
+            self._broker.wake()
+
+    def _take_turn(self) -> None:
+        """Let other work have its turn after each `CHANNELS` channels."""
+        self._turns += 1
+        if self._turns >= CHANNELS:
+            self._turns = 0
+            checkpoint()
 
     def _up(self) -> None:
         """Note that the broker can be used, and let all cursors that are behind read on."""

@@ -121,6 +121,7 @@ class Replay:
             # its other cursors try again, too.
             for each in cursor.subscription.cursors:
                 self.drained(each)
+        self._tails.follow_again(name)
         self._broker.wake()
 
     def read_on(self, cursor: Cursor) -> None:

@@ -17,14 +17,16 @@ So a slow stream fills only half of its queue, and does not delay other streams;
 the log. A tail also keeps the last entries of its log, so a reader mostly need not ask the
 broker.
 
-A `Tails` holds the tails of all channels, under one lock.
+A `Tails` holds the tails of all channels, under one lock. It lets the broker follow each channel
+from its first stream here to its last.
 """
 
 import dataclasses
+import itertools
 from collections import deque
 from typing import Any
 
-from ..brokers.broker import Bounds, Position
+from ..brokers.broker import Bounds, Broker, Position
 from ..runtime.clock import clock
 from ..runtime.threads import new_lock
 from .cursor import Cursor
@@ -210,13 +212,19 @@ class Tail:
 
 
 class Tails:
-    """The tails of all channels that streams of this process follow, under one lock."""
+    """The tails of all channels that streams of this process follow, under one lock.
 
-    def __init__(self) -> None:
+    No method looks at all channels, except where its name says so.
+    """
+
+    def __init__(self, broker: Broker) -> None:
         #: Guards all fields of the tails, and which cursors are live. Nobody holds it while
         #: waiting, or together with the lock of a `Subscription`.
         self.lock = new_lock()
+        self._broker = broker
         self._tails: dict[str, Tail] = {}
+        # The tails without a position, except for those that were left out.
+        self._unplaced: dict[str, Tail] = {}
 
     def __bool__(self) -> bool:
         return bool(self._tails)
@@ -234,17 +242,20 @@ class Tails:
         tail = self._tails.get(cursor.name)
         return tail if tail is not None and cursor in tail.cursors else None
 
-    def add(self, cursors: list[Cursor]) -> bool:
-        """Add *cursors*, which are not live yet. Returns whether a channel is new here."""
-        is_new = False
+    def add(self, cursors: list[Cursor]) -> list[str]:
+        """Add *cursors*, which are not live yet. Returns the channels that are new here."""
+        new = []
         with self.lock:
             for cursor in cursors:
                 tail = self._tails.get(cursor.name)
                 if tail is None:
-                    is_new = True
+                    new.append(cursor.name)
                     tail = self._tails[cursor.name] = Tail(cursor.name)
+                has_begun = tail.position is not None
                 tail.add(cursor)
-        return is_new
+                if not has_begun:
+                    self._follow(tail)
+        return new
 
     def remove(self, cursors: list[Cursor]) -> None:
         """Remove *cursors*, and forget each channel that no cursor follows any more."""
@@ -255,12 +266,48 @@ class Tails:
                     tail.remove(cursor)
                     if not tail.cursors:
                         del self._tails[tail.name]
+                        self._unplaced.pop(tail.name, None)
+                        self._broker.unfollow(tail.name)
 
     def found(self, tail: Tail | None, end: Position) -> None:
         """Let *tail* begin at *end*, which a read has found, unless it has begun already."""
         with self.lock:
-            if tail is not None:
+            if tail is not None and tail.position is None and tail.cursors:
                 tail.begin(end)
+                self._follow(tail)
+
+    def follow_again(self, name: str) -> None:
+        """Let the broker tell the news of the channel *name* after the position of its tail.
+
+        If the tail has no position, the channel is in `unplaced` again.
+        """
+        with self.lock:
+            tail = self._tails.get(name)
+            if tail is not None:
+                self._follow(tail)
+
+    def follow_all_again(self) -> None:
+        """Do the same for all channels."""
+        for tail in self.all():
+            self.follow_again(tail.name)
+
+    def unplaced(self, limit: int) -> list[Tail]:
+        """At most *limit* of the tails that have no position."""
+        with self.lock:
+            return list(itertools.islice(self._unplaced.values(), limit))
+
+    def leave_out(self, name: str) -> None:
+        """Have the channel *name* in `unplaced` no more, until `follow_again` is called."""
+        with self.lock:
+            self._unplaced.pop(name, None)
+
+    def _follow(self, tail: Tail) -> None:
+        if tail.position is None:
+            self._unplaced[tail.name] = tail
+        else:
+            self._unplaced.pop(tail.name, None)
+            # Follow and unfollow with the lock held, so that they reach the broker in order.
+            self._broker.follow(tail.name, tail.position)
 
     def goes_live(self, cursor: Cursor, seen: Position | None) -> bool:
         """Let *cursor* go live if it is at the end of the log. Returns whether it needs no reader.
@@ -316,6 +363,12 @@ class Tails:
             if tail is not None:
                 tail.count_published()
 
-    def statistics(self) -> dict[str, ChannelStatistics]:
+    def statistics(self, name: str) -> ChannelStatistics:
+        """The statistics of the channel *name*; all zeros if no stream follows it."""
         with self.lock:
-            return {name: tail.statistics() for name, tail in self._tails.items()}
+            tail = self._tails.get(name)
+            return ChannelStatistics(0, 0, 0, 0, 0, 0) if tail is None else tail.statistics()
+
+    def statistics_of_all(self) -> dict[str, ChannelStatistics]:
+        # Take the lock for each channel, and not for all of them together: a broadcast needs it.
+        return {tail.name: self.statistics(tail.name) for tail in self.all()}

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -104,9 +105,28 @@ def all_closed(
         close(each)
 
 
-def news(broker: Broker, positions: Mapping[str, Position]) -> dict[str, Slice]:
-    """What `wait` gives when it gives something."""
-    while not (found := broker.wait(positions)):
+_followed: "weakref.WeakKeyDictionary[Any, set[str]]" = weakref.WeakKeyDictionary()
+
+
+def follow(broker: Broker, positions: Mapping[str, Position]) -> None:
+    """Let *broker* follow exactly *positions*, each anew."""
+    for name in _followed.get(broker, set()) - positions.keys():
+        broker.unfollow(name)
+    for name, at in positions.items():
+        broker.follow(name, at)
+    _followed[broker] = set(positions)
+
+
+def wait(broker: Broker, positions: Mapping[str, Position]) -> dict[str, Any]:
+    """What one `wait` gives to who follows exactly *positions* from now on."""
+    follow(broker, positions)
+    return broker.wait()
+
+
+def news(broker: Broker, positions: Mapping[str, Position]) -> dict[str, Any]:
+    """The same when it gives something."""
+    follow(broker, positions)
+    while not (found := broker.wait()):
         pass
     return found
 

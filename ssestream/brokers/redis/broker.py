@@ -30,6 +30,7 @@ from ..broker import (
     Position,
     Slice,
 )
+from ..followed import Followed
 from ..waker import PollableWaker
 from .client import opener
 from .errors import ERRORS, is_lasting, is_of_channel, may_pass
@@ -112,8 +113,7 @@ class RedisBroker:
     ) -> None:
         self._target = parse(url)
         self._open = opener(self._target)
-        self._asked = Bounds(history, history_age)
-        self._warned = False
+        self._asked, self._warned = Bounds(history, history_age), False
         # The connections to close when the broker is dropped.
         self._held = Held()
         weakref.finalize(self, self._held.close)
@@ -132,6 +132,7 @@ class RedisBroker:
         self._waker: PollableWaker | None = None
         # Whether `wake` was called before there was a waker.
         self._woken = False
+        self._followed = Followed()
         self._forget()
 
     def _forget(self) -> None:
@@ -186,7 +187,21 @@ class RedisBroker:
         with contextlib.suppress(ChannelError), self._errors(PINGED):
             self._news({PINGED: Position("*", 0)}, 0, 0)
 
-    def wait(self, positions: Mapping[str, Position]) -> News:
+    def follow(self, channel: str, position: Position) -> None:
+        self._followed.follow(channel, position)
+        self.wake()
+
+    def unfollow(self, channel: str) -> None:
+        self._followed.unfollow(channel)
+
+    def wait(self) -> News:
+        positions = self._followed.all()
+        news: News = {}
+        for name, piece in self._wait(positions).items():
+            self._followed.pass_on(name, positions[name], piece, news)
+        return news
+
+    def _wait(self, positions: Mapping[str, Position]) -> News:
         with self._errors():
             waker = self._my_waker()
         with self.lock:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...runtime.forking import AtFork
 from ..broker import WAITED, WAITED_BYTES, Bounds, ChannelError, News, Position, Slice
+from ..followed import Followed
 from ..waker import PollableWaker
 from .database import Database
 from .logs import Logs
@@ -56,6 +57,7 @@ class SqliteBroker:
         self._seen: tuple[sqlite3.Connection | None, int, str] = None, 0, ""
         self._positions: dict[str, Position] = {}
         self._doubtful: dict[str, None] = {}
+        self._followed = Followed()
 
     # -- the contract
 
@@ -93,7 +95,21 @@ class SqliteBroker:
             "BEGIN IMMEDIATE", lambda db: db.execute("UPDATE channels SET last = 0 WHERE 0")
         )
 
-    def wait(self, positions: Mapping[str, Position]) -> News:
+    def follow(self, channel: str, position: Position) -> None:
+        self._followed.follow(channel, position)
+        self.wake()
+
+    def unfollow(self, channel: str) -> None:
+        self._followed.unfollow(channel)
+
+    def wait(self) -> News:
+        positions = self._followed.all()
+        news: News = {}
+        for name, piece in self._wait(positions).items():
+            self._followed.pass_on(name, positions[name], piece, news)
+        return news
+
+    def _wait(self, positions: Mapping[str, Position]) -> News:
         known, self._positions = self._positions, dict(positions)
         moved = [name for name, at in positions.items() if known.get(name) != at]
         kept = (name for name in self._doubtful if name in positions)

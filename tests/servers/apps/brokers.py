@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from ssestream.brokers import open_broker
-from ssestream.brokers.broker import Broker, BrokerError, Position
+from ssestream.brokers.broker import Broker, BrokerError, Position, Slice
+from tests.kit.brokers import news
 from tests.servers.apps import tell
 
 
@@ -60,16 +61,14 @@ def knock(broker: Broker, channel: str) -> None:
 
 def wait(broker: Broker, *channels: str) -> None:
     """Tell of whatever comes, for ever."""
-    positions = {}
     for channel in channels:
-        piece = broker.read(channel, 0, 0, 0)
-        positions[channel] = piece.end
+        broker.follow(channel, broker.read(channel, 0, 0, 0).end)
     tell(waits=True)
     while True:
-        for channel, piece in broker.wait(positions).items():
+        for channel, piece in broker.wait().items():
+            assert isinstance(piece, Slice)
             for number, frame, _ in piece.entries:
                 tell(channel=channel, number=number, frame=frame.decode())
-            positions[channel] = piece.end
 
 
 def fork(broker: Broker, channel: str) -> None:
@@ -102,8 +101,7 @@ def greenlets(broker: Broker, channel: str) -> None:
             gevent.sleep(0.001)
 
     gevent.spawn(tick)
-    waiter = gevent.spawn(lambda: next(iter(iter(lambda: broker.wait({channel: nothing}), {}))))
-    nothing = Position("", 0)
+    waiter = gevent.spawn(news, broker, {channel: Position("", 0)})
     gevent.sleep(0.2)
     before = len(ticks)
     gevent.get_hub().threadpool.apply(broker.append, (channel, b"x"))
@@ -118,7 +116,7 @@ def starved(broker: Broker, channel: str) -> None:
     calls: dict[str, Callable[[], object]] = {
         "append": lambda: broker.append(channel, b"more"),
         "read": lambda: broker.read(channel, 0, 10, 1000).entries,
-        "wait": lambda: broker.wait({channel: position}),
+        "wait": lambda: news(broker, {channel: position}),
         "wake": broker.wake,
     }
 

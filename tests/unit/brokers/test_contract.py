@@ -36,6 +36,7 @@ from tests.kit.brokers import (
     news,
     plain,
     plainly,
+    wait,
 )
 from tests.kit.servers import PATIENCE, Server, wait_until
 
@@ -303,17 +304,17 @@ def test_waiting_gives_the_same_again_to_who_has_not_moved_on(broker: Broker) ->
         assert news(broker, {"news": at})["news"].entries[0].number == at.number + 1
         # Having seen the end does not make it forget that there is a way to it.
         broker.wake()
-        assert broker.wait({"news": last}) == {}
+        assert wait(broker, {"news": last}) == {}
 
 
 def test_waiting_finds_what_came_between_two_waits(broker: Broker) -> None:
     at = {"news": broker.append("news", b"1"), "sports": broker.append("sports", b"1")}
     broker.wake()
-    assert broker.wait(at) == {}
+    assert wait(broker, at) == {}
     broker.append("news", b"2")
     broker.append("sports", b"2")
     broker.wake()
-    broker.wait({})
+    wait(broker, {})
     assert news(broker, {"news": at["news"]}).keys() == {"news"}
     assert news(broker, {"sports": at["sports"]}).keys() == {"sports"}
 
@@ -342,9 +343,9 @@ def test_a_wake_ends_the_wait_or_the_next_one(broker: Broker) -> None:
     at = {"news": broker.append("news", b"x")}
     broker.wake()
     broker.wake()
-    assert Elsewhere(broker.wait, at).result() == {}
+    assert Elsewhere(wait, broker, at).result() == {}
     for _ in range(20):
-        waiter = Elsewhere(broker.wait, at)
+        waiter = Elsewhere(wait, broker, at)
         broker.wake()
         assert waiter.result() == {}
 
@@ -365,7 +366,7 @@ def test_who_stands_in_another_log_is_given_this_one_from_its_beginning(
     assert plainly(news(broker, elsewhere)) == {"news": (position.log, 1, 1, [(1, b"x")])}
     # And where everybody else has seen the end.
     broker.wake()
-    assert broker.wait({"news": position}) == {}
+    assert wait(broker, {"news": position}) == {}
     assert plainly(news(broker, elsewhere)) == {"news": (position.log, 1, 1, [(1, b"x")])}
 
 
@@ -406,7 +407,7 @@ def test_waiting_for_thousands_of_channels_gives_all_that_comes(broker: Broker) 
 def test_waiting_and_waking_leave_nothing_behind(broker: Broker) -> None:
     def once() -> None:
         position = broker.append("news", b"x")
-        waiter = Elsewhere(broker.wait, {"news": position})
+        waiter = Elsewhere(wait, broker, {"news": position})
         broker.wake()
         waiter.result()
         broker.close()

@@ -20,7 +20,8 @@ from ssestream.brokers import open_broker
 from ssestream.brokers.broker import BrokerError, Busy, Position, Slice
 from ssestream.brokers.redis import RedisBroker, listener
 from ssestream.brokers.redis import broker as redis_broker
-from tests.kit.brokers import all_closed, frames, news
+from tests.kit.brokers import all_closed, frames, wait
+from tests.kit.brokers import news as heard
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import ROOT, free_port, wait_until
 
@@ -47,15 +48,15 @@ class Follower:
         self.errors: list[BrokerError] = []
         self._broker = broker
         self._channel = channel
-        self._position = Position("", 0)
         self._over = False
+        broker.follow(channel, Position("", 0))
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def _follow(self) -> None:
         while not self._over:
             try:
-                news = self._broker.wait({self._channel: self._position})
+                news = self._broker.wait()
             except BrokerError as error:
                 self.errors.append(error)
                 time.sleep(0.01)
@@ -65,7 +66,6 @@ class Follower:
                 for number, frame, _ in piece.entries:
                     self.numbers.append(number)
                     self.frames.append(frame)
-                    self._position = Position(piece.log, number)
 
     def stop(self) -> None:
         self._over = True
@@ -140,7 +140,7 @@ def test_positions_hold_over_a_restart(
     server.start()
     second = reader.append("news", b"two")
     assert second[:2] == (first.log, 2)
-    news = reader.wait({"news": first})
+    news = heard(reader, {"news": first})
     assert [(name, *piece[:3], frames(piece)) for name, piece in news.items()] == [
         ("news", first.log, 1, 2, [b"two"])
     ]
@@ -151,7 +151,7 @@ def test_a_flushed_database_begins_another_log(
 ) -> None:
     reader = broker(redis_server.url)
     before = reader.append("news", b"one")
-    thread, result = in_thread(lambda: reader.wait({"news": before}))
+    thread, result = in_thread(lambda: heard(reader, {"news": before}))
     redis_server.client().flushall()
     after = broker(redis_server.url).append("news", b"two")
     # What waits may see that it has gone before it sees that it is back.
@@ -159,7 +159,7 @@ def test_a_flushed_database_begins_another_log(
     assert after.number == 1
     assert int(after.log) > int(before.log)
     assert result[0]["news"].log in (after.log, "")
-    assert frames(reader.wait({"news": before})["news"]) == [b"two"]
+    assert frames(heard(reader, {"news": before})["news"]) == [b"two"]
 
 
 def test_a_log_that_began_anew_under_an_earlier_clock_is_found(
@@ -173,7 +173,7 @@ def test_a_log_that_began_anew_under_an_earlier_clock_is_found(
     client.delete("ssestream:{news}")
     client.xadd("ssestream:{news}", {"f": b"two", "t": 5, "k": b"?"}, id="5-1")
     news: dict[str, Slice] = {}
-    wait_until(lambda: news.update(reader.wait({"news": before})) or news, "news")
+    wait_until(lambda: news.update(wait(reader, {"news": before})) or news, "news")
     assert (*news["news"][:3], frames(news["news"])) == ("5", 1, 1, [b"two"])
 
 
@@ -188,11 +188,11 @@ def test_a_log_that_has_lost_its_end_is_found_on_the_next_connection(
     client.restore("ssestream:{news}", 0, copy, replace=True)
     reader = broker(redis_server.url)
     for _ in range(2):
-        piece = reader.wait({"news": last})["news"]
+        piece = heard(reader, {"news": last})["news"]
         assert (*piece[:3], frames(piece)) == (first.log, 1, 1, [b"one"])
     client.delete("ssestream:{news}")
     for _ in range(2):
-        assert reader.wait({"news": last})["news"][:4] == ("", 1, 0, [])
+        assert heard(reader, {"news": last})["news"][:4] == ("", 1, 0, [])
 
 
 def test_a_forgotten_script_is_given_again(
@@ -292,7 +292,7 @@ def test_what_is_down_raises_in_time_and_without_the_password(
         (lambda: reader.read("news", 0, 10, 1000), 5),
         # One has waited for it, and the next need not.
         (lambda: reader.read("news", 0, 10, 1000), 2),
-        (lambda: reader.wait({"news": Position("", 0)}), 7),
+        (lambda: wait(reader, {"news": Position("", 0)}), 7),
     ]
     for call, seconds in calls:
         began = time.monotonic()
@@ -418,7 +418,7 @@ def test_a_queue_for_a_connection_ends_in_time_and_is_no_redis_that_is_down(
         assert 1 < time.monotonic() - began < 10
         assert isinstance(caught.value, BrokerError)
         # The listener does not stand in it.
-        assert frames(each.wait({"news": Position(at.log, 0)})["news"]) == [b"one"]
+        assert frames(heard(each, {"news": Position(at.log, 0)})["news"]) == [b"one"]
     assert all_of(each, "news") == [b"one"]
 
 
@@ -449,7 +449,7 @@ def test_a_frozen_redis_fails_a_wait_in_time(
     monkeypatch.setattr(listener, "ANSWER", 0.2)
     reader = broker(redis_server.url)
     at = reader.append("news", b"one")
-    assert reader.wait({"news": at}) == {}
+    assert wait(reader, {"news": at}) == {}
     redis_server.freeze()
     try:
         follower = Follower(reader, "news")
@@ -467,10 +467,10 @@ def test_a_wake_is_answered_at_once_though_redis_is_frozen(
     reader = broker(redis_server.url)
     at = reader.append("news", b"one")
     reader.wake()
-    assert reader.wait({"news": at}) == {}
+    assert wait(reader, {"news": at}) == {}
     redis_server.freeze()
     try:
-        thread, result = in_thread(lambda: reader.wait({"news": at}))
+        thread, result = in_thread(lambda: wait(reader, {"news": at}))
         began = time.monotonic()
         reader.wake()
         thread.join(20)
@@ -604,9 +604,9 @@ def test_news_of_large_entries_comes_in_pieces(
     reader = broker(redis_server.url)
     for n in range(20):
         reader.append("news", b"%d" % (n % 10) * 300_000)
-    piece = reader.wait({"news": Position("", 0)})["news"]
+    piece = heard(reader, {"news": Position("", 0)})["news"]
     assert [entry.number for entry in piece.entries] == [1, 2, 3, 4]
-    piece = reader.wait({"news": Position(piece.log, 4)})["news"]
+    piece = heard(reader, {"news": Position(piece.log, 4)})["news"]
     assert [entry.number for entry in piece.entries] == [5, 6, 7, 8]
 
 
@@ -615,13 +615,13 @@ def test_a_thousand_channels_are_waited_for_together(
 ) -> None:
     reader, publisher = broker(redis_server.url), broker(redis_server.url)
     positions = {f"of/{n}": Position("", 0) for n in range(1000)}
-    thread, result = in_thread(lambda: reader.wait(positions))
+    thread, result = in_thread(lambda: heard(reader, positions))
     publisher.append("of/999", b"one")
     thread.join(20)
     assert frames(result[0]["of/999"]) == [b"one"]
     for name in positions:
         publisher.append(name, b"more")
-    news = reader.wait(positions)
+    news = heard(reader, positions)
     assert news.keys() == positions.keys()
 
 
@@ -659,11 +659,11 @@ def test_a_wait_for_other_channels_keeps_its_connection(
     reader = broker(redis_server.url)
     for n in range(5):
         reader.wake()
-        assert reader.wait({f"channel-{m}": Position("", 0) for m in range(n + 1)}) == {}
+        assert wait(reader, {f"channel-{m}": Position("", 0) for m in range(n + 1)}) == {}
     listening = [each for each in clients_of(redis_server) if each["cmd"] == "xread"]
     assert len(listening) == 1
     reader.append("channel-4", b"one")
-    assert list(reader.wait({"channel-4": Position("", 0)})) == ["channel-4"]
+    assert list(heard(reader, {"channel-4": Position("", 0)})) == ["channel-4"]
 
 
 def test_a_listener_whose_connection_is_cut_finds_what_came_meanwhile(
@@ -686,7 +686,7 @@ def test_nothing_is_left_of_a_closed_one(
     def use() -> None:
         each = RedisBroker(redis_server.url, 10, None)
         each.append("news", b"one")
-        each.wait({"news": Position("", 0)})
+        wait(each, {"news": Position("", 0)})
         each.close()
 
     use()
@@ -733,21 +733,21 @@ def test_a_forked_process_has_its_own_connections(
     each = broker(redis_server.url)
     at = each.append("news", b"one")
     each.wake()
-    each.wait({"news": at})  # the question is still open now
+    wait(each, {"news": at})  # the question is still open now
     child = os.fork()
     if child == 0:
         try:
             each.wake()
-            quiet = each.wait({"news": at}) == {}
+            quiet = wait(each, {"news": at}) == {}
             each.append("child", b"%d" % quiet)
-            each.wait({"news": at})
+            heard(each, {"news": at})
             each.append("child", b"heard")
         finally:
             os._exit(0)
     try:
         wait_until(lambda: all_of(each, "child") == [b"1"], "the child")
         # Its wake was not ours.
-        thread, result = in_thread(lambda: each.wait({"news": at}))
+        thread, result = in_thread(lambda: heard(each, {"news": at}))
         each.append("news", b"two")
         thread.join(20)
         assert frames(result[0]["news"]) == [b"two"]
@@ -769,7 +769,7 @@ def test_a_forked_process_that_uses_no_broker_keeps_none_of_its_connections(
     each = broker(redis_server.url)
     at = each.append("news", b"one")
     each.wake()
-    assert each.wait({"news": at}) == {}
+    assert wait(each, {"news": at}) == {}
     ours = connected(os.getpid(), redis_server.port) - before
     assert len(ours) == 2  # to ask and to listen
     end, of_parent = os.pipe()
@@ -799,7 +799,7 @@ def test_a_forked_process_keeps_nothing_of_one_that_waits(
     before = connected(os.getpid(), redis_server.port)
     each = broker(redis_server.url)
     at = each.append("news", b"one")
-    thread, result = in_thread(lambda: news(each, {"news": at}))
+    thread, result = in_thread(lambda: heard(each, {"news": at}))
     wait_until(lambda: redis_server.client().info("clients")["blocked_clients"] == 1, "it to wait")
     ours = connected(os.getpid(), redis_server.port) - before
     end, of_parent = os.pipe()
@@ -907,13 +907,12 @@ def tick():
         gevent.sleep(0.001)
 
 def listen():
-    position = Position("", 0)
+    broker.follow("news", Position("", 0))
     while True:
-        news = broker.wait({"news": position})
+        news = broker.wait()
         woken.append(not news)
         for number, frame, _ in news["news"].entries if news else ():
             got.append(number)
-            position = Position(news["news"].log, number)
 
 def publish(n):
     for m in range(50):
@@ -968,14 +967,14 @@ def works(each: RedisBroker) -> None:
     """Append, read, wait, and wait for what comes while it waits."""
     at = each.append("news", b"one")
     each.append("sports", b"goal")
-    assert frames(each.wait({"news": Position(at.log, at.number - 1)})["news"]) == [b"one"]
+    assert frames(heard(each, {"news": Position(at.log, at.number - 1)})["news"]) == [b"one"]
     positions = {"news": at, "nothing": Position("", 0)}
-    thread, result = in_thread(lambda: wait_until(lambda: each.wait(positions), "news"))
+    thread, result = in_thread(lambda: wait_until(lambda: wait(each, positions), "news"))
     each.append("news", b"two")
     thread.join(20)
     assert frames(result[0]["news"]) == [b"two"]
     each.wake()
-    assert each.wait({"nothing": Position("", 0)}) == {}
+    assert wait(each, {"nothing": Position("", 0)}) == {}
     assert frames(each.read("sports", 0, 10, 1000)) == [b"goal"]
 
 
@@ -997,7 +996,7 @@ def test_an_account_may_have_few_rights(
     each = broker(f"redis://app:pw@127.0.0.1:{server.port}/1", history_age=60)
     works(each)
     each.append("last", b"one")
-    assert list(each.wait({"last": Position("", 0)})) == ["last"]
+    assert list(heard(each, {"last": Position("", 0)})) == ["last"]
 
 
 def test_tls(
@@ -1085,7 +1084,7 @@ def test_a_cluster(start_redis: Start, broker: Callable[..., RedisBroker]) -> No
     works(each)
     at = {f"of/{n}": each.append(f"of/{n}", b"one") for n in range(20)}
     assert all(node.client().dbsize() for node in nodes), "they live on several"
-    news = each.wait({name: Position("", 0) for name in at})
+    news = heard(each, {name: Position("", 0) for name in at})
     assert {name: piece.log for name, piece in news.items()} == {
         name: position.log for name, position in at.items()
     }

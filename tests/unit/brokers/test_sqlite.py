@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ssestream.brokers.broker import BrokerError, Position
+from ssestream.brokers.broker import BrokerError, Position, Slice
 from ssestream.brokers.sqlite import SqliteBroker, database, logs, watch
 from tests.kit.brokers import (
     LOTS,
@@ -29,6 +29,7 @@ from tests.kit.brokers import (
     frames,
     news,
     plainly,
+    wait,
 )
 from tests.kit.servers import ROOT, wait_until
 
@@ -207,7 +208,7 @@ def test_whoever_waits_is_told_within_50_ms_where_there_is_no_inotify(
         delays.append(heard - begin)
     assert sorted(delays)[5] < 0.05
     # And so it is with a wake.
-    waiter = Elsewhere(reader.wait, {"news": at})
+    waiter = Elsewhere(wait, reader, {"news": at})
     reader.wake()
     assert waiter.result() == {}
 
@@ -243,7 +244,7 @@ def test_a_wake_up_does_not_ask_about_every_channel(opened: Open) -> None:
     reader, writer = opened(), opened()
     at = {f"user/{n}": NEVER for n in range(10_000)}
     reader.wake()
-    assert reader.wait(at) == {}
+    assert wait(reader, at) == {}
     asked: list[str] = []
     connection = connection_of(reader)
     assert connection is not None
@@ -344,11 +345,11 @@ def test_a_killed_process_loses_nothing_and_holds_up_nobody(
     over = threading.Event()
 
     def follow() -> None:
-        at = NEVER
-        while not over.is_set() or everything(reader, "news").last > at.number:
-            for piece in reader.wait({"news": at}).values():
+        reader.follow("news", NEVER)
+        while not over.is_set() or everything(reader, "news").last > len(read):
+            for piece in reader.wait().values():
+                assert isinstance(piece, Slice)
                 read.extend(piece.entries)
-                at = Position(piece.log, read[-1][0])
 
     follower = Elsewhere(follow)
     url = f"sqlite:///{path}"
@@ -388,7 +389,7 @@ def test_a_directory_that_is_not_there_is_an_error_until_it_is(
     for use in (
         lambda: broker.append("news", b"x"),
         lambda: broker.read("news", 0, 1, 1),
-        lambda: broker.wait({"news": NEVER}),
+        lambda: wait(broker, {"news": NEVER}),
     ):
         with pytest.raises(BrokerError, match=r"there\.db: .*no directory .*/not\)"):
             use()
@@ -489,6 +490,7 @@ PRELUDE = """
 import json, os, resource, sys, threading
 from ssestream.brokers.broker import BrokerError, Position
 from ssestream.brokers.sqlite import SqliteBroker
+from tests.kit.brokers import news
 
 def say(what):
     print(json.dumps(what), flush=True)
@@ -517,11 +519,11 @@ say(appended > 10)
 # Not a hair of the one that failed, and whoever reads goes on.
 piece = reader.read("news", 0, 1 << 30, 1 << 30)
 say([piece.last - 1 - appended, len(piece.entries) - 1 - appended])
-say(reader.wait({"news": first})["news"].last == piece.last)
+say(news(reader, {"news": first})["news"].last == piece.last)
 fill(broker)
 os.unlink(ballast.name)
 say(broker.append("news", b"y").number - piece.last)
-say(reader.wait({"news": Position(first.log, piece.last)})["news"].last - piece.last)
+say(news(reader, {"news": Position(first.log, piece.last)})["news"].last - piece.last)
 """
 
 
@@ -556,7 +558,7 @@ piece = reader.read("news", 0, 1 << 30, 1 << 30)
 say([appended > 10, piece.last - 1 - appended, len(piece.entries) - 1 - appended])
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 say(broker.append("news", b"y").number - piece.last)
-say(reader.wait({"news": Position(first.log, piece.last)})["news"].last - piece.last)
+say(news(reader, {"news": Position(first.log, piece.last)})["news"].last - piece.last)
 """
 
 

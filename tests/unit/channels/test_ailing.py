@@ -18,7 +18,7 @@ from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers.broker import ChannelError, Position
 from ssestream.brokers.redis import listener as redis_listener
 from ssestream.channels import ailing, health, listener, replay
-from tests.kit.brokers import all_closed
+from tests.kit.brokers import all_closed, news, wait
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
 from tests.kit.insides import broker_of, listener_of
 from tests.kit.redis_server import RedisServer
@@ -137,7 +137,7 @@ def test_of_a_thousand_channels_two_may_fail(
     for name in ("of/3", "of/777"):
         client.set(f"ssestream:{{{name}}}", "x")
     broker.append("of/500", b"one")
-    found = broker.wait(ends)
+    found = news(broker, ends)
     assert set(found) == {"of/3", "of/777", "of/500"}
     for name in ("of/3", "of/777"):
         error = found.pop(name)
@@ -146,7 +146,7 @@ def test_of_a_thousand_channels_two_may_fail(
         ends.pop(name)
     # The others wait as ever.
     broker.wake()
-    assert set(broker.wait(ends)) <= {"of/500"}
+    assert set(wait(broker, ends)) <= {"of/500"}
 
 
 def damage(path: Path, statement: str) -> None:
@@ -282,7 +282,7 @@ def test_a_connection_that_may_not_be_unblocked_asks_for_it_once(
     broker = broker_of(opened(f"redis://b:b@127.0.0.1:{redis_server.port}/0"))
     for n in range(20):
         broker.wake()
-        broker.wait({f"channel-{m}": Position("", 0) for m in range(n + 1)})
+        wait(broker, {f"channel-{m}": Position("", 0) for m in range(n + 1)})
     log: Any = client.acl_log()
     assert sum(entry["count"] for entry in log if "unblock" in str(entry)) <= 1
 

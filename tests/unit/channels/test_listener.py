@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ssestream import BrokerError, Channels, SseStream
-from ssestream.brokers.broker import Position, Slice
+from ssestream.brokers.broker import News, Position, Slice
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import listener
 from ssestream.wire import Decoder, encode, is_frame
@@ -48,10 +48,17 @@ class Breakable(MemoryBroker):
         self._check("read")
         return super().read(channel, after, limit, max_bytes)
 
-    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
+    def wait(self) -> News:
         self._check("wait")
-        found = super().wait(positions)
-        self._check("wait")
+        found = super().wait()
+        try:
+            self._check("wait")
+        except BrokerError:
+            # An error takes no news away.
+            for name, piece in found.items():
+                if isinstance(piece, Slice) and piece.after is not None:
+                    self.follow(name, piece.after)
+            raise
         return found
 
     def leave(self, *calls: str) -> None:
@@ -90,9 +97,9 @@ def test_news_that_is_late_is_none_for_who_has_come_meanwhile() -> None:
         waits, held, go_on = threading.Event(), threading.Event(), threading.Event()
         wait = broker.wait
 
-        def late(positions: Mapping[str, Position]) -> dict[str, Slice]:
+        def late() -> News:
             waits.set()
-            found = wait(positions)
+            found = wait()
             if found and not go_on.is_set():
                 held.set()
                 until(go_on.is_set, "the others")
@@ -572,10 +579,10 @@ def test_a_close_is_heard_by_who_subscribed_while_the_broker_could_not_be_read_b
             if late:
                 wait = broker.wait
 
-                def late_wait(positions: Mapping[str, Position]) -> dict[str, Slice]:
+                def late_wait() -> News:
                     if channels.state == "down" and not broker.fails:
                         return {}
-                    found = wait(positions)
+                    found = wait()
                     cursors = listener_of(channels).tails.get("news").cursors  # type: ignore
                     until(lambda: all(each.position for each in cursors), "the readers")
                     return found
@@ -896,23 +903,24 @@ class Forgetful(Breakable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lost: list[str] = []
+        self.lost: dict[str, Position] = {}
 
     def lose(self, name: str, count: int) -> None:
         log = self._logs[name]
+        before = Position(self._identity, log.last)
         for _ in range(count):
             log.kept.pop()
         log.last -= count
-        self.lost.append(name)
+        self.follow(name, Position(self._identity, log.last))
+        self.lost[name] = before
         self.wake()
 
-    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
-        found = super().wait(positions)
-        return found | {name: self.read(name, 0, 0, 0) for name in self._taken()}
-
-    def _taken(self) -> list[str]:
-        taken, self.lost = self.lost, []
-        return taken
+    def wait(self) -> News:
+        found = super().wait()
+        lost, self.lost = self.lost, {}
+        for name, before in lost.items():
+            found[name] = self.read(name, 0, 0, 0).told_after(before)
+        return found
 
 
 @on_threads_and_greenlets
@@ -937,10 +945,10 @@ class Late(MemoryBroker):
     """What it has found for who waits reaches them only when it is not *held* any more."""
 
     held = False
-    in_hand: Mapping[str, Slice] = {}
+    in_hand: News = {}
 
-    def wait(self, positions: Mapping[str, Position]) -> dict[str, Slice]:
-        self.in_hand = found = super().wait(positions)
+    def wait(self) -> News:
+        self.in_hand = found = super().wait()
         while self.held and found:
             time.sleep(0.001)
         return found
