@@ -19,23 +19,27 @@ from ..broker import (
     CONTROL,
     CONTROLS,
     HISTORY,
+    PLAIN,
     WAITED,
     WAITED_BYTES,
     Bounds,
     BrokerError,
     Busy,
+    ChannelEnded,
     ChannelError,
     Entry,
     News,
     Position,
+    Refused,
     Slice,
+    Terms,
 )
 from ..followed import Followed
 from ..waker import PollableWaker
 from .client import opener
 from .errors import ERRORS, is_lasting, is_of_channel, may_pass
 from .held import Held
-from .keys import bounds_key_of, bounds_of, key_of, written_bounds
+from .keys import bounds_key_of, bounds_of, key_of, written_bounds, written_terms, written_time
 from .listener import Listener, Poller
 from .pool import NoTurn, Pool
 from .target import parse
@@ -143,18 +147,21 @@ class RedisBroker:
         self._own: Any = _Local()
         self._held.forget()
 
-    def append(self, channel: str, frame: bytes) -> Position:
-        token = os.urandom(8)
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
+        token, asked = os.urandom(8), terms.bounds or self._asked
         keys = [key_of(channel), f"{key_of(channel)}:{token.hex()}", bounds_key_of(channel)]
-        rest = [int(frame.startswith(CONTROL)), *written_bounds(self._asked), HISTORY, CONTROLS]
+        rest: list[Any] = [int(frame.startswith(CONTROL)), *written_bounds(asked)]
+        rest += [HISTORY, CONTROLS, *written_terms(terms)]
 
         def add(again: int) -> list[bytes]:
             added: list[bytes] = self._pool().append(keys, [frame, token, again, *rest])
             return added
 
         added, *kept = self._try(add, TRYING, channel)
+        if added in (b"refused", b"ended"):
+            raise Refused(channel) if added == b"refused" else ChannelEnded(channel)
         if not self._warned:
-            self._warned = bounds_of(*kept).warn_of(self._asked, channel)
+            self._warned = bounds_of(*kept).warn_of(asked, channel)
         log, number = added.decode().split("-")
         return Position(log, int(number), token.hex()[:CHECK_LENGTH])
 
@@ -172,11 +179,24 @@ class RedisBroker:
         self._tried_once_until = 0.0
         return piece
 
-    def keep(self, channel: str, bounds: Bounds) -> Bounds:
+    def renew(self, channel: str, of: Position, lease: float) -> bool:
         keys = [key_of(channel), bounds_key_of(channel)]
 
+        def renew(again: int) -> bool:
+            return bool(self._pool().renew(keys, [of.log, written_time(lease)]))
+
+        return self._try(renew, TRYING, channel)
+
+    def delete(self, channel: str) -> None:
+        keys = [key_of(channel), bounds_key_of(channel)]
+        self._try(lambda again: self._pool().client.delete(*keys), TRYING, channel)
+
+    def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
+        keys = [key_of(channel), bounds_key_of(channel)]
+        asked = [*written_bounds(bounds), HISTORY, written_time(ttl)]
+
         def change(again: int) -> list[bytes]:
-            kept: list[bytes] = self._pool().keep(keys, [*written_bounds(bounds), HISTORY])
+            kept: list[bytes] = self._pool().keep(keys, asked)
             return kept
 
         return bounds_of(*self._try(change, TRYING, channel))
@@ -344,7 +364,10 @@ class RedisBroker:
             args: list[Any] = [limit, max_bytes, CHECK_LENGTH, *written_bounds(self._asked)]
             for name in some:
                 args += positions[name]
-            for index, log, first, last, flat, check, last_check, *kept in pool.read(keys, args):
+            for answer in pool.read(keys, args):
+                index, log, first, last, flat, check, last_check, history, age, ended, lease = (
+                    answer
+                )
                 entries = [
                     Entry(int(entry.partition(b"-")[2]), frame, own.decode())
                     for entry, frame, own in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
@@ -356,7 +379,9 @@ class RedisBroker:
                     entries,
                     check.decode(),
                     last_check.decode(),
-                    bounds_of(*kept),
+                    bounds_of(history, age),
+                    ended=ended,
+                    lease=int(lease) / 1e6 if lease else None,
                 )
         return found
 
