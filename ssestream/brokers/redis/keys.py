@@ -1,8 +1,8 @@
-"""How channels, positions, bounds and terms are written in Redis."""
+"""How channels, positions, bounds, terms and slices are written in Redis."""
 
 import os
 
-from ..broker import END, Bounds, Position, Terms
+from ..broker import END, Bounds, Entry, Position, Slice, Terms
 
 
 def key_of(channel: str) -> str:
@@ -40,6 +40,36 @@ def written_time(seconds: float | None) -> int | str:
 
 def bounds_of(history: bytes | None, age: bytes | None) -> Bounds:
     return Bounds(int(history) if history else None, int(age) / 1e6 if age else None)
+
+
+def slice_of(
+    log: bytes,
+    first: int,
+    last: int,
+    flat: list[bytes],
+    check: bytes,
+    last_check: bytes,
+    history: bytes,
+    age: bytes,
+    ended: int,
+    lease: bytes,
+) -> Slice:
+    """The slice of a log, from what ``read.lua`` returns for it."""
+    entries = [
+        Entry(int(entry.partition(b"-")[2]), frame, own.decode())
+        for entry, frame, own in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    ]
+    return Slice(
+        log.decode(),
+        first,
+        last,
+        entries,
+        check.decode(),
+        last_check.decode(),
+        bounds_of(history, age),
+        ended=ended,
+        lease=int(lease) / 1e6 if lease else None,
+    )
 
 
 def channel_of(key: bytes) -> str:
