@@ -88,8 +88,9 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
     r"""Serialise one message, with the blank line at its end.
 
     *message* is a mapping with any of the keys ``comment``, ``event``, ``id``, ``retry``
-    and ``data``; None as a value means absent. *dumps* turns ``data`` into JSON if it is
-    neither text nor bytes; None means compact JSON as Flask's own provider writes it.
+    and ``data``; None as a value means absent. *dumps* turns ``data`` into JSON, as str or as
+    bytes, if it is neither text nor bytes; None means compact JSON as Flask's own
+    provider writes it.
 
     >>> encode({"event": "tick", "id": 0, "data": "one\ntwo"})
     b'event: tick\nid: 0\ndata: one\ndata: two\n\n'
@@ -306,7 +307,7 @@ def json_text(text: object) -> str:
     if isinstance(text, str):
         return plain_text(text)
     if isinstance(text, bytes):
-        return plain_bytes(text).decode()
+        return (text if type(text) is bytes else plain_bytes(text)).decode()
     raise TypeError(f"the app's JSON provider gave {_kind(text)}, and not str or bytes")
 
 
