@@ -32,7 +32,9 @@ def test_a_function_runs_in_a_greenlet_and_does_not_hold_up_its_starter() -> Non
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_a_function_that_raises_leaves_the_next_to_run(error: type[BaseException]) -> None:
+def test_a_function_that_raises_leaves_the_next_to_run(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     loop = current_loop()
     found: list[str] = []
 
@@ -45,3 +47,5 @@ def test_a_function_that_raises_leaves_the_next_to_run(error: type[BaseException
     start_beside(loop, lambda: found.append("next"), "a test")
     until(lambda: len(found) == 2, "the next")
     assert found == ["failing", "next"]
+    if error is SystemExit:
+        until(lambda: "was interrupted, and goes on" in caplog.text, "the line in the log")

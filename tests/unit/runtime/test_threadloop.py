@@ -74,7 +74,7 @@ def test_a_sleep_is_as_long_as_it_is_said_to_be(seconds: float) -> None:
 def test_greenlets_wait_for_each_other_and_in_order() -> None:
     def main() -> list[int]:
         done: list[int] = []
-        waiting = [gevent.spawn_later(0.001 * n, done.append, n) for n in (5, 1, 3, 2, 4)]
+        waiting = [gevent.spawn_later(0.05 * n, done.append, n) for n in (5, 1, 3, 2, 4)]
         gevent.joinall(waiting, raise_error=True)
         return done
 
