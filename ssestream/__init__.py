@@ -6,7 +6,6 @@
 #   errors.py          the errors that the package raises
 #   settings.py        every bound and duration, its default and the reason for it
 #   plain.py           the plain value of what an app hands over
-#   compact_json.py    JSON without spaces, for data that is no text
 #   printable.py       untrusted text, made safe for a log or a terminal
 #   runtime/           where code runs: threads, loops, timers, events
 #
@@ -29,6 +28,7 @@
 #
 #   channels/          publish once; every subscriber gets it, in order
 #   formats/           models' answers as three vendors' clients read them
+#   async_source.py    an async source, drawn from in the asyncio loop of the process
 #   pipeline.py        a source of messages, drawn through a stream
 #   handler.py         @handler: Express's (req, res), a function that writes between waits
 #   incoming.py        req: Express's names over Flask's request

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import flask
 from werkzeug.utils import get_content_type
 
-from .compact_json import compact_json
 from .config import app_dumps
 from .http.checked_headers import check_status
 from .http.kept_heads import UNCOMPRESSED, beginning
 from .plain import plain_text, unproxied
-from .wire import json_text
+from .wire import compact_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -157,7 +156,7 @@ class Express:
         JSON. Express's ``res.json``.
         """
         self._check_unsent("json()")
-        text = json_text((app_dumps() or compact_json)(unproxied(value)))
+        text = (app_dumps() or compact_json)(unproxied(value))
         self._default_type("application/json; charset=utf-8")
         return self._answer(text.encode())
 

@@ -1,16 +1,19 @@
-"""pipeline(): draw an iterable of messages through a stream, as fast as the client takes it.
+"""pipeline(): draw the messages of a source through a stream, as fast as the client takes them.
 
 The source runs in a greenlet of its own, in the hub of the request. On a threaded server it runs
 in a thread of its own, with a hub (see ``runtime/threadloop.py``). When the client leaves, the
 greenlet is killed. The kill ends every wait that gevent knows of: ``gevent.sleep``, a gevent
 queue, and in a monkey-patched process all waits. In a plain thread a plain blocking call cannot
 be interrupted: then the source is closed as soon as the call returns.
+
+An async source is a task of the process's asyncio loop (see ``async_source.py``).
 """
 
 import contextvars
+import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import GreenletExit
@@ -30,6 +33,9 @@ from .stream import D, SseStream, flow_of
 from .text_source import Messages
 from .wire import Message
 
+if TYPE_CHECKING:
+    from .async_source import AsyncSource
+
 #: A message, or event-stream text.
 Item = Message | str | bytes
 
@@ -38,7 +44,7 @@ OnError = Callable[[BaseException], Message]
 
 
 def pipeline(
-    source: Iterable[Item],
+    source: Iterable[Item] | AsyncIterable[Item],
     sse_stream: SseStream,
     res: D,
     *,
@@ -46,9 +52,10 @@ def pipeline(
 ) -> D:
     """Pipe *source* through *sse_stream* into *res*; ``return pipeline(...)`` is a view.
 
-    *source* is any iterable or generator of messages. An item may also be event-stream text
-    (str or bytes), whole events or parts of events: it is parsed into messages, and an event
-    that has not ended at the end of the source is dropped, with a WARNING.
+    *source* is any iterable or generator of messages, also an async one. An item may also be
+    event-stream text (str or bytes), whole events or parts of events: it is parsed into
+    messages, and an event that has not ended at the end of the source is dropped, with a
+    WARNING. An async source runs in the asyncio loop of the process.
 
     The pipeline starts to draw when the response is being sent, after the teardown of the
     request, outside every request and app context; for HEAD it never starts. While the
@@ -62,17 +69,20 @@ def pipeline(
     has left. An exception of *on_error* and a wrong message are logged. None sends no such
     message.
 
-    Returns *res*. Raises ``TypeError`` if *source* cannot be iterated, or is text or a
-    single message, if *sse_stream* is no `SseStream`, and if *on_error* is no plain function.
-    Raises as `SseStream.pipe` for *res*. Node's ``stream.pipeline``.
+    Returns *res*. Raises ``TypeError`` if *source* cannot be iterated, or is text, a single
+    message or a coroutine, if *sse_stream* is no `SseStream`, and if *on_error* is no plain
+    function. Raises as `SseStream.pipe` for *res*. Node's ``stream.pipeline``.
     """
-    if isinstance(source, (str, bytes, Mapping)) or not hasattr(source, "__iter__"):
-        raise TypeError(f"source must be an iterable of messages, not {type(source).__name__}")
+    if isinstance(source, (str, bytes, Mapping)) or not (
+        hasattr(source, "__iter__") or hasattr(source, "__aiter__")
+    ):
+        raise TypeError(f"source must be an iterable of messages, not {_what_is(source)}")
     if not isinstance(sse_stream, SseStream):
         raise TypeError(f"sse_stream must be an SseStream, not {type(sse_stream).__name__}")
     if on_error is not None:
         check_callable("on_error", on_error, "a function of an exception that returns a message")
-    drawer = _Drawer(source, sse_stream, on_error)
+    kind = _Drawer if hasattr(source, "__iter__") else _AsyncDrawer
+    drawer = kind(source, sse_stream, on_error)
     try:
         sse_stream.pipe(res)
     except BaseException:
@@ -80,6 +90,16 @@ def pipeline(
         raise
     drawer.attach(res)
     return res
+
+
+def _what_is(source: object) -> str:
+    """The kind of *source*, which is no source, for an error."""
+    if inspect.iscoroutine(source):
+        source.close()
+        return "a coroutine: call an async def that yields, and do not await it"
+    if inspect.isgeneratorfunction(source) or inspect.isasyncgenfunction(source):
+        return f"a function: call it, {source.__name__}(...)"
+    return type(source).__name__
 
 
 class _Drawer:
@@ -90,16 +110,12 @@ class _Drawer:
     stream closes (`_stop`). It closes the source exactly once (`close_source`).
     """
 
-    def __init__(
-        self,
-        source: Iterable[Item],
-        sse_stream: SseStream,
-        on_error: OnError | None,
-    ) -> None:
-        self._source = iter(source)
+    def __init__(self, source: Any, sse_stream: SseStream, on_error: OnError | None) -> None:
+        self._source: Any = self._open(source)
         self._on_error = on_error
         self._stream = sse_stream
         self._flow = flow_of(sse_stream)
+        self._messages = Messages(self._flow.settings.max_bytes)
         # The source has one context for its whole life, also when it is closed: if it enters an
         # app context, for example, it must leave the app context in the same `Context`.
         self._context = contextvars.Context()
@@ -112,6 +128,9 @@ class _Drawer:
         self._loop: Loop | None = None
         self._greenlet: Any = None
         self._drained: Any = None
+
+    def _open(self, source: Any) -> Any:
+        return iter(source)
 
     def attach(self, res: Destination) -> None:
         """Start when the response *res* starts. Stop when *res* or the stream closes."""
@@ -152,13 +171,13 @@ class _Drawer:
             self.close_source()
 
     def _draw(self) -> None:
-        stream, messages = self._stream, Messages(self._flow.settings.max_bytes)
+        messages = self._messages
         try:
             for item in self._source:
                 if not self._write(messages.of(item)):
                     return
             if self._write(messages.rest(self._flow.call_queue.origin)):
-                stream.end()
+                self._stream.end()
         except WriteAfterEnd:
             pass  # the app has ended the stream itself
         except BaseException as error:
@@ -218,8 +237,11 @@ class _Drawer:
         if never_began:
             self.close_source()
         else:
-            self._in_hub(lambda: self._greenlet and self._greenlet.kill(block=False))
+            self._end_source()
         self._flow.close(None, StreamDestroyed("the pipeline is over"), cut=True)
+
+    def _end_source(self) -> None:
+        self._in_hub(lambda: self._greenlet and self._greenlet.kill(block=False))
 
     def _in_hub(self, function: Any) -> None:
         with self._lock:
@@ -236,14 +258,80 @@ class _Drawer:
             run_logged(close, context=self._context, origin=self._flow.call_queue.origin)
 
 
+class _AsyncDrawer(_Drawer):
+    """The same for an async source: the `Sink` of an `AsyncSource`."""
+
+    _source: "AsyncSource"
+
+    def _open(self, source: Any) -> "AsyncSource":
+        # Not before it is needed: asyncio takes 30 ms and some memory of each process.
+        from .async_source import AsyncSource
+
+        return AsyncSource(source, self)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._begun:
+                return
+            self._begun = True
+        if not process.serves:
+            _early[self] = None
+        self._flow.call_queue.loop.retry_start(self._begin, self._source)
+
+    def _begin(self) -> None:
+        try:
+            self._source.start(self._flow.call_queue.origin)
+        except OSError as error:  # no descriptors
+            self._failed(error)
+        if self._stopped:  # by another thread, which has found no task yet
+            self._source.stop()
+
+    def _wake(self) -> None:
+        self._source.wake()
+
+    def _end_source(self) -> None:
+        self._source.stop()
+
+    def put(self, item: Any) -> Iterator[None]:
+        return self._put(self._messages.of(item))
+
+    def rest(self) -> Iterator[None]:
+        return self._put(self._messages.rest(self._flow.call_queue.origin))
+
+    def _put(self, messages: Iterable[Message]) -> Iterator[None]:
+        for message in messages:
+            self._stream.write(message)
+            yield
+
+    def is_full(self) -> bool:
+        return self._stream.writable_need_drain
+
+    def is_over(self) -> bool:
+        return self._must_stop()
+
+    def drawn(self, error: BaseException | None) -> None:
+        _early.pop(self, None)
+        # The app may have ended the stream itself.
+        if isinstance(error, WriteAfterEnd) or self._must_stop():
+            return
+        if error is None:
+            self._stream.end()
+        else:
+            self._failed(error)
+
+    def close_source(self) -> None:
+        self._source.close(self._flow.call_queue.origin)
+
+
 # The running pipelines that were started before this process served a request, with their loops.
-_early: dict[_Drawer, Loop] = {}
+# None stands for the asyncio loop.
+_early: dict[_Drawer, Loop | None] = {}
 
 
 def _after_fork() -> None:
     if not process.is_job:  # a job knows that it has none of its parent's pipelines
         # A child has only the thread that forked, and so only the hub of that thread.
-        names = [str(each) for each, loop in _early.items() if not loop.here()]
+        names = [str(each) for each, loop in _early.items() if not (loop and loop.here())]
         process.leave_behind("pipeline", "started", "Start", names)
     _early.clear()
 

@@ -31,12 +31,12 @@ from tests.house import (
 #: The floors of the house. A room or a wing imports only from its own floor and from those
 #: before it.
 FLOORS = (
-    {"compact_json", "errors", "plain", "printable", "settings", "runtime"},
+    {"errors", "plain", "printable", "settings", "runtime"},
     {"wire", "http", "brokers"},
     {"config", "message_queue", "overflow", "pipe", "text_source"},
     {"express", "flow", "response", "stream_state"},
     {"stream"},
-    {"channels", "formats", "handler", "incoming", "pipeline", "timers"},
+    {"async_source", "channels", "formats", "handler", "incoming", "pipeline", "timers"},
     {"gunicorn", "__init__", "__main__"},
 )
 

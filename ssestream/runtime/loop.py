@@ -258,7 +258,7 @@ def current_loop() -> Loop:
     if hub is None and monkey.is_module_patched("threading") and in_main_thread():
         hub = gevent.get_hub()
     if hub is None:
-        return _service()
+        return service_loop()
     # The thread of a pipeline or a handler ends, and what is made in it may go on. So that
     # belongs to the loop that started the thread (see ``threadloop``).
     shared: Loop | None = getattr(hub.loop, "shared", None)
@@ -327,13 +327,22 @@ def loop_of(hub: Any) -> Loop:
     return loop
 
 
+def default_loop() -> Loop | None:
+    """The `Loop` of libev's default loop, which is the main thread's. None if there is none."""
+    for loop in list(_loops):
+        if loop.libev.default and loop.generation == _generation and not loop.is_copy:
+            return loop
+    return None
+
+
 def _attach(loop: Loop) -> Loop:
     """Make *loop* the one that `loop_of` returns for its hub."""
     loop.hub.ssestream_loop = loop
     return loop
 
 
-def _service() -> Loop:
+def service_loop() -> Loop:
+    """The loop for all threads that have no hub of their own. Make it if there is none."""
     global _service_loop
     with _service_lock:
         if _service_loop is None:

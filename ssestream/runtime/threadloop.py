@@ -21,6 +21,7 @@ from typing import Any
 from gevent import monkey
 from gevent.hub import Hub, set_hub
 
+from .children import child_watcher
 from .clock import clock
 from .loop import Loop
 
@@ -35,6 +36,8 @@ class ThreadLoop:
 
     #: This is not the loop of the main thread.
     default = False
+    #: Priorities make no difference here.
+    MINPRI = MAXPRI = 0
     #: In seconds. gevent takes it as the shortest interval for polling.
     approx_timer_resolution = 0.001
 
@@ -95,9 +98,11 @@ class ThreadLoop:
         # It never fires: a child process does not have this thread.
         return Watcher(self, ref=False)
 
-    def child(self, *args: Any, **options: Any) -> "Watcher":
-        # gevent's own loops raise the same outside the main thread.
-        raise TypeError("child watchers are only available on the default loop")
+    def install_sigchld(self) -> None:
+        """Do nothing: the default loop has the handler of the signal."""
+
+    def child(self, pid: int, trace: int = 0, ref: bool = True) -> Any:
+        return child_watcher(self, pid, ref)
 
     def signal(self, *args: Any, **options: Any) -> "Watcher":
         raise TypeError("signal watchers are only available on the default loop")
@@ -321,6 +326,22 @@ class Descriptor(Watcher):
         self.fd, self.events = fd, events
         # The watcher in the shared loop. Only the shared loop's thread touches it.
         self._watcher: Any = None
+        self._passes_events = False
+
+    def start(
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        update: bool = True,
+        pass_events: bool = False,
+    ) -> None:
+        self._passes_events = pass_events
+        super().start(callback, *args, update=update)
+
+    def fire(self, events: int = 0) -> None:
+        callback, args = self.callback, self.args
+        if callback is not None:
+            self.loop.call(callback, (events, *args) if self._passes_events else args)
 
     def _begin(self) -> None:
         self.loop.shared.call(self._watch, self.starts)
@@ -337,15 +358,15 @@ class Descriptor(Watcher):
     def _watch(self, start: int) -> None:
         if self.starts == start:
             self._watcher = self.loop.shared.libev.io(self.fd, self.events)
-            self._watcher.start(self._ready, start)
+            self._watcher.start(self._ready, start, pass_events=True)
 
-    def _ready(self, start: int) -> None:
+    def _ready(self, events: int, start: int) -> None:
         self._drop()
-        self.loop.run_callback_threadsafe(self._fire_once, start)
+        self.loop.run_callback_threadsafe(self._fire_once, events, start)
 
-    def _fire_once(self, start: int) -> None:
+    def _fire_once(self, events: int, start: int) -> None:
         if self.starts == start:
-            self.fire()
+            self.fire(events)
         if self.starts == start:  # the callback has not stopped it
             self._begin()
 

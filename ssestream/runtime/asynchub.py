@@ -1,0 +1,119 @@
+"""An asyncio loop for a thread of a monkey-patched process: a gevent hub does its waiting.
+
+In a patched process, threads, locks, queues and sockets are gevent's, also in a native thread. A
+loop that waits in the kernel would stop them: a thread that a library starts would never run. So
+this loop waits in the hub of its own thread. While it waits, the greenlets of that hub run. They
+are the threads that coroutines have started.
+
+The threads of ``asyncio.to_thread`` are native ones. A call there may block in C, and may run an
+asyncio loop of its own.
+"""
+
+import asyncio
+import contextlib
+from asyncio import _get_running_loop, _set_running_loop  # for those who write loops
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import gevent
+from gevent.hub import Hub, set_hub
+from gevent.selectors import GeventSelector
+
+from .children import child_watcher, expect_children
+from .loop import service_loop
+from .threadloop import run_in_hub
+from .threads import new_lock, start_thread
+
+#: How many calls of ``asyncio.to_thread`` run at a time. asyncio has the same bound on 28 cores.
+THREADS = 32
+
+_LibevLoop: Any = gevent.config.loop
+
+
+@contextlib.contextmanager
+def loop_in_hub() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop for the calling thread, which has no hub yet. The loop is closed at the end."""
+    expect_children()
+    hub = Hub(loop=_ThreadsLoop(default=False))
+    set_hub(hub)
+    loop = asyncio.SelectorEventLoop(_Selector(hub))
+    loop.set_default_executor(_NativeThreads())
+    try:
+        yield loop
+    finally:
+        loop.close()
+        hub.destroy(destroy_loop=True)
+
+
+class _Selector(GeventSelector):  # type: ignore[misc]
+    """Waits in the hub. Code of other greenlets does not run inside the asyncio loop."""
+
+    def select(self, timeout: float | None = None) -> Any:
+        running = _get_running_loop()
+        _set_running_loop(None)
+        try:
+            return super().select(timeout)
+        finally:
+            _set_running_loop(running)
+
+
+class _ThreadsLoop(_LibevLoop):  # type: ignore[misc]
+    """A libev loop that can watch child processes, though it is not the default loop."""
+
+    def install_sigchld(self) -> None:
+        """Do nothing: the default loop has the handler of the signal."""
+
+    def child(self, pid: int, trace: int = 0, ref: bool = True) -> Any:
+        return child_watcher(self, pid, ref)
+
+
+class _NativeThreads(ThreadPoolExecutor):
+    """Runs each call in a native thread, with a hub for the waits of gevent.
+
+    No thread waits for calls. So none is left when the process ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)  # asyncio takes no other class
+        self._lock = new_lock()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._running = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._lock:
+            self._calls.append((future, lambda: fn(*args, **kwargs)))
+            starts = self._running < THREADS
+            self._running += starts
+        if starts:
+            try:
+                start_thread(run_in_hub, (self._work, service_loop()))
+            except BaseException:
+                with self._lock:
+                    self._running -= 1
+                    alone = not self._running
+                    if alone:
+                        self._calls.clear()
+                if alone:  # else another thread makes the call
+                    raise
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._calls:
+                    self._running -= 1
+                    return
+                future, call = self._calls.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = call()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+            # A waiting thread must hold nothing of the app.
+            del future, call
+            result = None
