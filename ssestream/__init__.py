@@ -6,6 +6,7 @@
 #   errors.py          the errors that the package raises
 #   settings.py        every bound and duration, its default and the reason for it
 #   plain.py           the plain value of what an app hands over
+#   compact_json.py    JSON without spaces, for data that is no text
 #   printable.py       untrusted text, made safe for a log or a terminal
 #   runtime/           where code runs: threads, loops, timers, events
 #

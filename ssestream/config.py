@@ -10,11 +10,12 @@ from typing import Any
 import flask
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 
+from .compact_json import compact_json, json_value
 from .plain import unproxied
 from .runtime.callables import is_coroutine
 from .runtime.loop import logger
 from .settings import DEFAULTS, Options, Settings
-from .wire import Dumps, json_value
+from .wire import Dumps
 
 _STREAM_OPTIONS = frozenset(Options.__annotations__)
 
@@ -149,16 +150,18 @@ def app_dumps(provider: JSONProvider | None = None) -> Dumps | None:
     return None if provider is None else functools.partial(_dumps, provider)
 
 
-def _dumps(provider: JSONProvider, value: Any) -> str:
-    if isinstance(provider, DefaultJSONProvider):
-        # Flask's own provider takes the options of json.dumps. Another provider may not, and is
-        # called without options.
-        return provider.dumps(
-            value,
-            default=functools.partial(json_value, own=provider.default),
-            ensure_ascii=False,
-            allow_nan=False,
-            separators=(",", ":"),
-            sort_keys=False,
-        )
-    return provider.dumps(value)
+def _dumps(provider: JSONProvider, value: Any) -> str | bytes:
+    if not isinstance(provider, DefaultJSONProvider):
+        return provider.dumps(value)
+    default = functools.partial(json_value, own=provider.default)
+    if getattr(provider.dumps, "__func__", None) is DefaultJSONProvider.dumps:
+        return compact_json(value, default)
+    # The provider's own dumps() takes the options of json.dumps, as Flask's does.
+    return provider.dumps(
+        value,
+        default=default,
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+        sort_keys=False,
+    )

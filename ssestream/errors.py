@@ -6,6 +6,7 @@
     └── SseStreamError
         ├── MessageError (also a ValueError)   the message itself is wrong
         ├── BrokerError                        the log of a channel is not available
+        │   └── ChannelEnded                   you ended the channel, then published
         └── StreamError                        the call came at the wrong time
             ├── WriteAfterEnd                  you ended the stream, then wrote
             ├── HeadersSent                    you changed headers after they were sent
@@ -51,6 +52,19 @@ class BrokerError(SseStreamError):
     def __init__(self, reason: str = "", *, lasting: bool = False) -> None:
         super().__init__(reason)
         self.lasting = lasting
+
+
+class ChannelEnded(BrokerError):
+    """The channel was ended, and takes no more messages. Nothing was stored.
+
+    *channel* is its name.
+    """
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(
+            f"the channel {channel!r} has ended, and takes no more messages", lasting=True
+        )
+        self.channel = channel
 
 
 class StreamError(SseStreamError):

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import flask
 from werkzeug.utils import get_content_type
 
+from .compact_json import compact_json
 from .config import app_dumps
 from .http.checked_headers import check_status
 from .http.kept_heads import UNCOMPRESSED, beginning
 from .plain import plain_text, unproxied
-from .wire import compact_json
+from .wire import json_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -156,7 +157,7 @@ class Express:
         JSON. Express's ``res.json``.
         """
         self._check_unsent("json()")
-        text = (app_dumps() or compact_json)(unproxied(value))
+        text = json_text((app_dumps() or compact_json)(unproxied(value)))
         self._default_type("application/json; charset=utf-8")
         return self._answer(text.encode())
 

@@ -30,14 +30,12 @@ Where node-ssestream 1.1.0 is right, the bytes are the same. Nine points are dif
 
 import codecs
 import difflib
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from flask.json.provider import DefaultJSONProvider
-
+from .compact_json import compact_json
 from .errors import MessageError
 from .plain import plain_bytes, plain_int, plain_text
 from .runtime.callables import is_coroutine
@@ -50,6 +48,9 @@ _SHOWN = 40
 
 #: The keys of a message, in the order of the wire.
 FIELDS = ("comment", "event", "id", "retry", "data")
+
+# The fields of the most common messages.
+_DATA_ALONE = ("data",)
 
 #: The opening comment of every stream. Some browsers fire ``open`` only when the first bytes
 #: have come. The blank line separates it from the first message.
@@ -72,7 +73,9 @@ HEADERS = {
 LAST_CHUNK = b"0\r\n\r\n"
 
 Message = Mapping[str, Any]
-Dumps = Callable[[Any], str]
+
+#: A function that turns a value into JSON: text, or bytes of UTF-8.
+Dumps = Callable[[Any], str | bytes]
 
 # "A field name, optionally followed by a colon and a field value."
 _ID = re.compile(rb"(?:\A|(?<=[\r\n]))id(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
@@ -82,34 +85,13 @@ _ID = re.compile(rb"(?:\A|(?<=[\r\n]))id(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
 _LINE_END = re.compile("\r\n|\n|\r")
 
 
-def json_value(value: Any, own: Callable[[Any], Any] = DefaultJSONProvider.default) -> Any:
-    """A value that JSON has, for *value* that it has not.
-
-    *own* is the ``default`` of an app's JSON provider. A Pydantic model that it refuses is
-    written in its own JSON mode. Raises ``TypeError`` for any other *value* that *own* refuses.
-    """
-    try:
-        return own(value)
-    except TypeError:
-        # Pydantic itself is not imported, as not every app has it.
-        dump = getattr(type(value), "model_dump", None)
-        if dump is None:
-            raise
-        return dump(value, mode="json")
-
-
-#: Compact JSON with unescaped text, as Flask's provider writes it. Raises ``ValueError`` for NaN.
-compact_json: Dumps = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=json_value
-).encode
-
-
 def encode(message: Message, dumps: Dumps | None = None) -> bytes:
     r"""Serialise one message, with the blank line at its end.
 
     *message* is a mapping with any of the keys ``comment``, ``event``, ``id``, ``retry``
-    and ``data``; None as a value means absent. *dumps* turns ``data`` into JSON if it is
-    neither text nor bytes; None means compact JSON as Flask's own provider writes it.
+    and ``data``; None as a value means absent. *dumps* turns ``data`` into JSON, as str or as
+    bytes, if it is neither text nor bytes; None means compact JSON as Flask's own
+    provider writes it.
 
     >>> encode({"event": "tick", "id": 0, "data": "one\ntwo"})
     b'event: tick\nid: 0\ndata: one\ndata: two\n\n'
@@ -119,28 +101,26 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
     ``event`` or ``id``, NUL in ``id``, a negative ``retry``, text with a lone surrogate,
     bytes that are not UTF-8, data that JSON cannot hold, or a message with no field.
     """
-    if not isinstance(message, Mapping):
+    # The most common class first: the look into a mapping of another class takes time.
+    if type(message) is not dict and not isinstance(message, Mapping):
         raise MessageError(
             f"a message is a mapping such as {{'data': 'hello'}}, not {_kind(message)}"
         )
     for key in message:
         if key not in FIELDS:
             raise MessageError(_unknown(key), key)
-    lines = []
-    for field in FIELDS:
-        value = message.get(field)
-        if value is not None:
-            text = _WRITERS[field](value, dumps)
-            # Encoded field by field, so that an error names the field of a lone surrogate.
-            try:
-                lines.append(text.encode())
-            except UnicodeEncodeError as error:
-                raise MessageError(
-                    f"{field!r} holds a lone surrogate (U+{ord(text[error.start]):04X}),"
-                    " which UTF-8 cannot encode",
-                    field,
-                ) from None
-    frame = b"".join(lines)
+    fields = FIELDS if len(message) > 1 or "data" not in message else _DATA_ALONE
+    texts = []
+    try:
+        for field in fields:
+            value = message.get(field)
+            texts.append("" if value is None else _WRITERS[field](value, dumps))
+        frame = "".join(texts).encode()
+    except (MessageError, UnicodeEncodeError):
+        # Name the first wrong field. It may be an earlier one, with a lone surrogate.
+        for field, text in zip(fields, texts, strict=False):
+            _check_encodable(text, field)
+        raise
     if not frame:
         raise MessageError(
             "a message with nothing in it: give at least one of " + ", ".join(FIELDS)
@@ -282,7 +262,13 @@ def _whole(value: object) -> object:
 def _data(value: object, dumps: Dumps | None) -> str:
     # "If the field name is "data": append the field value to the data buffer, then append a
     # single U+000A LINE FEED". So each line is a field, and the browser joins them.
-    if isinstance(value, str):
+    # The most common classes first.
+    kind = type(value)
+    if kind is str:
+        text: str = value  # type: ignore[assignment]
+    elif kind is dict or kind is list:
+        text = _json(value, dumps)
+    elif isinstance(value, str):
         text = _text(value, "data")
     elif isinstance(value, (bytes, bytearray, memoryview)):
         try:
@@ -312,13 +298,18 @@ _WRITERS: dict[str, Callable[[object, Dumps | None], str]] = {
 def _json(value: object, dumps: Dumps | None) -> str:
     try:
         text = (dumps or compact_json)(value)
+        return text if type(text) is str else json_text(text)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MessageError(f"'data' cannot be JSON: {error}", "data") from error
-    if not isinstance(text, str):
-        raise MessageError(
-            f"JSON for 'data' must be str, but the app's JSON provider gave {_kind(text)}", "data"
-        )
-    return plain_text(text)
+
+
+def json_text(text: object) -> str:
+    """The JSON *text*, as a `Dumps` has returned it. Raises ``TypeError`` for another type."""
+    if isinstance(text, str):
+        return plain_text(text)
+    if isinstance(text, bytes):
+        return (text if type(text) is bytes else plain_bytes(text)).decode()
+    raise TypeError(f"the app's JSON provider gave {_kind(text)}, and not str or bytes")
 
 
 def _text(value: object, field: str) -> str:
@@ -341,6 +332,17 @@ def _refuse(text: str, characters: str, field: str) -> None:
         if character in text:
             name = {"\r": "a carriage return", "\n": "a line feed", "\0": "NUL"}[character]
             raise MessageError(f"{field!r} must not hold {name}: {text[:_SHOWN]!r}", field)
+
+
+def _check_encodable(text: str, field: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MessageError(
+            f"{field!r} holds a lone surrogate (U+{ord(text[error.start]):04X}),"
+            " which UTF-8 cannot encode",
+            field,
+        ) from None
 
 
 def _unknown(key: object) -> str:

@@ -1,12 +1,18 @@
 """How many messages a second `encode` makes, relative to ``json.dumps`` of the same data.
 
+Also with orjson and msgspec, if they are installed (see ``docs/json.rst``).
+
 Run it as ``python -m benchmarks.parts.encode``.
 """
 
 import argparse
+import contextlib
+import functools
+import importlib
 import json
 import timeit
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ssestream.wire import encode
 
@@ -31,6 +37,14 @@ def per_second(function: Callable[[], object], seconds: float) -> float:
     return number / min(timer.repeat(5, number))
 
 
+def providers() -> Iterator[tuple[str, Callable[[Any], bytes]]]:
+    """The other libraries that are installed."""
+    with contextlib.suppress(ImportError):
+        yield "orjson", importlib.import_module("orjson").dumps
+    with contextlib.suppress(ImportError):
+        yield "msgspec", importlib.import_module("msgspec").json.encode
+
+
 def measure(options: argparse.Namespace) -> Iterator[Figure]:
     for name, data in DATA.items():
         message = {"event": "message", "id": 7, "data": data}
@@ -39,6 +53,9 @@ def measure(options: argparse.Namespace) -> Iterator[Figure]:
         yield Figure(f"encode {name}", encoded, "a second")
         yield Figure(f"json.dumps {name}", dumped, "a second")
         yield Figure(f"encode {name}", encoded / dumped, "of json.dumps")
+        for library, dumps in providers():
+            faster = per_second(functools.partial(encode, message, dumps), options.seconds)
+            yield Figure(f"encode {name} by {library}", faster / encoded, "of encode")
 
 
 def main() -> None:

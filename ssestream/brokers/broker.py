@@ -22,35 +22,48 @@ count as history.
 
 Each log has its own `Bounds`: how much it keeps. The first append sets the bounds. A later
 append can widen them, and never narrows them.
+
+A log can be *ended*. The control frame `END` then follows its last message, and the log takes no
+more messages. It still takes other control frames: they can take away the access of a stream that
+reads the log.
+
+A log can have a *lease*. A process says that it will append more, and says so again before the
+lease runs out. Anybody may end a log with a lapsed lease.
+
+A log can have a *ttl*. It is deleted so many seconds after its last append, or after the end of its
+lease if that is later. A deleted log is as if it had never been. A later append to its channel
+begins another log, in which a position of the old log is a gap.
 """
 
 import contextlib
 import errno
 import os
 import re
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
-from ..errors import BrokerError
+from ..errors import BrokerError, ChannelEnded
 from ..plain import plain_text
-from ..runtime.loop import logger
+from .bounds import HISTORY, Bounds
 
 __all__ = [
+    "END",
+    "HISTORY",
+    "PLAIN",
     "Bounds",
     "Broker",
     "BrokerError",
     "Busy",
+    "ChannelEnded",
     "ChannelError",
     "Entry",
     "Position",
+    "Refused",
     "Slice",
+    "Terms",
     "check_name",
     "parse_position",
     "shortage",
 ]
-
-#: Messages that a log keeps by default: as many as may wait in a stream, and minutes of a
-#: busy channel.
-HISTORY = 1000
 
 #: Control frames that a log keeps beside its messages. With more control frames, the log
 #: loses its oldest entries, even messages: no log may grow without bound.
@@ -58,6 +71,9 @@ CONTROLS = 10_000
 
 #: The first byte of every control frame. No message begins with it.
 CONTROL = b"\0"
+
+#: The control frame that ends a log.
+END = CONTROL + b"end"
 
 #: The name of a channel: letters, digits and some joining characters. The name is part of
 #: event ids and of keys in Redis, and operators type it.
@@ -75,8 +91,6 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 #: The check of an entry: `CHECK_LENGTH` hexadecimal digits.
 CHECK_LENGTH = 6
 _CHECK = re.compile(rf"[0-9a-f]{{{CHECK_LENGTH}}}")
-
-_N = TypeVar("_N", int, float)
 
 
 class Position(NamedTuple):
@@ -106,55 +120,6 @@ class Entry(NamedTuple):
     check: str = ""
 
 
-class Bounds(NamedTuple):
-    """How much a log keeps, or how much a broker asks a log to keep.
-
-    *history* is a number of messages, *age* is in seconds. In a request, None leaves the
-    choice to the log; a new log then keeps `HISTORY` messages of any age. In the bounds of a
-    log, an *age* of None keeps entries of any age, and a *history* of None was never set.
-    """
-
-    history: int | None = None
-    age: float | None = None
-
-    def of_new_log(self) -> "Bounds":
-        """The bounds of a new log if these bounds are the first request."""
-        return Bounds(HISTORY if self.history is None else self.history, self.age)
-
-    def widened(self, asked: "Bounds") -> "Bounds":
-        """The bounds of a log with these bounds after a request for *asked*."""
-        # None in the log's own bounds is already the widest: entries of any age.
-        return Bounds(_wider(self.history, asked.history), _wider(self.age, asked.age))
-
-    def warn_of(self, asked: "Bounds", channel: str) -> bool:
-        """Log a WARNING if the log of *channel*, with these bounds, keeps more than *asked*.
-
-        Returns whether the log keeps more. A broker logs this once, and not for each channel: an
-        app may have thousands of channels.
-        """
-        fewer = asked.history is not None and self.history is not None
-        fewer = fewer and asked.history < self.history  # type: ignore[operator]
-        younger = asked.age is not None and (self.age is None or asked.age < self.age)
-        if not (fewer or younger):
-            return False
-        logger.warning(
-            "channels: the log of %r keeps %s, as set earlier, and not %s, as set here."
-            " Change the log with Channels.keep() or 'python -m ssestream keep'",
-            channel,
-            self.in_words(),
-            asked.in_words(),
-        )
-        return True
-
-    def in_words(self) -> str:
-        count = "all events" if self.history is None else f"{self.history} events"
-        return count if self.age is None else f"{count} of {self.age:g} s"
-
-
-def _wider(mine: _N | None, asked: _N | None) -> _N | None:
-    return mine if mine is None or asked is None else max(mine, asked)
-
-
 class Slice(NamedTuple):
     """Some entries of a log, and the state of the log at the time of the read."""
 
@@ -174,6 +139,10 @@ class Slice(NamedTuple):
     bounds: Bounds = Bounds()
     #: In the result of `Broker.wait`, the followed position after which there is this news.
     after: Position | None = None
+    #: The number of the entry that ended the log; 0 if the log was not ended.
+    ended: int = 0
+    #: Seconds until the lease of the log runs out, negative if it has; None without a lease.
+    lease: float | None = None
 
     @property
     def end(self) -> Position:
@@ -222,6 +191,37 @@ class Slice(NamedTuple):
         return self.has_other_past(at) or self.first > at.number + 1
 
 
+class Terms(NamedTuple):
+    """The terms of one append."""
+
+    #: How much the log is asked to keep; None asks for the bounds of the broker.
+    bounds: Bounds | None = None
+    #: Let the log have this ttl from now on; None leaves its ttl as it is.
+    ttl: float | None = None
+    #: Append only if the channel has no log yet.
+    new: bool = False
+    #: Append only to the log of this position, and not to another log of the channel.
+    of: Position | None = None
+    #: Let the log have a lease that runs out after so many seconds; None leaves it as it is.
+    lease: float | None = None
+    #: End the log after this entry.
+    end: bool = False
+    #: Append only if the log has a lease that has run out.
+    if_lapsed: bool = False
+
+
+#: The terms of most appends.
+PLAIN = Terms()
+
+
+class Refused(BrokerError):
+    """A log does not meet the terms of an append. Nothing was stored."""
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(f"the log of {channel!r} does not meet the terms of an append")
+        self.channel = channel
+
+
 class Busy(BrokerError):
     """This process has no free connection to its broker. The broker is not down."""
 
@@ -258,8 +258,25 @@ class Broker(Protocol):
     #: Whether other processes can read the entries that this process appends.
     shared: bool
 
-    def append(self, channel: str, frame: bytes) -> Position:
-        """Store *frame* in the log of *channel*, for all readers. Returns its position."""
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
+        """Store *frame* in the log of *channel*, for all readers. Returns its position.
+
+        If *terms* end the log, `END` is stored after *frame*, unless *frame* is `END` itself.
+        Raises `ChannelEnded` if the log has ended already, and *frame* is a message or is to end
+        it. Raises `Refused` if the log does not meet the *terms*. Nothing is stored then.
+        """
+
+    def renew(self, channel: str, of: Position, lease: float) -> bool:
+        """Let the lease of the log of *of* run out after *lease* seconds from now.
+
+        Returns False, and changes nothing, if the log has ended or is gone.
+        """
+
+    def delete(self, channel: str) -> None:
+        """Delete the log of *channel*, with all that is kept of it.
+
+        `wait` tells of it as of another log.
+        """
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         """Read entries with numbers above *after*.
@@ -270,12 +287,12 @@ class Broker(Protocol):
         and trim. If *after* is beyond the newest entry, the slice has no entries.
         """
 
-    def keep(self, channel: str, bounds: Bounds) -> Bounds:
+    def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
         """Let the log of *channel* keep exactly *bounds* from now on.
 
-        A *history* of None leaves the history as it is. An *age* of None means any age.
-        Returns the new bounds. Does nothing for a channel in which nothing was ever published,
-        because such a channel has no log.
+        A *history* of None leaves the history as it is. An *age* of None means any age. The log
+        has the *ttl* from now on, and none with None (see `Terms`). Returns the
+        new bounds. Does nothing for a channel without a log.
         """
 
     def ping(self) -> None:

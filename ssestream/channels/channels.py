@@ -114,7 +114,7 @@ class Channels(Uncopyable):
         """
         channel = check_name(channel)
         exchange = self._exchange
-        if isinstance(message, Mapping) and message.get("id") is not None:
+        if isinstance(message, (dict, Mapping)) and message.get("id") is not None:
             raise MessageError(
                 "'id' is given by the log of the channel: publish a message without an id", "id"
             )

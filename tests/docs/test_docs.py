@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import datetime
 import doctest
+import importlib.util
 import io
+import math
 import re
 import runpy
 import shlex
@@ -54,7 +57,19 @@ def program(page: Path) -> str:
 # Of nginx and ini are the files of one page, which `tests.docs.test_deploy` runs.
 LANGUAGES = ("python", "pycon", "shell", "javascript", "nginx", "ini")
 
-PROGRAMS = {name_of(page): program(page) for page in PAGES if blocks(page, "python")}
+#: Packages that the program of a page needs, and that nothing else needs.
+NEEDED = {"docs_json": ("orjson", "msgspec")}
+
+
+def is_runnable(name: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in NEEDED.get(name, ()))
+
+
+PROGRAMS = {
+    name_of(page): program(page)
+    for page in PAGES
+    if blocks(page, "python") and is_runnable(name_of(page))
+}
 VIEW = re.compile(r'^@app\.get\("(?P<path>[^"]+)"\)\n(?P<body>(?:.+\n|\n(?= ))+)', re.MULTILINE)
 VIEWS = [
     pytest.param(name, view["path"], view["body"], id=f"{name}{view['path']}")
@@ -163,6 +178,26 @@ def test_the_test_of_the_page_on_porting_passes() -> None:
     page: dict[str, Any] = {"__name__": "porting"}
     exec(PROGRAMS["docs_porting"], page)
     page["test_plain"]()
+
+
+@pytest.mark.skipif(not is_runnable("docs_json"), reason="orjson or msgspec is not installed")
+@pytest.mark.parametrize("library", ["Orjson", "Msgspec"])
+def test_the_json_of_a_page_is_sent_as_its_library_writes_it(library: str) -> None:
+    page: dict[str, Any] = {"__name__": "json_page"}
+    exec(PROGRAMS["docs_json"], page)
+    app = page["app"]
+    assert type(app.json).__name__ == "OrjsonProvider"
+    app.json = page[f"{library}Provider"](app)
+    with app.app_context():
+        sse_stream = ssestream.SseStream()
+        res = ssestream.ServerResponse()
+        sse_stream.pipe(res)
+        sse_stream.end(
+            {"data": {"b": [1, "\u00fc"], "at": datetime.date(2026, 1, 2), "x": math.nan}}
+        )
+    *_, message = Decoder().feed(b"".join(res.response))
+    assert message == {"data": '{"b":[1,"\u00fc"],"at":"2026-01-02","x":null}'}
+    assert app.json.loads(message["data"])["b"] == [1, "\u00fc"]
 
 
 @pytest.mark.server

@@ -1,10 +1,11 @@
 """What the current app says: its settings and its JSON."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from flask import Flask
-from flask.json.provider import JSONProvider
+from flask.json.provider import DefaultJSONProvider, JSONProvider
 
 from ssestream import (
     SseStream,
@@ -111,6 +112,42 @@ def test_flasks_json_is_compact_and_keeps_the_order() -> None:
         assert dumps({"b": "é", "a": [1, 2]}) == '{"b":"é","a":[1,2]}'
         with pytest.raises(ValueError, match="JSON"):
             dumps(float("nan"))
+
+
+def test_flasks_provider_is_asked_for_other_values_also_by_what_is_set_later() -> None:
+    app = Flask(__name__)
+    dumps = app_dumps(app.json)
+    assert dumps is not None
+    assert dumps(Decimal("1.50")) == '"1.50"'
+    app.json.default = lambda value: "later"  # type: ignore[attr-defined]
+    assert dumps([object()]) == '["later"]'
+
+
+def test_its_attributes_for_answers_change_no_event() -> None:
+    app = Flask(__name__)
+    app.json.ensure_ascii = app.json.sort_keys = True  # type: ignore[attr-defined]
+    app.json.compact = False  # type: ignore[attr-defined]
+    dumps = app_dumps(app.json)
+    assert dumps is not None
+    assert dumps({"b": "é", "a": 1}) == '{"b":"é","a":1}'
+
+
+def test_a_dumps_of_an_apps_own_is_called_with_the_options_of_json() -> None:
+    class Own(DefaultJSONProvider):
+        def dumps(self, obj: Any, **kwargs: Any) -> str:
+            return "own " + super().dumps(obj, **kwargs)
+
+    app = Flask(__name__)
+    app.json = Own(app)
+    dumps = app_dumps(app.json)
+    assert dumps is not None
+    assert dumps({"b": "é", "a": 1}) == 'own {"b":"é","a":1}'
+    # Also one that is set on the object.
+    flasks = DefaultJSONProvider(app)
+    dumps = app_dumps(flasks)
+    assert dumps is not None
+    flasks.dumps = lambda obj, **kwargs: "set later"  # type: ignore[method-assign]
+    assert dumps(1) == "set later"
 
 
 def test_another_provider_writes_as_it_likes() -> None:

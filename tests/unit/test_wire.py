@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from httpx_sse import EventSource
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 from werkzeug.datastructures import MultiDict
@@ -396,6 +396,13 @@ def test_a_message_is_left_as_it_is() -> None:
 # -- what is refused
 
 
+class Name(str, enum.Enum):
+    """Its members equal their text, but have other hashes."""
+
+    __hash__ = enum.Enum.__hash__
+    DATA = "data"
+
+
 class Rude:
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -425,6 +432,7 @@ BAD = [
     ({"data": "x", "foo": 1}, "foo", "unknown field 'foo'; the fields are comment, event"),
     ({"data": "x", "": 1}, "", "unknown field ''"),
     ({"data": "x", 5: 1}, 5, "field"),
+    ({Name.DATA: "x"}, None, "nothing in it"),
     ({"data": "x", None: 1}, None, "field"),
     ({b"data": "x"}, b"data", "field"),
     ({"data": "x", "foo": None}, "foo", "unknown field 'foo'"),
@@ -518,12 +526,19 @@ def test_a_bad_message_is_refused_with_the_field_and_the_reason(
     assert len(str(caught.value)) < 300
 
 
-def test_a_provider_that_does_not_give_text_is_named() -> None:
-    def dumps(value: Any) -> Any:
-        return b"[1]"
+def test_a_provider_may_give_bytes() -> None:
+    for text in (b'{"a":"\xc3\xa9"}', SlyBytes(b'{"a":"\xc3\xa9"}')):
+        assert encode({"data": [1]}, lambda value, text=text: text) == b"data: %b\n\n" % text
+    assert encode({"data": [1]}, lambda value: b"1\n2") == b"data: 1\ndata: 2\n\n"
 
-    with pytest.raises(MessageError, match="the app's JSON provider gave bytes") as caught:
-        encode({"data": [1]}, dumps)
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [([1], "the app's JSON provider gave list"), (None, "gave None"), (b"\xff", "can't decode")],
+)
+def test_a_provider_that_does_not_give_text_is_named(given: Any, word: str) -> None:
+    with pytest.raises(MessageError, match=word) as caught:
+        encode({"data": [1]}, lambda value: given)
     assert caught.value.field == "data"
 
 
@@ -598,6 +613,38 @@ def test_any_message_arrives_as_itself_or_is_refused(message: dict[Any, Any]) ->
     except MessageError:
         return
     assert decode(frame) == [arrival(message)]
+
+
+def one_by_one(message: dict[Any, Any]) -> bytes:
+    """The frame of *message*, made of frames with one field each."""
+    lines = []
+    for field in FIELDS:
+        try:
+            lines.append(encode({field: message.get(field)}).removesuffix(b"\n"))
+        except MessageError as error:
+            if error.field is not None:  # None: there is nothing in it
+                raise
+    return b"".join(lines) + b"\n" if lines else encode({})
+
+
+def outcome(function: Any, message: dict[Any, Any]) -> Any:
+    try:
+        return function(message)
+    except MessageError as error:
+        return str(error), error.field
+
+
+@settings(patient, max_examples=500)
+@given(any_messages)
+@example({"event": "\ud800", "data": {1}})
+@example({"id": "\udfff", "retry": -1, "data": "x"})
+@example({"comment": "x", "data": b"\xff"})
+def test_fields_together_are_what_they_are_one_by_one(message: dict[Any, Any]) -> None:
+    assume(set(message) <= set(FIELDS))
+    assert outcome(encode, message) == outcome(one_by_one, message)
+    # The fields of a mapping that is no dict, in any order.
+    other = MappingProxyType(dict(reversed(message.items())))
+    assert outcome(encode, other) == outcome(encode, message)
 
 
 @patient

@@ -5,7 +5,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from gevent import monkey
@@ -19,25 +19,36 @@ from ..broker import (
     CONTROL,
     CONTROLS,
     HISTORY,
+    PLAIN,
     WAITED,
     WAITED_BYTES,
     Bounds,
     BrokerError,
-    Busy,
+    ChannelEnded,
     ChannelError,
-    Entry,
     News,
     Position,
+    Refused,
     Slice,
+    Terms,
 )
 from ..followed import Followed
 from ..waker import PollableWaker
 from .client import opener
-from .errors import ERRORS, is_lasting, is_of_channel, may_pass
+from .errors import is_of_channel, may_pass
+from .explained import explained
 from .held import Held
-from .keys import bounds_key_of, bounds_of, key_of, written_bounds
+from .keys import (
+    bounds_key_of,
+    bounds_of,
+    key_of,
+    slice_of,
+    written_bounds,
+    written_terms,
+    written_time,
+)
 from .listener import Listener, Poller
-from .pool import NoTurn, Pool
+from .pool import Pool
 from .target import parse
 
 _T = TypeVar("_T")
@@ -143,18 +154,22 @@ class RedisBroker:
         self._own: Any = _Local()
         self._held.forget()
 
-    def append(self, channel: str, frame: bytes) -> Position:
-        token = os.urandom(8)
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
+        token, asked = os.urandom(8), terms.bounds or self._asked
         keys = [key_of(channel), f"{key_of(channel)}:{token.hex()}", bounds_key_of(channel)]
-        rest = [int(frame.startswith(CONTROL)), *written_bounds(self._asked), HISTORY, CONTROLS]
+        rest = [int(frame.startswith(CONTROL)), *written_bounds(asked), HISTORY, CONTROLS]
 
         def add(again: int) -> list[bytes]:
-            added: list[bytes] = self._pool().append(keys, [frame, token, again, *rest])
+            added: list[bytes] = self._pool().append(
+                keys, [frame, token, again, *rest, *written_terms(terms)]
+            )
             return added
 
         added, *kept = self._try(add, TRYING, channel)
+        if added in (b"refused", b"ended"):
+            raise Refused(channel) if added == b"refused" else ChannelEnded(channel)
         if not self._warned:
-            self._warned = bounds_of(*kept).warn_of(self._asked, channel)
+            self._warned = bounds_of(*kept).warn_of(asked, channel)
         log, number = added.decode().split("-")
         return Position(log, int(number), token.hex()[:CHECK_LENGTH])
 
@@ -172,14 +187,21 @@ class RedisBroker:
         self._tried_once_until = 0.0
         return piece
 
-    def keep(self, channel: str, bounds: Bounds) -> Bounds:
+    def renew(self, channel: str, of: Position, lease: float) -> bool:
         keys = [key_of(channel), bounds_key_of(channel)]
 
-        def change(again: int) -> list[bytes]:
-            kept: list[bytes] = self._pool().keep(keys, [*written_bounds(bounds), HISTORY])
-            return kept
+        args = [of.log, written_time(lease)]
+        return bool(self._try(lambda again: self._pool().renew(keys, args), TRYING, channel))
 
-        return bounds_of(*self._try(change, TRYING, channel))
+    def delete(self, channel: str) -> None:
+        keys = [key_of(channel), bounds_key_of(channel)]
+        self._try(lambda again: self._pool().client.delete(*keys), TRYING, channel)
+
+    def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
+        keys = [key_of(channel), bounds_key_of(channel)]
+        asked = [*written_bounds(bounds), HISTORY, written_time(ttl)]
+        kept = self._try(lambda again: self._pool().keep(keys, asked), TRYING, channel)
+        return bounds_of(*kept)
 
     def ping(self) -> None:
         # A read, and not a PING: an account that may do nothing else may send a PING. An account
@@ -290,8 +312,7 @@ class RedisBroker:
         pass
 
     def after_fork(self) -> None:
-        # The connections belong to the parent. The child closes its copies by dropping them, so
-        # that they do not keep the parent's connections open.
+        # The connections belong to the parent. The child drops its copies, so that they close.
         self._held.forked()
         self._begin()
 
@@ -344,20 +365,8 @@ class RedisBroker:
             args: list[Any] = [limit, max_bytes, CHECK_LENGTH, *written_bounds(self._asked)]
             for name in some:
                 args += positions[name]
-            for index, log, first, last, flat, check, last_check, *kept in pool.read(keys, args):
-                entries = [
-                    Entry(int(entry.partition(b"-")[2]), frame, own.decode())
-                    for entry, frame, own in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-                ]
-                found[some[index - 1]] = Slice(
-                    log.decode(),
-                    first,
-                    last,
-                    entries,
-                    check.decode(),
-                    last_check.decode(),
-                    bounds_of(*kept),
-                )
+            for index, *answer in pool.read(keys, args):
+                found[some[index - 1]] = slice_of(*answer)
         return found
 
     def _news_of_each(self, positions: Mapping[str, Position]) -> News:
@@ -378,22 +387,8 @@ class RedisBroker:
         found = self._news_of_each(dict(pairs[:middle]))
         return found | self._news_of_each(dict(pairs[middle:]))
 
-    @contextlib.contextmanager
-    def _errors(self, channel: str | None = None) -> Iterator[None]:
-        """Raise a `BrokerError` for an error of redis-py.
-
-        Raises a `ChannelError` if the error concerns only *channel*, and `Busy` for a lack of
-        free connections. *channel* is None if the commands do not concern exactly one channel.
-        """
-        try:
-            yield
-        except NoTurn as error:
-            raise Busy(f"{self._target.where}: {error}") from None
-        except ERRORS as error:
-            text = self._target.explain(error)
-            if channel is not None and is_of_channel(error):
-                raise ChannelError(channel, text) from error
-            raise BrokerError(text, lasting=is_lasting(error)) from error
+    def _errors(self, channel: str | None = None) -> contextlib.AbstractContextManager[None]:
+        return explained(self._target, channel)
 
 
 _brokers: weakref.WeakSet[RedisBroker] = weakref.WeakSet()

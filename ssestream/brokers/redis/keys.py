@@ -1,6 +1,8 @@
-"""How channels, positions and bounds are written in Redis."""
+"""How channels, positions, bounds, terms and slices are written in Redis."""
 
-from ..broker import Bounds, Position
+import os
+
+from ..broker import END, Bounds, Entry, Position, Slice, Terms
 
 
 def key_of(channel: str) -> str:
@@ -15,11 +17,59 @@ def bounds_key_of(channel: str) -> str:
 def written_bounds(bounds: Bounds) -> list[int | str]:
     """*bounds* for the scripts: ``""`` for None, and the age in microseconds."""
     history, age = bounds
-    return ["" if history is None else history, "" if age is None else int(age * 1e6)]
+    return ["" if history is None else history, written_time(age)]
+
+
+def written_terms(terms: Terms) -> list[bytes | int | str]:
+    """*terms*, except for their bounds, for ``append.lua``."""
+    return [
+        int(terms.new),
+        "" if terms.of is None else terms.of.log,
+        written_time(terms.lease),
+        written_time(terms.ttl),
+        END if terms.end else b"",
+        os.urandom(8) if terms.end else b"",
+        int(terms.if_lapsed),
+    ]
+
+
+def written_time(seconds: float | None) -> int | str:
+    """*seconds* for the scripts: in microseconds, ``""`` for None."""
+    return "" if seconds is None else int(seconds * 1e6)
 
 
 def bounds_of(history: bytes | None, age: bytes | None) -> Bounds:
     return Bounds(int(history) if history else None, int(age) / 1e6 if age else None)
+
+
+def slice_of(
+    log: bytes,
+    first: int,
+    last: int,
+    flat: list[bytes],
+    check: bytes,
+    last_check: bytes,
+    history: bytes,
+    age: bytes,
+    ended: int,
+    lease: bytes,
+) -> Slice:
+    """The slice of a log, from what ``read.lua`` returns for it."""
+    entries = [
+        Entry(int(entry.partition(b"-")[2]), frame, own.decode())
+        for entry, frame, own in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    ]
+    return Slice(
+        log.decode(),
+        first,
+        last,
+        entries,
+        check.decode(),
+        last_check.decode(),
+        bounds_of(history, age),
+        ended=ended,
+        lease=int(lease) / 1e6 if lease else None,
+    )
 
 
 def channel_of(key: bytes) -> str:

@@ -28,6 +28,9 @@ local function controls_in(info)
   return info['length'] - (messages_up_to(last) - message(first) + 1)
 end
 
+-- Whether *entry*, an id or false, is an entry of *log*.
+local function is_of(log, entry) return entry and string.match(entry, '%d+') == log end
+
 local function microseconds()
   local now = redis.call('TIME')
   return now[1] * 1000000 + now[2]

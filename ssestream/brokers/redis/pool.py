@@ -12,7 +12,7 @@ from gevent import monkey
 
 from ...runtime.clock import clock
 from .client import Client
-from .scripts import APPEND, KEEP, READ, ClusterScript
+from .scripts import APPEND, KEEP, READ, RENEW, ClusterScript
 
 #: The least seconds that a caller waits for a free connection.
 PAUSE = 0.05
@@ -38,9 +38,9 @@ class Pool:
         patched = monkey.is_module_patched("socket")
         self._free: Any = gevent.lock.Semaphore(connections) if patched else Turns(connections)
         self.cluster = isinstance(client, redis.RedisCluster)
-        self.append, self.read, self.keep = (
+        self.append, self.read, self.keep, self.renew = (
             ClusterScript(client, text) if self.cluster else client.register_script(text)
-            for text in (APPEND, READ, KEEP)
+            for text in (APPEND, READ, KEEP, RENEW)
         )
 
     @contextlib.contextmanager

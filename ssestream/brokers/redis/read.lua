@@ -48,7 +48,10 @@ for i = 1, #KEYS / 2 do
   local last_check = check_of(info['last-entry'])
   local other = check ~= '' and last_check ~= '' and check ~= last_check
   if log ~= known or last ~= after or other then
-    local history, age = unpack(redis.call('HMGET', bounds, 'history', 'age'))
+    local history, age, ended, leased =
+      unpack(redis.call('HMGET', bounds, 'history', 'age', 'ended', 'leased'))
+    ended = is_of(log, ended) and number({ended}) or 0
+    leased = leased and string.format('%.0f', tonumber(leased) - microseconds()) or ''
     if not history then history, age = tonumber(asked_history), asked_age end
     local here = ''
     if log ~= '' and (known == '*' or known == log) then here = check_of(at(key, log, after)) end
@@ -69,7 +72,8 @@ for i = 1, #KEYS / 2 do
         bytes, left, n = bytes - #entry[2][2], left - 1, number(entry) + 1
       end
     end
-    found[#found + 1] = {i, log, first, last, entries, here, last_check, history or '', age or ''}
+    found[#found + 1] = {i, log, first, last, entries, here, last_check, history or '', age or '',
+      ended, leased}
     if limit > 0 and bytes <= 0 then break end
   end
 end

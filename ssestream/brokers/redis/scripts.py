@@ -1,6 +1,7 @@
 """The scripts that Redis runs, each in a Lua file beside this one.
 
-``log.lua`` has the functions that all scripts use, and is put before each of them.
+``log.lua`` has the functions that all scripts use, and is put before each of them. ``terms.lua``
+is put between both, for the scripts that change a log.
 """
 
 import hashlib
@@ -12,11 +13,12 @@ from redis import exceptions
 _FOLDER = resources.files(__package__)
 
 
-def _script(name: str) -> str:
-    return "\n".join(_FOLDER.joinpath(f"{part}.lua").read_text("utf-8") for part in ("log", name))
+def _script(*parts: str) -> str:
+    return "\n".join(_FOLDER.joinpath(f"{part}.lua").read_text("utf-8") for part in parts)
 
 
-APPEND, READ, KEEP = _script("append"), _script("read"), _script("keep")
+APPEND, READ = _script("log", "terms", "append"), _script("log", "read")
+KEEP, RENEW = _script("log", "terms", "keep"), _script("log", "terms", "renew")
 
 
 class ClusterScript:

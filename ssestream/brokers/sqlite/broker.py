@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...runtime.forking import AtFork
-from ..broker import WAITED, WAITED_BYTES, Bounds, ChannelError, News, Position, Slice
+from ..broker import PLAIN, WAITED, WAITED_BYTES, Bounds, ChannelError, News, Position, Slice, Terms
 from ..followed import Followed
 from ..waker import PollableWaker
 from .database import Database
+from .deletion import has_expired, sweep
 from .logs import Logs
 from .watch import FileWatch
 
@@ -61,21 +62,39 @@ class SqliteBroker:
 
     # -- the contract
 
-    def append(self, channel: str, frame: bytes) -> Position:
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
         database = self._database
         try:
             position, bounds = database.do(
-                "BEGIN IMMEDIATE", lambda db: self._logs.append(db, channel, frame)
+                "BEGIN IMMEDIATE", lambda db: self._logs.append(db, channel, frame, terms)
             )
         except (TypeError, ValueError) as error:
             raise ChannelError(channel, database.say(f"{channel!r} is damaged: {error}")) from error
         if not self._warned:
-            self._warned = bounds.warn_of(self._asked, channel)
-        try:
-            os.utime(database.path)
-        except OSError:  # the entry is stored; waiting processes see it at their next look
-            pass
+            self._warned = bounds.warn_of(terms.bounds or self._asked, channel)
+        self._touch()
         return position
+
+    def _touch(self) -> None:
+        """Wake the waiting processes. Without a touch, they look once a second."""
+        with contextlib.suppress(OSError):
+            os.utime(self._database.path)
+
+    def renew(self, channel: str, of: Position, lease: float) -> bool:
+        return self._database.do(
+            "BEGIN IMMEDIATE", lambda db: self._logs.renew(db, channel, of, lease)
+        )
+
+    def delete(self, channel: str) -> None:
+        self._database.do("BEGIN IMMEDIATE", lambda db: self._logs.delete(db, channel))
+        self._touch()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Free the rows of deleted and expired logs."""
+        while self._database.do("BEGIN", has_expired):
+            self._database.do("BEGIN IMMEDIATE", sweep)
+            time.sleep(0)  # let other greenlets run
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         piece = self._database.do(
@@ -85,8 +104,10 @@ class SqliteBroker:
             raise piece
         return piece
 
-    def keep(self, channel: str, bounds: Bounds) -> Bounds:
-        return self._database.do("BEGIN IMMEDIATE", lambda db: self._logs.keep(db, channel, bounds))
+    def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
+        return self._database.do(
+            "BEGIN IMMEDIATE", lambda db: self._logs.keep(db, channel, bounds, ttl)
+        )
 
     def ping(self) -> None:
         # A write that changes no row: it fails if this process may not write. BEGIN IMMEDIATE
@@ -176,8 +197,8 @@ class SqliteBroker:
             return {}
         ends = db.execute(
             "SELECT name, log, last, token FROM channels"
-            " WHERE name IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(self._doubtful)),),
+            " WHERE name IN (SELECT value FROM json_each(?)) AND ifnull(expires > ?, 1)",
+            (json.dumps(list(self._doubtful)), time.time()),
         )
         logs = {name: Position(log, last, token) for name, log, last, token in ends}
         found: News = {}
@@ -202,7 +223,11 @@ class SqliteBroker:
     def _changed(self, db: sqlite3.Connection) -> list[str]:
         """The channels that the caller waits for and that may have changed since the last call."""
         newest: tuple[int, str] = db.execute(
-            "SELECT change, token FROM channels ORDER BY change DESC LIMIT 1"
+            "SELECT change, token FROM (SELECT * FROM"
+            " (SELECT change, token FROM channels ORDER BY change DESC LIMIT 1)"
+            " UNION ALL SELECT * FROM"
+            " (SELECT change, token FROM gone ORDER BY change DESC LIMIT 1))"
+            " ORDER BY change DESC LIMIT 1"
         ).fetchone() or (0, "")
         connection, *seen = self._seen
         self._seen = db, *newest
@@ -210,13 +235,21 @@ class SqliteBroker:
             return []
         known = (
             connection is db
-            and db.execute("SELECT 1 FROM events WHERE change = ? AND token = ?", seen).fetchone()
+            and db.execute(
+                "SELECT 1 FROM events WHERE change = ?1 AND token = ?2"
+                " UNION ALL SELECT 1 FROM gone WHERE change = ?1 AND token = ?2",
+                seen,
+            ).fetchone()
         )
         # The connection is new, a backup was restored, or the entry was trimmed. In each case any
         # channel may have changed.
         if not known:
             return list(self._positions)
-        changed = db.execute("SELECT name FROM channels WHERE change > ?", seen[:1])
+        changed = db.execute(
+            "SELECT name FROM channels WHERE change > ?1"
+            " UNION ALL SELECT name FROM gone WHERE change > ?1",
+            seen[:1],
+        )
         return [name for (name,) in changed if name in self._positions]
 
 

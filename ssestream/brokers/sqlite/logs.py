@@ -4,18 +4,25 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..broker import (
     CHECK_LENGTH,
     CONTROL,
     CONTROLS,
+    END,
+    PLAIN,
     Bounds,
+    ChannelEnded,
     ChannelError,
     Entry,
     Position,
+    Refused,
     Slice,
+    Terms,
 )
 from .database import MALFORMED
+from .deletion import NEXT_CHANGE, delete, sweep
 
 #: The most entries that one append removes from its own log, and the most that it removes from
 #: all logs for their age.
@@ -33,40 +40,90 @@ class Logs:
         self._asked = asked
         self._say = say
 
-    def append(self, db: sqlite3.Connection, channel: str, frame: bytes) -> tuple[Position, Bounds]:
-        (change,) = db.execute("SELECT ifnull(max(change), 0) + 1 FROM channels").fetchone()
-        row = db.execute(
-            "SELECT id, log, last, messages, at, history, age FROM channels WHERE name = ?",
-            (channel,),
-        ).fetchone()
-        token, now = secrets.token_hex(CHECK_LENGTH // 2), time.time()
+    def append(
+        self, db: sqlite3.Connection, channel: str, frame: bytes, terms: Terms
+    ) -> tuple[Position, Bounds]:
+        """See `Broker.append`. Returns the bounds of the log, too."""
+        row = self._find(db, channel)
+        sweep(db)
+        now, asked = time.time(), terms.bounds or self._asked
         if row is None:
+            if terms.of is not None or terms.if_lapsed:
+                raise Refused(channel)
             log, last, messages, before = secrets.token_hex(4), 0, 0, Bounds()
-            bounds = self._asked.of_new_log()
+            leased = ttl = expires = None
+            bounds = asked.of_new_log()
             inserted = "INSERT INTO channels (name, log, last, change) VALUES (?, ?, 0, 0)"
             key = db.execute(inserted, (channel, log)).lastrowid
         else:
-            key, log, last, messages, at, *kept = row
+            key, log, last, messages, at, ended, leased, ttl, expires, *kept = row
+            _check_terms(channel, terms, log, leased)
+            if ended and (terms.end or not frame.startswith(CONTROL)):
+                raise ChannelEnded(channel)
             now = max(now, at)
             before = Bounds(*kept)
-            has_bounds = before.history is not None
-            bounds = before.widened(self._asked) if has_bounds else self._asked.of_new_log()
-        number, message = last + 1, messages + 1
-        messages += not frame.startswith(CONTROL)
-        db.execute(
-            "UPDATE channels SET last = ?, change = ?, token = ?, messages = ?, at = ?,"
-            " history = ?, age = ? WHERE id = ?",
-            (number, change, token, messages, now, *bounds, key),
-        )
+            bounds = asked.of_new_log() if before.history is None else before.widened(asked)
+        position = Position("", 0)
+        frames = [frame, END] if terms.end and frame != END else [frame]
+        for each in frames:
+            last, message = last + 1, messages + 1
+            messages += not each.startswith(CONTROL)
+            (change,) = db.execute(NEXT_CHANGE).fetchone()
+            token = secrets.token_hex(CHECK_LENGTH // 2)
+            position = position if position.number else Position(log, last, token)
+            db.execute(
+                "UPDATE channels SET last = ?, change = ?, token = ?, messages = ?, at = ?,"
+                " history = ?, age = ? WHERE id = ?",
+                (last, change, token, messages, now, *bounds, key),
+            )
+            old_at = None if bounds.age is None else now + bounds.age
+            db.execute(
+                "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (change, key, last, now, each, token, message, old_at),
+            )
         if bounds != before:
             self._set_expiry(db, key, bounds.age)
-        expires = None if bounds.age is None else now + bounds.age
-        db.execute(
-            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (change, key, number, now, frame, token, message, expires),
-        )
-        self._trim(db, key, number, messages, bounds)
-        return Position(log, number, token), bounds
+        if terms is not PLAIN or expires is not None:
+            leased = None if terms.end else leased
+            leased = leased if terms.lease is None else time.time() + terms.lease
+            _set_life(db, key, leased, ttl if terms.ttl is None else terms.ttl)
+            if terms.end:
+                db.execute("UPDATE channels SET ended = ? WHERE id = ?", (last, key))
+        self._trim(db, key, last, messages, bounds)
+        return position, bounds
+
+    def renew(self, db: sqlite3.Connection, channel: str, of: Position, lease: float) -> bool:
+        """See `Broker.renew`."""
+        row = self._find(db, channel)
+        sweep(db)
+        if row is None:
+            return False
+        key, log, _, _, _, ended, _, ttl, *_ = row
+        if ended or log != of.log:
+            return False
+        _set_life(db, key, time.time() + lease, ttl)
+        return True
+
+    def delete(self, db: sqlite3.Connection, channel: str) -> None:
+        """See `Broker.delete`. `deletion.sweep` frees the rows."""
+        row = self._find(db, channel)
+        if row is not None:
+            delete(db, row[0], channel)
+
+    def _find(self, db: sqlite3.Connection, channel: str) -> Any:
+        """The row of *channel*, which is about to change; None if it has no log.
+
+        A log that has expired is deleted.
+        """
+        row = db.execute(
+            "SELECT id, log, last, messages, at, ended, leased, ttl, expires, history, age"
+            " FROM channels WHERE name = ?",
+            (channel,),
+        ).fetchone()
+        if row is not None and row[8] is not None and row[8] <= time.time():
+            delete(db, row[0], channel)
+            return None
+        return row
 
     def _trim(
         self, db: sqlite3.Connection, key: int | None, last: int, messages: int, bounds: Bounds
@@ -90,13 +147,15 @@ class Logs:
     def _set_expiry(self, db: sqlite3.Connection, key: int | None, age: float | None) -> None:
         db.execute("UPDATE events SET expires = at + ? WHERE channel = ?", (age, key))
 
-    def keep(self, db: sqlite3.Connection, channel: str, bounds: Bounds) -> Bounds:
-        row = db.execute(
-            "SELECT id, history, messages FROM channels WHERE name = ?", (channel,)
-        ).fetchone()
+    def keep(
+        self, db: sqlite3.Connection, channel: str, bounds: Bounds, ttl: float | None
+    ) -> Bounds:
+        """See `Broker.keep`."""
+        row = self._find(db, channel)
         if row is None:
             return Bounds()
-        key, history, messages = row
+        key, _, _, messages, _, _, leased, _, _, history, _ = row
+        _set_life(db, key, leased, ttl)
         bounds = Bounds(bounds.history or history, bounds.age).of_new_log()
         assert bounds.history is not None
         db.execute(
@@ -111,12 +170,14 @@ class Logs:
         self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
     ) -> Slice:
         row = db.execute(
-            "SELECT id, log, last, token, messages, history, age FROM channels WHERE name = ?",
-            (channel,),
+            "SELECT id, log, last, token, messages, ended, leased, history, age FROM channels"
+            " WHERE name = ? AND ifnull(expires > ?, 1)",
+            (channel, time.time()),
         ).fetchone()
         if row is None:
             return Slice("", 1, 0, [])
-        key, log, last, token, messages, *kept = row
+        key, log, last, token, messages, ended, leased, *kept = row
+        lease = None if leased is None else leased - time.time()
         bounds = self._asked if kept[0] is None else Bounds(*kept)
         first = self._first(db, key, last, messages, bounds)
         check = token
@@ -136,7 +197,7 @@ class Logs:
                     break
                 entries.append(Entry(*row))
                 max_bytes -= len(entries[-1].frame)
-        return Slice(log, first, last, entries, check, token, bounds)
+        return Slice(log, first, last, entries, check, token, bounds, ended=ended, lease=lease)
 
     def read(
         self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
@@ -187,3 +248,23 @@ class Logs:
             else:
                 end = middle
         return first
+
+
+def _check_terms(channel: str, terms: Terms, log: str, leased: float | None) -> None:
+    """Raise `Refused` if the log *log*, which exists, does not meet *terms*."""
+    lapsed = leased is not None and leased <= time.time()
+    other = terms.of is not None and terms.of.log != log
+    if terms.new or other or (terms.if_lapsed and not lapsed):
+        raise Refused(channel)
+
+
+def _set_life(
+    db: sqlite3.Connection, key: int | None, leased: float | None, ttl: float | None
+) -> None:
+    """Set when the lease runs out, and that the log expires *ttl* seconds later, or from now."""
+    now = time.time()
+    expires = None if ttl is None else max(now, leased or now) + ttl
+    db.execute(
+        "UPDATE channels SET leased = ?, ttl = ?, expires = ? WHERE id = ?",
+        (leased, ttl, expires, key),
+    )

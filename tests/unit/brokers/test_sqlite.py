@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ssestream.brokers.broker import BrokerError, Position, Slice
+from ssestream.brokers.broker import BrokerError, Position, Slice, Terms
 from ssestream.brokers.sqlite import SqliteBroker, database, logs, watch
 from tests.kit.brokers import (
     LOTS,
@@ -760,3 +760,31 @@ print("free")
     )
     assert done.stdout == "free\n", done.stderr
     assert done.stderr == ""
+
+
+def test_a_file_of_version_2_goes_on(path: str, opened: Callable[..., SqliteBroker]) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            """
+            PRAGMA journal_mode = WAL;
+            CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+                log TEXT NOT NULL, last INTEGER NOT NULL, change INTEGER NOT NULL,
+                token TEXT NOT NULL DEFAULT '', messages INTEGER NOT NULL DEFAULT 0,
+                at REAL NOT NULL DEFAULT 0, history INTEGER, age REAL);
+            CREATE INDEX changes ON channels (change);
+            CREATE TABLE events (change INTEGER PRIMARY KEY, channel INTEGER NOT NULL,
+                number INTEGER NOT NULL, at REAL NOT NULL, frame BLOB NOT NULL,
+                token TEXT NOT NULL DEFAULT '', message INTEGER NOT NULL DEFAULT 0, expires REAL);
+            CREATE UNIQUE INDEX numbers ON events (channel, number);
+            CREATE INDEX expiry ON events (expires) WHERE expires IS NOT NULL;
+            INSERT INTO channels VALUES (1, 'news', 'abcd', 2, 2, 'bbbbbb', 2, 1.0, 1000, NULL);
+            INSERT INTO events VALUES (1, 1, 1, 1.0, x'31', 'aaaaaa', 1, NULL);
+            INSERT INTO events VALUES (2, 1, 2, 1.0, x'32', 'bbbbbb', 2, NULL);
+            PRAGMA application_id = 1397966082;
+            """
+        )
+    broker = opened()
+    assert frames(everything(broker, "news")) == [b"1", b"2"]
+    assert broker.append("news", b"3", Terms(end=True))[:2] == ("abcd", 3)
+    broker.delete("news")
+    assert everything(broker, "news").last == 0

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ssestream import BrokerError, Channels, SseStream
-from ssestream.brokers.broker import News, Position, Slice
+from ssestream.brokers.broker import PLAIN, News, Position, Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import listener
 from ssestream.wire import Decoder, encode, is_frame
@@ -40,9 +40,9 @@ class Breakable(MemoryBroker):
             self.tried.append((what, time.monotonic()))
             raise BrokerError(f"no {what} today")
 
-    def append(self, channel: str, frame: bytes) -> Position:
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
         self._check("append")
-        return super().append(channel, frame)
+        return super().append(channel, frame, terms)
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         self._check("read")
