@@ -29,11 +29,11 @@ class PollableWaker:
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b"!")
 
-    def wait(self, seconds: float, other: Any = None) -> tuple[bool, bool]:
-        """Wait up to *seconds*: whether the waker was woken, and whether *other* can be read."""
+    def wait(self, seconds: float, *others: Any) -> tuple[bool, bool]:
+        """Wait up to *seconds*: whether the waker was woken, and whether an other can be read."""
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
-        if other is not None:
+        for other in others:
             poll.register(other, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(max(seconds, 0) * 1000)}
         woken = self._read in ready

@@ -6,9 +6,10 @@ Redis keeps the last id of a stream when it trims the stream, so numbers are nev
 twice. A stream that was deleted or flushed begins another log. The hash
 ``ssestream:{news}:bounds`` holds the bounds of the log.
 
-Lua scripts append and read, so that each append and each read is one step. A connection
-blocks only while it waits, in ``XREAD``. The answer of ``XREAD`` only tells which channels
-have new entries; a script then reads the entries.
+Lua scripts append and read, so that each append and each read is one step. The append script
+also announces the entry by Pub/Sub, on a Pub/Sub channel for each log. Each process subscribes to
+those of the channels that it follows, with one connection. It takes an announced entry for news
+if the entry continues its position, and otherwise reads the log.
 """
 
 from .broker import RedisBroker

@@ -1,7 +1,6 @@
 """`RedisBroker`: the contract of a broker, kept with one Redis server or several."""
 
 import contextlib
-import math
 import os
 import time
 import weakref
@@ -32,11 +31,12 @@ from ..broker import (
     Slice,
     Terms,
 )
-from ..followed import Followed
 from ..waker import PollableWaker
+from .announcement import MOST_BYTES
 from .client import opener
 from .errors import is_of_channel, may_pass
 from .explained import explained
+from .follows import Follows
 from .held import Held
 from .keys import (
     bounds_key_of,
@@ -47,8 +47,9 @@ from .keys import (
     written_terms,
     written_time,
 )
-from .listener import Listener, Poller
+from .listener import Listener
 from .pool import Pool
+from .servers import Nodes, OneServer
 from .target import parse
 
 _T = TypeVar("_T")
@@ -68,12 +69,9 @@ AWAY = 1.0
 #: Seconds between two tries.
 PAUSE = 0.05
 
-#: Seconds between two checks of all logs. ``XREAD`` does not answer when a log is deleted, or
-#: when a new log begins while the clock of the server is set back.
-CHECK = 15.0
-
-#: Channels that one script reads. Redis runs nothing else during a script.
-AT_ONCE = 100
+#: Seconds for which a log with an age stays in Redis when its newest entry is too old: without
+#: a follower in milliseconds, and while a process follows the log.
+GRACE, HOLD = 5000, 600.0
 
 #: The channel that `RedisBroker.ping` reads. Nobody need publish to it.
 PINGED = "ssestream/ping"
@@ -96,11 +94,18 @@ class RedisBroker:
         tested with an account at the sentinels or with TLS.
 
     ``redis+cluster://[user:password@]host:7000``
-        A cluster, found through any of its nodes; ``rediss+cluster://`` uses TLS. One ``XREAD``
-        cannot wait for streams on several nodes, so the broker polls the nodes ten times a
-        second, and an event may come a tenth of a second late. Tested with three masters while
-        one master is killed and comes back; not tested with replicas, with moving slots or
-        with TLS.
+        A cluster, found through any of its nodes; ``rediss+cluster://`` uses TLS. From Redis 7
+        on, each node announces the events of its channels. Before Redis 7, the broker polls the
+        nodes ten times a second, for each followed channel. Tested with three masters while one
+        master is killed and comes back; not tested with replicas, with moving slots or with TLS.
+
+    Each append is announced by Pub/Sub, and each process subscribes to the channels that it
+    follows. So an event costs the same with any number of channels. An event that is appended
+    without an announcement, such as by a process with an earlier version, comes some seconds late
+    (see ``listener``). With an ACL, the account needs the Pub/Sub channels ``&ssestream:*``.
+
+    A log with an age expires in Redis a few seconds after its newest entry has become too old,
+    or some minutes after that while a process follows the log.
 
     Redis may hold a few more entries of a log than the log keeps. No reader gets such entries.
 
@@ -133,17 +138,17 @@ class RedisBroker:
         self._closed = 0
         # The time until which each read is tried only once.
         self._tried_once_until = 0.0
-        # The time when `wait` last checked all logs with its listener.
-        self._checked_at = -math.inf
         _brokers.add(self)
 
     def _begin(self) -> None:
         #: Guards the waker and the held connections. Held for a few instructions only.
         self.lock = new_lock()
         self._waker: PollableWaker | None = None
-        # Whether `wake` was called before there was a waker.
+        # Whether `wake` was called since `wait` last asked.
         self._woken = False
-        self._followed = Followed()
+        # Whether the waker was woken for a change of what is followed, since then.
+        self._hurries = False
+        self._follows = Follows()
         self._forget()
 
     def _forget(self) -> None:
@@ -158,20 +163,23 @@ class RedisBroker:
         token, asked = os.urandom(8), terms.bounds or self._asked
         keys = [key_of(channel), f"{key_of(channel)}:{token.hex()}", bounds_key_of(channel)]
         rest = [int(frame.startswith(CONTROL)), *written_bounds(asked), HISTORY, CONTROLS]
+        check = token.hex()[:CHECK_LENGTH]
 
         def add(again: int) -> list[bytes]:
-            added: list[bytes] = self._pool().append(
-                keys, [frame, token, again, *rest, *written_terms(terms)]
-            )
+            pool = self._pool()
+            announced = [*pool.announces(channel), MOST_BYTES, check, GRACE]
+            args = [frame, token, again, *rest, *announced, *written_terms(terms)]
+            added: list[bytes] = pool.append(keys, args)
             return added
 
-        added, *kept = self._try(add, TRYING, channel)
+        added, *kept, refusal = self._try(add, TRYING, channel)
         if added in (b"refused", b"ended"):
             raise Refused(channel) if added == b"refused" else ChannelEnded(channel)
         if not self._warned:
             self._warned = bounds_of(*kept).warn_of(asked, channel)
+        self._note(refusal)
         log, number = added.decode().split("-")
-        return Position(log, int(number), token.hex()[:CHECK_LENGTH])
+        return Position(log, int(number), check)
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         def read(again: int) -> Slice:
@@ -195,11 +203,22 @@ class RedisBroker:
 
     def delete(self, channel: str) -> None:
         keys = [key_of(channel), bounds_key_of(channel)]
-        self._try(lambda again: self._pool().client.delete(*keys), TRYING, channel)
+
+        def delete(again: int) -> bytes:
+            pool = self._pool()
+            refusal: bytes = pool.delete(keys, pool.announces(channel))
+            return refusal
+
+        self._note(self._try(delete, TRYING, channel))
+
+    def _note(self, refusal: bytes) -> None:
+        """Note that Redis has not announced a change; *refusal* is empty if it has."""
+        if refusal:
+            self._pool().refused(refusal.decode("utf-8", "replace"))
 
     def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
         keys = [key_of(channel), bounds_key_of(channel)]
-        asked = [*written_bounds(bounds), HISTORY, written_time(ttl)]
+        asked = [*written_bounds(bounds), HISTORY, written_time(ttl), int(HOLD * 1000)]
         kept = self._try(lambda again: self._pool().keep(keys, asked), TRYING, channel)
         return bounds_of(*kept)
 
@@ -210,20 +229,14 @@ class RedisBroker:
             self._news({PINGED: Position("*", 0)}, 0, 0)
 
     def follow(self, channel: str, position: Position) -> None:
-        self._followed.follow(channel, position)
-        self.wake()
+        self._follows.follow(channel, position)
+        self._hurry()
 
     def unfollow(self, channel: str) -> None:
-        self._followed.unfollow(channel)
+        self._follows.unfollow(channel)
+        self._hurry()
 
     def wait(self) -> News:
-        positions = self._followed.all()
-        news: News = {}
-        for name, piece in self._wait(positions).items():
-            self._followed.pass_on(name, positions[name], piece, news)
-        return news
-
-    def _wait(self, positions: Mapping[str, Position]) -> News:
         with self._errors():
             waker = self._my_waker()
         with self.lock:
@@ -233,31 +246,9 @@ class RedisBroker:
             with self._errors():
                 pool = self._pool()
                 if listener is None or listener.pool is not pool:
-                    listener, self._checked_at = self._listen(pool), -math.inf
+                    listener = self._listen(pool)
                     self._held.use_listener(listener)
-                found: News = {}
-                if clock.now() > self._checked_at + CHECK:
-                    found = self._news_of_each(positions)
-                    # ``XREAD`` does not answer for a gap or an emptied log. Check again at each
-                    # wait until the caller's positions show no such news any more.
-                    if all(
-                        piece.entries and not piece.misses(positions[name])
-                        for name, piece in found.items()
-                        if isinstance(piece, Slice)
-                    ):
-                        self._checked_at = clock.now()
-                if not found:
-                    try:
-                        names = listener.wait(positions, waker)
-                    except exceptions.ResponseError as error:
-                        # The error does not name the key, so look at each channel.
-                        if not is_of_channel(error):
-                            raise
-                        found = self._news_of_each(positions)
-                        if not any(isinstance(each, ChannelError) for each in found.values()):
-                            raise
-                    else:
-                        found = self._news_of_each({name: positions[name] for name in names})
+                found = listener.wait(waker, self._take_wake, self._news_of_each)
         except BaseException:
             if listener is not None:
                 listener.close()
@@ -271,12 +262,25 @@ class RedisBroker:
 
     def wake(self) -> None:
         with self.lock:
+            self._woken = True
             waker = self._waker
-            if waker is None:
-                # Nobody waits. A new waker could fail here for lack of file descriptors.
-                self._woken = True
-                return
-        waker.wake()
+        # Nobody waits if there is no waker. A new one could fail for lack of file descriptors.
+        if waker is not None:
+            waker.wake()
+
+    def _hurry(self) -> None:
+        """Let a `wait` that has begun heed a change of what is followed."""
+        with self.lock:
+            waker = None if self._hurries else self._waker
+            self._hurries = waker is not None or self._hurries
+        if waker is not None:
+            waker.wake()
+
+    def _take_wake(self) -> bool:
+        """Whether `wake` was called since the last time."""
+        with self.lock:
+            woken, self._woken, self._hurries = self._woken, False, False
+        return woken
 
     def close(self) -> None:
         with self.lock:
@@ -335,22 +339,20 @@ class RedisBroker:
                 made.close()
         return pool
 
-    def _listen(self, pool: Pool) -> Listener | Poller:
-        if pool.cluster:
-            return Poller(pool)
-        return Listener(pool, self._open())
+    def _listen(self, pool: Pool) -> Listener:
+        servers = Nodes(pool.client) if pool.cluster else OneServer(self._open())
+        return Listener(pool, servers, self._follows)
 
     def _my_waker(self) -> PollableWaker:
         with self.lock:
             if self._waker is None:
                 self._waker = PollableWaker()
-            if self._woken:
-                self._woken = False
-                self._waker.wake()
+                if self._woken:
+                    self._waker.wake()
             return self._waker
 
     def _news(
-        self, positions: Mapping[str, Position], limit: int, max_bytes: int
+        self, positions: Mapping[str, Position], limit: int, max_bytes: int, hold: float = 0.0
     ) -> dict[str, Slice]:
         """A slice of each channel that has news after its position in *positions*.
 
@@ -358,11 +360,12 @@ class RedisBroker:
         """
         pool = self._pool()
         names, found = list(positions), {}
-        step = 1 if pool.cluster else AT_ONCE
+        step = 1 if pool.cluster else len(names) or 1
         for start in range(0, len(names), step):
             some = names[start : start + step]
             keys = [key for name in some for key in (key_of(name), bounds_key_of(name))]
             args: list[Any] = [limit, max_bytes, CHECK_LENGTH, *written_bounds(self._asked)]
+            args.append(int(hold * 1000))
             for name in some:
                 args += positions[name]
             for index, *answer in pool.read(keys, args):
@@ -376,7 +379,7 @@ class RedisBroker:
         that fails is alone.
         """
         try:
-            return dict(self._news(positions, WAITED, WAITED_BYTES))
+            return dict(self._news(positions, WAITED, WAITED_BYTES, HOLD))
         except exceptions.ResponseError as error:
             if not is_of_channel(error):
                 raise

@@ -26,6 +26,12 @@ PASSING = (
 )
 
 
+#: The rights that an account needs besides the rights to read and to write.
+NEEDED = (
+    "The account needs the Pub/Sub channels &ssestream:* and the commands subscribe, unsubscribe"
+    " and publish (ssubscribe, sunsubscribe and spublish in a cluster)"
+)
+
 # Errors that concern one key only: the key has another type, does not hold a log, or is not
 # allowed to this account.
 _OF_CHANNEL = re.compile(
@@ -40,6 +46,17 @@ def is_of_channel(error: object) -> bool:
         return False
     words = str(error)
     return bool(_OF_CHANNEL.search(words)) and not _OF_ALL.search(words)
+
+
+def is_of_pubsub_channel(error: object) -> bool:
+    """Whether an account may use Pub/Sub, but not the Pub/Sub channel that it has named."""
+    is_refusal = isinstance(error, exceptions.NoPermissionError)
+    return is_refusal and "channel" in str(error) and "run the" not in str(error)
+
+
+def without_rights(error: object) -> exceptions.NoPermissionError:
+    """The same refusal, with the rights that the account needs for Pub/Sub."""
+    return exceptions.NoPermissionError(f"{error}. {NEEDED}")
 
 
 def is_lasting(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 import os
 
 from .errors import ERRORS
-from .listener import Listener, Poller
+from .listener import Listener
 from .pool import Pool
 
 
@@ -17,21 +17,21 @@ class Held:
 
     def __init__(self) -> None:
         # None before the first `RedisBroker.wait`, and while `wait` uses the listener.
-        self._listener: Listener | Poller | None = None
+        self._listener: Listener | None = None
         self._pool: Pool | None = None
         # The listener that `wait` uses now, or used last.
-        self._in_use: Listener | Poller | None = None
+        self._in_use: Listener | None = None
 
-    def take_listener(self) -> Listener | Poller | None:
+    def take_listener(self) -> Listener | None:
         listener, self._listener = self._listener, None
         self.use_listener(listener)
         return listener
 
-    def use_listener(self, listener: Listener | Poller | None) -> None:
+    def use_listener(self, listener: Listener | None) -> None:
         """Note that `RedisBroker.wait` uses *listener* from now on."""
         self._in_use = listener
 
-    def put_listener(self, listener: Listener | Poller) -> None:
+    def put_listener(self, listener: Listener) -> None:
         self._listener, self._in_use = listener, None
 
     def put_pool(self, pool: Pool) -> None:

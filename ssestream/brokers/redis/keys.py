@@ -4,14 +4,29 @@ import os
 
 from ..broker import END, Bounds, Entry, Position, Slice, Terms
 
+_PREFIX = "ssestream:{"
+
 
 def key_of(channel: str) -> str:
     # A cluster hashes only the part in braces, so all keys of a channel are on one node.
-    return f"ssestream:{{{channel}}}"
+    return f"{_PREFIX}{channel}}}"
 
 
 def bounds_key_of(channel: str) -> str:
     return f"{key_of(channel)}:bounds"
+
+
+def followers_of(channel: str, db: int) -> str:
+    """The Pub/Sub channel on which the log of *channel* in the database *db* is announced.
+
+    Pub/Sub knows no databases. In a cluster, this channel is on the node of the keys.
+    """
+    return f"{key_of(channel)}@{db}"
+
+
+def followed_in(followers: bytes) -> str:
+    """The channel whose log is announced on *followers*."""
+    return followers[len(_PREFIX) : followers.rindex(b"}")].decode()
 
 
 def written_bounds(bounds: Bounds) -> list[int | str]:
@@ -70,10 +85,6 @@ def slice_of(
         ended=ended,
         lease=int(lease) / 1e6 if lease else None,
     )
-
-
-def channel_of(key: bytes) -> str:
-    return key.decode()[len("ssestream:{") : -1]
 
 
 def entry_id(position: Position, further: int = 0) -> str:

@@ -1,144 +1,282 @@
-"""Wait for news of all channels: with ``XREAD`` on one server, by polls in a cluster."""
+"""Hear of the news of all followed channels, by Pub/Sub and from the logs.
 
-import contextlib
-from collections.abc import Mapping
-from typing import Any
+Each log is announced on a Pub/Sub channel of its own (see ``announcement``). The listener
+subscribes to those of the followed channels, and reads a log itself
+
+*   when Redis has confirmed the subscription: something may have come before,
+*   when an announcement does not continue the position, or carries no frame,
+*   in turn with all others (see `check_seconds`), for what is not announced: a log that is gone,
+    an announcement that was lost, an entry of a process with an earlier version.
+
+So an announcement may be lost, doubled or invented without harm. What happens in one channel
+costs nothing in the others.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import islice
 
 from redis import exceptions
 
 from ...runtime.clock import clock
-from ...runtime.forking import process
-from ..broker import Position
+from ...runtime.loop import logger
+from ..broker import WAITED, WAITED_BYTES, ChannelError, News, Position, Slice
 from ..waker import PollableWaker
-from .client import ANSWER
-from .errors import is_of_channel
-from .keys import channel_of, entry_id, key_of
+from .announcement import parse
+from .errors import is_of_pubsub_channel, without_rights
+from .follows import Follows
+from .poller import POLL, poll
 from .pool import Pool
+from .servers import Servers
+from .subscriber import BATCH, Subscriber
 
-#: Seconds after which ``XREAD`` answers even without news. A listener finds a dead connection
-#: within `BLOCK` and `ANSWER` together.
-BLOCK = 5.0
+#: Seconds in which each followed log is checked once, whatever is announced. The first number is
+#: for up to `PER_SECOND` times as many channels, and the second for any number.
+CHECK, LONGEST_CHECK = 5.0, 60.0
 
-#: Seconds between two polls of a cluster.
-POLL = 0.1
+#: Channels that are checked in a second, and the least seconds between two parts of a check.
+PER_SECOND, PART = 500, 1.0
+
+#: Channels that are read at once. Redis runs nothing else during a script.
+AT_ONCE = 100
+
+#: Seconds after which a wait returns even without news.
+LONGEST = 5.0
+
+#: Refused subscriptions, without one that is confirmed, after which none is tried any more.
+REFUSED = 16
+
+
+def check_seconds(channels: int) -> float:
+    """The seconds in which so many followed logs are checked."""
+    return min(max(channels / PER_SECOND, CHECK), LONGEST_CHECK)
+
+
+Read = Callable[[Mapping[str, Position]], News]
 
 
 class Listener:
-    """The one connection that waits for news of all channels, with ``XREAD``.
+    """The connections of one process that are subscribed, and the logs that are to be read.
 
-    A wake does not withdraw the ``XREAD``, because the next `wait` mostly asks for the same
-    positions.
+    Only one caller uses it at a time.
     """
 
-    def __init__(self, pool: Pool, client: Any) -> None:
+    def __init__(self, pool: Pool, servers: Servers, follows: Follows) -> None:
         self.pool = pool
-        self._client = client
-        self._asked: dict[str, Position] | None = None
-        self._until = 0.0
-        # Whether Redis has allowed an ``XREAD`` on this connection.
-        self._has_asked = False
-        # Whether the account may use ``CLIENT UNBLOCK``, as far as is known.
-        self._may_unblock = True
-        try:
-            self._connection = client.connection_pool.get_connection()
-            self._id = self._introduce()
-        except BaseException:
-            client.close()
-            raise
+        self._servers = servers
+        self._follows = follows
+        # By the name of the server.
+        self._subscribers: dict[str, Subscriber] = {}
+        # Whether the servers are polled, because they cannot announce.
+        self._polls = False
+        # The channels whose log is to be read.
+        self._due: dict[str, None] = {}
+        # The channels of the current check of all, how many of them were read, when the check
+        # began, and when its next part is due.
+        self._round: list[str] = []
+        self._checked = 0
+        self._round_began = clock.now()
+        self._part_at = self._round_began + CHECK
+        self._round_seconds = CHECK
+        # The channels that the account may not subscribe to. They are only checked.
+        self._refused: set[str] = set()
+        # Whether a server has confirmed a subscription, or was polled, and a log was read.
+        self._has_heard = self._works = False
+        # Whether the last wait has ended for a wake and has left logs for the next to read.
+        self._has_put_off = False
+        self._renewed_at = -math.inf
+        follows.change(follows.names())
 
-    def wait(self, positions: Mapping[str, Position], waker: PollableWaker) -> list[str]:
-        """The channels with new entries. An empty list after `BLOCK` seconds or a wake."""
-        if positions != self._asked:
-            if self._asked is not None:
-                self._withdraw()
-            if not positions:
-                waker.wait(BLOCK)
-                return []
-            keys = [key_of(name) for name in positions]
-            after = [entry_id(position) for position in positions.values()]
-            if not self._has_asked:
-                # The first ``XREAD`` does not block, so that a refusal is known before a wake
-                # can end the wait.
-                self._connection.send_command("XREAD", "COUNT", 1, "STREAMS", *keys, *after)
-                answer = self._connection.read_response()
-                self._has_asked = True
-                if answer:
-                    return [channel_of(key) for key in dict(answer)]
-            block = int(BLOCK * 1000)
-            self._connection.send_command(
-                "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", *keys, *after
-            )
-            self._asked = dict(positions)
-            self._until = clock.now() + BLOCK + ANSWER
-        woken, answered = waker.wait(self._until - clock.now(), self._socket)
-        if answered:
-            self._asked = None
-            answer = self._connection.read_response()
-            return [channel_of(key) for key in dict(answer or ())]
-        if not woken:
-            raise exceptions.TimeoutError("no answer to XREAD")
-        return []
+    def wait(self, waker: PollableWaker, take_wake: Callable[[], bool], read: Read) -> News:
+        """Wait for news. Returns without news after a wake, or after `LONGEST` seconds.
 
-    def close(self) -> None:
-        self._client.close()
+        *take_wake* tells whether there was a wake. *read* reads the news of some channels.
+        """
+        news: News = {}
+        was_woken = False
+        deadline = clock.now() + LONGEST
+        while True:
+            self._subscribe()
+            sockets = [each.socket for each in self._subscribers.values()]
+            _, answered = waker.wait(self._seconds_left(deadline), *sockets)
+            was_woken = take_wake() or was_woken
+            if answered:
+                self._hear(news)
+            self._check()
+            # After a failure, a wake is answered only when all works again that is needed.
+            ends = was_woken and (self._works or not self._follows)
+            # A wake does not wait for the logs, unless the last one did not either.
+            if self._due and (self._has_put_off or not ends):
+                self._read_due(news, read)
+                self._has_put_off = False
+            else:
+                self._has_put_off = ends
+            if news or ends or clock.now() >= deadline:
+                return news
 
-    def silence(self) -> None:
-        """Called in a child: let its copy of the connection be none."""
-        if self._socket is not None:
-            process.silence(self._socket)
+    def _seconds_left(self, deadline: float) -> float:
+        """The seconds until there is something to do besides hearing."""
+        if self._due or (self._follows.has_changes and self._has_room()):
+            return 0.0
+        now = clock.now()
+        left = [deadline - now, self._part_at - now]
+        left += [each.seconds_left() for each in self._subscribers.values()]
+        if self._polls:
+            left.append(POLL)
+        return max(min(left), 0.0)
 
-    @property
-    def _socket(self) -> Any:
-        return self._connection._sock
+    # -- subscriptions
 
-    def _introduce(self) -> int:
-        self._connection.send_command("CLIENT", "ID")
-        return int(self._connection.read_response())
+    def _has_room(self) -> bool:
+        return all(each.has_room for each in self._subscribers.values())
 
-    def _withdraw(self) -> None:
-        """End the pending ``XREAD``: by its answer, by unblocking, or by a new connection."""
-        self._asked = None
-        # The account may lack the right to unblock, and the CLIENT UNBLOCK may reach Redis
-        # before the XREAD does. Then a new connection is needed.
-        with contextlib.suppress(exceptions.ResponseError):
-            if self._connection.can_read() or self._unblock():
-                self._connection.read_response()
+    def _subscribe(self) -> None:
+        """Send some of the changes of what is followed, if Redis has answered the last ones."""
+        if not (self._follows.has_changes and self._has_room()):
+            return
+        # If the account may not subscribe at all, a few refusals show this.
+        changes = self._follows.take_changes(BATCH if self._has_heard else REFUSED)
+        if self._polls:
+            self._due.update((name, None) for name, is_followed in changes.items() if is_followed)
+            return
+        commands: dict[str, dict[str, bool]] = {}
+        for name, is_followed in changes.items():
+            server = self._servers.of(name)
+            subscriber = self._subscribers.get(server)
+            is_asked = subscriber is not None and name in subscriber.asked
+            if is_asked != is_followed:
+                commands.setdefault(server, {})[name] = is_followed
+            elif subscriber is not None and name in subscriber.confirmed:
+                # The channel was followed anew: the position is another one.
+                self._due[name] = None
+            if not is_followed:
+                self._due.pop(name, None)
+                self._refused.discard(name)
+        for server, some in commands.items():
+            self._subscriber(server).send(some)
+
+    def _subscriber(self, server: str) -> Subscriber:
+        subscriber = self._subscribers.get(server)
+        if subscriber is not None and subscriber.is_idle:
+            subscriber.close()
+            subscriber = None
+        if subscriber is None:
+            connection = self._servers.connect(server)
+            subscriber = Subscriber(connection, self._servers.db, self._servers.sharded)
+            self._subscribers[server] = subscriber
+        return subscriber
+
+    # -- what the servers say
+
+    def _hear(self, news: News) -> None:
+        for subscriber in list(self._subscribers.values()):
+            for name, told in subscriber.receive():
+                if isinstance(told, bytes):
+                    self._take(name, told, news)
+                elif told is True:
+                    self._has_heard = True
+                    self._due[name] = None
+                elif told is False:
+                    self._follows.change([name])
+                else:
+                    self._take_refusal(name, told)
+
+    def _take(self, name: str, text: bytes, news: News) -> None:
+        """Take the announcement *text* for news, or let the log be read."""
+        at = self._follows.at(name)
+        if at is None:
+            return
+        announced = parse(text)
+        if announced is not None:
+            if announced.is_at(at):
                 return
-        self._connection.disconnect()
-        self._connection.connect()
-        self._id = self._introduce()
+            earlier = news.get(name)
+            is_full = earlier is not None and (
+                isinstance(earlier, ChannelError) or len(earlier.entries) >= WAITED
+            )
+            if announced.continues(at) and not is_full:
+                piece = announced.slice(earlier)  # type: ignore[arg-type]
+                if self._follows.pass_on(name, at, piece, news):
+                    return
+        self._due[name] = None
 
-    def _unblock(self) -> bool:
-        if self._may_unblock:
-            try:
-                return bool(self.pool.client.client_unblock(self._id))
-            except exceptions.NoPermissionError:
-                # Do not try again: Redis writes each refusal to its ACL log.
-                self._may_unblock = False
-        return False
+    def _take_refusal(self, name: str, error: exceptions.ResponseError) -> None:
+        """Redis has refused the subscription to *name*."""
+        if isinstance(error, exceptions.MovedError) and clock.now() > self._renewed_at + PART:
+            self._renewed_at = clock.now()
+            self._servers.renew()
+            self._follows.change([name])
+        elif self._servers.sharded and "unknown command" in str(error):
+            self._polls = True
+            self._follows.change(self._follows.names())
+        elif is_of_pubsub_channel(error):
+            self._refused.add(name)
+            self._due[name] = None
+            if not self._has_heard and len(self._refused) >= min(REFUSED, len(self._follows)):
+                raise without_rights(error)
+            if len(self._refused) == 1:
+                logger.warning(
+                    "channels: %s. Until then, the events of %r, and of other such channels, come"
+                    " some seconds late",
+                    without_rights(error),
+                    name,
+                )
+        elif isinstance(error, exceptions.NoPermissionError):
+            raise without_rights(error)
+        else:
+            raise error
 
+    # -- the logs
 
-class Poller:
-    """Polls a cluster for news, because one ``XREAD`` cannot wait on several nodes."""
+    def _check(self) -> None:
+        """Ask for signs of life, and let the logs be read that nothing was heard of for long."""
+        for subscriber in self._subscribers.values():
+            subscriber.check()
+        if self._polls:
+            positions = self._follows.positions()
+            self._due.update(dict.fromkeys(poll(self.pool, positions) if positions else ()))
+            self._has_heard = True
+        now = clock.now()
+        if now >= self._part_at:
+            self._check_some(now)
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+    def _check_some(self, now: float) -> None:
+        """Let the next part of the followed logs be read."""
+        share = (now - self._round_began) / self._round_seconds
+        before, self._checked = self._checked, math.ceil(len(self._round) * share)
+        self._due.update(dict.fromkeys(self._round[before : self._checked]))
+        if share >= 1:
+            self._round, self._checked, self._round_began = self._follows.names(), 0, now
+            self._round_seconds = check_seconds(len(self._round))
+            self._follows.change(list(self._refused))
+            self._refused.clear()
+        self._part_at = now + max(PART, self._round_seconds / (len(self._round) + 1))
 
-    def wait(self, positions: Mapping[str, Position], waker: PollableWaker) -> list[str]:
-        pipeline = self.pool.client.pipeline()
-        for name, position in positions.items():
-            pipeline.xrange(key_of(name), min=entry_id(position, 1), count=1)
-        answers = pipeline.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, Exception) and not is_of_channel(answer):
-                raise answer
-        news = [name for name, some in zip(positions, answers, strict=True) if some]
-        if not news:
-            waker.wait(POLL)
-        return news
+    def _read_due(self, news: News, read: Read) -> None:
+        """Read some of the logs that are to be read."""
+        names = [name for name in islice(self._due, AT_ONCE) if name not in news]
+        positions = {name: at for name in names if (at := self._follows.at(name)) is not None}
+        found = read(positions) if positions else {}
+        self._works = self._works or bool(positions)
+        pieces = [piece for piece in found.values() if isinstance(piece, Slice)]
+        length = sum(len(entry.frame) for piece in pieces for entry in piece.entries)
+        for name in names:
+            piece = found.get(name)
+            if piece is None and name in positions and length >= WAITED_BYTES:
+                continue  # the script may not have come to it
+            del self._due[name]
+            if piece is None:
+                continue
+            if isinstance(piece, Slice) and piece.read_to.number < piece.last:
+                self._due[name] = None  # the rest, after the others
+            self._follows.pass_on(name, positions[name], piece, news)
 
-    def close(self) -> None:
-        pass
+    # -- the end
 
     def silence(self) -> None:
-        pass
+        """Called in a child: let its copies of the connections be none."""
+        for subscriber in self._subscribers.values():
+            subscriber.silence()
+
+    def close(self) -> None:
+        self._servers.close()

@@ -21,6 +21,15 @@ local function messages_up_to(entry)
   return control and message(entry) - 1 or message(entry)
 end
 
+-- The check of an entry: its token in hexadecimal digits, so many of them.
+local function check_of(entry, digits)
+  if not entry then return '' end
+  local token = string.sub(entry[2][6], 1, math.ceil(digits / 2))
+  return string.sub(string.gsub(token, '.', function(c)
+    return string.format('%02x', string.byte(c))
+  end), 1, digits)
+end
+
 -- How many control frames are among the entries that Redis has of a stream.
 local function controls_in(info)
   local first, last = info['first-entry'], info['last-entry']
@@ -34,4 +43,31 @@ local function is_of(log, entry) return entry and string.match(entry, '%d+') == 
 local function microseconds()
   local now = redis.call('TIME')
   return now[1] * 1000000 + now[2]
+end
+
+-- Let a log and its bounds expire in so many milliseconds, or later if that is set already. An
+-- account without the right to do this has logs that never expire.
+local function expire(key, bounds, milliseconds)
+  local left = redis.pcall('PTTL', key)
+  if type(left) == 'number' and left < milliseconds then
+    redis.pcall('PEXPIRE', key, string.format('%.0f', milliseconds))
+    redis.pcall('PEXPIRE', bounds, string.format('%.0f', milliseconds))
+  end
+end
+
+-- If a log expires within half of so many milliseconds, let it expire after all of them. A log with
+-- a ttl is left alone.
+local function keep_alive(key, bounds, milliseconds)
+  local left = redis.pcall('PTTL', key)
+  if type(left) == 'number' and left >= 0 and left < milliseconds / 2
+      and not redis.call('HGET', bounds, 'ttl') then
+    expire(key, bounds, milliseconds)
+  end
+end
+
+-- Publish what is said to the followers of a log. Returns an error, or nothing.
+local function announce(publish, followers, said)
+  if publish == '' then return end
+  local heard = redis.pcall(publish, followers, said)
+  return type(heard) == 'table' and heard.err
 end

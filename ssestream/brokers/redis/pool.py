@@ -1,6 +1,7 @@
 """The connections of one process for commands that Redis answers at once."""
 
 import contextlib
+import math
 import os
 import queue
 from collections.abc import Iterator
@@ -11,11 +12,19 @@ import redis
 from gevent import monkey
 
 from ...runtime.clock import clock
+from ...runtime.loop import logger
 from .client import Client
-from .scripts import APPEND, KEEP, READ, RENEW, ClusterScript
+from .errors import NEEDED
+from .keys import followers_of
+from .scripts import APPEND, DELETE, KEEP, READ, RENEW, ClusterScript
+from .servers import database_of
 
 #: The least seconds that a caller waits for a free connection.
 PAUSE = 0.05
+
+
+#: Seconds for which nothing is announced after Redis has refused an announcement.
+SILENT = 10.0
 
 
 class NoTurn(Exception):
@@ -38,10 +47,34 @@ class Pool:
         patched = monkey.is_module_patched("socket")
         self._free: Any = gevent.lock.Semaphore(connections) if patched else Turns(connections)
         self.cluster = isinstance(client, redis.RedisCluster)
-        self.append, self.read, self.keep, self.renew = (
+        self.append, self.read, self.keep, self.renew, self.delete = (
             ClusterScript(client, text) if self.cluster else client.register_script(text)
-            for text in (APPEND, READ, KEEP, RENEW)
+            for text in (APPEND, READ, KEEP, RENEW, DELETE)
         )
+        self._db = 0 if self.cluster else database_of(client)
+        # The time until which entries are not announced, because Redis has refused it.
+        self._silent_until = -math.inf
+        self._has_warned = False
+
+    def announces(self, channel: str) -> list[Any]:
+        """For the scripts: how and where to announce an entry of *channel*."""
+        if clock.now() < self._silent_until:
+            return ["", ""]
+        return ["SPUBLISH" if self.cluster else "PUBLISH", followers_of(channel, self._db)]
+
+    def refused(self, words: str) -> None:
+        """Note that Redis has stored an entry and has refused to announce it."""
+        # Do not try again soon: Redis writes each refusal to its ACL log.
+        self._silent_until = clock.now() + SILENT
+        if self.cluster and "nknown" in words:
+            return  # before Redis 7, which followers poll
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "channels: events are stored, and clients get them some seconds late: %s. %s",
+                words,
+                NEEDED,
+            )
 
     @contextlib.contextmanager
     def turn(self, deadline: float) -> Iterator[None]:

@@ -6,14 +6,8 @@
 
 local limit, bytes, digits = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local asked_history, asked_age = ARGV[4], ARGV[5]
-
-local function check_of(entry)
-  if not entry then return '' end
-  local token = entry[2][6]
-  return string.sub(string.gsub(token, '.', function(c)
-    return string.format('%02x', string.byte(c))
-  end), 1, digits)
-end
+-- A log that somebody follows does not expire: it lives on for so many milliseconds.
+local hold = tonumber(ARGV[6])
 
 local function at(key, log, n)
   if n < 1 then return nil end
@@ -43,9 +37,10 @@ end
 local found = {}
 for i = 1, #KEYS / 2 do
   local key, bounds = KEYS[2 * i - 1], KEYS[2 * i]
-  local known, after, check = ARGV[3 + 3 * i], tonumber(ARGV[4 + 3 * i]), ARGV[5 + 3 * i]
+  local known, after, check = ARGV[4 + 3 * i], tonumber(ARGV[5 + 3 * i]), ARGV[6 + 3 * i]
   local log, last, info = log_of(key)
-  local last_check = check_of(info['last-entry'])
+  if hold > 0 and log ~= '' then keep_alive(key, bounds, hold) end
+  local last_check = check_of(info['last-entry'], digits)
   local other = check ~= '' and last_check ~= '' and check ~= last_check
   if log ~= known or last ~= after or other then
     local history, age, ended, leased =
@@ -54,7 +49,9 @@ for i = 1, #KEYS / 2 do
     leased = leased and string.format('%.0f', tonumber(leased) - microseconds()) or ''
     if not history then history, age = tonumber(asked_history), asked_age end
     local here = ''
-    if log ~= '' and (known == '*' or known == log) then here = check_of(at(key, log, after)) end
+    if log ~= '' and (known == '*' or known == log) then
+      here = check_of(at(key, log, after), digits)
+    end
     if known ~= '*' and (known ~= log or after > last
         or (check ~= '' and here ~= '' and check ~= here)) then
       after = 0
@@ -68,7 +65,7 @@ for i = 1, #KEYS / 2 do
         if bytes <= 0 then break end
         entries[#entries + 1] = entry[1]
         entries[#entries + 1] = entry[2][2]
-        entries[#entries + 1] = check_of(entry)
+        entries[#entries + 1] = check_of(entry, digits)
         bytes, left, n = bytes - #entry[2][2], left - 1, number(entry) + 1
       end
     end

@@ -19,6 +19,7 @@ def _script(*parts: str) -> str:
 
 APPEND, READ = _script("log", "terms", "append"), _script("log", "read")
 KEEP, RENEW = _script("log", "terms", "keep"), _script("log", "terms", "renew")
+DELETE = _script("log", "delete")
 
 
 class ClusterScript:

@@ -33,7 +33,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (listener, ailing):
         monkeypatch.setattr(module, "SOONEST", 0.01)
         monkeypatch.setattr(module, "LATEST", 0.08)
-    monkeypatch.setattr(redis_listener, "BLOCK", 0.3)
+    monkeypatch.setattr(redis_listener, "LONGEST", 0.3)
+    monkeypatch.setattr(redis_listener, "CHECK", 0.2)
+    monkeypatch.setattr(redis_listener, "PART", 0.1)
 
 
 @pytest.fixture
@@ -66,7 +68,13 @@ def entries_of_others(server: RedisServer, channels: Channels) -> Callable[[], o
 def a_key_that_is_not_allowed(server: RedisServer, channels: Channels) -> Callable[[], object]:
     def let(*patterns: str) -> None:
         server.client(username="admin", password="pw").acl_setuser(
-            "default", enabled=True, nopass=True, commands=["+@all"], keys=patterns, reset=True
+            "default",
+            enabled=True,
+            nopass=True,
+            commands=["+@all"],
+            keys=patterns,
+            channels=["*"],
+            reset=True,
         )
 
     admin: dict[str, Any] = {"enabled": True, "passwords": ["+pw"], "commands": ["+@all"]}
@@ -138,6 +146,7 @@ def test_of_a_thousand_channels_two_may_fail(
         client.set(f"ssestream:{{{name}}}", "x")
     broker.append("of/500", b"one")
     found = news(broker, ends)
+    until(lambda: found.update(broker.wait()) or len(found) > 2, "the news")
     assert set(found) == {"of/3", "of/777", "of/500"}
     for name in ("of/3", "of/777"):
         error = found.pop(name)
@@ -236,7 +245,7 @@ def test_of_a_channel_that_nobody_follows_any_more_nothing_is_said(
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("command", ["xread", "evalsha", "xrange", "xinfo", "client|id", "xadd"])
+@pytest.mark.parametrize("command", ["subscribe", "evalsha", "xrange", "xinfo", "xadd"])
 def test_what_an_acl_forbids_is_told_once_and_once_when_it_is_allowed(
     redis_server: RedisServer,
     opened: Callable[[str], Channels],
@@ -249,7 +258,7 @@ def test_what_an_acl_forbids_is_told_once_and_once_when_it_is_allowed(
         opened(f"{redis_server.url}?username=b&password=b"),
     )
     client = redis_server.client()
-    client.execute_command("ACL", "SETUSER", "b", "on", ">b", "~*", "+@all")
+    client.execute_command("ACL", "SETUSER", "b", "on", ">b", "~*", "&*", "+@all")
     client.execute_command("ACL", "SETUSER", "admin", "on", ">b", "~*", "+@all")
     admin = redis_server.client(username="admin", password="b")
     ids = publish(elsewhere, "news", 3)
@@ -273,18 +282,74 @@ def test_what_an_acl_forbids_is_told_once_and_once_when_it_is_allowed(
     assert len(told(caplog)) <= 4, told(caplog)
 
 
+def account(server: RedisServer, *channels: str) -> str:
+    """The URL of an account that may do everything, but on these Pub/Sub channels only."""
+    server.client().acl_setuser(
+        "b",
+        enabled=True,
+        passwords=["+b"],
+        commands=["+@all"],
+        keys=["*"],
+        channels=channels,
+        reset=True,
+        reset_channels=True,
+    )
+    return f"redis://b:b@127.0.0.1:{server.port}/0"
+
+
 @pytest.mark.server
-def test_a_connection_that_may_not_be_unblocked_asks_for_it_once(
-    redis_server: RedisServer, opened: Callable[[str], Channels]
+def test_what_may_not_be_announced_is_stored_and_told_once_and_found(
+    redis_server: RedisServer, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = redis_server.client()
-    client.execute_command("ACL", "SETUSER", "b", "on", ">b", "~*", "+@all", "-client|unblock")
-    broker = broker_of(opened(f"redis://b:b@127.0.0.1:{redis_server.port}/0"))
-    for n in range(20):
-        broker.wake()
-        wait(broker, {f"channel-{m}": Position("", 0) for m in range(n + 1)})
-    log: Any = client.acl_log()
-    assert sum(entry["count"] for entry in log if "unblock" in str(entry)) <= 1
+    channels, elsewhere = opened(redis_server.url), opened(account(redis_server))
+    with Client(Following(channels, "news")) as client:
+        all_live(channels)
+        publish(elsewhere, "news", 20)
+        assert data_of(client.take(20)) == numbers(0, 20)
+    (words,) = told(caplog)
+    assert "&ssestream:*" in words
+    # Redis writes each refusal to its ACL log.
+    log: Any = redis_server.client().acl_log()
+    assert sum(entry["count"] for entry in log) == 1
+
+
+@pytest.mark.server
+def test_an_account_that_may_subscribe_to_nothing_is_an_error_that_lasts(
+    redis_server: RedisServer, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
+) -> None:
+    channels, elsewhere = opened(account(redis_server)), opened(redis_server.url)
+    with Client(Following(channels, "news")) as client:
+        until(lambda: channels.state == "down", "it to be told")
+        publish(elsewhere, "news", 3)
+        (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+        assert record.levelno == logging.ERROR
+        assert "&ssestream:*" in record.getMessage()
+        assert "an operator must correct this" in record.getMessage()
+        account(redis_server, "ssestream:*")
+        assert data_of(client.take(3)) == numbers(0, 3)
+        until(lambda: channels.state == "listening", "it to be back")
+
+
+@pytest.mark.server
+def test_a_pubsub_channel_that_is_not_allowed_is_told_and_holds_up_no_other(
+    redis_server: RedisServer, opened: Callable[[str], Channels], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = account(redis_server, "ssestream:{good}*")
+    channels, elsewhere = opened(url), opened(redis_server.url)
+    app = Following(channels)
+    with Client(app, "/?names=good") as good, Client(app, "/?names=bad") as bad:
+        until(lambda: told(caplog), "it to be told")
+        publish(elsewhere, "bad", 3)
+        publish(elsewhere, "good", 3)
+        assert data_of(good.take(3)) == numbers(0, 3)
+        # The checks find these.
+        assert data_of(bad.take(3)) == numbers(0, 3)
+        assert channels.state == "listening"
+        account(redis_server, "ssestream:*")
+        subscribed = redis_server.client().pubsub_channels
+        until(lambda: len(subscribed()) == 2, "it to be tried again")
+    assert "'bad'" in told(caplog)[0]
+    assert "&ssestream:*" in told(caplog)[0]
 
 
 def test_what_works_and_fails_in_turn_is_told_twice(

@@ -1,0 +1,92 @@
+"""Which server announces which channel: one server, or the nodes of a cluster."""
+
+import contextlib
+from typing import Any, Protocol
+
+from .client import Client
+from .errors import ERRORS
+from .keys import key_of
+
+
+class Servers(Protocol):
+    """The servers to subscribe at."""
+
+    #: Whether each channel is announced by one node of several.
+    sharded: bool
+    #: The database that the announcements name.
+    db: int
+
+    def of(self, channel: str) -> str:
+        """The name of the server that announces *channel*."""
+
+    def connect(self, server: str) -> Any:
+        """A connection to the server with the name *server*, for a subscriber."""
+
+    def renew(self) -> None:
+        """Ask anew which server announces which channel."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
+class OneServer:
+    """One server, or the master that sentinels name."""
+
+    sharded = False
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.db = database_of(client)
+
+    def of(self, channel: str) -> str:
+        return ""
+
+    def connect(self, server: str) -> Any:
+        return self._client.connection_pool.get_connection()
+
+    def renew(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Nodes:
+    """The nodes of a cluster, through the client that all calls share."""
+
+    sharded = True
+    db = 0
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._taken: list[tuple[Any, Any]] = []
+
+    def of(self, channel: str) -> str:
+        return str(self._client.get_node_from_key(key_of(channel)).name)
+
+    def connect(self, server: str) -> Any:
+        try:
+            node = self._client.get_node(node_name=server)
+            pool = self._client.get_redis_connection(node).connection_pool
+            connection = pool.get_connection()
+        except ERRORS:
+            # Another node may have taken the place of this one.
+            with contextlib.suppress(*ERRORS):
+                self.renew()
+            raise
+        self._taken.append((pool, connection))
+        return connection
+
+    def renew(self) -> None:
+        self._client.nodes_manager.initialize()
+
+    def close(self) -> None:
+        taken, self._taken = self._taken, []
+        for pool, connection in taken:
+            connection.disconnect()
+            pool.release(connection)
+
+
+def database_of(client: Client) -> int:
+    """The number of the database that *client* uses."""
+    return int(client.get_connection_kwargs().get("db") or 0)
