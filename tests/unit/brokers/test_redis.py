@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from ssestream.brokers import open_broker
-from ssestream.brokers.broker import Bounds, BrokerError, Busy, Position
+from ssestream.brokers.broker import PLAIN, Bounds, BrokerError, Busy, Position
 from ssestream.brokers.redis import RedisBroker, listener, subscriber
+from ssestream.brokers.redis.keys import written_terms
 from tests.kit.brokers import all_closed, follow, frames, wait
 from tests.kit.brokers import news as heard
 from tests.kit.redis_server import RedisServer
@@ -587,6 +588,7 @@ def test_a_first_try_that_comes_after_the_second_is_not_stored(
     keys = ["ssestream:{news}", "ssestream:{news}:01", "ssestream:{news}:bounds"]
     call = pool_of(publisher).append
     rest = [0, 1000, "", 1000, 100, "PUBLISH", "ssestream:{news}@0", 100, "010203", 5000]
+    rest += written_terms(PLAIN)
     second = call(keys, [b"frame", b"\1", 1, *rest])
     assert call(keys, [b"frame", b"\1", 0, *rest]) == second
     assert call(keys, [b"frame", b"\1", 1, *rest]) == second
