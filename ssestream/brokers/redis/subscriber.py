@@ -51,12 +51,12 @@ class Subscriber:
     @property
     def socket(self) -> Any:
         """The connection's socket. Raises ``ConnectionError`` if the connection is closed."""
-        if self._sock is None:  # redis-py would connect again, without the subscriptions
+        if self._any_socket is None:  # redis-py would connect again, without the subscriptions
             raise exceptions.ConnectionError("the connection is closed")
-        return self._sock
+        return self._any_socket
 
     @property
-    def _sock(self) -> Any:
+    def _any_socket(self) -> Any:
         return self._connection._sock
 
     @property
@@ -162,8 +162,8 @@ class Subscriber:
 
     def silence(self) -> None:
         """Called in a child: let its copy of the connection be none."""
-        if self._sock is not None:
-            process.silence(self._sock)
+        if self._any_socket is not None:
+            process.silence(self._any_socket)
 
     def close(self) -> None:
         self._connection.disconnect()
