@@ -4,18 +4,19 @@ import dataclasses
 import difflib
 import functools
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import flask
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 
 from .compact_json import compact_json, json_value
+from .errors import MessageError
 from .plain import unproxied
 from .runtime.callables import is_coroutine
 from .runtime.loop import logger
 from .settings import DEFAULTS, Options, Settings
-from .wire import Dumps
+from .wire import Dumps, encode
 
 _STREAM_OPTIONS = frozenset(Options.__annotations__)
 
@@ -64,7 +65,10 @@ def app_settings() -> Settings:
     if before.keys() == changed.keys() and all(before[key] is changed[key] for key in changed):
         return settings
     try:
-        settings = dataclasses.replace(DEFAULTS, **changed)
+        own = _encoded(dict(changed), "SSESTREAM_INTERRUPTED")
+        settings = dataclasses.replace(DEFAULTS, **own)
+    except MessageError:
+        raise
     except (TypeError, ValueError) as error:
         # The message begins with the field's name. The app knows it by the name with the
         # prefix.
@@ -103,7 +107,34 @@ def stream_settings(options: Options) -> Settings:
             f"SseStream has no option {unknown[0]!r}; the options are "
             + ", ".join(sorted(_STREAM_OPTIONS))
         )
-    settings = dataclasses.replace(app_settings(), **options)
+    settings = dataclasses.replace(app_settings(), **_encoded({**options}, "interrupted"))
+    return _shared(settings)
+
+
+def of_request(settings: Settings, environ: dict[str, Any]) -> Settings:
+    """*settings* for the request of a WSGI *environ*: its method decides what they leave open."""
+    method = environ.get("REQUEST_METHOD", "GET")
+    if method in ("GET", "HEAD") or settings.on_shutdown is not None:
+        return settings
+    return _shared(dataclasses.replace(settings, on_shutdown="finish"))
+
+
+def _encoded(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """*fields* of `Settings`, with the message ``interrupted`` encoded, whose name is *name*.
+
+    So a wrong message is refused at once, and equal settings can be shared.
+    """
+    message = fields.get("interrupted")
+    if isinstance(message, Mapping):
+        try:
+            fields["interrupted"] = encode(message, app_dumps())
+        except MessageError as error:
+            raise MessageError(f"{name} is a wrong message: {error}", error.field) from None
+    return fields
+
+
+def _shared(settings: Settings) -> Settings:
+    """An object that equals *settings*: the same for all streams, as far as it is kept."""
     if len(known) >= KNOWN:
         known.clear()
     try:

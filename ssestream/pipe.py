@@ -38,6 +38,7 @@ class Source(Protocol):
     """The part of a stream's flow that a pipe calls."""
 
     call_queue: CallQueue
+    ended: bool
 
     def move_on(self) -> None: ...
     def waiting_bytes(self) -> int: ...
@@ -196,6 +197,10 @@ class Pipe(Inlet):
 
     def retired(self, dropping: bool) -> list[bytes]:
         return self.source.pipe_retired(self, dropping)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.source.ended and self._end != "never"
 
     def waiting(self) -> int:
         return self.source.waiting_bytes()

@@ -18,7 +18,7 @@ import werkzeug
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
-from .config import app_settings, client_of
+from .config import app_settings, client_of, of_request
 from .errors import HeadersSent
 from .express import OK, Express
 from .http import discarded, kept_heads
@@ -196,7 +196,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
         settings, client = None, None
         try:
             if self._is_stream():
-                settings = self._body.settings or app_settings()
+                settings = of_request(self._body.settings or app_settings(), environ)
                 client = client_of(environ, settings)
                 if settings.compress:
                     self._compress(environ)

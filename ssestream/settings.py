@@ -8,13 +8,14 @@ keywords (``SseStream(request, heartbeat=5)``).
 import dataclasses
 import os
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal, TypedDict
 
 from .runtime.callables import check_callable
 
 Overflow = Literal["close", "drop-oldest", "error"]
 Retry = int | tuple[int, int]
+OnShutdown = Literal["reconnect", "finish", "cut"]
 
 #: The source of random numbers. Not Python's shared generator, because an app may seed it.
 #: Seeded anew in each forked worker, because all workers would otherwise draw the same numbers.
@@ -22,6 +23,7 @@ chance = random.Random()
 os.register_at_fork(after_in_child=chance.seed)
 
 _POLICIES = ("close", "drop-oldest", "error")
+_ENDINGS = ("reconnect", "finish", "cut")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,19 @@ class Settings:
     #: worker needs no queue, and no user waits long.
     retry_after: Retry = (1000, 5000)
 
+    #: What the end of its worker means to a stream. ``"reconnect"`` ends it cleanly, and tells the
+    #: client when to come back: for clients that go on by themselves, as an EventSource.
+    #: ``"finish"`` lets it go on to its own end, as long as the worker waits; then the client gets
+    #: the message *interrupted* and is cut. ``"cut"`` cuts it at once. A client that reads one
+    #: answer, for example with ``fetch``, takes a clean end for the end of the answer, and a cut
+    #: for an error. None means ``"reconnect"`` for GET, which alone an EventSource sends, and
+    #: ``"finish"`` for every other method.
+    on_shutdown: OnShutdown | None = None
+
+    #: The last message of a stream that could not finish; None is none. Bytes are a message that
+    #: is encoded already.
+    interrupted: Mapping[str, Any] | bytes | None = None
+
     #: Whether a `ServerResponse` is sent gzipped to clients that accept gzip. Each such stream
     #: takes about 40 KiB more, and each message more CPU time. Do not use it if a stream mixes
     #: secrets with text that a client can choose: the sizes tell about the contents (the attack
@@ -118,6 +133,14 @@ class Settings:
                 _count(name, getattr(self, name))
         if self.overflow not in _POLICIES:
             raise ValueError(f"overflow is one of {_POLICIES}, and not {self.overflow!r}")
+        if self.on_shutdown is not None and self.on_shutdown not in _ENDINGS:
+            raise ValueError(
+                f"on_shutdown is one of {_ENDINGS} or None, and not {self.on_shutdown!r}"
+            )
+        message: Any = self.interrupted
+        if message is not None and not isinstance(message, (Mapping, bytes)):
+            kind = type(message).__name__
+            raise TypeError(f"interrupted is a message (a mapping) or None, not {kind}")
         if self.retry is not None:
             _retry("retry", self.retry)
         _retry("retry_after", self.retry_after)
@@ -140,6 +163,8 @@ class Options(TypedDict, total=False):
     overflow: Overflow
     max_age: float | None
     retry: Retry | None
+    on_shutdown: OnShutdown | None
+    interrupted: Mapping[str, Any] | bytes | None
     compress: bool
     id_blocks: bool
 

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .config import app_dumps, app_json, client_of, stream_settings
+from .config import app_dumps, app_json, client_of, of_request, stream_settings
 from .errors import MessageError, StreamDestroyed, StreamError
 from .flow import Flow, disconnected
 from .http.connection import Connection
@@ -55,7 +55,7 @@ class SseStream(Emitter):
     *options* are settings of this stream that replace the app's (see
     `settings.Settings`): ``heartbeat``, ``send_timeout``, ``tcp_user_timeout``,
     ``max_messages``, ``max_bytes``, ``overflow``, ``max_age``, ``retry``,
-    ``compress`` and ``id_blocks``.
+    ``on_shutdown``, ``interrupted``, ``compress`` and ``id_blocks``.
 
     Emits ``drain``, ``finish``, ``end``, ``close`` and ``error``, and ``gap`` if it
     follows channels.
@@ -96,6 +96,8 @@ class SseStream(Emitter):
         # Without a request, the stream's loop is not known yet.
         call_queue = None if environ is None else call_queue_of(environ)
         settings = stream_settings(options)
+        if environ is not None:
+            settings = of_request(settings, environ)
         if high_water_mark is HIGH_WATER_MARK:
             high_water_mark = min(int(high_water_mark), settings.max_messages)
         if high_water_mark > settings.max_messages:

@@ -162,6 +162,15 @@ def retry_block(milliseconds: int) -> bytes:
     return b"retry: %d\n\n" % milliseconds
 
 
+def come_back_block(milliseconds: int) -> bytes:
+    """A block that tells a client when to come back, as the last of its stream.
+
+    Some clients take a ``retry`` only with an event. Its ``event`` is one that nobody listens to,
+    and without ``data`` a browser fires nothing for it.
+    """
+    return b"event: ssestream-retry\nretry: %d\n\n" % milliseconds
+
+
 def chunk_of(data: bytes) -> bytes:
     """*data* as one chunk of a chunked body (RFC 9112, section 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -257,7 +257,9 @@ class Sender(Wakeable):
             self.buffer.guard_with(None)
             if body.connection is not None:
                 body.connection.release(cut=body.aborted)
-            if not body.aborted:
+            if body.breaks_off:
+                self._read_unread()
+            elif not body.aborted:
                 # A child process may have a copy of the socket, which close() leaves open.
                 self._say_end()
                 self._read_unread()

@@ -38,6 +38,10 @@ LOOK_MS = 50
 #: kernel then takes the last bytes, and the handlers of ``close`` run.
 QUICK = 1.5
 
+#: A stream that finishes (``on_shutdown``) has so many seconds less than the worker waits. They
+#: are for its last message.
+LAST = 1.0
+
 
 class Stopping:
     """Stops one worker, which is this process.
@@ -55,7 +59,8 @@ class Stopping:
         self._pid = os.getpid()
         #: Whether the worker was told to end at once while streams were open.
         self.is_quick = False
-        self._drained = False
+        # The seconds for which the last drain lets streams finish; None before it.
+        self._grace: float | None = None
         # When a stream was last open.
         self._open_at = clock.now()
         self._timer: Any = None
@@ -74,10 +79,17 @@ class Stopping:
             # Do this before the worker itself does: it would not wait for its streams.
             worker.ppid = os.getppid()
             worker.alive = False
-        if not worker.alive and not self._drained:
-            self._drained = True
+        if not worker.alive:
+            self._drain(0.0 if self.is_quick else max(0.0, worker.cfg.graceful_timeout - LAST))
+
+    def _drain(self, grace: float) -> None:
+        """Drain the streams, unless this was done. Being told to end at once ends the *grace*."""
+        if self._grace is not None and grace >= self._grace:
+            return
+        self._grace = grace
+        if not grace:
             clear_interval(self._timer)
-            drain()
+        drain(grace=grace)
 
     def quit(self, number: int, frame: Any) -> None:
         """Handle SIGINT or SIGQUIT. Open streams are ended before the worker exits."""

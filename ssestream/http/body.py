@@ -7,7 +7,8 @@ body and sends its frames. The following can happen at any time and from any thr
 ``end()``                             send what waits; emit ``finish``, then ``close``
 `Body.retire`: too old, or a          send what waits and a ``retry``; then the same
 shutdown
-`Body.retire`: its source has failed  send what waits; then cut the connection
+`Body.retire`: its source has failed, send what waits; then cut the connection
+or it could not finish in time
 the client leaves                     drop what waits; emit ``close``
 stalled, or more waits than allowed   the same, and the connection is cut
 ``destroy()``                         the same; ``error`` comes first if one is given
@@ -22,7 +23,7 @@ quietly. An exception would be reported by the server and by each middleware.
 """
 
 import errno
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from ..runtime.calls import CallQueue
@@ -32,7 +33,7 @@ from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
 from ..runtime.waker import Wakeable
 from ..settings import DEFAULTS, PLAIN, Settings, draw
-from ..wire import first_id_block, retry_block
+from ..wire import come_back_block, encode, first_id_block, retry_block
 from .compression import Gzip
 from .connection import Connection
 from .diagnosis import burst, held_back, look_at_server, may_be_held_back, standard_way
@@ -180,7 +181,11 @@ class Body(Uncopyable):
         if settings is not None:
             self._client = client
             if not registry.open(
-                self, settings.max_streams, client, settings.max_streams_per_client
+                self,
+                settings.max_streams,
+                client,
+                settings.max_streams_per_client,
+                settings.on_shutdown == "finish",
             ):
                 self.retire("shutdown" if registry.draining else "refused")
             elif settings.retry is not None:
@@ -229,39 +234,65 @@ class Body(Uncopyable):
         self.ended = True
         self.buffer.end()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether nothing but the app ends the response yet."""
+        return self.retired is None
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether the response ends with a cut when everything that waits is sent."""
+        return self.retired in BREAKING or (self.retired == "refused" and self._is_answer)
+
+    @property
+    def _is_answer(self) -> bool:
+        """Whether the client takes a clean end for the end of an answer (see ``on_shutdown``)."""
+        return (self.settings or DEFAULTS).on_shutdown in ("finish", "cut")
+
     def retire(self, cause: Cause) -> None:
         """End the response: send the queue, then tell the client when to come back.
 
         Later writes are dropped. With the cause "refused" the queue is dropped too,
         because the client was never let in. With a cause in `BREAKING` the response ends
-        with a cut and without a ``retry``, unless the app has ended it.
+        with a cut and without a ``retry``, unless the app has ended it. With the cause
+        "shutdown" the setting ``on_shutdown`` decides.
         """
+        settings = self.settings or DEFAULTS
+        if cause == "shutdown" and self._is_answer:
+            if settings.on_shutdown == "cut":
+                self.cut(cause)
+                return
+            if registry.may_finish:
+                return
+            cause = "interrupted"
+        # If nothing is missing, there is nothing to break off.
+        is_complete = any(inlet.is_complete for inlet in self.inlets)
         with self.call_queue.lock:
             if self.over or self.retired or self.is_copy:
                 return
-            if cause in BREAKING and self.ended:
-                # Nothing is missing, so there is nothing to break off.
-                cause = "shutdown" if registry.draining else "ended"
+            is_complete = self.ended or (is_complete and cause in BREAKING)
+            if is_complete and cause in BREAKING:
+                cause = "shutdown" if cause == "interrupted" else "ended"
             self.retired = cause
         frames = [frame for inlet in self.inlets for frame in inlet.retired(cause == "refused")]
+        id_block = b""
         if not self.ended:
-            id_block = b""
             if cause == "refused":
                 # Send the id of the client's positions: it needs the id when it comes back.
                 id_block = first_id_block([*self.buffer.clear(), *frames])
             else:
                 for frame in frames:
                     self.buffer.put(frame)
-            if not self.breaks_off:
-                settings = self.settings or DEFAULTS
-                self.buffer.put_last(id_block + retry_block(draw(settings.retry_after)))
+        if cause == "interrupted":
+            self._put_interrupted(settings.interrupted)
+        elif cause not in BREAKING and not is_complete:
+            self.buffer.put_last(id_block + come_back_block(draw(settings.retry_after)))
         self.buffer.end()
         logger.info("%s: ended, because %s", self.name, REASONS[cause])
 
-    @property
-    def breaks_off(self) -> bool:
-        """Whether the response ends with a cut when everything that waits is sent."""
-        return self.retired in BREAKING
+    def _put_interrupted(self, message: Mapping[str, Any] | bytes | None) -> None:
+        if message is not None:
+            self.buffer.put_last(message if isinstance(message, bytes) else encode(message))
 
     def cut(self, cause: Cause) -> None:
         """Drop the queue, cut the connection and end the response, at once."""
@@ -327,7 +358,8 @@ class Body(Uncopyable):
             return
         if self.connection is not None:
             # Without the cut a stopping worker would wait for the client's next request.
-            self.connection.release(cut=not self.connection.delimited or self.retired == "shutdown")
+            stops = registry.draining and self.settings is not None
+            self.connection.release(cut=stops or not self.connection.delimited)
         self.finish("client")
         self.outgoing = None
         self.call_queue.run()

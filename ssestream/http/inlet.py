@@ -23,6 +23,11 @@ class Inlet:
         """
         return []
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the response ends as soon as it has what the stream holds for it."""
+        return False
+
     def waiting(self) -> int:
         """Bytes that the stream holds for the response."""
         return 0

@@ -20,10 +20,20 @@ DRAIN_SECONDS = 1.0
 DRAIN_PATIENCE = 5
 
 #: Why a stream is over.
-Cause = Literal["client", "ended", "stalled", "overflow", "age", "shutdown", "refused", "error"]
+Cause = Literal[
+    "client",
+    "ended",
+    "stalled",
+    "overflow",
+    "age",
+    "shutdown",
+    "interrupted",
+    "refused",
+    "error",
+]
 
 #: The causes that break a response off: its client must not take it for complete.
-BREAKING: frozenset[Cause] = frozenset(["error"])
+BREAKING: frozenset[Cause] = frozenset(["error", "interrupted"])
 
 #: Each cause in the words of the log.
 REASONS: dict[Cause, str] = {
@@ -33,6 +43,7 @@ REASONS: dict[Cause, str] = {
     "overflow": "more waited for its client than is allowed",
     "age": "it was old (see max_age)",
     "shutdown": "the worker is stopping",
+    "interrupted": "the worker is stopping, and the app had not ended it in time",
     "refused": "there are too many streams",
     "error": "it was destroyed",
 }
@@ -74,8 +85,12 @@ class Open(Protocol):
     def in_hand(self) -> bool:
         """Whether the server has a chunk in hand, and has not come back for more."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the stream goes on to its own end while the process drains."""
+
     def retire(self, cause: Cause) -> None:
-        """End the stream when everything that waits is sent."""
+        """End the stream when everything that waits is sent, if it may not go on."""
 
     def cut(self, cause: Cause) -> None:
         """End the stream at once."""
@@ -97,6 +112,8 @@ class _Registry:
         self._clients: Counter[Hashable] = Counter()
         #: Whether the process is about to stop, so that every later stream is refused.
         self.draining = False
+        # Until then streams that finish may go on, and may open, while the process drains.
+        self._finish_until = 0.0
 
     def open(
         self,
@@ -104,17 +121,19 @@ class _Registry:
         most: int | None,
         client: Hashable | None,
         most_of_client: int | None,
+        finishes: bool = False,
     ) -> bool:
         """Enter *stream*. Return False if it is refused, and do not enter it then.
 
         *most* bounds the open streams of this process, and *most_of_client* the open streams
-        of *client*. None means no bound. While the process drains, every stream is refused.
+        of *client*. None means no bound. While the process drains, every stream is refused,
+        except for one that *finishes* (``on_shutdown``), as long as it may.
         """
         with self._lock:
             full = most is not None and len(self._open) >= most
             if client is not None and most_of_client is not None:
                 full = full or self._clients[client] >= most_of_client
-            if full or self.draining:
+            if full or (self.draining and not (finishes and self.may_finish)):
                 self._counts["refused"] += 1
                 if client is not None and not self._clients[client]:
                     del self._clients[client]
@@ -154,10 +173,19 @@ class _Registry:
         with self._lock:
             return list(self._open.values())
 
-    def begin_draining(self) -> list[Open]:
-        """Refuse every later stream. Return the streams that are open."""
+    def begin_draining(self, finish_until: float = 0.0) -> list[Open]:
+        """Refuse every later stream. Return the streams that are open.
+
+        Streams that finish (``on_shutdown``) may go on until the time *finish_until*.
+        """
+        self._finish_until = finish_until
         self.draining = True
         return self.streams()
+
+    @property
+    def may_finish(self) -> bool:
+        """Whether a stream that finishes may still go on, while the process drains."""
+        return clock.now() < self._finish_until
 
     def snapshot(self) -> Statistics:
         with self._lock:
@@ -189,11 +217,15 @@ def statistics() -> Statistics:
     return registry.snapshot()
 
 
-def drain(timeout: float = DRAIN_SECONDS) -> None:
+def drain(timeout: float = DRAIN_SECONDS, *, grace: float = 0.0) -> None:
     """End every stream of this process: the open ones, and any that open later.
 
     Each client gets its waiting messages, a ``retry`` at random within the setting
     ``retry_after``, and the end of its response. Then ``"close"`` is emitted as usual.
+
+    A stream with ``on_shutdown="finish"`` goes on to its own end for *grace* seconds. Then its
+    client gets the message ``interrupted``, if there is one, and is cut. A stream with
+    ``on_shutdown="cut"`` is cut at once.
 
     A client that has not taken everything after *timeout* seconds is cut. A stream gets five
     times as long if the busy process has not sent its messages yet.
@@ -204,15 +236,29 @@ def drain(timeout: float = DRAIN_SECONDS) -> None:
     Use it with servers other than gunicorn: call it when the process has to stop, and stop
     the server afterwards. For gunicorn, ``ssestream.gunicorn`` calls it.
 
-    Raises ``TypeError`` if *timeout* is not a number, and ``ValueError`` if it is negative or
-    not finite.
+    Raises ``TypeError`` if *timeout* or *grace* is not a number, and ``ValueError`` if it is
+    negative or not finite.
     """
-    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
-        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-    if not 0 <= timeout < float("inf"):
-        raise ValueError(f"timeout must be finite and not negative, and is {timeout}")
-    streams = registry.begin_draining()
+    _check_seconds("timeout", timeout)
+    _check_seconds("grace", grace)
+    finish_until = clock.now() + grace
+    streams = registry.begin_draining(finish_until)
     logger.info("draining %d streams", len(streams))
+    _retire(streams, timeout)
+    if grace:
+
+        def interrupt(now: float) -> float | None:
+            # Not the time for which the wheel was asked: it may be early by a little.
+            if registry.may_finish:
+                return finish_until
+            _retire(registry.streams(), timeout)
+            return None
+
+        wheel_of(current_loop()).add(finish_until, interrupt)
+
+
+def _retire(streams: list[Open], timeout: float) -> None:
+    """End *streams*, unless they may go on. Cut all that are open after *timeout* seconds."""
     for stream in streams:
         stream.retire("shutdown")
 
@@ -220,8 +266,17 @@ def drain(timeout: float = DRAIN_SECONDS) -> None:
 
     def cut_the_rest(now: float) -> float | None:
         for stream in registry.streams():
+            if registry.may_finish and stream.goes_on:
+                continue
             if stream.in_hand or now >= last:
                 stream.cut("shutdown")
         return now + timeout / DRAIN_PATIENCE if registry.has_open and now < last else None
 
     wheel_of(current_loop()).add(clock.now() + timeout, cut_the_rest)
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be finite and not negative, and is {value}")

@@ -235,7 +235,7 @@ def test_the_limit_for_each_client_counts_clients_and_not_nginx(deploy: Deploy) 
     # One more is told to come back.
     status, _, body = deployment.ask("/quiet?key=more")
     assert status == 200
-    assert re.fullmatch(rb"retry: [1-5]\d\d\d\n\n", body)
+    assert re.fullmatch(rb"event: ssestream-retry\nretry: [1-5]\d\d\d\n\n", body)
     # Another client is not; its stream ends after two messages.
     _, _, body = deployment.ask("/ticking?key=other&count=2", source="127.0.0.2")
     assert body.count(b"data: tick") == 2

@@ -401,7 +401,7 @@ def test_an_old_stream_ends_whole() -> None:
         visit.read_to_end()
         gunzip = unzipped(visit)
     assert gunzip.complete
-    assert gunzip.plain.startswith(b":ok\n\ndata: young\n\nretry: ")
+    assert gunzip.plain.startswith(b":ok\n\ndata: young\n\nevent: ssestream-retry\nretry: ")
 
 
 @on_threads_and_greenlets

@@ -3,14 +3,22 @@
 from decimal import Decimal
 from typing import Any
 
+import flask
 import pytest
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 
-from ssestream import (
-    SseStream,
+from ssestream import MessageError, SseStream
+from ssestream.config import (
+    KNOWN,
+    app_dumps,
+    app_json,
+    app_settings,
+    client_of,
+    current_app,
+    known,
+    of_request,
 )
-from ssestream.config import KNOWN, app_dumps, app_json, app_settings, client_of, current_app, known
 from ssestream.settings import DEFAULTS, Settings
 from tests.kit.insides import settings_of
 
@@ -175,3 +183,54 @@ def test_a_client_is_known_by_what_the_app_says(client: Any) -> None:
 def test_a_client_that_has_no_hash_is_refused() -> None:
     with pytest.raises(TypeError, match=r"must return a hashable value or None.* a list"):
         client_of({}, Settings(client_key=lambda environ: []))
+
+
+# -- the end of the worker
+
+
+def test_the_last_message_of_a_stream_is_encoded_once_and_shared() -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_INTERRUPTED"] = {"event": "over", "data": {"at": Decimal(1)}}
+    with app.app_context():
+        settings = settings_of(SseStream())
+        assert settings.interrupted == b'event: over\ndata: {"at":"1"}\n\n'
+        assert settings_of(SseStream()) is settings
+        own = [settings_of(SseStream(interrupted={"data": "own"})) for _ in range(2)]
+        assert own[0] is own[1]
+        assert own[0].interrupted == b"data: own\n\n"
+        assert settings_of(SseStream(interrupted=None)).interrupted is None
+        app.config["SSESTREAM_INTERRUPTED"] = {"dada": "x"}
+        with pytest.raises(MessageError, match="SSESTREAM_INTERRUPTED is a wrong message: unknown"):
+            SseStream()
+        app.config["SSESTREAM_INTERRUPTED"] = "too late"
+        with pytest.raises(TypeError, match="SSESTREAM_INTERRUPTED is a message"):
+            SseStream()
+
+
+@pytest.mark.parametrize(
+    ("method", "says", "becomes"),
+    [
+        ("GET", None, None),
+        ("HEAD", None, None),
+        ("POST", None, "finish"),
+        ("PUT", None, "finish"),
+        ("QUERY", None, "finish"),
+        ("POST", "reconnect", "reconnect"),
+        ("POST", "cut", "cut"),
+        ("GET", "finish", "finish"),
+    ],
+)
+def test_the_method_decides_what_the_end_of_the_worker_means_where_the_app_does_not(
+    method: str, says: Any, becomes: str | None
+) -> None:
+    app = Flask(__name__)
+    with app.test_request_context(method=method):
+        environ = flask.request.environ
+        if says is not None:
+            app.config["SSESTREAM_ON_SHUTDOWN"] = says
+        settings = settings_of(SseStream(flask.request))
+        assert settings.on_shutdown == becomes
+        assert settings_of(SseStream(flask.request)) is settings
+        assert of_request(settings, environ) is settings
+        # A stream of its own kind says more than its app and its method.
+        assert settings_of(SseStream(flask.request, on_shutdown="cut")).on_shutdown == "cut"

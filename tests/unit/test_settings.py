@@ -21,6 +21,11 @@ def test_options_are_checked_by_name() -> None:
         ({"retry": (5, 1)}, ValueError, "retry"),
         ({"retry": 1.5}, TypeError, "retry"),
         ({"heartbeat": True}, TypeError, "heartbeat"),
+        ({"on_shutdown": "explode"}, ValueError, "on_shutdown is one of"),
+        ({"on_shutdown": True}, ValueError, "on_shutdown is one of"),
+        ({"interrupted": "too late"}, TypeError, "interrupted is a message"),
+        ({"interrupted": {"dada": 1}}, ValueError, "interrupted is a wrong message: unknown field"),
+        ({"interrupted": {}}, ValueError, "interrupted is a wrong message"),
         ({"max_stream": 3}, TypeError, "max_stream"),
     ]
     for options, kind, word in cases:

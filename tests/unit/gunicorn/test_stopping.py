@@ -24,7 +24,14 @@ class Worker:
         self.ppid = os.getppid()
         self.log = logging.getLogger("tests.worker")
         self.calls: list[str] = []
-        self.cfg = SimpleNamespace(worker_int=lambda worker: self.calls.append("worker_int"))
+        self.graces: list[float] = []
+        self.cfg = SimpleNamespace(
+            worker_int=lambda worker: self.calls.append("worker_int"), graceful_timeout=30
+        )
+
+    def drain(self, grace: float) -> None:
+        self.calls.append("drain")
+        self.graces.append(grace)
 
     def notify(self) -> None:
         self.calls.append("notify")
@@ -38,7 +45,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     """A worker that notes a drain, too, in a process that is a worker for this test only."""
     made = Worker()
     monkeypatch.setattr(room, "_stopping", None)
-    monkeypatch.setattr(room, "drain", lambda: made.calls.append("drain"))
+    monkeypatch.setattr(room, "drain", made.drain)
     monkeypatch.setattr(process, "serves", process.serves)
     monkeypatch.setattr(process, "servers", [])
     return made
@@ -72,6 +79,29 @@ def test_the_streams_are_drained_once_when_the_worker_has_to_stop(worker: Worker
     stopping.look()
     stopping.look()
     assert worker.calls == ["drain"]
+
+
+@pytest.mark.parametrize(
+    ("graceful_timeout", "grace"), [(30, 29.0), (2, 1.0), (1, 0.0), (0, 0.0), (0.5, 0.0)]
+)
+def test_streams_may_finish_for_a_second_less_than_the_worker_waits(
+    graceful_timeout: float, grace: float, worker: Worker
+) -> None:
+    worker.cfg.graceful_timeout = graceful_timeout
+    worker.alive = False
+    Stopping(worker).look()
+    assert worker.graces == [grace]
+
+
+@pytest.mark.usefixtures("with_streams")
+def test_a_worker_that_is_then_to_end_at_once_lets_no_stream_finish(worker: Worker) -> None:
+    stopping = Stopping(worker, in_main_thread=True)
+    worker.alive = False
+    stopping.look()
+    stopping.quit(signal.SIGQUIT, None)
+    for _ in range(2):
+        stopping.look()
+    assert worker.graces == [29.0, 0.0]
 
 
 def test_a_worker_whose_master_is_gone_has_to_stop(worker: Worker) -> None:

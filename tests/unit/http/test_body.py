@@ -1,14 +1,17 @@
 """Events that a view writes by hand, in pieces, and what is sent beside them."""
 
 import time
+import zlib
 from typing import Any
 
 import gevent
 import pytest
 
 from ssestream import SseStream, statistics
+from ssestream.http import body as room
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage, body_of
+from ssestream.http.registry import registry
 from ssestream.settings import Settings
 from ssestream.wire import HEARTBEAT, Decoder
 
@@ -110,7 +113,9 @@ def test_between_two_events_the_last_retry_is_a_block_of_its_own(beats: bool) ->
     body_of(message).retire("shutdown")
     received += b"".join(body_of(message))
     beat = HEARTBEAT if beats else b""
-    assert received.startswith(b"retry: 3000\n\ndata: whole\n\n" + beat + b"retry: ")
+    assert received.startswith(
+        b"retry: 3000\n\ndata: whole\n\n" + beat + b"event: ssestream-retry\nretry: "
+    )
     assert received.endswith(b"\n\n")
 
 
@@ -148,3 +153,125 @@ def test_one_that_is_destroyed_while_it_is_opened_is_counted_as_that() -> None:
     after = statistics()
     assert after.closed["error"] == before.closed.get("error", 0) + 1
     assert (after.opened, after.open) == (before.opened + 1, before.open)
+
+
+# -- the end of the worker
+
+
+OWN = b"event: interrupted\ndata: own\n\n"
+
+
+def answering(on_shutdown: Any = "finish", **more: Any) -> tuple[SseStream, OutgoingMessage]:
+    """A stream in a response that is being sent, with one message that waits in each."""
+    message, sse_stream = OutgoingMessage(), SseStream()
+    sse_stream.pipe(message)
+    body_of(message).open(Connection(), Settings(on_shutdown=on_shutdown, **more))
+    sse_stream.write({"data": "waits"})
+    return sse_stream, message
+
+
+@pytest.fixture
+def draining(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A registry of this test alone, which drains."""
+    own = type(registry)()
+    monkeypatch.setattr(room, "registry", own)
+    return own
+
+
+@pytest.mark.parametrize("interrupted", [None, OWN, {"event": "interrupted", "data": "own"}])
+@pytest.mark.parametrize("on_shutdown", [None, "reconnect", "finish", "cut"])
+def test_the_end_of_the_worker_means_what_the_stream_says(
+    on_shutdown: Any, interrupted: Any, draining: Any
+) -> None:
+    _, message = answering(on_shutdown, interrupted=interrupted)
+    body = body_of(message)
+    draining.begin_draining()
+    body.retire("shutdown")
+    received = b"".join(_until_it_breaks(body))
+    if on_shutdown == "cut":
+        assert (received, body.cause, body.finished) == (b"", "shutdown", False)
+    elif on_shutdown == "finish":
+        assert received == b":ok\n\ndata: waits\n\n" + (OWN if interrupted else b"")
+        assert (body.cause, body.finished) == ("interrupted", False)
+    else:
+        assert received.startswith(b":ok\n\ndata: waits\n\nevent: ssestream-retry\nretry: ")
+        assert (body.cause, body.finished) == ("shutdown", True)
+
+
+def _until_it_breaks(body: Any) -> Any:
+    """The chunks of *body*, which has no socket, and so can only be broken off by an exception."""
+    try:
+        yield from body
+    except ConnectionResetError:
+        assert not body.finished
+
+
+def test_a_stream_that_finishes_goes_on_until_its_time_is_over(draining: Any) -> None:
+    sse_stream, message = answering()
+    body = body_of(message)
+    draining.begin_draining(time.monotonic() + 1000)
+    body.retire("shutdown")
+    assert body.goes_on
+    assert sse_stream.write({"data": "more"})
+    assert next(body) == b":ok\n\ndata: waits\n\ndata: more\n\n"
+    draining.begin_draining()
+    body.retire("shutdown")
+    assert not body.goes_on
+    assert sse_stream.write({"data": "late"}) is False
+    # The end of a response that is broken off does not make it whole.
+    message.end()
+    with pytest.raises(ConnectionResetError):
+        next(body)
+    assert not body.finished
+
+
+@pytest.mark.parametrize("who", ["stream", "response"])
+def test_an_answer_that_was_ended_is_whole_however_slow_its_client_is(
+    who: str, draining: Any
+) -> None:
+    sse_stream, message = answering(interrupted=OWN)
+    body = body_of(message)
+    next(body)
+    # Too much for the response, so that the last messages wait in the stream.
+    for _ in range(5):
+        sse_stream.write({"data": "x" * 10_000})
+    assert (sse_stream if who == "stream" else message).end() is None
+    draining.begin_draining()
+    body.retire("shutdown")
+    received = b"".join(body)
+    assert received.count(b"data: ") == (5 if who == "stream" else received.count(b"xx\n\n"))
+    assert received.endswith(b"x\n\n")
+    assert (body.cause, body.finished) == ("shutdown", True)
+
+
+def test_a_stream_that_does_not_end_its_response_does_not_make_it_whole(draining: Any) -> None:
+    message, sse_stream = OutgoingMessage(), SseStream()
+    sse_stream.pipe(message, end=False)
+    body = body_of(message)
+    body.open(Connection(), Settings(on_shutdown="finish"))
+    sse_stream.end({"data": "all of this stream"})
+    draining.begin_draining()
+    body.retire("shutdown")
+    assert b"".join(_until_it_breaks(body)) == b":ok\n\ndata: all of this stream\n\n"
+    assert not body.finished
+
+
+@pytest.mark.parametrize("on_shutdown", ["reconnect", "finish", "cut"])
+def test_a_refused_answer_does_not_look_like_an_empty_one(on_shutdown: Any) -> None:
+    _, message = answering(on_shutdown)
+    body = body_of(message)
+    body.retire("refused")
+    received = b"".join(_until_it_breaks(body))
+    assert received.startswith(b"event: ssestream-retry\nretry: ")
+    assert body.finished == (on_shutdown == "reconnect")
+
+
+@pytest.mark.parametrize("cause", ["error", "interrupted"])
+def test_a_compressed_answer_that_is_broken_off_has_no_end_of_its_gzip_data(cause: Any) -> None:
+    _, message = answering()
+    body = body_of(message)
+    body.compress()
+    unzip = zlib.decompressobj(31)
+    body.retire(cause)
+    assert unzip.decompress(b"".join(_until_it_breaks(body))).endswith(b"data: waits\n\n")
+    assert not unzip.eof

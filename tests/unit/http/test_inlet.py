@@ -46,7 +46,9 @@ def test_the_frames_of_an_inlet_are_sent_before_the_response_is_retired() -> Non
     res.write(b"data: first\n\n")
     body.retire("shutdown")
     sent = b"".join(body)
-    assert sent.startswith(b"data: first\n\ndata: held\n\ndata: too\n\nretry: ")
+    assert sent.startswith(
+        b"data: first\n\ndata: held\n\ndata: too\n\nevent: ssestream-retry\nretry: "
+    )
     assert inlet.told == ["retired, dropping=False", "closed"]
 
 

@@ -356,7 +356,7 @@ def test_a_stream_ends_when_it_is_old_whether_it_beats_or_not(options: dict[str,
     app, _ = app_of(max_age=SHORT, **options)
     with Visit(app) as visit:
         visit.read_to_end()
-    assert visit.body.startswith(b":ok\n\nretry: ")
+    assert visit.body.startswith(b":ok\n\nevent: ssestream-retry\nretry: ")
 
 
 def test_a_stream_with_nothing_but_an_age_ends_when_it_is_old() -> None:
@@ -365,7 +365,7 @@ def test_a_stream_with_nothing_but_an_age_ends_when_it_is_old() -> None:
         visit.read_until(b":ok\n\n")
         until(lambda: kept[0][0].destroyed, "its end", 5)
         visit.read_to_end()
-    assert visit.body.startswith(b":ok\n\nretry: ")
+    assert visit.body.startswith(b":ok\n\nevent: ssestream-retry\nretry: ")
 
 
 @on_threads_and_greenlets

@@ -134,6 +134,59 @@ def test_a_drain_retires_all_and_cuts_who_has_not_taken_everything(
     assert statistics().closed == {"shutdown": 3}
 
 
+def test_a_stream_that_finishes_goes_on_for_the_grace_of_a_drain(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answer(Stream):
+        goes_on = True
+
+        def retire(self, cause: Cause) -> None:
+            if not registry.may_finish:
+                self.goes_on = False
+                super().retire(cause)
+
+    now = [100.0]
+    due: list[tuple[float, Callable[[float], float | None]]] = []
+    wheel = SimpleNamespace(add=lambda at, call: due.append((at, call)))
+    monkeypatch.setattr(room, "wheel_of", lambda loop: wheel)
+    monkeypatch.setattr(room, "clock", SimpleNamespace(now=lambda: now[0]))
+    answer, other = Answer(), Stream()
+    answer.in_hand = other.in_hand = True
+    other.goes_on = False  # type: ignore[attr-defined]
+    for stream in (answer, other):
+        registry.open(stream, None, None, None)
+    drain(1.0, grace=10.0)
+    # One that comes late may finish, too.
+    late = Answer()
+    assert registry.open(late, None, None, None, True)
+    assert not registry.open(Stream(), None, None, None, False)
+    (first, cut), (second, interrupt) = due
+    assert (first, second) == (101.0, 110.0)
+    now[0] = 101.0
+    cut(101.0)
+    assert other.ends == ["retired: shutdown", "cut: shutdown"]
+    assert (answer.ends, late.ends) == ([], [])
+    now[0] = 109.9
+    assert interrupt(109.9) == 110.0
+    now[0] = 110.0
+    assert interrupt(110.0) is None
+    assert (answer.ends, late.ends) == (["retired: shutdown"], ["retired: shutdown"])
+    assert not registry.open(Answer(), None, None, None, True)
+    third, last = due[2]
+    assert third == 111.0
+    last(111.0)
+    assert answer.ends[1:] == ["cut: shutdown"]
+
+
+@pytest.mark.parametrize("grace", [-1, float("inf"), float("nan")])
+def test_a_grace_that_is_no_time_is_refused(registry: Any, grace: float) -> None:
+    with pytest.raises(ValueError, match="grace must be finite and not negative"):
+        drain(grace=grace)
+    with pytest.raises(TypeError, match="grace must be a number of seconds"):
+        drain(grace=True)
+    assert not registry.draining
+
+
 def test_a_drain_that_everybody_has_taken_looks_no_more(
     registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
