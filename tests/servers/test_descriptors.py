@@ -86,11 +86,12 @@ def test_a_stream_that_cannot_be_had_is_an_error_and_the_process_recovers(
 
 
 PIPELINE = """
-import os, resource, time
+import os, resource, threading, time
 import gevent
 from ssestream import SseStream, pipeline, set_timeout
-set_timeout(print, 1)
-time.sleep(0.3)
+fired = threading.Event()
+set_timeout(fired.set, 1)
+assert fired.wait(10)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 hoard = []
 try:
@@ -125,7 +126,7 @@ def test_a_source_needs_none_to_wait() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
-    assert done.stdout.split("\n")[1] == repr(b":ok\n\ndata: 0\n\ndata: 1\n\ndata: 2\n\n")
+    assert done.stdout.rstrip() == repr(b":ok\n\ndata: 0\n\ndata: 1\n\ndata: 2\n\n")
     assert not done.stderr
 
 

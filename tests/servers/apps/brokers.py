@@ -33,6 +33,9 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     return [body]
 
 
+#: Ticks of a greenlet that show that another greenlet's wait does not hold it up.
+MANY = 20
+
 _opened: list[Broker] = []
 
 
@@ -102,8 +105,10 @@ def greenlets(broker: Broker, channel: str) -> None:
 
     gevent.spawn(tick)
     waiter = gevent.spawn(news, broker, {channel: Position("", 0)})
-    gevent.sleep(0.2)
+    while len(ticks) < MANY:
+        gevent.sleep(0.001)
     before = len(ticks)
+    assert not waiter.ready()
     gevent.get_hub().threadpool.apply(broker.append, (channel, b"x"))
     waiter.join()
     tell(ticks=before, found=[e.frame.decode() for e in waiter.value[channel].entries])
