@@ -1,15 +1,12 @@
 """The Express program and its Python port, run side by side: what does a client receive?"""
 
-import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import pytest
 
-from tests.conftest import NODE_MODULES
+from tests.kit.node_program import NodeProgram
 from tests.kit.servers import ROOT, Client, Server, body_of, wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.node]
@@ -25,39 +22,9 @@ class Program(Protocol):
     def log(self) -> str: ...
 
 
-class Express:
-    """``node app.js`` in a process of its own."""
-
-    def __init__(self, node: str) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
-        self._process = subprocess.Popen(
-            [node, "app.js", "0"],
-            cwd=PORT,
-            env={**os.environ, **ENV, "NODE_PATH": str(NODE_MODULES)},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
-        wait_until(lambda: self._process.poll() is not None or self._listening(), "Express")
-        found = self._listening()
-        assert found is not None, self.log()
-        self.port = int(found[1])
-
-    def _listening(self) -> re.Match[str] | None:
-        return re.search(r"Listening at: http://127.0.0.1:(\d+)\n", self.log())
-
-    def log(self) -> str:
-        return os.pread(self._log.fileno(), 1 << 20, 0).decode()
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._log.close()
-
-
 @pytest.fixture
-def express(node: str) -> Iterator[Express]:
-    program = Express(node)
+def express(node: str) -> Iterator[NodeProgram]:
+    program = NodeProgram(node, PORT / "app.js", ENV)
     yield program
     program.stop()
 
@@ -91,7 +58,7 @@ def first_events(program: Program, path: str) -> tuple[dict[str, str], bytes]:
     ],
 )
 def test_both_programs_send_the_same_bytes(
-    express: Express, port: Server, path: str, opening: bytes, event: bytes
+    express: NodeProgram, port: Server, path: str, opening: bytes, event: bytes
 ) -> None:
     theirs, their_body = first_events(express, path)
     ours, our_body = first_events(port, path)
@@ -109,7 +76,7 @@ def test_both_programs_send_the_same_bytes(
 
 @pytest.mark.parametrize("path", ["/clock", "/raw"])
 def test_both_programs_say_that_the_client_has_left(
-    express: Express, port: Server, path: str
+    express: NodeProgram, port: Server, path: str
 ) -> None:
     for program in (express, port):
         client = Client(program.port).get(path)

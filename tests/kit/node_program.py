@@ -1,0 +1,40 @@
+"""A JavaScript program under Node, in a process of its own."""
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.conftest import NODE_MODULES
+from tests.kit.servers import wait_until
+
+
+class NodeProgram:
+    """``node FILE 0``, which prints where it listens. It has the packages of ``tests/node``."""
+
+    def __init__(self, node: str, file: Path, env: Mapping[str, str]) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._process = subprocess.Popen(
+            [node, str(file), "0"],
+            env={**os.environ, **env, "NODE_PATH": str(NODE_MODULES)},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        wait_until(lambda: self._process.poll() is not None or self._listening(), "the program")
+        found = self._listening()
+        assert found is not None, self.log()
+        self.port = int(found[1])
+
+    def _listening(self) -> re.Match[str] | None:
+        return re.search(r"Listening at: http://127.0.0.1:(\d+)\n", self.log())
+
+    def log(self) -> str:
+        return os.pread(self._log.fileno(), 1 << 20, 0).decode()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
