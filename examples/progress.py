@@ -79,8 +79,9 @@ def events(job):
     sse_stream = SseStream(request)
     sse_stream.pipe(res)
     # The stream starts after `last_event_id`: from the browser when it reconnects, or from
-    # the page's URL the first time. Without an id it starts at the beginning.
-    channels.subscribe(sse_stream, channel_of(job), latest=1000)
+    # the page's URL the first time. Without an id it starts at the beginning. The job ends its
+    # channel, and the stream ends with it. A browser that has all is answered with 204.
+    channels.subscribe(sse_stream, channel_of(job), since="start")
     return res
 
 

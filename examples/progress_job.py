@@ -17,6 +17,9 @@ STEPS = 100
 #: The duration of the job in seconds. It only sleeps.
 SECONDS = float(os.environ.get("JOB_SECONDS", 20))
 
+#: Seconds for which the messages of a finished job are kept.
+KEPT = 3600
+
 channels = Channels(os.environ.get("SSESTREAM_URL", "sqlite:///progress.db"))
 
 
@@ -27,9 +30,9 @@ def main(job):
             what = work(step)
             channel.publish({"event": "progress", "data": {"step": step, "what": what}})
     except Exception as error:
-        channel.publish({"event": "failed", "data": {"what": str(error)}})
+        channel.end({"event": "failed", "data": {"what": str(error)}}, ttl=KEPT)
         raise
-    channel.publish({"event": "done", "data": {"what": f"all {STEPS} pictures"}})
+    channel.end({"event": "done", "data": {"what": f"all {STEPS} pictures"}}, ttl=KEPT)
 
 
 def work(step):

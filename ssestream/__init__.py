@@ -42,6 +42,7 @@ from .channels.channels import Channel, Channels
 from .errors import (
     BrokerError,
     BufferFull,
+    ChannelEnded,
     ClientDisconnected,
     HeadersSent,
     MessageError,
@@ -64,6 +65,7 @@ __all__ = [
     "BrokerError",
     "BufferFull",
     "Channel",
+    "ChannelEnded",
     "Channels",
     "ClientDisconnected",
     "HeadersSent",

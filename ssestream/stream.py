@@ -299,7 +299,7 @@ class SseStream(Emitter):
         if flow.pipes and any(pipe.destination is destination for pipe in flow.pipes):
             raise StreamError("this stream is already piped to that destination")
         if hasattr(destination, "write_head"):
-            destination.write_head(200, HEADERS)
+            destination.write_head(flow.status(), HEADERS)
         pipe = Pipe(flow, self, destination, end)
         if pipe.body is None and hasattr(destination, "flush_headers"):
             destination.flush_headers()

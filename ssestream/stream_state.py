@@ -30,6 +30,20 @@ from .settings import Settings
 Idle = Literal["", "unpiped", "abandoned", "retired", "forgotten"]
 
 
+class NothingToCome:
+    """The channels of a stream whose client has all events of channels that have ended."""
+
+    #: No content.
+    status = 204
+
+    def knows(self, event_id: str) -> bool:
+        """Whether *event_id* has the form of an id of channels."""
+        return True
+
+
+NOTHING_TO_COME = NothingToCome()
+
+
 class Follower(Protocol):
     """An object of this package that gets a stream's events, before the app's handlers.
 
@@ -166,9 +180,32 @@ class StreamState(Belonging):
                 self.channels = channels
             return self.channels is channels
 
+    @property
+    def expects_nothing(self) -> bool:
+        """Whether the channels have ended, and the client has all of them."""
+        return self.channels is NOTHING_TO_COME
+
+    def expect_nothing(self) -> None:
+        """The channels have ended, and the client has all of them. Answer it with 204.
+
+        A browser does not come back after a 204. A response that has begun to be sent is not
+        changed.
+        """
+        self.channels = NOTHING_TO_COME
+        for pipe in self.pipes:
+            destination: Any = pipe.destination
+            is_whole = pipe.body is not None and hasattr(destination, "write_head")
+            if is_whole and not destination.headers_sent:
+                destination.write_head(NOTHING_TO_COME.status)
+
+    def status(self) -> int:
+        """The status of a response into which the stream is piped."""
+        return NOTHING_TO_COME.status if self.expects_nothing else 200
+
     def follow_no_more(self) -> None:
         """Let the stream follow no channels, so that it may have any ids."""
-        self.channels = None
+        if not self.expects_nothing:
+            self.channels = None
 
     def add_follower(self, follower: Follower) -> None:
         """Let *follower* get every later event of the stream."""

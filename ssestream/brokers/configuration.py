@@ -31,7 +31,14 @@ def check(url: Any, history: Any, age: Any) -> None:
         raise TypeError(f"history is an int of events, not {type(history).__name__}")
     if history is not None and history < 1:
         raise ValueError(f"history must be at least 1, and is {history}")
-    if age is not None and (not isinstance(age, (int, float)) or isinstance(age, bool)):
-        raise TypeError(f"history_age is a number of seconds or None, not {type(age).__name__}")
-    if age is not None and not 0 < age < float("inf"):
-        raise ValueError(f"history_age must be positive and finite, and is {age}")
+    check_seconds("history_age", age)
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Raise ``TypeError`` or ``ValueError`` if *value* is no positive number of seconds or None."""
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number of seconds or None, not {type(value).__name__}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, and is {value}")

@@ -5,28 +5,33 @@ A browser sends this id back as ``Last-Event-ID`` (WHATWG HTML, section 9.2.4), 
 any host can continue there.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import flask
 
-from ..brokers.broker import Bounds, check_name
-from ..brokers.configuration import check
+from ..brokers.broker import END, PLAIN, Bounds, Terms, check_name
+from ..brokers.configuration import check, check_seconds
 from ..brokers.memory import MemoryBroker
 from ..config import app_dumps, app_json
-from ..errors import MessageError
+from ..errors import ChannelEnded, MessageError
 from ..plain import plain_text
-from ..runtime.callables import check_callable
 from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
 from ..wire import Message, encode
+from .arguments import check_subscription, terms_of
 from .cursor import Filter
 from .exchange import Exchange
 from .exchanges import Exchanges
 from .health import State
 from .history import read_back
 from .publication import CLOSE, cut_frame
-from .tail import ChannelStatistics
+from .replay import ALL
+from .statistics import ChannelStatistics
+
+#: For `Channels.subscribe`: since the first event.
+START = "start"
 
 
 class Channels(Uncopyable):
@@ -110,16 +115,50 @@ class Channels(Uncopyable):
         Thread-safe, and works in any process, without an app or a request. Raises
         `MessageError` for a message that cannot be sent, or that has an ``id``: the log gives
         the id. Raises ``TypeError`` or ``ValueError`` for a name that no channel can have, and
-        `BrokerError` if the event was not stored, or if the answer of the broker was lost.
+        `BrokerError` if the event was not stored, or if the answer of the broker was lost. It is
+        a `ChannelEnded` if the channel has ended.
         """
-        channel = check_name(channel)
+        return self._publish(check_name(channel), message, PLAIN)
+
+    def _publish(self, channel: str, message: Message, terms: Terms) -> str:
+        """Publish *message* to the log of *channel*, on *terms*."""
         exchange = self._exchange
         if isinstance(message, (dict, Mapping)) and message.get("id") is not None:
             raise MessageError(
                 "'id' is given by the log of the channel: publish a message without an id", "id"
             )
         dumps = app_dumps(app_json() or exchange.json)
-        return exchange.publish(channel, encode(message, dumps))
+        return exchange.publish(channel, encode(message, dumps), terms)
+
+    def end(self, name: str, message: Message | None = None, *, ttl: float | None = None) -> bool:
+        """End the channel *name*: nothing more is published to it, in no process.
+
+        *message* is the last message; None publishes none. Each stream gets all messages and
+        ends, if all its channels have ended. A stream that subscribes later without an id gets
+        all messages that the log keeps, and ends. A client that has them all is answered with
+        204. *ttl* is the number of seconds until the channel is deleted, as by `delete`; None
+        changes nothing. Returns False, and publishes nothing, if the channel had ended before.
+        Raises as `publish` does for a name and for a message.
+        """
+        name = check_name(name)
+        check_seconds("ttl", ttl)
+        try:
+            if message is None:
+                self._exchange.append(name, END, Terms(ttl=ttl, end=True))
+            else:
+                self._publish(name, message, Terms(ttl=ttl, end=True))
+        except ChannelEnded:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Delete the log of the channel *name*, and free all that the broker has of it.
+
+        A message that is published later begins another log. A stream that follows the channel
+        now stays open and emits ``"gap"``: at once, or within 15 s with Redis. Raises as
+        `publish` does for a name, and `BrokerError`.
+        """
+        self._exchange.broker.delete(check_name(name))
 
     def close_channel(self, name: str) -> None:
         """End every stream that follows *name* now, in all processes.
@@ -144,20 +183,27 @@ class Channels(Uncopyable):
         self._exchange.append(check_name(name), frame)
 
     def keep(
-        self, channel: str, *, history: int | None = None, history_age: float | None = None
+        self,
+        channel: str,
+        *,
+        history: int | None = None,
+        history_age: float | None = None,
+        ttl: float | None = None,
     ) -> None:
         """Let the log of *channel* keep exactly this much from now on.
 
         *history* is a number of events; None leaves the number as it is. *history_age* is the
         greatest age of an event in seconds; None means any age. The log drops all other events.
-        Does nothing for a channel in which nothing was published yet.
+        *ttl* is the number of seconds after the last event when the log is deleted, as by
+        `delete`; None means never. Does nothing for a channel in which nothing was published yet.
 
         A `Channels` with a larger *history* or *history_age* makes the log keep more again when
         it publishes. Raises ``TypeError`` or ``ValueError`` for a wrong argument, and
         `BrokerError`.
         """
         check(None, history, history_age)
-        self._exchange.broker.keep(check_name(channel), Bounds(history, history_age))
+        check_seconds("ttl", ttl)
+        self._exchange.broker.keep(check_name(channel), Bounds(history, history_age), ttl)
 
     # -- reading
 
@@ -183,6 +229,10 @@ class Channels(Uncopyable):
         channels. ``"gap"`` comes before any event of that channel, so a handler can write a
         snapshot; add the handler before this call. The events that the log still has follow.
 
+        With *since* ``"start"``, a client without an id gets all events from the first one on, and
+        ``"gap"`` comes first if the log does not keep all of them. A client with an id goes on
+        after it. A channel that has ended begins so too, unless *latest* is given.
+
         *filter* is a function that gets each message of these channels, and returns whether this
         stream gets the message. The message is a dict of str as a browser would see it, without
         the id; ``retry`` is an int. The function must be quick, and has no request context. If
@@ -197,20 +247,13 @@ class Channels(Uncopyable):
         `Channels`. If the broker is down, nothing is raised: the stream catches up when the broker
         is back, and a channel that should begin now begins then.
         """
-        if not isinstance(sse_stream, SseStream):
-            raise TypeError(f"sse_stream must be an SseStream, not {type(sse_stream).__name__}")
-        if not names:
-            raise TypeError("subscribe() needs the name of at least one channel")
-        if since is not None and not isinstance(since, str):
-            raise TypeError(f"since must be an id or None, not {type(since).__name__}")
-        if filter is not None:
-            check_callable("filter", filter, "a function or None")
-        if not isinstance(latest, int) or isinstance(latest, bool) or latest < 0:
-            raise ValueError(f"latest is an int from 0 on, and not {latest!r}")
+        check_subscription(sse_stream, names, since, latest, filter)
         names = tuple(map(check_name, names))
         since = None if since is None else plain_text(since)
         # Read the key now, because a proxy has a value only during the request.
         frame = None if key is None else cut_frame(key)
+        if since == START:
+            since, latest = None, ALL
         self._exchange.subscribe(sse_stream, names, since, latest, filter, frame)
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
@@ -237,9 +280,23 @@ class Channels(Uncopyable):
         exchange.audience.read()
         return read_back(exchange.broker, name, limit)
 
-    def channel(self, name: str) -> "Channel":
-        """A handle on the channel *name*. Raises as `publish` does for a name."""
-        return Channel(self, check_name(name), self._statistics_of)
+    def channel(
+        self,
+        name: str,
+        *,
+        history: int | None = None,
+        history_age: float | None = None,
+        ttl: float | None = None,
+    ) -> "Channel":
+        """A handle on the channel *name*.
+
+        Messages that are published by it ask for this *history* and *history_age*, and not for
+        those of the `Channels`, if one of both is given. With a *ttl*, the log is deleted so many
+        seconds after the last message, as by `delete`; None changes nothing. Raises as `publish`
+        does for a name, and ``TypeError`` or ``ValueError`` for another wrong argument.
+        """
+        publish = functools.partial(self._publish, terms=terms_of(history, history_age, ttl))
+        return Channel(self, check_name(name), publish, self._statistics_of)
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         """The statistics of each channel that a stream of this process follows."""
@@ -295,15 +352,17 @@ class Channel(Uncopyable):
         self,
         channels: Channels,
         name: str,
+        publish: Callable[[str, Message], str],
         statistics_of: Callable[[str], ChannelStatistics],
     ) -> None:
         self.name = name
         self._channels = channels
+        self._publish = publish
         self._statistics_of = statistics_of
 
     def publish(self, message: Message) -> str:
         """See `Channels.publish`."""
-        return self._channels.publish(self.name, message)
+        return self._publish(self.name, message)
 
     def subscribe(self, sse_stream: SseStream, **options: Any) -> None:
         """See `Channels.subscribe`."""
@@ -312,6 +371,14 @@ class Channel(Uncopyable):
     def history(self, limit: int | None = None) -> list[dict[str, str | int]]:
         """See `Channels.history`."""
         return self._channels.history(self.name, limit)
+
+    def end(self, message: Message | None = None, *, ttl: float | None = None) -> bool:
+        """See `Channels.end`."""
+        return self._channels.end(self.name, message, ttl=ttl)
+
+    def delete(self) -> None:
+        """See `Channels.delete`."""
+        self._channels.delete(self.name)
 
     def close(self) -> None:
         """See `Channels.close_channel`."""

@@ -3,7 +3,7 @@
 import flask
 from flask.json.provider import JSONProvider
 
-from ..brokers.broker import Broker, Position
+from ..brokers.broker import PLAIN, Broker, Position, Terms
 from ..errors import StreamError
 from ..runtime.forking import process
 from ..runtime.threads import new_lock
@@ -11,7 +11,7 @@ from ..stream import SseStream, flow_of, has_bad_id
 from .cursor import Cursor, Filter
 from .ids import UNKNOWN, format_id, parse_id
 from .listener import Listener
-from .subscription import Subscription
+from .subscription import HAS_ENDED, Subscription
 from .unheard import Audience
 
 #: Seconds for which `Exchange.close` waits for the listener.
@@ -56,16 +56,16 @@ class Exchange:
         with self._lock:
             return list(self._subscriptions.values())
 
-    def append(self, name: str, frame: bytes) -> str:
+    def append(self, name: str, frame: bytes, terms: Terms = PLAIN) -> str:
         """Append *frame* to the log of the channel *name*, and return the id of the event."""
-        position = self.broker.append(name, frame)
+        position = self.broker.append(name, frame, terms)
         if not self.broker.shared:
             self.audience.published()
         return format_id({name: position})
 
-    def publish(self, name: str, frame: bytes) -> str:
+    def publish(self, name: str, frame: bytes, terms: Terms = PLAIN) -> str:
         """Append *frame*, which is a message, and count it."""
-        event_id = self.append(name, frame)
+        event_id = self.append(name, frame, terms)
         self.listener.tails.published(name)
         return event_id
 
@@ -81,7 +81,8 @@ class Exchange:
         """See `Channels.subscribe`. All arguments are checked."""
         if not self.broker.shared:
             self.audience.followed()
-        if sse_stream.destroyed or sse_stream.writable_ended:
+        is_over = sse_stream.destroyed or sse_stream.writable_ended
+        if is_over or flow_of(sse_stream).expects_nothing:
             return
         text = since or sse_stream.last_event_id
         # The client's position in each channel. None if it has an id, but not one of channels.
@@ -103,11 +104,19 @@ class Exchange:
             for name in dict.fromkeys(names)
             if subscription.cursor_of(name) is None
         ]
-        self.listener.replay.place(cursors, latest)
+        finished = self.listener.replay.place(cursors, latest)
+        if finished and len(finished) == len(cursors) and not subscription.cursors:
+            # First the status: another thread may end the stream at once.
+            subscription.flow.expect_nothing()
+            subscription.end_stream(HAS_ENDED, cursors[-1].name)
+            self.gone(subscription)
+            return
         # Add all cursors before the first event, because its id has a position in each channel.
         new = subscription.add(cursors)
         subscription.send_id(None if since else sse_stream.last_event_id)
         self.listener.add(new)
+        for cursor in finished:
+            self.ended(cursor)
         # The stream may have ended during this call.
         if subscription.closed or sse_stream.destroyed:
             self.gone(subscription)
@@ -162,6 +171,10 @@ class Exchange:
     def passed(self, subscription: Subscription, cursor: Cursor, unsent: int) -> None:
         """*cursor* has passed *unsent* entries since the last entry that was sent."""
         self.listener.id_blocks.passed(subscription, cursor, unsent)
+
+    def ended(self, cursor: Cursor) -> None:
+        """*cursor* has passed the end of its log."""
+        self.listener.replay.ended(cursor)
 
     def gone(self, subscription: Subscription) -> None:
         """*subscription* follows nothing any more."""

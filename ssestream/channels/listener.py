@@ -180,12 +180,12 @@ class Listener:
         tails = self.tails.unplaced(CHANNELS)
         for tail in tails:
             try:
-                end = self._broker.read(tail.name, 0, 0, 0).end
+                piece = self._broker.read(tail.name, 0, 0, 0)
             except ChannelError as error:
                 self.tails.leave_out(tail.name)
                 self._ailing.add(error, listener=True)
             else:
-                self.tails.found(tail, end)
+                self.tails.found(tail, piece.end, bool(piece.ended))
             self._take_turn()
         if len(tails) == CHANNELS:
             # There may be more, which the next turn asks for. The news of the other channels

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Hashable, Sequence
 
-from ..brokers.broker import CONTROL, Entry, Position, Slice
+from ..brokers.broker import CONTROL, END, Entry, Position, Slice
 from ..plain import unproxied
 from ..printable import escape
 from ..runtime.clock import clock
@@ -32,6 +32,7 @@ class Publication:
         "came_at",
         "frame",
         "is_control",
+        "is_end",
         "is_small",
         "number",
         "place",
@@ -49,6 +50,8 @@ class Publication:
             _log_unreadable(log, self.number)
             # The entry keeps its number, and no stream gets it.
             self.is_control, self.frame = True, UNREADABLE
+        #: Whether the log ends here.
+        self.is_end = frame == END
         self.is_small = len(frame) <= SMALL
         self.came_at = clock.now()
         self._single: bytes | None = None

@@ -14,7 +14,7 @@ from .cursor import Cursor
 from .health import Health
 from .ids import UNKNOWN
 from .publication import CLOSE, publications_of
-from .subscription import UNHEARD_CLOSE, UNHEARD_CUT, Subscription
+from .subscription import HAS_ENDED, UNHEARD_CLOSE, UNHEARD_CUT, Subscription
 from .tail import Tails
 from .tasks import spawn, start_again
 
@@ -24,6 +24,10 @@ READERS = 4
 
 #: The most entries that a reader asks the broker for at once, and about the most bytes.
 READ, READ_BYTES = 128, 256 * 1024
+
+
+#: For `Replay.place`: begin before the first entry ever, and not with the latest ones.
+ALL = -1
 
 
 class Replay:
@@ -39,7 +43,8 @@ class Replay:
         # The number of readers, and the cursors that wait for a reader.
         self._readers = 0
         self._behind: deque[Cursor] = deque()
-        # For each cursor without a position: how many of the latest entries it begins with.
+        # For each cursor without a position: how many of the latest entries it begins with, or
+        # `ALL`.
         self._latest: dict[Cursor, int] = {}
 
     @property
@@ -49,28 +54,33 @@ class Replay:
 
     # -- where a cursor begins
 
-    def place(self, cursors: list[Cursor], latest: int) -> None:
+    def place(self, cursors: list[Cursor], latest: int) -> list[Cursor]:
         """Ask the broker where each of *cursors* begins, before they are added.
 
-        A cursor without a position begins with the last *latest* entries. While the broker is
-        down, nothing is asked; readers then place the cursors when the broker is back.
+        A cursor without a position begins with the last *latest* entries, or with `ALL`. While
+        the broker is down, nothing is asked; readers then place the cursors when the broker is
+        back. Returns the cursors at the end of a log that has ended: they have all of it.
         """
+        finished: list[Cursor] = []
         if latest:
             with self._tails.lock:
                 self._latest.update((each, latest) for each in cursors if each.position is None)
         # Only the listener tries a broker that is down, so no request waits for it.
         if self._health.is_down:
-            return
+            return finished
         try:
             for cursor in cursors:
                 try:
-                    self._place(cursor)
+                    if self._place(cursor):
+                        finished.append(cursor)
                 except ChannelError as error:
                     self.ailing.add(error, listener=False)
         except BrokerError:  # the listener meets the same error, and logs it
             pass
+        return finished
 
-    def _place(self, cursor: Cursor) -> None:
+    def _place(self, cursor: Cursor) -> bool:
+        """Give *cursor* its first position. Returns whether it has all of a log that has ended."""
         at = cursor.position
         piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
         cursor.subscribe_at(piece.end)
@@ -81,6 +91,12 @@ class Replay:
             cursor.go_to(UNKNOWN)
         elif at.number == piece.last and at.log == piece.log:
             cursor.go_to(piece.end)
+        at = cursor.position
+        # The client may have left before it got the id of the end itself.
+        done = at is not None and at.log == piece.log and 0 < piece.ended <= at.number + 1
+        if done and piece.first <= piece.ended:
+            cursor.go_to(piece.end)
+        return done
 
     def _begin(self, cursor: Cursor, piece: Slice) -> None:
         """Give *cursor* its first position: before its latest entries, or at the end of the log."""
@@ -88,6 +104,9 @@ class Replay:
             latest = self._latest.pop(cursor, 0)
             if cursor.position is None:
                 before = max(piece.first - 1, piece.last - latest)
+                # Nothing comes any more to a log that has ended, so give what there is.
+                if latest == ALL or (piece.ended and not latest):
+                    before = 0
                 at_end = before == piece.last
                 cursor.go_to(piece.end if at_end else Position(piece.log, before))
 
@@ -151,6 +170,25 @@ class Replay:
             if done:
                 cursor.stop_reading()
             return done
+
+    def ended(self, cursor: Cursor) -> None:
+        """End the stream of *cursor*, which has passed the end of its log.
+
+        A stream goes on while one of its channels goes on.
+        """
+        subscription = cursor.subscription
+        with self._tails.lock:
+            tails = [self._tails.of(each) for each in (cursor, *subscription.cursors)]
+            if tails[0] is not None:
+                tails[0].finish(cursor)
+            over = all(
+                tail is not None and each in tail.finished
+                for each, tail in zip(subscription.cursors, tails[1:], strict=True)
+            )
+        if over and not subscription.closed:
+            # With this id, the client gets the answer that there is nothing more.
+            subscription.send_id()
+            subscription.end_stream(HAS_ENDED, cursor.name)
 
     # -- the readers
 
@@ -240,7 +278,9 @@ class Replay:
                 # The cursor is at the end of the log, and goes live unless the listener has got
                 # new entries meanwhile.
                 cursor.go_to(piece.end)
-                self._tails.found(tail, piece.end)
+                self._tails.found(tail, piece.end, bool(piece.ended))
+                if piece.ended:
+                    self.ended(cursor)
                 return not self._goes_live(cursor, here or piece.end)
         if subscription.deliver(cursor, publications, replayed=True):
             return True

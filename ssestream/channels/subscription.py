@@ -23,6 +23,7 @@ WAS_CUT = "cut() took away its access to the channel"
 MAY_BE_CUT = "entries that are lost may have taken away its access to the channel"
 UNHEARD_CUT = "it subscribed while the broker was away, and may have lost its access to the channel"
 WAS_CLOSED = "close_channel() ended the streams of the channel"
+HAS_ENDED = "each of its channels has ended, the last of them"
 UNHEARD_CLOSE = "it subscribed while the broker was away, and may have missed the end of"
 
 
@@ -41,6 +42,9 @@ class Keeper(Protocol):
         These entries were withheld, and the client does not know them. With 0, the newest entry
         was sent.
         """
+
+    def ended(self, cursor: Cursor) -> None:
+        """Called after *cursor* has passed the end of its log."""
 
 
 class Subscription:
@@ -237,7 +241,7 @@ class Subscription:
             if cursor not in cursors:
                 return False
             alone, stream = len(cursors) == 1, self.stream
-            more, given, silent = True, 0, 0
+            more, given, silent, ends = True, 0, 0, False
             try:
                 for publication in publications[cursor.passed(publications) :]:
                     # An entry that is not sent needs no room.
@@ -250,6 +254,7 @@ class Subscription:
                     cursor.move(publication.place)
                     if silently:
                         silent += 1
+                        ends = ends or publication.is_end
                         if publication.is_control and cursor.is_ended_by(publication):
                             self.end_stream(
                                 WAS_CUT if cursor.is_cut(publication) else WAS_CLOSED, cursor.name
@@ -276,6 +281,8 @@ class Subscription:
         # Call the keeper without the lock, because the keeper may call `send_id`.
         if silent or (given and cursor.filter is not None):
             self._keeper.passed(self, cursor, silent)
+        if ends:
+            self._keeper.ended(cursor)
         return more
 
     def _push(self, frame: bytes) -> None:

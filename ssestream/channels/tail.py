@@ -21,7 +21,6 @@ A `Tails` holds the tails of all channels, under one lock. It lets the broker fo
 from its first stream here to its last.
 """
 
-import dataclasses
 import itertools
 from collections import deque
 from typing import Any
@@ -32,31 +31,14 @@ from ..runtime.threads import new_lock
 from .cursor import Cursor
 from .place import NO_PLACE
 from .publication import News, Publication, passed
+from .statistics import ChannelStatistics
 
 #: The most entries that a tail keeps, and the most bytes: about the events that a client misses
 #: during a reload, on a busy channel.
 RECENT, RECENT_BYTES = 256, 256 * 1024
 
 
-@dataclasses.dataclass(frozen=True)
-class ChannelStatistics:
-    """The numbers of one channel in this process at one moment.
-
-    The counts begin with the channel's first stream in this process, and end with its last.
-    """
-
-    #: Streams that follow the channel now.
-    subscribers: int
-    #: Events that streams have got, live or from the log.
-    delivered: int
-    #: Events of these that were read from the log, for a stream that came back or was slow.
-    replayed: int
-    #: Streams that are behind now.
-    lagging: int
-    #: How often a stream had missed events that the log no longer had.
-    gaps: int
-    #: Events that this process has published to the channel.
-    published: int
+NONE: frozenset[Cursor] = frozenset()
 
 
 class Tail:
@@ -82,6 +64,8 @@ class Tail:
         self.bounds = Bounds()
         #: How far a reader has searched the log for a `CLOSE`, and whether the log has one.
         self.searched, self.has_close = Position("", 0), False
+        #: Whether the log has ended, and the cursors that have passed its end.
+        self.is_ended, self.finished = False, NONE
         #: The last entries up to *position*, without a gap.
         self.recent: deque[Publication] = deque()
         self._recent_bytes = 0
@@ -125,6 +109,7 @@ class Tail:
     def remove(self, cursor: Cursor) -> None:
         """Remove *cursor*, and keep its counts."""
         self.cursors.discard(cursor)
+        self.take_up(cursor)
         self.fall_behind(cursor)
         cursor.complicate()
         self.delivered += cursor.delivered
@@ -144,6 +129,20 @@ class Tail:
         """Let readers move *cursor* from now on. Also called when the cursor is removed."""
         self.live.discard(cursor)
         self.apart.discard(cursor)
+
+    def finish(self, cursor: Cursor) -> None:
+        """Note that *cursor* has passed the end of the log."""
+        self.is_ended = True
+        self.finished |= {cursor}
+
+    def take_up(self, cursor: Cursor) -> None:
+        """Note that *cursor* has not passed the end of the log, which may be another log now."""
+        if cursor in self.finished:
+            self.finished -= {cursor}
+
+    def holds_up(self, cursor: Cursor) -> bool:
+        """Whether *cursor* must read up to the end of the log, and may not go live before."""
+        return self.is_ended and cursor not in self.finished
 
     def note_search(self, end: Position, has_close: bool) -> None:
         """Note that the log was searched for a `CLOSE` up to *end*."""
@@ -173,10 +172,10 @@ class Tail:
         """This process has published one more event."""
         self.published += 1
 
-    def begin(self, end: Position) -> None:
+    def begin(self, end: Position, is_ended: bool = False) -> None:
         """Begin at *end*, which a read has found, unless the tail has begun already."""
         if self.position is None:
-            self.position = end
+            self.position, self.is_ended = end, is_ended
 
     def advance(self, news: News) -> None:
         """Move to the end of *news*, which the listener has read, and keep the publications."""
@@ -184,6 +183,9 @@ class Tail:
             self.recent.clear()
             self._recent_bytes, self._base = 0, news.before
         self.position, self.bounds = news.end, news.piece.bounds
+        self.is_ended = bool(news.piece.ended)
+        if not self.is_ended:
+            self.finished = NONE
         self.recent.extend(news.publications)
         self._recent_bytes += sum(len(publication.frame) for publication in news.publications)
         history = self.bounds.history
@@ -269,11 +271,14 @@ class Tails:
                         self._unplaced.pop(tail.name, None)
                         self._broker.unfollow(tail.name)
 
-    def found(self, tail: Tail | None, end: Position) -> None:
-        """Let *tail* begin at *end*, which a read has found, unless it has begun already."""
+    def found(self, tail: Tail | None, end: Position, is_ended: bool = False) -> None:
+        """Let *tail* begin at *end*, which a read has found, unless it has begun already.
+
+        *is_ended* says whether the log has ended.
+        """
         with self.lock:
             if tail is not None and tail.position is None and tail.cursors:
-                tail.begin(end)
+                tail.begin(end, is_ended)
                 self._follow(tail)
 
     def follow_again(self, name: str) -> None:
@@ -326,6 +331,7 @@ class Tails:
                 and at is not None
                 and cursor.subscription.has_begun
                 and tail.position in (at, seen)
+                and not tail.holds_up(cursor)
             )
             if live:
                 tail.go_live(cursor)

@@ -147,6 +147,8 @@ class SqliteBroker:
             found = self._database.do("BEGIN", self._news)
             if self._take_wake() or found:
                 return found
+            # Nothing else frees the expired logs if nobody appends.
+            self._sweep()
             if waker is None:
                 time.sleep(LOOK_OFTEN)
             elif watch is None or not watching:

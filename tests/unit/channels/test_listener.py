@@ -907,11 +907,11 @@ class Forgetful(Breakable):
 
     def lose(self, name: str, count: int) -> None:
         log = self._logs[name]
-        before = Position(self._identity, log.last)
+        before = Position(self._identity, log.last, log.check)
         for _ in range(count):
             log.kept.pop()
         log.last -= count
-        self.follow(name, Position(self._identity, log.last))
+        self.follow(name, Position(self._identity, log.last, log.check))
         self.lost[name] = before
         self.wake()
 

@@ -9,7 +9,8 @@ from ssestream import Channels, SseStream
 from ssestream.brokers.broker import Bounds, Entry, Position, Slice
 from ssestream.channels import tail as tails
 from ssestream.channels.publication import News
-from ssestream.channels.tail import ChannelStatistics, Tail
+from ssestream.channels.statistics import ChannelStatistics
+from ssestream.channels.tail import Tail
 from ssestream.wire import encode
 from tests.kit.following import Client, Following, publish
 from tests.kit.states import nothing_remains
