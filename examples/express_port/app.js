@@ -41,6 +41,52 @@ app.get('/clock', (req, res) => {
   })
 })
 
+// Handlers that write between their waits.
+const pause = (ms) => new Promise((done) => setTimeout(done, ms))
+
+async function* wordsOf (text) {
+  for (const word of text.split(' ')) {
+    yield word
+    await pause(INTERVAL)
+  }
+}
+
+const texts = { first: 'it comes word by word' }
+
+app.get('/texts/:id', async (req, res) => {
+  const text = texts[req.params.id]
+  if (!text) return res.status(404).json({ error: 'no such text' })
+  res.writeHead(200, { 'Content-Type': 'text/event-stream' })
+  for await (const word of wordsOf(text)) {
+    res.write(`data: ${word}\n\n`)
+  }
+  res.end()
+})
+
+app.post('/answers', express.json(), async (req, res) => {
+  if (!req.body?.prompt) return res.status(400).json({ error: 'no prompt' })
+  const sseStream = new SseStream(req)
+  sseStream.pipe(res)
+  for await (const word of wordsOf(req.body.prompt)) {
+    sseStream.write({ event: 'word', data: { word } })
+  }
+  sseStream.end({ event: 'done', data: '[DONE]' })
+})
+
+app.get('/count', async (req, res) => {
+  let gone = false
+  res.on('close', () => {
+    gone = true
+    console.log('/count closed')
+  })
+  const sseStream = new SseStream(req)
+  sseStream.pipe(res)
+  for (let counter = 1; !gone; counter++) {
+    sseStream.write({ id: counter, data: { counter } })
+    await pause(INTERVAL)
+  }
+})
+
 const port = Number(process.argv[2] ?? process.env.PORT ?? 3000)
 const server = app.listen(port, '127.0.0.1', () => {
   console.log(`Listening at: http://127.0.0.1:${server.address().port}`)

@@ -2,10 +2,11 @@
 import os
 from datetime import datetime, timezone
 from itertools import count
+from time import sleep
 
 from flask import Flask, request
 
-from ssestream import ServerResponse, SseStream, clear_interval, set_interval
+from ssestream import ServerResponse, SseStream, clear_interval, handler, set_interval
 
 app = Flask(__name__)
 INTERVAL = float(os.environ.get("INTERVAL", 1000))
@@ -58,3 +59,51 @@ def clock():
         print("/clock closed", flush=True)
 
     return res
+
+
+# Handlers that write between their waits.
+def words_of(text):
+    for word in text.split(" "):
+        yield word
+        sleep(INTERVAL / 1000)
+
+
+texts = {"first": "it comes word by word"}
+
+
+@app.get("/texts/<id>")
+@handler
+def text(req, res, id):
+    text = texts.get(req.params["id"])
+    if not text:
+        return res.status(404).json({"error": "no such text"})
+    res.write_head(200, {"Content-Type": "text/event-stream"})
+    for word in words_of(text):
+        res.write(f"data: {word}\n\n")
+    res.end()
+
+
+@app.post("/answers")
+@handler
+def answer(req, res):
+    if not (req.body or {}).get("prompt"):
+        return res.status(400).json({"error": "no prompt"})
+    sse_stream = SseStream(req)
+    sse_stream.pipe(res)
+    for word in words_of(req.body["prompt"]):
+        sse_stream.write({"event": "word", "data": {"word": word}})
+    sse_stream.end({"event": "done", "data": "[DONE]"})
+
+
+@app.get("/count")
+@handler
+def counting(req, res):
+    @res.on("close")
+    def closed():
+        print("/count closed", flush=True)
+
+    sse_stream = SseStream(req)
+    sse_stream.pipe(res)
+    for counter in count(1):
+        sse_stream.write({"id": counter, "data": {"counter": counter}})
+        sleep(INTERVAL / 1000)

@@ -1,5 +1,7 @@
 """The Express program and its Python port, run side by side: what does a client receive?"""
 
+import http.client
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -29,7 +31,7 @@ def express(node: str) -> Iterator[NodeProgram]:
     program.stop()
 
 
-@pytest.fixture(params=["SseWorker", "gevent"])
+@pytest.fixture(params=["SseWorker", "gevent", "gthread"])
 def port(request: pytest.FixtureRequest, serve: Callable[..., Server]) -> Server:
     return serve(request.param, "examples.express_port.app:app", env=ENV)
 
@@ -55,6 +57,7 @@ def first_events(program: Program, path: str) -> tuple[dict[str, str], bytes]:
     [
         ("/clock", b":ok\n\n", b"event: message\nid: %d\nretry: 20000\ndata: <date>\n\n"),
         ("/raw", b"", b"id:%d\nevent:message\ndata:<date>\n\n"),
+        ("/count", b":ok\n\n", b'id: %d\ndata: {"counter":%d}\n\n'),
     ],
 )
 def test_both_programs_send_the_same_bytes(
@@ -63,7 +66,8 @@ def test_both_programs_send_the_same_bytes(
     theirs, their_body = first_events(express, path)
     ours, our_body = first_events(port, path)
     assert our_body == their_body
-    assert our_body == opening + b"".join(event % n for n in range(1, EVENTS + 1))
+    numbers = [(n,) * event.count(b"%d") for n in range(1, EVENTS + 1)]
+    assert our_body == opening + b"".join(event % number for number in numbers)
     assert ours["content-type"] == theirs["content-type"] == "text/event-stream; charset=utf-8"
 
     # Whatever keeps caches off in Express does so here; more may.
@@ -74,7 +78,7 @@ def test_both_programs_send_the_same_bytes(
     assert directives(ours) == {"no-cache", "no-transform"}
 
 
-@pytest.mark.parametrize("path", ["/clock", "/raw"])
+@pytest.mark.parametrize("path", ["/clock", "/raw", "/count"])
 def test_both_programs_say_that_the_client_has_left(
     express: NodeProgram, port: Server, path: str
 ) -> None:
@@ -84,3 +88,53 @@ def test_both_programs_say_that_the_client_has_left(
         assert f"{path} closed" not in program.log()
         client.fin()
         wait_until(lambda program=program: f"{path} closed" in program.log(), f"{path} to close")
+
+
+def ask(program: Program, path: str, value: object = None) -> tuple[int, str, bytes]:
+    """The status, the media type and the body of an answer that ends."""
+    connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=20)
+    method, body = ("GET", None) if value is None else ("POST", json.dumps(value))
+    connection.request(method, path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    return answer.status, answer.headers.get_content_type(), data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "answer"),
+    [
+        ("/texts/second", None, (404, "application/json", b'{"error":"no such text"}')),
+        (
+            "/texts/first",
+            None,
+            (
+                200,
+                "text/event-stream",
+                b"".join(b"data: %s\n\n" % word for word in b"it comes word by word".split()),
+            ),
+        ),
+        ("/answers", {"other": 1}, (400, "application/json", b'{"error":"no prompt"}')),
+    ],
+)
+def test_handlers_that_write_between_their_waits_answer_the_same(
+    express: NodeProgram, port: Server, path: str, value: object, answer: tuple[int, str, bytes]
+) -> None:
+    assert ask(express, path, value) == ask(port, path, value) == answer
+
+
+def test_a_handler_of_a_post_writes_the_same_messages(express: NodeProgram, port: Server) -> None:
+    prompt = json.dumps({"prompt": "two words"})
+    bodies = []
+    for program in (express, port):
+        client = Client(program.port)
+        head = ("Content-Type: application/json", f"Content-Length: {len(prompt)}")
+        client.get("/answers", *head, method="POST")
+        client.sock.sendall(prompt.encode())
+        # npm's stream does not end the response of a client that keeps its connection.
+        bodies.append(body_of(client.read_until(b"data: [DONE]\n\n")))
+        client.fin()
+    theirs, ours = bodies
+    word = b'event: word\ndata: {"word":"%s"}\n\n'
+    done = b"event: done\ndata: [DONE]\n\n"
+    assert ours == theirs == b":ok\n\n" + word % b"two" + word % b"words" + done
