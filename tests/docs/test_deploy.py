@@ -183,12 +183,15 @@ def test_without_the_heartbeat_nginx_cuts_it(deploy: Deploy) -> None:
 # -- clients who leave, and those who do not read
 
 
+@pytest.mark.parametrize("path", ["/quiet", "/handled/stream", "/handled/by-hand"])
 @pytest.mark.parametrize("how", ["fin", "rst"])
-def test_a_client_that_leaves_nginx_is_noticed_at_once(either: Deployment, how: str) -> None:
+def test_a_client_that_leaves_nginx_is_noticed_at_once(
+    either: Deployment, how: str, path: str
+) -> None:
     delays = []
     for number in range(9):
-        key = f"{how}{number}"
-        client = either.client(f"/quiet?key={key}")
+        key = f"{how}{number}{path}"
+        client = either.client(f"{path}?key={key}")
         client.read_until(b":ok\n\n")
         left = time.monotonic()
         getattr(client, how)()

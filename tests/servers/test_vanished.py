@@ -52,6 +52,19 @@ def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
     assert len(server.events(event="close")) == 1
 
 
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "flask"])
+@pytest.mark.parametrize("how", ["stream", "by-hand"])
+def test_the_function_of_a_handler_is_ended_just_as_soon(
+    how: str, kind: str, serve: Callable[..., Server]
+) -> None:
+    server = serve(
+        kind, "tests.servers.apps.app:app", env=settings(heartbeat=BEAT, tcp_user_timeout=TIMEOUT)
+    )
+    client = Client(server.port).get(f"/handled/{how}?key=vanished")
+    assert gone_after(server, client, "vanished") < BEAT + TIMEOUT + NOISE
+    assert len(server.events(event="close")) == 1
+
+
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_so_it_is_by_the_send_timeout(kind: str, serve: Callable[..., Server]) -> None:
     env = settings(heartbeat=BEAT, send_timeout=TIMEOUT, tcp_user_timeout=None)

@@ -19,6 +19,7 @@ from ssestream import (
     ServerResponse,
     SseStream,
     clear_interval,
+    handler,
     pipeline,
     set_interval,
     set_timeout,
@@ -67,6 +68,23 @@ def open_stream(key: str, tick_ms: float = 20) -> tuple[SseStream, ServerRespons
 @app.get("/quiet")
 def quiet() -> Response:
     return open_stream(request.args["key"])[1]
+
+
+@app.get("/handled/<how>")
+@handler
+def handled(req: Any, res: ServerResponse, how: str) -> None:
+    """A function that writes once, by a stream or by hand, and waits for its own end."""
+    key = req.query["key"]
+    try:
+        if how == "stream":
+            SseStream(req).pipe(res)
+        else:
+            res.write_head(200, {"Content-Type": "text/event-stream"})
+            res.write(":ok\n\n")
+        while True:
+            gevent.sleep(60)
+    finally:
+        tell(event="close", key=key)
 
 
 @app.get("/ticking")
