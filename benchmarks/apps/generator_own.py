@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 
+import by_hand
 from control import TEXT, listen
 from flask import Flask, Response, request
-from gevent.queue import Queue
 from own import Message, Users, messages
 
 app = Flask(__name__)
-queues: set[Queue] = set()
+app.add_url_rule("/write", view_func=by_hand.view)
 if "BENCHMARK_URL" in os.environ:
     import redis
 
@@ -43,23 +43,6 @@ def full() -> Response:
     return events({"n": number, "text": TEXT} for number in range(1, asked("count") + 1))
 
 
-@app.get("/write")
-def write() -> Response:
-    queue = Queue()
-    queues.add(queue)
-
-    def stream() -> Iterator[str]:
-        try:
-            yield ":ok\n\n"
-            while True:
-                msg = queue.get()
-                yield f"data: {json.dumps(msg)}\n\n"
-        finally:
-            queues.discard(queue)
-
-    return Response(stream(), mimetype="text/event-stream")
-
-
 @app.get("/users/<name>")
 def user(name: str) -> Response:
     # Before the header is sent: whoever has the stream's first byte misses nothing.
@@ -80,11 +63,9 @@ def user(name: str) -> Response:
 
 
 def publish(number: int) -> None:
-    if not queues:
+    if not by_hand.queues:
         users.publish(number)
-    msg = {"n": number, "text": TEXT}
-    for queue in queues:
-        queue.put(msg)
+    by_hand.write({"n": number, "text": TEXT})
 
 
 listen(publish)

@@ -9,6 +9,7 @@ from control import TEXT, listen
 from flask import Flask, request
 from own import Message, Users, message, messages
 
+from benchmarks.fan import Fan
 from ssestream import (
     Channels,
     ServerResponse,
@@ -21,7 +22,8 @@ from ssestream import (
 app = Flask(__name__)
 channels = Channels(os.environ.get("BENCHMARK_URL", "memory://"))
 users = Users(lambda name, data: channels.publish(name, {"data": data}))
-streams: set[SseStream] = set()
+fan = Fan()
+app.add_url_rule("/write", view_func=fan.view)
 
 
 def asked(name: str) -> int:
@@ -69,16 +71,6 @@ def full() -> ServerResponse:
     return res
 
 
-@app.get("/write")
-def write() -> ServerResponse:
-    res = ServerResponse()
-    sse_stream = SseStream(request)
-    sse_stream.pipe(res)
-    streams.add(sse_stream)
-    res.on("close", lambda: streams.discard(sse_stream))
-    return res
-
-
 @app.get("/users/<name>")
 def user(name: str) -> ServerResponse:
     res = ServerResponse()
@@ -90,10 +82,10 @@ def user(name: str) -> ServerResponse:
 
 
 def publish(number: int) -> None:
-    if not streams:
+    if not fan.streams:
         users.publish(number)
     data: Message = {"n": number, "text": TEXT}
-    for sse_stream in streams:
+    for sse_stream in fan.streams:
         sse_stream.write({"data": data})
 
 

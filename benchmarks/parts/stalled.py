@@ -19,12 +19,12 @@ import threading
 import time
 from collections.abc import Iterator
 
-from flask import Flask, request
+from flask import Flask
 
 import ssestream
-from ssestream import ServerResponse, SseStream
 from ssestream.wire import encode
 
+from ..fan import Fan
 from . import kit
 from .kit import Figure, ask, connect, percentile
 
@@ -38,17 +38,8 @@ STAMP = slice(6, 26)
 PAUSES = {"gevent": 0.05, "gthread": 0.06}
 
 app = Flask(__name__)
-streams: set[SseStream] = set()
-
-
-@app.get("/stream")
-def stream() -> ServerResponse:
-    res = ServerResponse()
-    sse_stream = SseStream(request)
-    sse_stream.pipe(res)
-    streams.add(sse_stream)
-    res.on("close", lambda: streams.discard(sse_stream))
-    return res
+fan = Fan()
+app.add_url_rule("/stream", view_func=fan.view)
 
 
 @app.post("/publish/<int:messages>/<float:pause>")
@@ -58,7 +49,7 @@ def publish(messages: int, pause: float) -> str:
         for _ in range(messages):
             stamp = f"{time.monotonic():020.9f}"
             frame = encode({"data": stamp.ljust(SIZE - len("data: \n\n"))})
-            for sse_stream in list(streams):
+            for sse_stream in list(fan.streams):
                 sse_stream.push(frame)
             due += pause
             time.sleep(max(0.0, due - time.monotonic()))

@@ -18,6 +18,7 @@ from ssestream import ServerResponse, SseStream, StreamError, pipeline, set_time
 from ssestream.runtime import asyncloop
 from ssestream.wire import Decoder
 from tests.kit.servers import PATIENCE
+from tests.kit.sink import Sink
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 
@@ -36,20 +37,6 @@ class Played:
 
     def saw(self, what: Any) -> None:
         until(lambda: what in self.seen, repr(what))
-
-
-class Sink:
-    """A destination that is no response."""
-
-    def __init__(self) -> None:
-        self.got: list[bytes] = []
-        self.ended = False
-
-    def write(self, chunk: bytes) -> None:
-        self.got.append(chunk)
-
-    def end(self) -> None:
-        self.ended = True
 
 
 async def numbers(count: int, pause: float | None = 0.0) -> AsyncIterator[dict[str, int]]:

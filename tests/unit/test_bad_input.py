@@ -32,14 +32,10 @@ from ssestream import (
     set_interval,
     set_timeout,
 )
+from tests.kit.sink import Sink
 
 NAN = float("nan")
 INFINITY = float("inf")
-
-
-class Sink:
-    def write(self, chunk: bytes) -> None:
-        pass
 
 
 class Deaf:

@@ -20,6 +20,7 @@ from ssestream import (
     statistics,
 )
 from ssestream.wire import Decoder
+from tests.kit.sink import Sink
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 
@@ -269,14 +270,19 @@ def test_a_source_that_waits_for_drain_is_closed_when_the_client_leaves() -> Non
 
 
 @on_threads_and_greenlets
-def test_a_source_that_never_waits_is_closed_when_the_client_leaves() -> None:
-    """Not even for drain, as it writes less than the client takes."""
+@pytest.mark.parametrize("end", ["the client leaves", "the stream is destroyed"])
+def test_a_source_that_never_waits_is_closed_at_the_end(end: str) -> None:
+    """It does not even wait for drain, as it writes less than the client takes."""
     source = Source({"data": number} for number in range(10**12))
     played = Played(source)
     with Visit(played) as visit:
         visit.read_until(b"data: 1000\n\n")
+        if end == "the stream is destroyed":
+            played.sse_stream.destroy()
+            visit.read_to_end()
     played.over()
     until(lambda: source.closed, "the source's close")
+    assert source.closed == 1
 
 
 @on_threads_and_greenlets
@@ -570,20 +576,6 @@ def test_a_close_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 # -- destinations
 
 
-class Sink:
-    """A destination that is no response: any object with ``write()``."""
-
-    def __init__(self) -> None:
-        self.got: list[bytes] = []
-        self.ended = False
-
-    def write(self, chunk: bytes) -> None:
-        self.got.append(chunk)
-
-    def end(self) -> None:
-        self.ended = True
-
-
 @on_threads_and_greenlets
 def test_a_pipeline_may_lead_to_anything_with_write() -> None:
     source = Source(numbers(100))
@@ -602,16 +594,3 @@ def test_a_refused_pipe_starts_nothing() -> None:
     with pytest.raises(StreamError):
         pipeline(source, SseStream(), res)
     assert source.drawn == 0
-
-
-@on_threads_and_greenlets
-def test_destroying_the_stream_closes_the_source() -> None:
-    source = Source({"data": number} for number in range(10**12))
-    played = Played(source)
-    with Visit(played) as visit:
-        visit.read_until(b"data: 10\n\n")
-        played.sse_stream.destroy()
-        visit.read_to_end()
-    played.over()
-    until(lambda: source.closed, "the source's close")
-    assert source.closed == 1

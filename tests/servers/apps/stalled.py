@@ -14,7 +14,8 @@ from typing import Any
 import greenlet
 from flask import request
 
-from ssestream import ServerResponse, SseStream, statistics
+from benchmarks.fan import Fan
+from ssestream import statistics
 from ssestream.gunicorn.sender import Sender
 from ssestream.wire import encode
 from tests.servers.apps.app import app
@@ -22,7 +23,8 @@ from tests.servers.apps.app import app
 #: Bytes of a message.
 SIZE = 1024
 
-streams: set[SseStream] = set()
+fan = Fan()
+app.add_url_rule("/fan", "fan", view_func=fan.view)
 writers: list[threading.Thread] = []
 
 __all__ = ["app"]
@@ -42,16 +44,6 @@ def frames(count: int) -> list[bytes]:
     return [encode(message(number)) for number in range(count)]
 
 
-@app.get("/fan")
-def fan() -> ServerResponse:
-    res = ServerResponse()
-    sse_stream = SseStream(request)
-    sse_stream.pipe(res)
-    streams.add(sse_stream)
-    res.on("close", lambda: streams.discard(sse_stream))
-    return res
-
-
 @app.post("/fan")
 def write() -> str:
     """*count* messages for all, *burst* at a time, with *ms* milliseconds after each burst.
@@ -64,7 +56,7 @@ def write() -> str:
 
     def write_all() -> None:
         for first in range(0, count, burst):
-            for sse_stream in list(streams):
+            for sse_stream in list(fan.streams):
                 for number in range(first, min(first + burst, count)):
                     if how == "write":
                         sse_stream.write(message(number))

@@ -802,6 +802,25 @@ def test_a_forked_process_has_its_own_connections(
         os.waitpid(child, 0)
 
 
+@contextlib.contextmanager
+def a_forked_child() -> Iterator[int]:
+    """The process id of a child that does nothing until the end."""
+    end, of_parent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(of_parent)
+            os.read(end, 1)
+        finally:
+            os._exit(0)
+    try:
+        yield child
+    finally:
+        os.close(end)
+        os.close(of_parent)
+        os.waitpid(child, 0)
+
+
 def connected(process: int, port: int) -> set[Any]:
     """The addresses from which *process* is connected to *port* of this host."""
     connections = psutil.Process(process).net_connections("tcp")
@@ -818,25 +837,13 @@ def test_a_forked_process_that_uses_no_broker_keeps_none_of_its_connections(
     assert wait(each, {"news": at}) == {}
     ours = connected(os.getpid(), redis_server.port) - before
     assert len(ours) == 2  # to ask and to listen
-    end, of_parent = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(of_parent)
-            os.read(end, 1)
-        finally:
-            os._exit(0)
-    try:
+    with a_forked_child() as child:
         wait_until(
             lambda: not ours & connected(child, redis_server.port), "the copies to be closed"
         )
         # The parent's own are as they were.
         assert connected(os.getpid(), redis_server.port) - before == ours
         assert all_of(each, "news") == [b"one"]
-    finally:
-        os.close(end)
-        os.close(of_parent)
-        os.waitpid(child, 0)
 
 
 def test_a_forked_process_keeps_nothing_of_one_that_waits(
@@ -848,23 +855,11 @@ def test_a_forked_process_keeps_nothing_of_one_that_waits(
     thread, result = in_thread(lambda: heard(each, {"news": at}))
     wait_until(lambda: redis_server.client().pubsub_channels(), "it to wait")
     ours = connected(os.getpid(), redis_server.port) - before
-    end, of_parent = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(of_parent)
-            os.read(end, 1)
-        finally:
-            os._exit(0)
-    try:
+    with a_forked_child() as child:
         wait_until(lambda: not ours & connected(child, redis_server.port), "the copies to be gone")
         each.append("news", b"two")
         thread.join(20)
         assert frames(result[0]["news"]) == [b"two"]
-    finally:
-        os.close(end)
-        os.close(of_parent)
-        os.waitpid(child, 0)
 
 
 FROZEN = """

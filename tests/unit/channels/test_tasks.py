@@ -12,6 +12,7 @@ from ssestream.channels.tasks import spawn, start_again
 from ssestream.runtime.loop import current_loop
 from tests.kit.failing import Threads, greenlets_of, greenlets_only
 from tests.kit.following import Client, Following, data_of, numbers
+from tests.kit.sink import Sink
 from tests.kit.visit import until
 
 Make = Callable[..., Channels]
@@ -41,22 +42,18 @@ def test_a_listener_and_a_reader_that_got_no_thread_are_started_when_there_is_on
     threads = Threads(monkeypatch)
     ids = [channels.publish("news", {"data": number}) for number in range(3)]
     current_loop()
-    got: list[bytes] = []
-
-    class Sink:
-        def write(self, chunk: bytes) -> None:
-            got.append(chunk)
+    sink = Sink()
 
     sse_stream = SseStream()
-    sse_stream.pipe(Sink())
+    sse_stream.pipe(sink)
     threads.to_be_had = False
     channels.subscribe(sse_stream, "news", since=ids[0])
     until(lambda: threads.refused >= 2, "a listener and a reader to be refused")
-    assert not any(b"data" in frame for frame in got)
+    assert not any(b"data" in frame for frame in sink.got)
     threads.to_be_had = True
-    until(lambda: b"data: 2" in b"".join(got), "what it has missed")
+    until(lambda: b"data: 2" in b"".join(sink.got), "what it has missed")
     channels.publish("news", {"data": 3})
-    until(lambda: b"data: 3" in b"".join(got), "what came then")
+    until(lambda: b"data: 3" in b"".join(sink.got), "what came then")
 
 
 def test_it_is_a_greenlet_where_gevent_has_patched_waits_and_else_a_thread() -> None:
