@@ -177,12 +177,7 @@ def chunk_of(data: bytes) -> bytes:
 
 
 def id_block(id: str) -> bytes:
-    """A block with only an id. A browser keeps the id and fires no event.
-
-    "If the data buffer is an empty string, set the data buffer and the event type buffer
-    to the empty string and return" (WHATWG HTML, section 9.2.6). The last event ID is set
-    before that.
-    """
+    """A block with only an id. A browser keeps the id, and fires no event without ``data``."""
     return f"id: {id}\n\n".encode()
 
 

@@ -143,7 +143,7 @@ def test_an_error_is_named_for_what_happened_and_has_one_root() -> None:
         for name in ssestream.__all__
         if isinstance(value := getattr(ssestream, name), type) and issubclass(value, Exception)
     ]
-    assert len(errors) == 9
+    assert len(errors) == 10
     assert all(issubclass(error, ssestream.SseStreamError) for error in errors)
     assert issubclass(ssestream.MessageError, ValueError)
 
