@@ -34,6 +34,10 @@
 #   handler.py         @handler: Express's (req, res), a function that writes between waits
 #   incoming.py        req: Express's names over Flask's request
 #   timers.py          set_interval and its family
+#   run_log.py         the log of one run: its beginning, its state, its end
+#   producer.py        the source of a run, drawn into its log
+#   run_keeper.py      the leases of the runs that this process produces or streams
+#   runs.py            Runs: producers that outlive their requests
 #
 #   gunicorn/          SseWorker only; no other server enters here
 #   __main__.py        the command line
@@ -55,6 +59,7 @@ from .handler import handler
 from .http.registry import Statistics, drain, statistics
 from .pipeline import pipeline
 from .response import ServerResponse
+from .runs import Run, Runs
 from .settings import Settings
 from .stream import SseStream
 from .timers import clear_interval, clear_timeout, set_interval, set_timeout
@@ -70,6 +75,8 @@ __all__ = [
     "ClientDisconnected",
     "HeadersSent",
     "MessageError",
+    "Run",
+    "Runs",
     "ServerResponse",
     "Settings",
     "SseStream",

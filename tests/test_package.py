@@ -37,6 +37,7 @@ FLOORS = (
     {"express", "flow", "response", "stream_state"},
     {"stream"},
     {"async_source", "channels", "formats", "handler", "incoming", "pipeline", "timers"},
+    {"producer", "run_keeper", "run_log", "runs"},
     {"gunicorn", "__init__", "__main__"},
 )
 

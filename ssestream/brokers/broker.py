@@ -72,7 +72,7 @@ CONTROLS = 10_000
 #: The first byte of every control frame. No message begins with it.
 CONTROL = b"\0"
 
-#: The control frame that ends a log.
+#: The control frame that ends a log. A space and a word may follow.
 END = CONTROL + b"end"
 
 #: The name of a channel: letters, digits and some joining characters. The name is part of
@@ -204,10 +204,21 @@ class Terms(NamedTuple):
     of: Position | None = None
     #: Let the log have a lease that runs out after so many seconds; None leaves it as it is.
     lease: float | None = None
+    #: Append only if the entry gets this number. So a lost answer does no harm.
+    number: int | None = None
     #: End the log after this entry.
     end: bool = False
+    #: Why the log ends: a word that its last entry has, for readers who ask.
+    reason: str = ""
     #: Append only if the log has a lease that has run out.
     if_lapsed: bool = False
+
+    @property
+    def end_frame(self) -> bytes:
+        """The control frame that ends the log; ``b""`` if the log is not to end."""
+        if not self.end:
+            return b""
+        return END + b" " + self.reason.encode() if self.reason else END
 
 
 #: The terms of most appends.
@@ -261,7 +272,7 @@ class Broker(Protocol):
     def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
         """Store *frame* in the log of *channel*, for all readers. Returns its position.
 
-        If *terms* end the log, `END` is stored after *frame*, unless *frame* is `END` itself.
+        If *terms* end the log, `Terms.end_frame` is stored after *frame*, unless it is *frame*.
         Raises `ChannelEnded` if the log has ended already, and *frame* is a message or is to end
         it. Raises `Refused` if the log does not meet the *terms*. Nothing is stored then.
         """

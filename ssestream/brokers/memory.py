@@ -24,7 +24,6 @@ from .broker import (
     CHECK_LENGTH,
     CONTROL,
     CONTROLS,
-    END,
     PLAIN,
     WAITED,
     WAITED_BYTES,
@@ -85,14 +84,15 @@ class _Log:
         """Whether an entry may be appended on *terms*, if the log has not ended."""
         lapsed = self.leased is not None and self.leased <= clock.now()
         right = terms.of is None or terms.of.check == self.check
+        right = right and terms.number in (None, self.last + 1)
         return right and not terms.new and (lapsed or not terms.if_lapsed)
 
     def grant(self, terms: Terms) -> None:
         """Grant what *terms* ask beside an entry, which is appended already."""
         now = clock.now()
         if terms.end:
-            if self.kept[-1].entry.frame != END:
-                self.append(END)
+            if self.kept[-1].entry.frame != terms.end_frame:
+                self.append(terms.end_frame)
             self.ended, self.leased = self.last, None
         elif terms.lease is not None:
             self.leased = now + terms.lease

@@ -95,8 +95,11 @@ class Channels(Uncopyable):
 
     @property
     def _exchange(self) -> Exchange:
-        """The exchange with the broker of the current app."""
         return self._exchanges.current()
+
+    def current_exchange(self) -> Exchange:
+        """The exchange with the broker of the current app, for the other rooms of the package."""
+        return self._exchange
 
     @property
     def state(self) -> State:
@@ -332,8 +335,7 @@ class Channels(Uncopyable):
     def clear(self) -> None:
         """Forget all events of all channels, so that a test can begin with an empty ``memory://``.
 
-        A stream that still follows a channel emits ``"gap"``. Raises ``RuntimeError`` for
-        ``sqlite:///`` and ``redis://``, because other processes may need the events.
+        A stream that follows a channel emits ``"gap"``. Raises ``RuntimeError`` for other brokers.
         """
         broker = self._exchange.broker
         if not isinstance(broker, MemoryBroker):

@@ -51,7 +51,7 @@ class Publication:
             # The entry keeps its number, and no stream gets it.
             self.is_control, self.frame = True, UNREADABLE
         #: Whether the log ends here.
-        self.is_end = frame == END
+        self.is_end = frame.startswith(END)
         self.is_small = len(frame) <= SMALL
         self.came_at = clock.now()
         self._single: bytes | None = None

@@ -373,6 +373,7 @@ def test_the_tables_of_statistics_have_each_field_and_each_cause() -> None:
 # What Werkzeug, the server and the other parts of this package call, and what is Werkzeug's.
 NOT_FOR_APPS = {
     "call_on_close",
+    "current_exchange",
     "get_app_iter",
     "get_wsgi_headers",
     "get_wsgi_response",

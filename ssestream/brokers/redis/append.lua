@@ -34,7 +34,7 @@ if again == '1' then
   end
 end
 
-local refusal = refusal_of(terms, log, ended, leased, control)
+local refusal = refusal_of(terms, log, last, ended, leased, control)
 if refusal then return answer(refusal) end
 
 -- A request for more widens the bounds of the log. A request for less changes nothing.

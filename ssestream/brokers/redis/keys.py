@@ -2,7 +2,7 @@
 
 import os
 
-from ..broker import END, Bounds, Entry, Position, Slice, Terms
+from ..broker import Bounds, Entry, Position, Slice, Terms
 
 _PREFIX = "ssestream:{"
 
@@ -42,9 +42,10 @@ def written_terms(terms: Terms) -> list[bytes | int | str]:
         "" if terms.of is None else terms.of.log,
         written_time(terms.lease),
         written_time(terms.ttl),
-        END if terms.end else b"",
+        terms.end_frame,
         os.urandom(8) if terms.end else b"",
         int(terms.if_lapsed),
+        "" if terms.number is None else terms.number,
     ]
 
 

@@ -7,15 +7,16 @@ local function terms_of(n)
   return {
     new = ARGV[n + 1] == '1', of = ARGV[n + 2], lease = tonumber(ARGV[n + 3]),
     ttl = tonumber(ARGV[n + 4]), end_frame = ARGV[n + 5], end_token = ARGV[n + 6],
-    if_lapsed = ARGV[n + 7] == '1',
+    if_lapsed = ARGV[n + 7] == '1', number = tonumber(ARGV[n + 8]),
   }
 end
 
 -- Why an entry may not be appended to *log*: 'refused', 'ended' or nil.
-local function refusal_of(terms, log, ended, leased, control)
+local function refusal_of(terms, log, last, ended, leased, control)
   if log == '' then return (terms.of ~= '' or terms.if_lapsed) and 'refused' or nil end
   local lapsed = leased and tonumber(leased) <= microseconds()
   local other = terms.of ~= '' and terms.of ~= log
+  other = other or (terms.number and terms.number ~= last + 1)
   if terms.new or other or (terms.if_lapsed and not lapsed) then return 'refused' end
   if is_of(log, ended) and (terms.end_frame ~= '' or control == 0) then return 'ended' end
 end

@@ -10,7 +10,6 @@ from ..broker import (
     CHECK_LENGTH,
     CONTROL,
     CONTROLS,
-    END,
     PLAIN,
     Bounds,
     ChannelEnded,
@@ -57,14 +56,15 @@ class Logs:
             key = db.execute(inserted, (channel, log)).lastrowid
         else:
             key, log, last, messages, at, ended, leased, ttl, expires, *kept = row
-            _check_terms(channel, terms, log, leased)
+            _check_terms(channel, terms, log, last, leased)
             if ended and (terms.end or not frame.startswith(CONTROL)):
                 raise ChannelEnded(channel)
             now = max(now, at)
             before = Bounds(*kept)
             bounds = asked.of_new_log() if before.history is None else before.widened(asked)
         position = Position("", 0)
-        frames = [frame, END] if terms.end and frame != END else [frame]
+        last_frame = terms.end_frame
+        frames = [frame, last_frame] if terms.end and frame != last_frame else [frame]
         for each in frames:
             last, message = last + 1, messages + 1
             messages += not each.startswith(CONTROL)
@@ -250,10 +250,11 @@ class Logs:
         return first
 
 
-def _check_terms(channel: str, terms: Terms, log: str, leased: float | None) -> None:
+def _check_terms(channel: str, terms: Terms, log: str, last: int, leased: float | None) -> None:
     """Raise `Refused` if the log *log*, which exists, does not meet *terms*."""
     lapsed = leased is not None and leased <= time.time()
     other = terms.of is not None and terms.of.log != log
+    other = other or terms.number not in (None, last + 1)
     if terms.new or other or (terms.if_lapsed and not lapsed):
         raise Refused(channel)
 

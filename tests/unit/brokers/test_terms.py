@@ -161,6 +161,25 @@ def test_an_append_can_be_for_one_log_only(broker: Broker) -> None:
     assert frames(everything(broker, "job")) == [b"new"]
 
 
+def test_an_append_can_be_for_one_number_only(broker: Broker) -> None:
+    log = broker.append("job", b"1", Terms(new=True))
+    for number in (1, 3):
+        with pytest.raises(Refused):
+            broker.append("job", b"2", Terms(of=log, number=number))
+    assert broker.append("job", b"2", Terms(of=log, number=2)).number == 2
+    with pytest.raises(Refused):
+        broker.append("job", b"2", Terms(of=log, number=2))
+    assert frames(everything(broker, "job")) == [b"1", b"2"]
+
+
+def test_the_end_has_a_reason(broker: Broker) -> None:
+    broker.append("job", b"1", Terms(end=True, reason="done"))
+    terms = Terms(end=True, reason="lost")
+    broker.append("never", terms.end_frame, terms)
+    assert frames(everything(broker, "job")) == [b"1", END + b" done"]
+    assert frames(everything(broker, "never")) == [END + b" lost"]
+
+
 def test_a_lease_runs_out_unless_it_is_renewed(broker: Broker) -> None:
     log = broker.append("job", b"1", Terms(new=True, lease=60))
     assert 55 < (everything(broker, "job").lease or 0) <= 60

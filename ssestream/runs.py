@@ -1,0 +1,275 @@
+"""Runs: answers, reports and agents that belong to their user, and not to the request.
+
+A run has a source, which produces messages, and any number of watchers. The source is drawn in one
+process, in a greenlet of its own, and each message is stored in the log of a channel before anybody
+gets it. A watcher gets all messages, in every process that uses the same broker. A run has exactly
+one end, also when its process is killed. See ``docs/runs.rst``.
+"""
+
+import uuid
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .brokers.broker import Refused
+from .brokers.configuration import check_seconds
+from .channels.channels import Channels
+from .channels.publication import cut_frame
+from .config import app_dumps, app_json
+from .errors import BrokerError
+from .producer import Limits, Producer
+from .response import ServerResponse
+from .run_keeper import Keeper
+from .run_log import OnDisconnect, RunLog, State, Status, digest_of
+from .runtime.callables import check_callable
+from .runtime.origin import log_failure
+from .runtime.threads import new_lock
+from .runtime.uncopyable import Uncopyable
+from .settings import Options
+from .stream import SseStream
+from .wire import Message, encode
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .channels.exchange import Exchange
+
+#: A function that makes the last message of a run from its status and the exception, if any.
+Last = Callable[[Status, BaseException | None], Message | None]
+
+
+def last_message(status: Status, error: BaseException | None) -> Message | None:
+    """The usual last message: an event with the name of the status. It tells nothing of *error*."""
+    return {"event": status, "data": ""}
+
+
+class Runs(Uncopyable):
+    """The runs in *channels*.
+
+    A run is kept *ttl* seconds after its end. It fails beyond *max_events* messages or *max_bytes*
+    bytes. A run with ``on_disconnect="cancel"`` is stopped when nobody has watched it for
+    *cancel_after* seconds.
+
+    *last* is a function that makes the last message of a run from its status (``"done"``,
+    ``"failed"``, ``"stopped"`` or ``"lost"``) and the exception of its source, or None. It returns
+    None for no message. All processes need the same *last*: any of them may end a run.
+
+    Raises ``TypeError`` or ``ValueError`` for a wrong argument.
+    """
+
+    _only_one = "it keeps the runs of this process. Make another Runs with the same Channels"
+
+    def __init__(
+        self,
+        channels: Channels,
+        *,
+        ttl: float = 600.0,
+        max_events: int = 10_000,
+        max_bytes: int = 16 * 1024 * 1024,
+        cancel_after: float = 5.0,
+        last: Last = last_message,
+    ) -> None:
+        if not isinstance(channels, Channels):
+            raise TypeError(f"channels must be a Channels, not {type(channels).__name__}")
+        for name, seconds in (("ttl", ttl), ("cancel_after", cancel_after)):
+            if seconds is None:
+                raise TypeError(f"{name} is a number of seconds, not None")
+            check_seconds(name, seconds)
+        for name, number in (("max_events", max_events), ("max_bytes", max_bytes)):
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise TypeError(f"{name} is an int, not {type(number).__name__}")
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, and is {number}")
+        check_callable("last", last, "a function of a status and an exception")
+        self._channels = channels
+        self._ttl = float(ttl)
+        self._limits = Limits(max_events, max_bytes)
+        self._cancel_after = float(cancel_after)
+        self._make_last = last
+        # Guards the dict. Nobody holds it while waiting.
+        self._lock = new_lock()
+        self._keepers: dict[int, Keeper] = {}
+
+    def start(
+        self,
+        source: Iterable[Any],
+        *,
+        id: str | None = None,
+        key: Hashable | None = None,
+        on_disconnect: OnDisconnect = "continue",
+    ) -> "Run":
+        """Start the run *id* with *source*, and return at once.
+
+        *source* is an iterable or a generator of messages, as of `pipeline`. It is drawn in this
+        process, outside every request and app context. If there is a run *id* already, in any
+        process, that run is returned, and *source* is closed. With None, the run has a new id.
+
+        *key* names the owner of the run, as the key of a subscription (see `Channels.subscribe`).
+        `stream` can ask for it. *on_disconnect* says what happens when nobody watches the run any
+        more: ``"continue"``, or ``"cancel"`` to stop it.
+
+        Raises ``TypeError`` or ``ValueError`` for a wrong argument, and ``ValueError`` if there is
+        a run *id* with another key. Raises `BrokerError` if the run could not be begun.
+        """
+        try:
+            return self._start(source, id, key, on_disconnect)
+        except BaseException:
+            _close(source)
+            raise
+
+    def _start(
+        self,
+        source: Iterable[Any],
+        id: str | None,
+        key: Hashable | None,
+        on_disconnect: OnDisconnect,
+    ) -> "Run":
+        if isinstance(source, (str, bytes, Mapping)) or not hasattr(source, "__iter__"):
+            raise TypeError(f"source must be an iterable of messages, not {type(source).__name__}")
+        if on_disconnect not in ("continue", "cancel"):
+            raise ValueError(f"on_disconnect is 'continue' or 'cancel', and not {on_disconnect!r}")
+        digest = digest_of(cut_frame(key))
+        exchange = self._channels.current_exchange()
+        log = RunLog(exchange.broker, uuid.uuid4().hex if id is None else id)
+        run = Run(self, log.id)
+        keeper = self._keeper(exchange)
+        try:
+            begin = log.begin(on_disconnect, digest, self._limits.bounds, self._ttl)
+        except Refused:
+            _close(source)
+            state = self._state(log, keeper)
+            if state is not None and state.key != digest:
+                raise ValueError(f"there is a run {log.id!r} with another key") from None
+            return run
+        if not exchange.broker.shared:
+            exchange.audience.published()
+        dumps = app_dumps(app_json() or exchange.json)
+        producer = Producer(
+            log, begin, source, dumps, self._limits, self._last_frame, keeper.remove
+        )
+        keeper.add(producer, on_disconnect)
+        producer.start()
+        return run
+
+    def stream(
+        self,
+        id: str,
+        request: Any,
+        *,
+        key: Hashable | None = None,
+        **options: "Unpack[Options]",
+    ) -> ServerResponse:
+        """A response that streams the run *id*: all of it, and then what comes.
+
+        A client with a ``Last-Event-ID`` gets what follows that message. The response ends after
+        the last message of the run. It is a 204 if there is no such run, if the client has all of
+        it, and if *key* is given and is not the key of the run. *options* are settings of the
+        stream. Raises ``TypeError`` or ``ValueError`` for a wrong argument.
+        """
+        digest = digest_of(cut_frame(key))
+        exchange = self._channels.current_exchange()
+        log = RunLog(exchange.broker, id)
+        keeper = self._keeper(exchange)
+        on_disconnect: OnDisconnect = "continue"
+        try:
+            state = self._state(log, keeper)
+        except BrokerError:
+            # The broker is away. A client that was refused might never come back.
+            if digest:
+                raise
+        else:
+            if state is None or (digest and digest != state.key):
+                nothing = ServerResponse(204)
+                nothing.end()
+                return nothing
+            on_disconnect = state.on_disconnect
+        res = ServerResponse()
+        sse_stream = SseStream(request, **options)
+        sse_stream.on("close", keeper.watch(log, on_disconnect))
+        sse_stream.pipe(res)
+        self._channels.subscribe(sse_stream, log.name, since="start", key=key)
+        return res
+
+    def stop(self, id: str) -> bool:
+        """Stop the run *id*, in whichever process it is produced. Its source is closed at once.
+
+        Returns True if this call has stopped it. Does nothing, and returns False, if there is no
+        such run or if it has ended. Raises ``TypeError`` or ``ValueError`` for a wrong *id*, and
+        `BrokerError`.
+        """
+        exchange = self._channels.current_exchange()
+        log = RunLog(exchange.broker, id)
+        keeper = self._keeper(exchange)
+        state = self._state(log, keeper)
+        if state is None or state.status != "running":
+            return False
+        stopped = log.end(state.begin, "stopped", self._last_frame("stopped", None))
+        if stopped:
+            keeper.tell_stopped(log, state.begin.log)
+        return stopped
+
+    def status(self, id: str) -> Status | None:
+        """``"running"``, ``"done"``, ``"failed"``, ``"stopped"`` or ``"lost"``.
+
+        None if there is no such run. Raises as `stop`.
+        """
+        exchange = self._channels.current_exchange()
+        state = self._state(RunLog(exchange.broker, id), self._keeper(exchange))
+        return None if state is None else state.status
+
+    def _state(self, log: RunLog, keeper: Keeper) -> State | None:
+        """The state of the run of *log*. A run whose producer has died is ended first."""
+        state = log.state()
+        if state is not None and state.is_lapsed:
+            keeper.end_lapsed(log)
+            state = log.state()
+        return state
+
+    def _keeper(self, exchange: "Exchange") -> Keeper:
+        with self._lock:
+            keeper = self._keepers.get(id(exchange))
+            if keeper is None:
+                keeper = Keeper(
+                    exchange, self._cancel_after, lambda: self._last_frame("lost", None)
+                )
+                self._keepers[id(exchange)] = keeper
+            return keeper
+
+    def _last_frame(self, status: Status, error: BaseException | None) -> bytes | None:
+        """The last message of a run, serialised; None for none."""
+        for make in (self._make_last, last_message):
+            try:
+                message = make(status, error)
+                return None if message is None else encode(message, app_dumps())
+            except Exception:
+                log_failure(None, "the last message of a run could not be made by %r", make)
+        return None
+
+
+class Run(Uncopyable):
+    """A handle on the run *id*."""
+
+    _only_one = "it is a handle of its Runs. Use the id"
+
+    def __init__(self, runs: Runs, id: str) -> None:
+        #: The id of the run.
+        self.id = id
+        self._runs = runs
+
+    @property
+    def status(self) -> Status | None:
+        """See `Runs.status`."""
+        return self._runs.status(self.id)
+
+    def stream(self, request: Any, **options: Any) -> ServerResponse:
+        """See `Runs.stream`."""
+        return self._runs.stream(self.id, request, **options)
+
+    def stop(self) -> bool:
+        """See `Runs.stop`."""
+        return self._runs.stop(self.id)
+
+
+def _close(source: Any) -> None:
+    close = getattr(source, "close", None)
+    if callable(close):
+        close()

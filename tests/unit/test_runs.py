@@ -1,0 +1,336 @@
+"""Runs: producers that outlive their requests, and the watchers of runs."""
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flask
+import gevent
+import pytest
+
+from ssestream import Channels, Run, Runs
+from ssestream.brokers.broker import Bounds, Position, Terms
+from ssestream.run_log import LEASE, RunLog
+from tests.kit.brokers import all_closed
+from tests.kit.following import Client, data_of, numbers
+from tests.kit.insides import broker_of
+from tests.kit.states import end_all_of, nothing_remains
+from tests.kit.visit import on_threads_and_greenlets, until
+
+Make = Callable[..., Channels]
+
+
+@pytest.fixture
+def make(url: str) -> Iterator[Make]:
+    with all_closed(functools.partial(Channels, url), end_all_of) as make:
+        yield make
+
+
+@pytest.fixture
+def channels(make: Make) -> Channels:
+    return make()
+
+
+@pytest.fixture
+def runs(channels: Channels) -> Runs:
+    return Runs(channels)
+
+
+def app_of(runs: Runs, **options: Any) -> flask.Flask:
+    app = flask.Flask(__name__)
+
+    @app.get("/<id>")
+    def again(id: str) -> Any:
+        return runs.stream(id, flask.request, **options)
+
+    return app
+
+
+class Source:
+    """Messages that come when they are let out."""
+
+    def __init__(self, count: int = 10**9) -> None:
+        self.let_out = 0
+        self.drawn = 0
+        self.closed = threading.Event()
+        self._count = count
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            while self.drawn < self._count:
+                while self.drawn >= self.let_out:
+                    gevent.sleep(0.002)
+                self.drawn += 1
+                yield {"data": self.drawn - 1}
+        finally:
+            self.closed.set()
+
+
+def status_of(app: flask.Flask, path: str, last_id: str | None = None) -> int:
+    headers = {} if last_id is None else {"Last-Event-ID": last_id}
+    return app.test_client().get(path, headers=headers).status_code
+
+
+def ended(runs: Runs, id: str, status: str) -> None:
+    until(lambda: runs.status(id) == status, f"the run to be {status}")
+
+
+@on_threads_and_greenlets
+def test_each_watcher_gets_all_of_a_run_and_then_its_end(runs: Runs, channels: Channels) -> None:
+    source = Source(5)
+    run = runs.start(iter(source), id="answer")
+    assert (run.id, run.status) == ("answer", "running")
+    app = app_of(runs)
+    with Client(app, "/answer") as first:
+        source.let_out = 2
+        assert data_of(first.take(2)) == numbers(2)
+        with Client(app, "/answer") as second:
+            source.let_out = 5
+            for client in (first, second):
+                client.all()
+                assert data_of(client.messages) == [*numbers(5), ""]
+                assert client.messages[-1]["event"] == "done"
+            last_id = second.last_id
+    assert run.status == "done"
+    with Client(app, "/answer") as late:
+        assert data_of(late.all()) == [*numbers(5), ""]
+    # EventSource comes back, and is sent away.
+    assert status_of(app, "/answer", last_id) == 204
+    assert status_of(app, "/other") == 204
+    assert runs.status("other") is None
+    nothing_remains(channels)
+
+
+@on_threads_and_greenlets
+def test_a_watcher_that_reloads_gets_each_message_once(runs: Runs) -> None:
+    source = Source(60)
+    runs.start(iter(source), id="answer")
+    app = app_of(runs)
+    seen: list[str] = []
+    last_id = None
+    for turn in range(1, 6):
+        source.let_out = turn * 10
+        with Client(app, "/answer", last_id) as client:
+            seen += data_of(client.take(10))
+            last_id = client.last_id
+    source.let_out = 60
+    with Client(app, "/answer", last_id) as client:
+        seen += data_of(client.all())
+    assert seen == [*numbers(60), ""]
+
+
+def test_a_run_starts_once(runs: Runs, make: Make, url: str) -> None:
+    source = Source(1)
+    runs.start(iter(source), id="answer", key="ann")
+    other = Runs(make()) if broker_of(make()).shared else runs
+    again = Source(1)
+    drawn = iter(again)
+    assert other.start(drawn, id="answer", key="ann").id == "answer"
+    with pytest.raises(ValueError, match="with another key"):
+        other.start(iter(Source()), id="answer", key="bob")
+    source.let_out = 1
+    ended(runs, "answer", "done")
+    # Also after its end.
+    assert other.start(iter(Source(1)), id="answer", key="ann").status == "done"
+    assert again.drawn == 0
+    assert list(drawn) == []
+
+
+def test_a_key_is_asked_for(runs: Runs) -> None:
+    runs.start([{"data": 1}], id="answer", key="ann")
+    ended(runs, "answer", "done")
+    with Client(app_of(runs, key="ann"), "/answer") as client:
+        assert data_of(client.all()) == ["1", ""]
+    assert status_of(app_of(runs, key="bob"), "/answer") == 204
+    with pytest.raises(ValueError, match="repr"):
+        runs.start([], key=object())
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("place", ["here", "elsewhere"])
+def test_a_stopped_run_closes_its_source_at_once(runs: Runs, make: Make, place: str) -> None:
+    source = Source()
+    source.let_out = 3
+    runs.start(iter(source), id="answer")
+    until(lambda: source.drawn == 3, "the source")
+    shared = broker_of(make()).shared
+    other = Runs(make()) if shared and place == "elsewhere" else runs
+    with Client(app_of(runs), "/answer") as client:
+        client.take(3)
+        began = time.monotonic()
+        assert other.stop("answer")
+        until(source.closed.is_set, "the source to be closed")
+        assert time.monotonic() - began < 5
+        assert not other.stop("answer")
+        assert not runs.stop("answer")
+        client.all()
+        assert [each.get("event") for each in client.messages[3:]] == ["stopped"]
+    assert runs.status("answer") == "stopped"
+    assert not runs.stop("other")
+
+
+def test_a_source_that_fails_is_told(runs: Runs, log: Callable[[], list[Any]]) -> None:
+    def source() -> Iterator[dict[str, Any]]:
+        yield {"data": 1}
+        raise KeyError("secret")
+
+    run = runs.start(source())
+    ended(runs, run.id, "failed")
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert b"secret" not in client.read_to_end()
+        assert [each.get("event") for each in client.all()] == [None, "failed"]
+    assert log() == [KeyError]
+
+
+@pytest.mark.parametrize(("bound", "what"), [("max_events", 3), ("max_bytes", 40)])
+def test_a_run_fails_beyond_its_bounds(
+    channels: Channels, bound: str, what: int, log: Callable[[], list[Any]]
+) -> None:
+    runs = Runs(channels, **{bound: what})  # type: ignore[arg-type]
+    run = runs.start({"data": "x" * 5} for _ in range(100))
+    ended(runs, run.id, "failed")
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert [each.get("event") for each in client.all()] == [None] * 3 + ["failed"]
+    assert log() == [ValueError]
+
+
+def test_a_run_is_kept_whole_whatever_its_channels_keep(make: Make) -> None:
+    runs = Runs(make(history=5))
+    run = runs.start({"data": n} for n in range(300))
+    ended(runs, run.id, "done")
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert data_of(client.all()) == [*numbers(300), ""]
+
+
+def test_a_run_takes_event_stream_text(runs: Runs) -> None:
+    run = runs.start(["data: 1\n\nda", "ta: 2\n\n", {"data": 3}])
+    ended(runs, run.id, "done")
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert data_of(client.all()) == ["1", "2", "3", ""]
+
+
+def test_a_run_is_gone_after_its_ttl_and_its_ids_fit_no_later_run(channels: Channels) -> None:
+    runs = Runs(channels, ttl=1.5)
+    runs.start([{"data": 1}, {"data": 2}], id="answer")
+    ended(runs, "answer", "done")
+    app = app_of(runs)
+    with Client(app, "/answer") as client:
+        client.take(1)
+        last_id = client.messages[0]["id"]
+    until(lambda: runs.status("answer") is None, "the run to be gone")
+    assert status_of(app, "/answer", last_id) == 204
+    runs.start([{"data": n} for n in range(5)], id="answer")
+    ended(runs, "answer", "done")
+    with Client(app, "/answer", last_id) as client:
+        assert data_of(client.all()) == [*numbers(5), ""]
+
+
+def dead(channels: Channels, id: str = "answer", count: int = 3) -> Position:
+    """A run with a producer that has died just now."""
+    log = RunLog(broker_of(channels), id)
+    begin = log.begin("continue", "", Bounds(100), 600.0)
+    for n in range(count):
+        terms = Terms(of=begin, lease=LEASE)
+        log.broker.append(log.name, b"data: %d\n\n" % n, terms)
+    return begin
+
+
+def test_who_watches_a_run_whose_producer_dies_is_told_within_5_s(channels: Channels) -> None:
+    runs = Runs(channels)
+    dead(channels)
+    began = time.monotonic()
+    with Client(app_of(runs), "/answer") as client:
+        assert [each.get("event") for each in client.all()] == [None] * 3 + ["lost"]
+    assert time.monotonic() - began < 5
+    assert runs.status("answer") == "lost"
+
+
+def test_of_many_that_notice_a_dead_producer_one_ends_its_run(channels: Channels) -> None:
+    dead(channels)
+    until(lambda: RunLog(broker_of(channels), "answer").state().is_lapsed, "the lease to run out")
+    found: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(Runs(channels).status("answer")))
+        for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["lost"] * 5
+    assert [each.get("event") for each in channels.history("run:answer")[3:]] == ["lost"]
+
+
+def test_a_producer_whose_run_was_ended_as_lost_adds_nothing(channels: Channels) -> None:
+    runs = Runs(channels)
+    source = Source()
+    source.let_out = 1
+    runs.start(iter(source), id="answer")
+    until(lambda: source.drawn == 1, "the source")
+    log = RunLog(broker_of(channels), "answer")
+    state = log.state()
+    assert state is not None
+    assert log.end(state.begin, "lost", b"event: lost\ndata: \n\n")
+    source.let_out = 5
+    until(source.closed.is_set, "the source to be closed")
+    assert [each.get("event") for each in channels.history("run:answer")][-1] == "lost"
+    assert runs.status("answer") == "lost"
+
+
+@on_threads_and_greenlets
+def test_a_run_without_watchers_is_stopped_if_it_is_to_be(channels: Channels) -> None:
+    runs = Runs(channels, cancel_after=0.8)
+    source = Source()
+    runs.start(iter(source), id="answer", on_disconnect="cancel")
+    app = app_of(runs)
+    with Client(app, "/answer") as client:
+        for n in range(1, 5):
+            gevent.sleep(0.5)
+            source.let_out = n
+            client.take(n)
+        assert not source.closed.is_set()
+    until(source.closed.is_set, "the source to be closed")
+    ended(runs, "answer", "stopped")
+
+
+def test_an_app_says_what_the_last_message_is(channels: Channels) -> None:
+    runs = Runs(
+        channels,
+        last=lambda status, error: {"data": "[DONE]"} if status == "done" else None,
+    )
+    run = runs.start([{"data": 1}])
+    ended(runs, run.id, "done")
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert data_of(client.all()) == ["1", "[DONE]"]
+
+
+def test_wrong_arguments_are_refused(channels: Channels, runs: Runs) -> None:
+    for wrong in ("", "x" * 81, "a b", "é"):
+        for call in (
+            lambda id: runs.start([], id=id),
+            lambda id: runs.stream(id, None),
+            runs.stop,
+            runs.status,
+        ):
+            with pytest.raises(ValueError, match=r"^id "):
+                call(wrong)
+    source = iter(Source())
+    with pytest.raises(ValueError, match="on_disconnect is"):
+        runs.start(source, on_disconnect="go")  # type: ignore[arg-type]
+    for text in ("text", {"data": 1}, 5):
+        with pytest.raises(TypeError, match="source must be an iterable"):
+            runs.start(text)  # type: ignore[arg-type]
+    for options in ({"ttl": 0}, {"cancel_after": -1}, {"max_events": 0}, {"max_bytes": 0}):
+        with pytest.raises(ValueError, match=f"^{next(iter(options))} must be"):
+            Runs(channels, **options)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="channels must be"):
+        Runs("memory://")  # type: ignore[arg-type]
+    assert isinstance(runs.start([]), Run)
+
+
+def test_a_message_with_an_id_fails_the_run(runs: Runs, log: Callable[[], list[Any]]) -> None:
+    run = runs.start([{"data": 1, "id": "7"}])
+    ended(runs, run.id, "failed")
+    assert len(log()) == 1
