@@ -31,8 +31,11 @@
 #   formats/           models' answers as three vendors' clients read them
 #   async_source.py    an async source, drawn from in the asyncio loop of the process
 #   pipeline.py        a source of messages, drawn through a stream
+#   handler_run.py     one call of the function of a handler
+#   async_handler.py   the same for an async def
 #   handler.py         @handler: Express's (req, res), a function that writes between waits
 #   incoming.py        req: Express's names over Flask's request
+#   once.py            await an event of a stream
 #   timers.py          set_interval and its family
 #   run_log.py         the log of one run: its beginning, its state, its end
 #   producer.py        the source of a run, drawn into its log
@@ -57,6 +60,7 @@ from .errors import (
 )
 from .handler import handler
 from .http.registry import Statistics, drain, statistics
+from .once import once
 from .pipeline import pipeline
 from .response import ServerResponse
 from .runs import Run, Runs
@@ -89,6 +93,7 @@ __all__ = [
     "clear_timeout",
     "drain",
     "handler",
+    "once",
     "pipeline",
     "set_interval",
     "set_timeout",

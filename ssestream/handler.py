@@ -17,70 +17,55 @@ the contexts        those of the request, which are live    the same, after thei
 
 The first ``write``, ``flush_headers`` or ``pipe`` starts the response, and returns when the
 teardown of the request has run. So no teardown takes away what the function is using.
+
+An ``async def`` is a task of the asyncio loop (see ``async_handler.py``). Nothing may wait there,
+so its writes return at once, and the teardown of the request runs beside it.
 """
 
-import contextvars
 import functools
 import inspect
-import sys
-import weakref
+import types
 from collections.abc import Callable
 from typing import Any
 
 import flask
-import gevent
-from gevent import GreenletExit
 
-from .config import current_app
-from .errors import StreamDestroyed
-from .http.body import Body
-from .http.diagnosis import never_ended
-from .http.inlet import Inlet
-from .http.outgoing import OWN_WRITES, body_of
-from .http.view import current_context
+from .handler_run import Run, name_of
+from .http.outgoing import OWN_WRITES
 from .incoming import IncomingMessage, read_body
 from .plain import unproxied
 from .response import ServerResponse
-from .runtime.beside import start_beside
 from .runtime.callables import check_callable
-from .runtime.calls import run_logged
-from .runtime.clock import clock
-from .runtime.loop import Loop, loop_of
-from .runtime.origin import enter, log_failure
-from .runtime.threads import new_lock
-from .runtime.waker import Waker
-from .runtime.writer import Writer, enter_writer
-
-#: Seconds for which a function may run on after ``end()`` before the response starts. Most
-#: return at once, and then their request's own teardown is the only one.
-MOMENT = 0.01
-
-#: Seconds in which waiting bytes may leave after the function has failed. Then the client is cut.
-LAST = 1.0
 
 
 def handler(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a view of *function*, which takes ``req``, ``res`` and the variables of the route.
 
     The function runs in a greenlet beside the request, and on a threaded server in a thread.
-    It may write between its waits. Its response starts with the first ``write``,
-    ``flush_headers`` or ``pipe``, or when it ends. Before that, the function may return any
-    answer of Flask's instead, and an exception is an ordinary one of a view. After that, an
-    exception is logged, told to the handlers of ``error``, and cuts the client.
+    An ``async def`` is a task in the asyncio loop of the process. It may write between its
+    waits. Its response starts with the first ``write``, ``flush_headers`` or ``pipe``, or
+    when it ends. Before that, the function may return any answer of Flask's instead, and an
+    exception is an ordinary one of a view. After that, an exception is logged, told to the
+    handlers of ``error``, and cuts the client.
 
     When the client leaves, the function is ended with ``GreenletExit``: at once while it
     waits in gevent's way, else at its next write. A ``finally`` in it runs. A function that
     writes faster than its client reads waits in ``write()``. After ``end()`` it runs on.
 
-    Raises ``TypeError`` if *function* cannot be called, and if it is an ``async def`` or a
-    generator.
+    An ``async def`` is cancelled when the client leaves, in the middle of an ``await``. No
+    ``write()`` waits there: after one that has returned False, it awaits
+    ``once(res, "drain")``.
+
+    Raises ``TypeError`` if *function* cannot be called, and if it is a generator.
     """
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(
-            f"@handler takes a plain function, and {_name(function)} is an async def: nobody"
-            " would await it. Write it as a def; a wait in it holds up no other client"
-        )
-    check_callable("the function of @handler", function, "a function of (req, res)")
+    kind: type[Run] = Run
+    if is_async(function):
+        # Not before it is needed: asyncio takes 30 ms and some memory of each process.
+        from .async_handler import AsyncRun
+
+        kind = AsyncRun
+    else:
+        check_callable("the function of @handler", function, "a function of (req, res)")
 
     @functools.wraps(function)
     def view(*args: Any, **params: Any) -> Any:
@@ -89,11 +74,23 @@ def handler(function: Callable[..., Any]) -> Callable[..., Any]:
         res = HandlerResponse()
         req = IncomingMessage(request, res)
         # *args* holds the object of a view that is a method.
-        run = _Run(_name(function), functools.partial(function, *args, req, res, **params), res)
+        call = functools.partial(function, *args, req, res, **params)
+        run = kind(name_of(function), call, res)
         res.runs_for(run)
         return run.answer()
 
     return view
+
+
+def is_async(function: Any) -> bool:
+    """Whether *function* is an ``async def``, perhaps with decorators that are plain functions."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function):
+        return True
+    if isinstance(function, (types.FunctionType, types.MethodType)):
+        return inspect.iscoroutinefunction(inspect.unwrap(function))
+    return callable(function) and inspect.iscoroutinefunction(type(function).__call__)
 
 
 class HandlerResponse(ServerResponse):
@@ -101,9 +98,9 @@ class HandlerResponse(ServerResponse):
 
     __slots__ = ("_run",)
 
-    _run: "_Run"
+    _run: Run
 
-    def runs_for(self, run: "_Run") -> None:
+    def runs_for(self, run: Run) -> None:
         """Be the response of *run*."""
         self._run = run
 
@@ -133,258 +130,3 @@ class HandlerResponse(ServerResponse):
 
 
 OWN_WRITES.add(HandlerResponse.write)
-
-
-class _Run(Inlet, Writer):
-    """One call of a handler's function."""
-
-    def __init__(self, name: str, call: Callable[[], Any], res: HandlerResponse) -> None:
-        self.name = name
-        self._call: Callable[[], Any] | None = call
-        self._res = res
-        self._body: Body = body_of(res)
-        self._call_queue = self._body.call_queue
-        self._app = current_app()
-        self._context = contextvars.copy_context()
-        self._lock = new_lock()
-        # Whether the view is to return the response.
-        self._started = False
-        # Whether the server has begun to send it: the teardown of the request has run.
-        self._begun = False
-        self._done = False
-        self._cancelled = False
-        self._result: Any = None
-        self._error: BaseException | None = None
-        # In `_view` the view sleeps, and in `_sleeper` the function.
-        self._view = Waker()
-        self._sleeper: Waker | None = None
-        self._greenlet: Any = None
-        self._loop: Loop | None = None
-        # The streams for whose "drain" the function has waited.
-        self._waited_for: list[Any] = []
-        self._timers: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    # -- in the view
-
-    def answer(self) -> Any:
-        """Start the function. Returns what the view answers, when that is known."""
-        enter(self._context, self._call_queue.origin)
-        enter_writer(self._context, self)
-        self._body.when_begun(self._begin)
-        self._body.add_inlet((self,))
-        start_beside(self._call_queue.loop, self._enter, self)
-        try:
-            while not (self._started or self._done):
-                self._view.wait()
-        except BaseException:
-            # The view was ended from outside, for example by a timeout of the server.
-            self._end_function()
-            raise
-        result, self._result = self._result, None
-        error, self._error = self._error, None
-        if self._started:
-            return self._res
-        if error is not None:
-            try:
-                raise error
-            finally:
-                # Break the cycle of the traceback with this frame.
-                del error
-        # As in Express, the result of a function that has ended its response is ignored.
-        return self._res if result is None or self._res.writable_ended else result
-
-    # -- in the greenlet of the function
-
-    def _enter(self) -> None:
-        with self._lock:
-            if self._cancelled:
-                return
-            self._greenlet = gevent.getcurrent()
-            self._loop = loop_of(gevent.get_hub())
-            self._sleeper = Waker()
-        call, self._call = self._call, None
-        result = error = None
-        try:
-            assert call is not None
-            result = self._context.run(call)
-        except BaseException as raised:
-            error = raised
-        call = None
-        self._finish(result, error)
-
-    def _finish(self, result: Any, error: BaseException | None) -> None:
-        body = self._body
-        with self._lock:
-            # From now on a kill would hit the code below, and not the function.
-            self._greenlet = self._loop = None
-        body.remove_inlet(self)
-        with self._lock:
-            self._done = True
-            is_late = self._started or self._cancelled
-            if not is_late:
-                self._result, self._error = result, error
-        if error is not None and is_late:
-            self._failed(error)
-        elif error is None and (is_late or result is None or result is self._res):
-            self._look_whether_held()
-        self._view.wake()
-        if is_late and (self._begun or body.over):
-            # The function may have opened something since the teardown of the request.
-            run_logged(_tear_down, self._app, error, context=self._context)
-        self._forget()
-
-    def _failed(self, error: BaseException) -> None:
-        body = self._body
-        gone = self._cancelled or self._is_over()
-        if gone and isinstance(error, (GreenletExit, StreamDestroyed)):
-            return
-        log_failure(self._call_queue.origin, "the handler %s failed", self.name, exc_info=error)
-        if not body.ended:
-            self._let_bytes_leave()
-            # Without a handler of "error", the response would log it again.
-            self._res.destroy(error if self._res.listeners("error") else None)
-
-    def _let_bytes_leave(self) -> None:
-        """Wait a moment until the waiting bytes are sent. The cut drops the rest.
-
-        Node would have sent them.
-        """
-        pause, until = 0.001, clock.now() + LAST
-        while self._body.buffer.length and not self._body.over and clock.now() < until:
-            gevent.sleep(pause)
-            pause = min(2 * pause, 0.05)
-
-    def _look_whether_held(self) -> None:
-        """Log that nothing writes to the response any more, if it was not ended."""
-        body = self._body
-        timers = any(not timer.is_over for timer in self._timers)
-        if not (body.ended or body.over or body.inlets or timers or self._res.event_names()):
-            never_ended(self.name)
-
-    def _forget(self) -> None:
-        self._waited_for.clear()
-        self._sleeper = None
-
-    def _is_here(self) -> bool:
-        """Whether the function itself calls."""
-        return self._greenlet is not None and gevent.getcurrent() is self._greenlet
-
-    def _is_over(self) -> bool:
-        """Whether nothing more can be sent, for another reason than the app's ``end()``."""
-        body = self._body
-        return (body.over or body.retired is not None) and not body.ended
-
-    def _end_if_gone(self) -> None:
-        """End the function if its client has left."""
-        if not self._is_over():
-            return
-        # In a `finally` the function is ending already, and may clean up.
-        if not isinstance(sys.exc_info()[1], GreenletExit):
-            raise GreenletExit("the client has left")
-
-    def start(self) -> None:
-        """Let the view return the response, and wait here until it is being sent."""
-        if not self._started:
-            self._start_now()
-        if self._begun or not self._is_here() or self._sleeper is None:
-            return
-        while not (self._begun or self._body.over):
-            self._sleeper.wait()
-        self._end_if_gone()
-
-    def start_in_a_moment(self) -> None:
-        """Let the view return the response, if the function does not return soon."""
-        if self._is_here():
-            self._call_queue.loop.call_later(MOMENT, self._start_now)
-        else:
-            self._start_now()
-
-    def _start_now(self) -> None:
-        with self._lock:
-            if self._started or self._done:
-                return
-            self._started = True
-        self._view.wake()
-
-    def wait_for_room(self) -> None:
-        """Wait until the response has drained. Does nothing if not the function itself writes."""
-        if not self._is_here():
-            return
-        self._end_if_gone()
-        buffer = self._body.buffer
-        while buffer.need_drain and self._sleeper is not None and not self._is_over():
-            self.start()
-            if buffer.need_drain:
-                self._sleeper.wait()
-            self._end_if_gone()
-
-    def wait_for(self, stream: Any, call_queue: object, bodies: list[Any]) -> None:
-        """Wait until *stream* has drained, if it leads to this handler's client.
-
-        It does if it runs its events in *call_queue* of the client, or if one of its *bodies* is
-        the response.
-        """
-        if not self._is_here() or self._sleeper is None:
-            return
-        if call_queue is not self._call_queue and self._body not in bodies:
-            return
-        self._end_if_gone()
-        if not any(each is stream for each in self._waited_for):
-            self._waited_for.append(stream)
-            for event in ("drain", "close"):
-                stream.on(event, self._wake)
-        while stream.writable_need_drain and not (stream.destroyed or self._is_over()):
-            self._sleeper.wait()
-            self._end_if_gone()
-
-    def hold(self, timer: Any) -> None:
-        self._timers.add(timer)
-
-    # -- from anywhere
-
-    def _begin(self) -> None:
-        self._begun = True
-        self._wake()
-
-    def _wake(self, *args: object) -> None:
-        sleeper = self._sleeper
-        if sleeper is not None:
-            sleeper.wake()
-
-    def drained(self) -> None:
-        self._wake()
-
-    def closed(self) -> None:
-        """The response is over."""
-        self._start_now()
-        self._wake()
-        # After end() the function may run on, whether or not the client is there.
-        if not self._body.ended and not self._is_here():
-            self._end_function()
-
-    def _end_function(self) -> None:
-        with self._lock:
-            self._cancelled = True
-            loop, greenlet = self._loop, self._greenlet
-        if loop is not None:
-            loop.call(self._kill, greenlet)
-
-    def _kill(self, greenlet: Any) -> None:
-        if self._greenlet is greenlet:
-            greenlet.kill(block=False)
-
-    def __repr__(self) -> str:
-        return f"the handler {self.name}"
-
-
-def _tear_down(app: flask.Flask, error: BaseException | None) -> None:
-    tear_down: Any = app.do_teardown_appcontext
-    # Since Flask 3.2 it takes the context, too.
-    if "ctx" in inspect.signature(tear_down).parameters:
-        tear_down(current_context(), error)
-    else:
-        tear_down(error)
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__qualname__", None) or repr(function))
