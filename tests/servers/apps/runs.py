@@ -1,0 +1,48 @@
+"""Runs of numbers, for watchers that reload while workers and brokers die."""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Flask, request
+
+from ssestream import Channels, Runs
+from tests.servers.apps import tell
+
+app = Flask(__name__)
+app.config["SSESTREAM_RETRY_AFTER"] = [10, 100]
+channels = Channels(os.environ["BROKER"])
+runs = Runs(channels, cancel_after=1.0)
+
+
+def numbers(id: str, count: int, pace: float) -> Iterator[dict[str, Any]]:
+    try:
+        for n in range(count):
+            time.sleep(pace)
+            yield {"data": n}
+    finally:
+        tell(closed=id)
+
+
+@app.get("/start/<id>")
+def start(id: str) -> dict[str, Any]:
+    count, pace = int(request.args["count"]), float(request.args["pace"])
+    on_disconnect: Any = request.args.get("on_disconnect", "continue")
+    run = runs.start(numbers(id, count, pace), id=id, on_disconnect=on_disconnect)
+    return {"id": run.id, "pid": os.getpid()}
+
+
+@app.get("/runs/<id>")
+def stream(id: str) -> Any:
+    return runs.stream(id, request)
+
+
+@app.get("/stop/<id>")
+def stop(id: str) -> dict[str, Any]:
+    return {"stopped": runs.stop(id), "pid": os.getpid()}
+
+
+@app.get("/status/<id>")
+def status(id: str) -> dict[str, Any]:
+    return {"status": runs.status(id), "pid": os.getpid()}

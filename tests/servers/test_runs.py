@@ -1,0 +1,144 @@
+"""Runs in several workers: one produces, and any of them streams, stops and notices an end."""
+
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.kit.servers import Client, Server, body_of, wait_until
+
+pytestmark = pytest.mark.server
+
+Serve = Callable[..., Server]
+
+CONF = ("-c", "tests/servers/apps/reload.conf.py")
+
+#: Events that a run has if it is to go on until the end of its test.
+ENDLESS = 100_000
+
+
+@pytest.fixture(params=["gevent", "SseWorker", "gthread"])
+def server(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Server:
+    return served(str(request.param), serve, tmp_path)
+
+
+def served(kind: str, serve: Serve, tmp_path: Path, *args: str) -> Server:
+    return serve(
+        kind,
+        "tests.servers.apps.runs:app",
+        env={"BROKER": f"sqlite:///{tmp_path}/events.db"},
+        args=(*CONF, "--workers", "2", *args),
+    )
+
+
+def ask(server: Server, path: str) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    try:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def started(server: Server, count: int = ENDLESS, pace: float = 0.02, **query: str) -> int:
+    """Start the run ``answer``. Returns the worker that produces it."""
+    more = "".join(f"&{name}={value}" for name, value in query.items())
+    return int(ask(server, f"/start/answer?count={count}&pace={pace}{more}")["pid"])
+
+
+def watching(server: Server, other_than: int | None = None) -> Client:
+    """A client of the run, in another worker than *other_than* if it is not None."""
+    while True:
+        client = Client(server.port).get("/runs/answer", version="1.0")
+        client.read_until(b":ok\n\n")
+        if other_than is None or other_than not in workers_of(server, client):
+            return client
+        client.fin()
+
+
+def workers_of(server: Server, client: Client) -> list[int]:
+    """The workers that have the connection of *client*."""
+    mine = client.sock.getsockname()[1]
+    assert server.process is not None
+    return [
+        worker.pid
+        for worker in psutil.Process(server.process.pid).children()
+        for each in worker.net_connections("tcp")
+        if each.raddr and each.raddr.port == mine
+    ]
+
+
+def status_of(server: Server) -> Any:
+    return ask(server, "/status/answer")["status"]
+
+
+def test_who_watches_in_another_worker_gets_all_of_it(server: Server) -> None:
+    pid = started(server, count=40)
+    client = watching(server, other_than=pid)
+    body = body_of(client.read_to_end())
+    assert [body.count(b"data: %d\n" % n) for n in range(40)] == [1] * 40
+    assert body.count(b"event: done\n") == 1
+    assert status_of(server) == "done"
+
+
+def test_a_killed_worker_is_told_within_5_s(server: Server) -> None:
+    pid = started(server)
+    client = watching(server, other_than=pid)
+    client.read_until(b"data: 3\n")
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    client.read_until(b"event: lost\n")
+    assert time.monotonic() - killed < 5
+    assert client.read_to_end().count(b"event: lost\n") == 1
+    assert status_of(server) == "lost"
+
+
+def test_any_worker_stops_a_run_and_its_source_is_closed_at_once(server: Server) -> None:
+    started(server)
+    client = watching(server)
+    client.read_until(b"data: 3\n")
+    stopped = time.monotonic()
+    assert ask(server, "/stop/answer")["stopped"]
+    wait_until(lambda: bool(server.events(closed="answer")), "the source to be closed")
+    # Another process needs 0.5 s at most, if it does not hear of it.
+    assert time.monotonic() - stopped < 3
+    assert b"event: stopped\n" in client.read_to_end()
+    assert not ask(server, "/stop/answer")["stopped"]
+
+
+def test_a_run_that_nobody_watches_any_more_is_cancelled(server: Server) -> None:
+    pid = started(server, on_disconnect="cancel")
+    client = watching(server, other_than=pid)
+    # It goes on while somebody watches in another worker.
+    client.read_until(b"data: 100\n")
+    client.fin()
+    wait_until(lambda: bool(server.events(closed="answer")), "the source to be closed")
+    assert status_of(server) == "stopped"
+
+
+@pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
+def test_a_worker_that_stops_lets_its_runs_end(kind: str, serve: Serve, tmp_path: Path) -> None:
+    server = served(kind, serve, tmp_path)
+    started(server, count=150)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: status_of(server) == "done", "the run to end")
+
+
+@pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
+def test_a_run_that_is_longer_than_the_grace_of_its_worker_is_lost(
+    kind: str, serve: Serve, tmp_path: Path
+) -> None:
+    server = served(kind, serve, tmp_path, "--graceful-timeout", "4")
+    pid = started(server)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: status_of(server) == "lost", "the run to be lost")
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker to end")
