@@ -30,6 +30,7 @@
 #   channels/          publish once; every subscriber gets it, in order
 #   formats/           models' answers as three vendors' clients read them
 #   async_source.py    an async source, drawn from in the asyncio loop of the process
+#   async_items.py     the same for a greenlet that draws as from an iterator
 #   pipeline.py        a source of messages, drawn through a stream
 #   handler_run.py     one call of the function of a handler
 #   async_handler.py   the same for an async def

@@ -7,7 +7,7 @@ one end, also when its process is killed. See ``docs/runs.rst``.
 """
 
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .brokers.broker import Refused
@@ -91,7 +91,7 @@ class Runs(Uncopyable):
 
     def start(
         self,
-        source: Iterable[Any],
+        source: Iterable[Any] | AsyncIterable[Any],
         *,
         id: str | None = None,
         key: Hashable | None = None,
@@ -99,9 +99,10 @@ class Runs(Uncopyable):
     ) -> "Run":
         """Start the run *id* with *source*, and return at once.
 
-        *source* is an iterable or a generator of messages, as of `pipeline`. It is drawn in this
-        process, outside every request and app context. If there is a run *id* already, in any
-        process, that run is returned, and *source* is closed. With None, the run has a new id.
+        *source* is an iterable or a generator of messages, also an async one, as of `pipeline`.
+        It is drawn in this process, outside every request and app context. If there is a run *id*
+        already, in any process, that run is returned, and *source* is closed. With None, the run
+        has a new id.
 
         *key* names the owner of the run, as the key of a subscription (see `Channels.subscribe`).
         `stream` can ask for it. *on_disconnect* says what happens when nobody watches the run any
@@ -110,10 +111,16 @@ class Runs(Uncopyable):
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, and ``ValueError`` if there is
         a run *id* with another key. Raises `BrokerError` if the run could not be begun.
         """
+        drawn: Any = source
+        if hasattr(drawn, "__aiter__"):
+            # Not before it is needed: asyncio takes 30 ms and some memory of each process.
+            from .async_items import AsyncItems
+
+            drawn = AsyncItems(drawn)
         try:
-            return self._start(source, id, key, on_disconnect)
+            return self._start(drawn, id, key, on_disconnect)
         except BaseException:
-            _close(source)
+            _close(drawn)
             raise
 
     def _start(

@@ -38,6 +38,7 @@ FLOORS = (
     {"stream"},
     {
         "async_handler",
+        "async_items",
         "async_source",
         "channels",
         "formats",

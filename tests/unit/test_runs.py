@@ -1,9 +1,10 @@
 """Runs: producers that outlive their requests, and the watchers of runs."""
 
+import asyncio
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import flask
@@ -209,6 +210,33 @@ def test_a_run_takes_event_stream_text(runs: Runs) -> None:
     ended(runs, run.id, "done")
     with Client(app_of(runs), f"/{run.id}") as client:
         assert data_of(client.all()) == ["1", "2", "3", ""]
+
+
+def test_a_run_has_an_async_source(channels: Channels) -> None:
+    runs = Runs(channels)
+    closed: list[bool] = []
+
+    async def source(waits: bool) -> AsyncIterator[dict[str, Any]]:
+        try:
+            for n in range(50):
+                await asyncio.sleep(0.001)
+                yield {"data": n}
+            if waits:
+                await asyncio.sleep(60)
+        finally:
+            closed.append(True)
+
+    run = runs.start(source(False))
+    ended(runs, run.id, "done")
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert data_of(client.all()) == [*numbers(50), ""]
+    run = runs.start(source(True), id="waits")
+    until(lambda: len(channels.history("run:waits")) == 50, "the messages")
+    assert run.stop()
+    until(lambda: len(closed) == 2, "the source to be closed")
+    assert runs.status("waits") == "stopped"
+    # There is such a run, so this source is closed undrawn.
+    assert runs.start(source(False), id="waits").status == "stopped"
 
 
 def test_a_run_is_gone_after_its_ttl_and_its_ids_fit_no_later_run(channels: Channels) -> None:
