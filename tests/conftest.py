@@ -4,6 +4,7 @@ With ``SSESTREAM_TEST_ALL=1`` a missing part is a failure instead of a skip.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -41,6 +42,16 @@ def node() -> str:
         _missing("npm's ssestream", "npm ci --prefix tests/node")
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="session")
+def packages() -> Path:
+    """The folder of npm's packages, with every one that ``tests/node/package.json`` names."""
+    names = json.loads((NODE_MODULES.parent / "package.json").read_text())["dependencies"]
+    for name in names:
+        if not (NODE_MODULES / name).is_dir():
+            _missing(f"npm's {name}", "npm ci --prefix tests/node")
+    return NODE_MODULES
 
 
 @pytest.fixture(scope="session")

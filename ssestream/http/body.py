@@ -331,7 +331,7 @@ class Body(Uncopyable):
         # Cut first. A server that learns of the end while it can still send would keep the
         # connection, and would serve the next request on it.
         if cut and self.connection is not None:
-            self.connection.cut()
+            self.connection.cut(mark=cause != "client")
         self.buffer.close()
         keepalive, self._keepalive = self._keepalive, None
         if keepalive is not None:

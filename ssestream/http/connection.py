@@ -3,6 +3,7 @@
 ``hangup`` watches it for the client's departure.
 """
 
+import contextlib
 import fcntl
 import functools
 import re
@@ -36,6 +37,11 @@ _ENVIRON_KEYS = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
 _HTTP2_KEY = "gunicorn.http2.send_trailers"
 
 _CACHE_KEY = "ssestream.http.connection"
+
+#: What is sent in the place of the next chunk's size when a response is broken off. Every client
+#: takes it for an error. Without it, the ``fetch`` of Node takes a closed connection for the end of
+#: a chunked response, if the head said ``Connection: close``.
+NO_CHUNK = b"-1\r\n"
 
 #: Bytes that the kernel may hold for a client before they are on their way. Without a bound
 #: it takes megabytes for a client that never reads. Bytes in the kernel cannot be dropped,
@@ -278,8 +284,16 @@ class Connection(Watched):
                 return None
             return int.from_bytes(answer, sys.byteorder)
 
-    def cut(self) -> None:
-        """Shut the connection down, both ways, and stop watching it."""
+    def cut(self, mark: bool = False) -> None:
+        """Shut the connection down, both ways, and stop watching it.
+
+        *mark* says that the client may still be there, and is to see that the response is broken.
+        """
+        if mark and self.delimited:
+            with self._lock:
+                # Only of a socket that was taken over the framing is known.
+                if type(self._sock) is SocketType:
+                    _send_now(self._sock, NO_CHUNK)
         self.release(cut=True)
 
     def tune(self) -> None:
@@ -342,6 +356,12 @@ def _set(sock: Any, options: tuple[_Option, ...]) -> None:
             sock.setsockopt(*option)
         except OSError:  # a Unix socket has no no-delay, and a dead socket no options
             pass
+
+
+def _send_now(sock: Any, data: bytes) -> None:
+    """Send *data* over *sock*, which does not block, if it has room and a peer."""
+    with contextlib.suppress(OSError):
+        sock.send(data, SEND_FLAGS)
 
 
 def _shutdown(sock: Any) -> None:

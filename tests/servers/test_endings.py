@@ -128,6 +128,8 @@ def test_each_stream_ends_as_its_clients_understand_it(
     for answer in (*interrupted, own):
         answer.read_to_end()
         assert not answer.is_whole
+        # Node's fetch takes a mere end of the connection for the end of the answer.
+        assert answer.received.endswith(b"\r\n-1\r\n") == (kind == "SseWorker")
         last = {"data": "own"} if answer is own else INTERRUPTED
         assert answer.messages[-1] == last
         assert answer.data[: len(answer.data) - (answer is own)] == [
