@@ -188,7 +188,7 @@ class StreamState(Belonging):
     def expect_nothing(self) -> None:
         """The channels have ended, and the client has all of them. Answer it with 204.
 
-        A browser does not come back after a 204. A response that has begun to be sent is not
+        An EventSource does not come back after a 204. A response that has begun to be sent is not
         changed.
         """
         self.channels = NOTHING_TO_COME
