@@ -29,7 +29,7 @@ LONGEST_ID = 80
 BEGIN = CONTROL + b"run"
 
 #: Seconds after which a producer that has not said that it goes on counts as dead.
-LEASE = 2.5
+LEASE = 3.0
 
 #: The most bytes of an entry that has a status.
 _SMALL = 1000
@@ -85,8 +85,10 @@ class RunLog:
         _, on_disconnect, key = frame.decode().split(" ", 2)
         status: Status = "running"
         if piece.ended:
-            (entry,) = self.broker.read(self.name, piece.ended - 1, 1, _SMALL).entries[:1]
-            status = entry.frame.decode().rpartition(" ")[2]  # type: ignore[assignment]
+            end = self.broker.read(self.name, piece.ended - 1, 1, _SMALL)
+            if end.log != piece.log or not end.entries:
+                return None  # the run has expired since the first read
+            status = end.entries[0].frame.decode().rpartition(" ")[2]  # type: ignore[assignment]
         return State(
             Position(piece.log, number, check),
             piece.last,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssestream.brokers.broker import Bounds, ChannelEnded, Refused
+from ssestream.brokers.broker import Bounds, ChannelEnded, Refused, Slice
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.run_log import LONGEST_ID, RunLog, check_id, digest_of
 
@@ -47,6 +47,21 @@ def test_a_later_run_of_the_same_id_is_another(log: RunLog) -> None:
     assert not log.end(begin, "lost", None)
     assert log.begin("continue", "", WHOLE, 60) != begin
     assert not log.end(begin, "lost", None)
+
+
+class Forgetful(MemoryBroker):
+    """A log is gone after it was read once."""
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        piece = super().read(channel, after, limit, max_bytes)
+        self.delete(channel)
+        return piece
+
+
+def test_a_run_that_expires_while_its_state_is_read_has_none() -> None:
+    log = RunLog(Forgetful(), "answer")
+    assert log.end(log.begin("continue", "", WHOLE, 60), "done", None)
+    assert log.state() is None
 
 
 def test_a_channel_that_is_no_run_has_no_state(log: RunLog) -> None:

@@ -240,7 +240,7 @@ def test_a_run_has_an_async_source(channels: Channels) -> None:
 
 
 def test_a_run_is_gone_after_its_ttl_and_its_ids_fit_no_later_run(channels: Channels) -> None:
-    runs = Runs(channels, ttl=1.5)
+    runs = Runs(channels, ttl=3)
     runs.start([{"data": 1}, {"data": 2}], id="answer")
     ended(runs, "answer", "done")
     app = app_of(runs)
@@ -309,7 +309,7 @@ def test_a_producer_whose_run_was_ended_as_lost_adds_nothing(channels: Channels)
 
 @on_threads_and_greenlets
 def test_a_run_without_watchers_is_stopped_if_it_is_to_be(channels: Channels) -> None:
-    runs = Runs(channels, cancel_after=0.8)
+    runs = Runs(channels, cancel_after=3)
     source = Source()
     runs.start(iter(source), id="answer", on_disconnect="cancel")
     app = app_of(runs)

@@ -13,7 +13,7 @@ from tests.servers.apps import tell
 app = Flask(__name__)
 app.config["SSESTREAM_RETRY_AFTER"] = [10, 100]
 channels = Channels(os.environ["BROKER"])
-runs = Runs(channels, cancel_after=1.0)
+runs = Runs(channels, cancel_after=4.0)
 
 
 def numbers(id: str, count: int, pace: float) -> Iterator[dict[str, Any]]:

@@ -272,7 +272,7 @@ def test_who_follows_a_channel_without_a_log_misses_nothing_of_the_first(broker:
 
 
 def test_a_log_with_a_ttl_is_gone_after_its_last_append(broker: Broker, url: str) -> None:
-    broker.append("job", b"1", Terms(ttl=0.3))
+    broker.append("job", b"1", Terms(ttl=2))
     broker.append("stays", b"1")
     log = broker.append("job", b"2", Terms(end=True))
     assert frames(everything(broker, "job")) == [b"1", b"2", END]

@@ -216,7 +216,7 @@ def test_a_stream_of_a_deleted_channel_is_told_of_a_gap(channels: Channels) -> N
 
 def test_an_ended_channel_is_gone_after_its_ttl(channels: Channels) -> None:
     publish(channels, "job", 2)
-    channels.end("job", {"data": "bye"}, ttl=0.2)
+    channels.end("job", {"data": "bye"}, ttl=2)
     assert len(channels.history("job")) == 3
     until(lambda: channels.history("job") == [], "the channel to be gone")
     channels.publish("job", {"data": "new"})
