@@ -195,6 +195,7 @@ def test_tox_tests_the_oldest_dependencies_that_are_allowed() -> None:
 
 #: Rooms whose unit test file has another name. The files of a broker are parts of one.
 TESTED_IN = {
+    "brokers.memory_log": "unit/brokers/test_memory.py",
     "__main__": "servers/test_command.py",
     "handler_run": "unit/test_handler.py",
     "stream": "unit/stream/test_stream.py",

@@ -7,23 +7,25 @@ logs of parent and child go on differently, so the child gets a new identity.
 
 All entries of a log have one check. It tells them from the entries of a deleted log of the same
 channel. So a deleted log leaves nothing behind, and the next log has another past.
+
+A log whose entries are all too old is *dropped*, unless its channel is followed or its bounds were
+changed. The next log of the channel goes on behind the numbers of the dropped log, so a client that
+has missed nothing need not be told of a gap. For that the broker remembers where dropped logs
+ended, but only the greatest number in each of `SLOTS` groups of channels. So a client that comes
+back may find that its channel begins at a greater number, and its stream then emits ``"gap"``.
 """
 
 import heapq
+import itertools
 import secrets
 import weakref
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from ..runtime.clock import clock
 from ..runtime.forking import AtFork
 from ..runtime.threads import new_lock
 from ..runtime.waker import Waker
 from .broker import (
-    CHECK_LENGTH,
     CONTROL,
-    CONTROLS,
     PLAIN,
     WAITED,
     WAITED_BYTES,
@@ -37,95 +39,13 @@ from .broker import (
     Terms,
 )
 from .followed import Followed
+from .memory_log import Log
 
+#: The most channels in one result of `MemoryBroker.wait`, so that other work has its turn.
+CHANNELS = 256
 
-class _Kept(NamedTuple):
-    entry: Entry
-    at: float
-    #: The number of this message among all messages of the log. A control frame has the
-    #: number of the next message, and is kept as long as that message.
-    message: int
-
-
-class _Log:
-    def __init__(self, asked: Bounds) -> None:
-        self.last = 0
-        self.bounds = asked.of_new_log()
-        # The bounds that were asked for last. Nearly every append asks for the same object.
-        self._asked = asked
-        #: How many messages were ever appended. Control frames do not count.
-        self.messages = 0
-        self.kept: deque[_Kept] = deque()
-        #: The check of all entries.
-        self.check = secrets.token_hex(CHECK_LENGTH // 2)
-        #: The number of the entry that ended the log; 0 if it was not ended.
-        self.ended = 0
-        #: The times when the lease runs out and when the log is deleted; None for never.
-        self.leased: float | None = None
-        self.expires: float | None = None
-        self._ttl: float | None = None
-
-    @property
-    def first(self) -> int:
-        return self.kept[0].entry.number if self.kept else self.last + 1
-
-    def append(self, frame: bytes) -> None:
-        self.last += 1
-        kept = Entry(self.last, frame, self.check)
-        self.kept.append(_Kept(kept, clock.now(), self.messages + 1))
-        self.messages += not frame.startswith(CONTROL)
-
-    def widen(self, asked: Bounds) -> None:
-        """Keep as much as *asked* from now on, if that is more."""
-        if asked is not self._asked:
-            self._asked, self.bounds = asked, self.bounds.widened(asked)
-
-    def meets(self, terms: Terms) -> bool:
-        """Whether an entry may be appended on *terms*, if the log has not ended."""
-        lapsed = self.leased is not None and self.leased <= clock.now()
-        right = terms.of is None or terms.of.check == self.check
-        right = right and terms.number in (None, self.last + 1)
-        return right and not terms.new and (lapsed or not terms.if_lapsed)
-
-    def grant(self, terms: Terms) -> None:
-        """Grant what *terms* ask beside an entry, which is appended already."""
-        now = clock.now()
-        if terms.end:
-            if self.kept[-1].entry.frame != terms.end_frame:
-                self.append(terms.end_frame)
-            self.ended, self.leased = self.last, None
-        elif terms.lease is not None:
-            self.leased = now + terms.lease
-        self.live_for(self._ttl if terms.ttl is None else terms.ttl)
-
-    def live_for(self, ttl: float | None) -> None:
-        """Expire *ttl* seconds from now, or after the lease; with None, never."""
-        self._ttl, now = ttl, clock.now()
-        self.expires = None if ttl is None else max(now, self.leased or now) + ttl
-
-    def renew(self, lease: float) -> None:
-        """See `Broker.renew`."""
-        self.leased = clock.now() + lease
-        self.live_for(self._ttl)
-
-    def keep(self, bounds: Bounds, ttl: float | None) -> Bounds:
-        """See `Broker.keep`."""
-        history = self.bounds.history if bounds.history is None else bounds.history
-        self.bounds = Bounds(history, bounds.age)
-        self.live_for(ttl)
-        self.trim()
-        return self.bounds
-
-    def trim(self) -> None:
-        history, age = self.bounds
-        history = self.messages if history is None else history
-        oldest = None if age is None else clock.now() - age
-        while self.kept and (
-            self.kept[0].message <= self.messages - history
-            or len(self.kept) > history + CONTROLS
-            or (oldest is not None and self.kept[0].at <= oldest)
-        ):
-            self.kept.popleft()
+#: Groups of channels for which the ends of dropped logs are remembered.
+SLOTS = 1024
 
 
 class MemoryBroker:
@@ -136,30 +56,28 @@ class MemoryBroker:
     def __init__(self, history: int | None = None, history_age: float | None = None) -> None:
         self._asked = Bounds(history, history_age)
         self._identity = secrets.token_hex(4)
-        self._logs: dict[str, _Log] = {}
+        self._logs: dict[str, Log] = {}
         #: Guards all fields. Nobody holds it while waiting.
         self.lock = new_lock()
         self._waker: Waker | None = None
         self._woken = False
-        # The positions that the last `wait` was given, and the channels that may have
-        # entries after them.
-        self._positions: dict[str, Position] = {}
-        self._doubtful: set[str] = set()
         self._followed = Followed()
-        # A heap of the times at which a log may have to be deleted, each with its channel. A log
-        # that may expire is in it once, at the time when it expires or earlier.
-        self._expiring: list[tuple[float, str]] = []
+        # A heap of logs by `Log.due`. The number keeps equal times apart.
+        self._due: list[tuple[float, int, Log]] = []
+        self._numbers = itertools.count()
+        # The greatest end of a dropped log, in each slot of channels that had one.
+        self._ends: dict[int, int] = {}
         _brokers.add(self)
 
     def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
         with self.lock:
-            self._delete_expired()
+            self._sweep()
             asked = terms.bounds or self._asked
             log = self._logs.get(channel)
             if log is None:
                 if terms.of is not None or terms.if_lapsed:
                     raise Refused(channel)
-                log = _Log(asked)
+                log = Log(channel, self._end(channel), asked)
             else:
                 if not log.meets(terms):
                     raise Refused(channel)
@@ -170,8 +88,9 @@ class MemoryBroker:
             log.append(frame)
             position = Position(self._identity, log.last, log.check)
             if terms is not PLAIN or log.expires is not None:
-                self._note_expiry(channel, log, log.grant, terms)
+                log.grant(terms)
             log.trim()
+            self._plan(log)
             waker = self._changed(channel)
         if waker is not None:
             waker.wake()
@@ -179,71 +98,76 @@ class MemoryBroker:
 
     def renew(self, channel: str, of: Position, lease: float) -> bool:
         with self.lock:
-            self._delete_expired()
+            self._sweep()
             log = self._logs.get(channel)
             if log is None or log.ended or of.check != log.check:
                 return False
-            self._note_expiry(channel, log, log.renew, lease)
+            log.renew(lease)
+            self._plan(log)
             return True
 
     def delete(self, channel: str) -> None:
         with self.lock:
-            self._delete_expired()
-            log = self._logs.pop(channel, None)
+            self._sweep()
+            log = self._logs.get(channel)
+            if log is not None:
+                self._delete(log)
             waker = None if log is None else self._changed(channel)
         if waker is not None:
             waker.wake()
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         with self.lock:
-            self._delete_expired()
+            self._sweep()
             return self._slice(channel, after, limit, max_bytes)
 
     def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
         with self.lock:
-            self._delete_expired()
+            self._sweep()
             log = self._logs.get(channel)
             if log is None:
                 return Bounds()
-            self._note_expiry(channel, log, log.keep, bounds, ttl)
+            log.keep(bounds, ttl)
+            self._plan(log)
             return log.bounds
 
     def ping(self) -> None:
         pass
 
     def follow(self, channel: str, position: Position) -> None:
-        self._followed.follow(channel, position)
-        self.wake()
+        with self.lock:
+            has_news = not self._stands_at_end(channel, position)
+            self._followed.follow(channel, position)
+            if not has_news:
+                self._followed.settle(channel, position)
+            waker = self._take_waker() if has_news else None
+        if waker is not None:
+            waker.wake()
 
     def unfollow(self, channel: str) -> None:
-        self._followed.unfollow(channel)
+        with self.lock:
+            self._followed.unfollow(channel)
+            log = self._logs.get(channel)
+            if log is not None:
+                log.trim()
+                self._plan(log)
 
     def wait(self) -> News:
-        positions = self._followed.all()
-        news: News = {}
-        for name, piece in self._wait(positions).items():
-            self._followed.pass_on(name, positions[name], piece, news)
-        return news
-
-    def _wait(self, positions: Mapping[str, Position]) -> News:
         waker = Waker()
-        with self.lock:
-            known, self._positions = self._positions, dict(positions)
-            self._doubtful &= positions.keys()
-            self._doubtful.update(name for name, at in positions.items() if known.get(name) != at)
         while True:
             with self.lock:
-                found = self._more()
-                if found or self._woken:
+                self._sweep()
+                news = self._news()
+                if news or self._woken:
                     self._woken = False
-                    return found
+                    return news
                 self._waker = waker
             waker.wait()
 
     def wake(self) -> None:
         with self.lock:
             self._woken = True
-            waker, self._waker = self._waker, None
+            waker = self._take_waker()
         if waker is not None:
             waker.wake()
 
@@ -254,10 +178,11 @@ class MemoryBroker:
         """Forget all logs. The next append to a channel begins a new log."""
         with self.lock:
             self._logs.clear()
-            self._expiring.clear()
+            self._due.clear()
+            self._ends.clear()
             self._identity = secrets.token_hex(4)
-            self._doubtful.update(self._positions)
-            waker, self._waker = self._waker, None
+            self._followed.note_all()
+            waker = self._take_waker()
         if waker is not None:
             waker.wake()
 
@@ -274,57 +199,106 @@ class MemoryBroker:
         self._followed = Followed()
         self._identity = secrets.token_hex(4)
 
-    def _changed(self, channel: str) -> Waker | None:
-        """Note that the log of *channel* has changed. Returns the waker of `wait`, to be woken."""
-        if channel in self._positions:
-            self._doubtful.add(channel)
+    # -- the following methods are called with the lock held
+
+    def _take_waker(self) -> Waker | None:
+        """The waker of a sleeping `wait`, which the caller wakes without the lock."""
         waker, self._waker = self._waker, None
         return waker
 
-    def _note_expiry(
-        self, channel: str, log: _Log, change: Callable[..., object], *args: object
-    ) -> None:
-        """Call *change*, a method of *log*, with *args*. It may change when the log expires."""
-        before = log.expires
-        change(*args)
-        # An entry in the heap that is too early does no harm.
-        if log.expires is not None and (before is None or log.expires < before):
-            heapq.heappush(self._expiring, (log.expires, channel))
+    def _changed(self, channel: str) -> Waker | None:
+        """Note that the log of *channel* has changed. Returns a waker as `_take_waker` does."""
+        return self._take_waker() if self._followed.note(channel) else None
 
-    def _delete_expired(self) -> None:
-        """Delete the logs that have expired."""
-        heap, now = self._expiring, clock.now()
-        while heap and heap[0][0] <= now:
-            _, channel = heapq.heappop(heap)
-            log = self._logs.get(channel)
-            if log is None or log.expires is None:
-                continue
-            if log.expires > now:
-                heapq.heappush(heap, (log.expires, channel))
-                continue
-            del self._logs[channel]
-            if channel in self._positions:
-                self._doubtful.add(channel)
+    def _news(self) -> News:
+        """The news of some followed channels."""
+        news: News = {}
+        while not news and (unchecked := self._followed.unchecked(CHANNELS)):
+            for name, at in unchecked:
+                if self._stands_at_end(name, at):
+                    self._followed.settle(name, at)
+                else:
+                    self._followed.pass_on(name, at, self._read_news(name, at), news)
+        return news
 
-    def _more(self) -> News:
-        found: News = {}
-        for name in self._doubtful:
-            log, at = self._logs.get(name), self._positions[name]
-            elsewhere = at.log not in ("", self._identity)
-            other = elsewhere or (log is not None and at.check not in ("", log.check))
-            if other or at.number != (0 if log is None else log.last):
-                after = 0 if other else at.number
-                found[name] = self._slice(name, after, WAITED, WAITED_BYTES)
-        self._doubtful.clear()
-        # Without a known position, the next `wait` looks at the channel again.
-        for name in found:
-            del self._positions[name]
-        return found
+    def _read_news(self, channel: str, at: Position) -> Slice:
+        if self._is_of_log(channel, at):
+            return self._slice(channel, at.number, WAITED, WAITED_BYTES)
+        log = self._logs.get(channel)
+        check = "" if log is None else log.check_of(at.number)
+        return self._slice(channel, 0, WAITED, WAITED_BYTES).read_after(check)
+
+    def _is_of_log(self, channel: str, at: Position) -> bool:
+        """Whether *at* is a position in the log of *channel*, and not in an earlier log."""
+        log = self._logs.get(channel)
+        check = "" if log is None else log.check_of(at.number)
+        return at.log in ("", self._identity) and (not check or at.check in ("", check))
+
+    def _stands_at_end(self, channel: str, at: Position) -> bool:
+        return self._is_of_log(channel, at) and at.number == self._end(channel)
+
+    def _end(self, channel: str) -> int:
+        """The number after which the next entry of *channel* comes."""
+        log = self._logs.get(channel)
+        if log is not None:
+            return log.last
+        # The end of a dropped log must not move a follower of another channel in the slot, or its
+        # stream would emit a gap.
+        at = self._followed.position(channel)
+        if at is not None and at.log == self._identity and not self._followed.is_unchecked(channel):
+            return at.number
+        return self._ends.get(hash(channel) % SLOTS, 0)
+
+    def _plan(self, log: Log) -> None:
+        """Look at *log* when it changes by itself. Drop it if nobody needs it any more."""
+        if not log.kept and not log.ended and log.expires is None:
+            is_usual = log.bounds == self._asked.of_new_log()
+            if is_usual and self._followed.position(log.name) is None:
+                self._drop(log, log.last)
+                return
+        due = log.changes_at
+        if due is not None and (log.due is None or due < log.due):
+            log.look_at(due)
+            heapq.heappush(self._due, (due, next(self._numbers), log))
+
+    def _drop(self, log: Log, end: int) -> None:
+        """Forget *log*. The next log of the channel comes behind the number *end*."""
+        if self._logs.get(log.name) is log:
+            del self._logs[log.name]
+            slot = hash(log.name) % SLOTS
+            self._ends[slot] = max(end, self._ends.get(slot, 0))
+
+    def _delete(self, log: Log) -> None:
+        """Forget *log*, and let a client see that the next log of the channel is another log."""
+        if log.start:
+            # A dropped log came before, and the check of its entries is forgotten. So leave out a
+            # number.
+            self._drop(log, log.last + 1)
+        else:
+            del self._logs[log.name]
+
+    def _sweep(self) -> None:
+        """Delete the logs that have expired, and remove the entries that are too old."""
+        now = clock.now()
+        looked: list[Log] = []
+        while self._due and self._due[0][0] <= now:
+            due, _, log = heapq.heappop(self._due)
+            if due == log.due and self._logs.get(log.name) is log:
+                looked.append(log)
+        for log in looked:
+            log.look_at(None)
+            if log.expires is not None and log.expires <= now:
+                self._delete(log)
+                self._followed.note(log.name)
+            else:
+                log.trim()
+                self._plan(log)
 
     def _slice(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         log = self._logs.get(channel)
         if log is None:
-            return Slice(self._identity, 1, 0, [])
+            end = self._end(channel)
+            return Slice(self._identity, end + 1, end, [])
         log.trim()
         first, kept = log.first, log.kept
         entries: list[Entry] = []
@@ -336,14 +310,13 @@ class MemoryBroker:
             entries.append(kept[index].entry)
             max_bytes -= len(entries[-1].frame)
         lease = None if log.leased is None else log.leased - clock.now()
-        check = log.check
         return Slice(
             self._identity,
             first,
             log.last,
             entries,
-            check,
-            check,
+            log.check_of(after),
+            log.check_of(log.last),
             log.bounds,
             ended=log.ended,
             lease=lease,

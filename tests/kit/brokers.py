@@ -126,6 +126,11 @@ def wait(broker: Broker, positions: Mapping[str, Position]) -> dict[str, Any]:
 def news(broker: Broker, positions: Mapping[str, Position]) -> dict[str, Any]:
     """The same when it gives something."""
     follow(broker, positions)
+    return next_news(broker)
+
+
+def next_news(broker: Broker) -> dict[str, Any]:
+    """What `wait` gives when it gives something."""
     while not (found := broker.wait()):
         pass
     return found

@@ -1,12 +1,10 @@
 """`SqliteBroker`: the contract of a broker, kept with one SQLite file."""
 
 import contextlib
-import json
 import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 from ...runtime.forking import AtFork
@@ -16,6 +14,7 @@ from ..waker import PollableWaker
 from .database import Database
 from .deletion import has_expired, sweep
 from .logs import Logs
+from .seen import Seen
 from .watch import FileWatch
 
 #: Seconds between two looks at a file that nobody has touched.
@@ -53,12 +52,8 @@ class SqliteBroker:
         self._waker: PollableWaker | None = None
         self._watch: FileWatch | None = None
         self._woken = False
-        # The state after the last `wait`: its connection with the newest change and its check,
-        # the positions of its caller, and the channels that may have news.
-        self._seen: tuple[sqlite3.Connection | None, int, str] = None, 0, ""
-        self._positions: dict[str, Position] = {}
-        self._doubtful: dict[str, None] = {}
         self._followed = Followed()
+        self._seen = Seen()
 
     # -- the contract
 
@@ -124,17 +119,6 @@ class SqliteBroker:
         self._followed.unfollow(channel)
 
     def wait(self) -> News:
-        positions = self._followed.all()
-        news: News = {}
-        for name, piece in self._wait(positions).items():
-            self._followed.pass_on(name, positions[name], piece, news)
-        return news
-
-    def _wait(self, positions: Mapping[str, Position]) -> News:
-        known, self._positions = self._positions, dict(positions)
-        moved = [name for name, at in positions.items() if known.get(name) != at]
-        kept = (name for name in self._doubtful if name in positions)
-        self._doubtful = dict.fromkeys([*kept, *moved])
         while True:
             # Without a free file descriptor there is no waker: sleep, and look often. Without
             # inotify, also look often, but the waker can end each pause.
@@ -144,9 +128,15 @@ class SqliteBroker:
             waker, watch = self._waker, self._watch
             # Watch before the read, so that no append between read and watch goes unnoticed.
             watching = watch is not None and watch.watch(self._database.path)
-            found = self._database.do("BEGIN", self._news)
-            if self._take_wake() or found:
-                return found
+            news: News = {}
+            # Move no position before the transaction has ended well.
+            for name, at, piece in self._database.do("BEGIN", self._find_news):
+                self._followed.pass_on(name, at, piece, news)
+            if self._take_wake() or news:
+                return news
+            if self._followed.has_unchecked:
+                time.sleep(0)  # let other greenlets run
+                continue
             # Nothing else frees the expired logs if nobody appends.
             self._sweep()
             if waker is None:
@@ -192,67 +182,37 @@ class SqliteBroker:
 
     # -- news
 
-    def _news(self, db: sqlite3.Connection) -> News:
-        """The news of the channels that may have changed, of at most `CHANNELS` channels."""
-        self._doubtful.update(dict.fromkeys(self._changed(db)))
-        if not self._doubtful:
-            return {}
-        ends = db.execute(
-            "SELECT name, log, last, token FROM channels"
-            " WHERE name IN (SELECT value FROM json_each(?)) AND ifnull(expires > ?, 1)",
-            (json.dumps(list(self._doubtful)), time.time()),
-        )
-        logs = {name: Position(log, last, token) for name, log, last, token in ends}
-        found: News = {}
-        for name in list(self._doubtful):
-            at, end = self._positions[name], logs.get(name, Position("", 0))
-            if not _stands_at(at, end):
-                if len(found) == CHANNELS:
-                    break
-                after = at.number if at.log in ("", end.log) else 0
-                piece = self._logs.read(db, name, after, WAITED, WAITED_BYTES)
-                if isinstance(piece, Slice) and piece.has_other_past(at):
-                    whole = self._logs.read(db, name, 0, WAITED, WAITED_BYTES)
-                    if isinstance(whole, Slice):
-                        whole = whole.read_after(piece.check)
-                    piece = whole
-                found[name] = piece
-                # Without a known position, the next `wait` looks at the channel again.
-                del self._positions[name]
-            del self._doubtful[name]
+    def _find_news(
+        self, db: sqlite3.Connection
+    ) -> list[tuple[str, Position, Slice | ChannelError]]:
+        """The news of some followed channels, each with the position before it."""
+        changed = self._seen.changed(db)
+        if changed is None:
+            self._followed.note_all()
+        else:
+            for name in changed:
+                self._followed.note(name)
+        found: list[tuple[str, Position, Slice | ChannelError]] = []
+        if unchecked := self._followed.unchecked(CHANNELS):
+            ends = self._logs.ends(db, [name for name, _ in unchecked])
+            for name, at in unchecked:
+                end = ends.get(name, Position("", 0))
+                if _stands_at(at, end):
+                    self._followed.settle(name, at)
+                else:
+                    found.append((name, at, self._read_news(db, name, at, end.log)))
         return found
 
-    def _changed(self, db: sqlite3.Connection) -> list[str]:
-        """The channels that the caller waits for and that may have changed since the last call."""
-        newest: tuple[int, str] = db.execute(
-            "SELECT change, token FROM (SELECT * FROM"
-            " (SELECT change, token FROM channels ORDER BY change DESC LIMIT 1)"
-            " UNION ALL SELECT * FROM"
-            " (SELECT change, token FROM gone ORDER BY change DESC LIMIT 1))"
-            " ORDER BY change DESC LIMIT 1"
-        ).fetchone() or (0, "")
-        connection, *seen = self._seen
-        self._seen = db, *newest
-        if connection is db and tuple(seen) == newest:
-            return []
-        known = (
-            connection is db
-            and db.execute(
-                "SELECT 1 FROM events WHERE change = ?1 AND token = ?2"
-                " UNION ALL SELECT 1 FROM gone WHERE change = ?1 AND token = ?2",
-                seen,
-            ).fetchone()
-        )
-        # The connection is new, a backup was restored, or the entry was trimmed. In each case any
-        # channel may have changed.
-        if not known:
-            return list(self._positions)
-        changed = db.execute(
-            "SELECT name FROM channels WHERE change > ?1"
-            " UNION ALL SELECT name FROM gone WHERE change > ?1",
-            seen[:1],
-        )
-        return [name for (name,) in changed if name in self._positions]
+    def _read_news(
+        self, db: sqlite3.Connection, name: str, at: Position, log: str
+    ) -> Slice | ChannelError:
+        """The entries of the channel *name*, which has the log *log*, after *at*."""
+        after = at.number if at.log in ("", log) else 0
+        piece = self._logs.read(db, name, after, WAITED, WAITED_BYTES)
+        if isinstance(piece, Slice) and piece.has_other_past(at):
+            whole = self._logs.read(db, name, 0, WAITED, WAITED_BYTES)
+            return whole.read_after(piece.check) if isinstance(whole, Slice) else whole
+        return piece
 
 
 def _stands_at(at: Position, end: Position) -> bool:

@@ -1,5 +1,6 @@
 """The logs of all channels in one SQLite file, as a transaction reads and changes them."""
 
+import json
 import secrets
 import sqlite3
 import time
@@ -165,6 +166,16 @@ class Logs:
         db.execute("UPDATE channels SET history = ?, age = ? WHERE id = ?", (*bounds, key))
         self._set_expiry(db, key, bounds.age)
         return bounds
+
+    def ends(self, db: sqlite3.Connection, channels: list[str]) -> dict[str, Position]:
+        """The position at the end of each log of *channels* that there is."""
+        select = "SELECT name, log, last, token FROM channels WHERE ifnull(expires > ?, 1) AND name"
+        if len(channels) == 1:
+            rows = db.execute(f"{select} = ?", (time.time(), *channels))
+        else:
+            names = json.dumps(channels)
+            rows = db.execute(f"{select} IN (SELECT value FROM json_each(?))", (time.time(), names))
+        return {name: Position(log, last, token) for name, log, last, token in rows}
 
     def _read_rows(
         self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int

@@ -32,8 +32,10 @@ from tests.kit.brokers import (
     Elsewhere,
     all_closed,
     everything,
+    follow,
     frames,
     news,
+    next_news,
     plain,
     plainly,
     wait,
@@ -433,6 +435,100 @@ def test_what_was_closed_opens_again(broker: Broker) -> None:
     broker.close()
     broker.append("news", b"3")
     assert waiter.result()["news"].last == 3
+
+
+# -- following
+
+
+def test_a_position_moves_past_what_was_told(broker: Broker) -> None:
+    first = broker.append("news", b"1")
+    follow(broker, {"news": first})
+    at = first
+    for n in range(2, 5):
+        last = broker.append("news", b"%d" % n)
+        piece = next_news(broker)["news"]
+        assert frames(piece) == [b"%d" % n]
+        assert (piece.after, piece.read_to) == (at, last)
+        at = last
+    broker.wake()
+    assert broker.wait() == {}
+
+
+def test_what_is_followed_again_from_before_is_told_again(broker: Broker) -> None:
+    first = broker.append("news", b"1")
+    broker.append("news", b"2")
+    for _ in range(3):
+        broker.follow("news", first)
+        assert frames(next_news(broker)["news"]) == [b"2"]
+
+
+def test_a_wait_that_has_begun_heeds_who_is_followed_and_left_meanwhile(broker: Broker) -> None:
+    broker.append("news", b"1")
+    follow(broker, {"sports": NEVER, "weather": NEVER})
+    waiter = Elsewhere(next_news, broker)
+    broker.unfollow("sports")
+    broker.append("sports", b"goal")
+    broker.follow("news", NEVER)
+    assert waiter.result().keys() == {"news"}
+    broker.append("weather", b"rain")
+    assert next_news(broker).keys() == {"weather"}
+    broker.follow("sports", NEVER)
+    assert frames(next_news(broker)["sports"]) == [b"goal"]
+
+
+def test_to_leave_what_is_not_followed_does_nothing(broker: Broker) -> None:
+    broker.unfollow("news")
+    follow(broker, {"news": NEVER})
+    broker.unfollow("sports")
+    broker.append("news", b"1")
+    assert next_news(broker).keys() == {"news"}
+
+
+def test_what_comes_between_two_waits_is_told_once(broker: Broker) -> None:
+    names = [f"user/{n}" for n in range(300)]
+    follow(broker, dict.fromkeys(names, NEVER))
+    broker.wake()
+    broker.wait()
+    told: dict[str, list[bytes]] = {name: [] for name in names}
+    for turn in range(3):
+        for name in names:
+            broker.append(name, b"%d" % turn)
+        while sum(map(len, told.values())) < len(names) * (turn + 1):
+            for name, piece in next_news(broker).items():
+                told[name] += frames(piece)
+    assert told == {name: [b"0", b"1", b"2"] for name in names}
+
+
+def test_threads_follow_and_leave_while_one_waits(broker: Broker) -> None:
+    names = [f"user/{n}" for n in range(40)]
+    told: dict[str, list[int]] = {name: [] for name in names}
+    over = threading.Event()
+
+    def listen() -> None:
+        while not over.is_set():
+            for name, piece in broker.wait().items():
+                assert isinstance(piece, Slice)
+                numbers = [entry.number for entry in piece.entries]
+                assert piece.after is not None
+                assert numbers[:1] in ([], [piece.after.number + 1])
+                told[name] += numbers
+
+    def come_and_go(mine: list[str]) -> None:
+        for turn in range(10):
+            for name in mine:
+                broker.follow(name, broker.read(name, 0, 0, 0).end)
+                broker.append(name, b"x")
+                if turn < 9:
+                    broker.unfollow(name)
+
+    listener = Elsewhere(listen)
+    for thread in [Elsewhere(come_and_go, names[n::4]) for n in range(4)]:
+        thread.result()
+    # The last one of each was followed to the end.
+    wait_until(lambda: all(10 in numbers for numbers in told.values()), "the last of each")
+    over.set()
+    broker.wake()
+    listener.result()
 
 
 def test_a_greenlet_that_waits_lets_others_go_on(url: str, actor: Callable[..., Actor]) -> None:

@@ -2,17 +2,20 @@
 
 import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sized
 
 import flask
 import pytest
 
 from ssestream import Channels
-from ssestream.brokers.broker import CONTROL
+from ssestream.brokers import memory
+from ssestream.brokers.broker import CONTROL, Bounds, Position, Slice
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.runtime.forking import process
 from tests.kit.brokers import everything, frames
 from tests.kit.following import Client, Following, data_of, publish
+from tests.kit.servers import wait_until
 
 Make = Callable[..., Channels]
 
@@ -85,3 +88,108 @@ def test_control_frames_leave_with_the_message_after_them_and_count_as_none() ->
     broker.append("news", b"4")
     assert frames(everything(broker, "news")) == [b"3", b"4"]
     assert broker.read("news", 4, 10, 10**6).end[:2] == (broker.append("x", b"").log, 5)
+
+
+# -- logs that are dropped, because all of their entries are too old
+
+
+def has_dropped(broker: MemoryBroker) -> bool:
+    broker.read("never written", 0, 0, 0)
+    return broker.number_of_logs() == 0
+
+
+def aged(*names: str, count: int = 5) -> MemoryBroker:
+    """One whose logs had *count* entries each, and are dropped."""
+    broker = MemoryBroker(history_age=0.02)
+    for name in names:
+        for _ in range(count):
+            broker.append(name, b"x")
+    wait_until(lambda: has_dropped(broker), "the logs to be dropped")
+    return broker
+
+
+def test_of_many_empty_channels_nothing_is_left_behind() -> None:
+    broker = MemoryBroker(history_age=0.02)
+    for n in range(5000):
+        broker.append(f"user/{n}", b"x" * 1000)
+    wait_until(lambda: has_dropped(broker), "the logs to be dropped")
+    # Of all channels together, not more than a few numbers.
+    sizes = [len(each) for each in vars(broker).values() if isinstance(each, Sized)]
+    assert max(sizes) <= memory.SLOTS
+
+
+def test_a_log_that_follows_a_dropped_one_gives_no_number_twice() -> None:
+    broker = aged("news")
+    before = everything(broker, "news")
+    assert before[1:4] == (6, 5, [])
+    assert broker.append("news", b"y")[:2] == (before.log, 6)
+    # Who was at the end has missed nothing, whatever check its position has.
+    at_end, before_it = Position(before.log, 5, "abcdef"), Position(before.log, 4, "abcdef")
+    assert not broker.read("news", 5, 10, 1000).misses(at_end)
+    assert broker.read("news", 4, 10, 1000).misses(before_it)
+    assert broker.read("news", 0, 10, 1000).misses(Position(before.log, 0))
+    assert frames(broker.read("news", 5, 10, 1000)) == [b"y"]
+
+
+def test_a_log_that_is_deleted_after_a_dropped_one_is_told_of() -> None:
+    broker = aged("news")
+    log = everything(broker, "news").log
+    seen = [broker.append("news", b"y"), broker.append("news", b"z")]
+    broker.delete("news")
+    for at in [Position(log, 5), *seen]:
+        assert broker.read("news", at.number, 10, 1000).misses(at)
+    broker.append("news", b"1")
+    for at in [Position(log, 5), *seen]:
+        assert broker.read("news", at.number, 10, 1000).misses(at)
+
+
+def test_the_end_of_a_dropped_log_moves_no_follower_of_another_channel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "SLOTS", 1)
+    broker = MemoryBroker(history_age=0.2)
+    at = everything(broker, "quiet").end
+    broker.follow("quiet", at)
+    for _ in range(5):
+        broker.append("news", b"x")
+    wait_until(lambda: has_dropped(broker), "the log to be dropped")
+    assert everything(broker, "quiet").end == at
+    broker.append("quiet", b"y")
+    (piece,) = broker.wait().values()
+    assert isinstance(piece, Slice)
+    assert not piece.misses(at)
+    assert frames(piece) == [b"y"]
+
+
+def test_a_log_that_is_followed_stays_until_it_is_left() -> None:
+    broker = MemoryBroker(history_age=0.02)
+    at = broker.append("news", b"x")
+    broker.follow("news", at)
+    wait_until(lambda: not everything(broker, "news").entries, "it to be old")
+    assert everything(broker, "news").end == at
+    assert broker.number_of_logs() == 1
+    broker.unfollow("news")
+    assert broker.number_of_logs() == 0
+
+
+def test_a_log_whose_bounds_were_changed_keeps_them() -> None:
+    broker = MemoryBroker(history_age=60)
+    broker.append("news", b"x")
+    broker.keep("news", Bounds(7, 0.02))
+    wait_until(lambda: not everything(broker, "news").entries, "it to be old")
+    assert everything(broker, "news").bounds == Bounds(7, 0.02)
+
+
+def test_old_entries_leave_the_memory_also_when_nobody_asks_for_their_channel() -> None:
+    broker = MemoryBroker(history_age=0.02)
+    broker.follow("news", everything(broker, "news").end)
+    frame = b"x" * 1000
+    before = sys.getrefcount(frame)
+    broker.append("news", frame)
+    assert sys.getrefcount(frame) > before
+
+    def has_left() -> bool:
+        broker.read("other", 0, 0, 0)
+        return sys.getrefcount(frame) == before
+
+    wait_until(has_left, "the entry to leave")

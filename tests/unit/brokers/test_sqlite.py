@@ -26,8 +26,10 @@ from tests.kit.brokers import (
     Elsewhere,
     all_closed,
     everything,
+    follow,
     frames,
     news,
+    next_news,
     plainly,
     wait,
 )
@@ -243,13 +245,13 @@ def test_an_idle_wait_costs_next_to_nothing(path: str, actor: Callable[..., Acto
 def test_a_wake_up_does_not_ask_about_every_channel(opened: Open) -> None:
     reader, writer = opened(), opened()
     at = {f"user/{n}": NEVER for n in range(10_000)}
-    reader.wake()
-    assert wait(reader, at) == {}
+    follow(reader, at)
+    settle(reader)
     asked: list[str] = []
     connection = connection_of(reader)
     assert connection is not None
     connection.set_trace_callback(asked.append)
-    waiter = Elsewhere(news, reader, at)
+    waiter = Elsewhere(next_news, reader)
     writer.append("user/77", b"x")
     assert waiter.result().keys() == {"user/77"}
     # Once before it slept, and once or twice for what woke it.
@@ -788,3 +790,79 @@ def test_a_file_of_version_2_goes_on(path: str, opened: Callable[..., SqliteBrok
     assert broker.append("news", b"3", Terms(end=True))[:2] == ("abcd", 3)
     broker.delete("news")
     assert everything(broker, "news").last == 0
+
+
+# -- which channels have changed
+
+
+def settle(reader: SqliteBroker) -> None:
+    """Let *reader* look at all channels that it follows, in which there is nothing new."""
+    for _ in range(100):  # a few hundred channels at a time
+        reader.wake()
+        assert reader.wait() == {}
+
+
+def looks_at(reader: SqliteBroker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many channels each later look of *reader* at its logs is about."""
+    counts: list[int] = []
+    ends = logs.Logs.ends
+
+    def counting(self: logs.Logs, db: sqlite3.Connection, channels: list[str]) -> Any:
+        counts.append(len(channels))
+        return ends(self, db, channels)
+
+    monkeypatch.setattr(logs.Logs, "ends", counting)
+    return counts
+
+
+@pytest.mark.parametrize("history", [1, 1000])
+@pytest.mark.parametrize("others", [0, 3, 300])
+def test_an_event_is_looked_for_in_its_channel_alone(
+    history: int, others: int, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if each event removes the one before it from the file."""
+    reader, writer = opened(history=history), opened(history=history)
+    for n in range(others):
+        writer.append(f"user/{n}", b"x")
+    at = {f"user/{n}": reader.read(f"user/{n}", 0, 0, 0).end for n in range(500)}
+    follow(reader, at)
+    reader.follow("news", writer.append("news", b"0"))
+    settle(reader)
+    counts = looks_at(reader, monkeypatch)
+    for n in range(1, 40):
+        for _ in range(3):  # of which the look sees the last one
+            writer.append("news", b"%d" % n)
+        assert frames(next_news(reader)["news"])[-1] == b"%d" % n
+    assert counts == [1] * len(counts)
+
+
+def test_a_restored_backup_is_seen_though_what_was_seen_last_is_trimmed(
+    path: str, opened: Open
+) -> None:
+    reader, writer = opened(history=1), opened(history=1)
+    for name in ("news", "sports", "weather", "quiet"):
+        writer.append(name, b"old")
+    copy = sqlite3.connect(path + "-copy")
+    with sqlite3.connect(path) as source:
+        source.backup(copy)
+    source.close()
+    follow(reader, {name: reader.read(name, 0, 0, 0).end for name in ("news", "sports", "quiet")})
+    ends = {}
+    for name in ("sports", "weather", "news", "news"):
+        ends[name] = writer.append(name, b"lost")
+        assert name == "weather" or next_news(reader)[name].read_to == ends[name]
+    with sqlite3.connect(path) as target:
+        copy.backup(target)
+    target.close()
+    copy.close()
+    # The numbers of what is lost are given to others.
+    for name in ("weather", "news", "news", "news", "news"):
+        last = writer.append(name, b"new")
+    found: dict[str, Slice] = {}
+    while found.keys() != {"news", "sports"}:
+        found |= next_news(reader)
+    assert found["news"].last_check == last.check
+    assert found["news"].misses(ends["news"])
+    assert found["sports"].misses(ends["sports"])
+    reader.wake()
+    assert reader.wait() == {}
