@@ -10,10 +10,9 @@ then wakes the waiting processes (inotify), so no process needs to poll. Without
 process looks at the file every 20 ms. Even with inotify, a waiting process looks once a second,
 because a publisher may be killed between its append and its touch.
 
-All channels share one counter, and each append takes the next number. `wait` remembers the last
-number that it saw, and asks which channels have a higher number. A restored backup sets the
-counter back. Therefore `wait` first checks that the entry with the remembered number is still the
-same entry.
+All channels share one counter, and each append takes the next number. `wait` asks for the whole
+file which channels have changed since the last number that it saw (see ``seen``). So an event costs
+the same however many channels are followed.
 
 Each append removes a few entries that its log no longer keeps. Each append also removes a few
 entries that are too old for their logs, because some logs get no append any more.
