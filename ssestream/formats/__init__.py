@@ -1,7 +1,8 @@
 """Formats of models' answers, as the clients of three vendors read them.
 
-Each format is two functions. One turns the pieces of an answer into messages, for `pipeline` or
-for a run. The other makes the message that tells the client of an error, for ``on_error=``:
+Each format is three functions. One turns the pieces of an answer into messages, for `pipeline`
+or for a run. One makes the message that tells the client of an error, for ``on_error=``. One makes
+the last message of a run, for ``Runs(last=)``:
 
 >>> from ssestream.formats import chat_completions
 >>> for message in chat_completions(["Hel", "lo"], model="parrot", id="1", created=0):
@@ -13,16 +14,23 @@ for a run. The other makes the message that tells the client of an error, for ``
 [DONE]
 """
 
-from .anthropic_messages import anthropic_messages, anthropic_messages_error
-from .chat_completions import chat_completions, chat_completions_error
-from .ui_messages import UI_MESSAGES_HEADERS, ui_messages, ui_messages_error
+from .anthropic_messages import (
+    anthropic_messages,
+    anthropic_messages_error,
+    anthropic_messages_last,
+)
+from .chat_completions import chat_completions, chat_completions_error, chat_completions_last
+from .ui_messages import UI_MESSAGES_HEADERS, ui_messages, ui_messages_error, ui_messages_last
 
 __all__ = [
     "UI_MESSAGES_HEADERS",
     "anthropic_messages",
     "anthropic_messages_error",
+    "anthropic_messages_last",
     "chat_completions",
     "chat_completions_error",
+    "chat_completions_last",
     "ui_messages",
     "ui_messages_error",
+    "ui_messages_last",
 ]

@@ -42,13 +42,26 @@ def anthropic_messages(
     return answer(source, _AnthropicMessage(model, id))
 
 
-def anthropic_messages_error(error: BaseException, message: str = FAILED) -> Message:
+def anthropic_messages_error(error: BaseException | None, message: str = FAILED) -> Message:
     """The message that tells a client of *error*; for ``on_error=``.
 
     The ``anthropic`` library raises an ``APIStatusError`` with *message*. The text of *error*
     itself is not sent.
     """
     return _event({"type": "error", "error": {"type": "api_error", "message": message}})
+
+
+def anthropic_messages_last(status: str, error: BaseException | None) -> Message | None:
+    """The last message of a run in this format; for ``Runs(last=)``.
+
+    None for the *status* ``"done"``, because the answer has its own end. ``message_stop`` for
+    ``"stopped"``. The message of `anthropic_messages_error` for ``"failed"`` and ``"lost"``.
+    """
+    if status == "done":
+        return None
+    return (
+        _event({"type": "message_stop"}) if status == "stopped" else anthropic_messages_error(error)
+    )
 
 
 class _AnthropicMessage(Format):

@@ -50,7 +50,7 @@ def chat_completions(
     return answer(source, _ChatCompletion(model, id, created))
 
 
-def chat_completions_error(error: BaseException, message: str = FAILED) -> Message:
+def chat_completions_error(error: BaseException | None, message: str = FAILED) -> Message:
     """The message that tells a client of *error*; for ``on_error=``.
 
     The ``openai`` library raises an ``APIError`` with *message*. The text of *error* itself is
@@ -59,6 +59,17 @@ def chat_completions_error(error: BaseException, message: str = FAILED) -> Messa
     return {
         "data": {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
     }
+
+
+def chat_completions_last(status: str, error: BaseException | None) -> Message | None:
+    """The last message of a run in this format; for ``Runs(last=)``.
+
+    None for the *status* ``"done"``, because the answer has its own end. ``[DONE]`` for
+    ``"stopped"``. The message of `chat_completions_error` for ``"failed"`` and ``"lost"``.
+    """
+    if status == "done":
+        return None
+    return {"data": "[DONE]"} if status == "stopped" else chat_completions_error(error)
 
 
 class _ChatCompletion(Format):

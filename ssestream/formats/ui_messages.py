@@ -43,13 +43,24 @@ def ui_messages(
     return answer(source, _UiMessage(message_id))
 
 
-def ui_messages_error(error: BaseException, message: str = FAILED) -> Message:
+def ui_messages_error(error: BaseException | None, message: str = FAILED) -> Message:
     """The message that tells a client of *error*; for ``on_error=``.
 
     The page's ``useChat`` gets an error with the text *message*. The text of *error* itself is
     not sent.
     """
     return {"data": {"type": "error", "errorText": message}}
+
+
+def ui_messages_last(status: str, error: BaseException | None) -> Message | None:
+    """The last message of a run in this format; for ``Runs(last=)``.
+
+    None for the *status* ``"done"``, because the answer has its own end. A part ``abort`` for
+    ``"stopped"``. The message of `ui_messages_error` for ``"failed"`` and ``"lost"``.
+    """
+    if status == "done":
+        return None
+    return {"data": {"type": "abort"}} if status == "stopped" else ui_messages_error(error)
 
 
 class _UiMessage(Format):

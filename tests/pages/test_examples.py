@@ -11,6 +11,7 @@ from tests.kit.visit import until
 
 #: The examples that change something, how that is asked for, and what is answered.
 POSTS = {
+    "answers": (f"/answers/{'0' * 32}/stop", {}, 204),
     "chat": ("/lobby/messages", {"json": {"name": "Ann", "text": "hello"}}, 204),
     "clock": ("/end", {}, 204),
     # None may run at all here.

@@ -5,7 +5,7 @@ from typing import Any
 import anthropic.types
 import pytest
 
-from ssestream.formats import anthropic_messages, anthropic_messages_error
+from ssestream.formats import anthropic_messages, anthropic_messages_error, anthropic_messages_last
 from ssestream.wire import encode
 
 
@@ -88,3 +88,12 @@ def test_an_error_tells_the_client_only_what_the_app_says() -> None:
     secret = RuntimeError("the key is 17")
     assert b"17" not in encode(anthropic_messages_error(secret))
     assert b"try again" in encode(anthropic_messages_error(secret, "try again"))
+
+
+def test_a_run_has_one_last_message_and_none_after_a_whole_answer() -> None:
+    assert anthropic_messages_last("done", None) is None
+    for status in ("failed", "lost"):
+        assert anthropic_messages_last(status, None) == anthropic_messages_error(None)
+    stopped = anthropic_messages_last("stopped", None)
+    assert stopped is not None
+    assert "message_stop" in str(stopped["data"])

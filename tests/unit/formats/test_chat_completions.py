@@ -6,7 +6,7 @@ import openai.types.chat
 import pytest
 
 from ssestream import MessageError
-from ssestream.formats import chat_completions, chat_completions_error
+from ssestream.formats import chat_completions, chat_completions_error, chat_completions_last
 from ssestream.wire import encode
 
 
@@ -69,3 +69,12 @@ def test_what_json_cannot_hold_is_refused_by_the_stream_and_not_here() -> None:
     message = next(iter(chat_completions([{"role": "assistant", "x": object()}], model="parrot")))
     with pytest.raises(MessageError):
         encode(message)
+
+
+def test_a_run_has_one_last_message_and_none_after_a_whole_answer() -> None:
+    assert chat_completions_last("done", None) is None
+    for status in ("failed", "lost"):
+        assert chat_completions_last(status, None) == chat_completions_error(None)
+    stopped = chat_completions_last("stopped", None)
+    assert stopped is not None
+    assert "[DONE]" in str(stopped["data"])

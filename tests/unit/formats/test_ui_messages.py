@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ssestream.formats import ui_messages, ui_messages_error
+from ssestream.formats import ui_messages, ui_messages_error, ui_messages_last
 from ssestream.wire import encode
 
 
@@ -63,3 +63,12 @@ def test_an_error_tells_the_client_only_what_the_app_says() -> None:
     secret = RuntimeError("the key is 17")
     assert b"17" not in encode(ui_messages_error(secret))
     assert b"try again" in encode(ui_messages_error(secret, "try again"))
+
+
+def test_a_run_has_one_last_message_and_none_after_a_whole_answer() -> None:
+    assert ui_messages_last("done", None) is None
+    for status in ("failed", "lost"):
+        assert ui_messages_last(status, None) == ui_messages_error(None)
+    stopped = ui_messages_last("stopped", None)
+    assert stopped is not None
+    assert "abort" in str(stopped["data"])
