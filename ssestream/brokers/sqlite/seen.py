@@ -9,17 +9,18 @@ REMEMBERED = 256
 
 #: SQL: the names, changes and checks of the newest changes, the last one first.
 _NEWEST = """SELECT name, change, token FROM (SELECT * FROM
-    (SELECT name, change, token FROM channels ORDER BY change DESC LIMIT ?1) UNION ALL SELECT * FROM
-    (SELECT name, change, token FROM gone ORDER BY change DESC LIMIT ?1))
-    ORDER BY change DESC LIMIT ?1"""
+    (SELECT name, change, token FROM channels ORDER BY change DESC LIMIT :limit)
+    UNION ALL SELECT * FROM
+    (SELECT name, change, token FROM gone ORDER BY change DESC LIMIT :limit))
+    ORDER BY change DESC LIMIT :limit"""
 
 #: SQL: the same of all changes from *change* on, the first one first.
-_FROM = """SELECT name, change, token FROM channels WHERE change >= ?1
-    UNION ALL SELECT name, change, token FROM gone WHERE change >= ?1 ORDER BY change"""
+_FROM = """SELECT name, change, token FROM channels WHERE change >= :change
+    UNION ALL SELECT name, change, token FROM gone WHERE change >= :change ORDER BY change"""
 
 #: SQL: a row if the file has this change with this check.
-_HAS = """SELECT 1 FROM events WHERE change = ?1 AND token = ?2
-    UNION ALL SELECT 1 FROM gone WHERE change = ?1 AND token = ?2"""
+_HAS = """SELECT 1 FROM events WHERE change = :change AND token = :token
+    UNION ALL SELECT 1 FROM gone WHERE change = :change AND token = :token"""
 
 
 class Seen:
@@ -59,7 +60,7 @@ class Seen:
     def _changed(self, db: sqlite3.Connection) -> list[str] | None:
         name = next(reversed(self._changes), None)
         last = (0, "") if name is None else self._changes[name]
-        rows = db.execute(_FROM, last[:1]).fetchall()
+        rows = db.execute(_FROM, {"change": last[0]}).fetchall()
         if [row[1:] for row in rows] == [last] or not (rows or name):
             return []
         lost = self._forget_lost(db)
@@ -68,14 +69,14 @@ class Seen:
         if lost:
             name = next(reversed(self._changes), None)
             last = (0, "") if name is None else self._changes[name]
-            rows = db.execute(_FROM, last[:1]).fetchall()
+            rows = db.execute(_FROM, {"change": last[0]}).fetchall()
         new = [row for row in rows if row[1] > last[0]]
         self._remember(new)
         return [*lost, *(row[0] for row in new)]
 
     def _begin(self, db: sqlite3.Connection) -> None:
         self._changes.clear()
-        rows = db.execute(_NEWEST, (REMEMBERED,)).fetchall()
+        rows = db.execute(_NEWEST, {"limit": REMEMBERED}).fetchall()
         self._has_forgotten = len(rows) == REMEMBERED
         self._remember(reversed(rows))
 
@@ -84,7 +85,8 @@ class Seen:
         lost = []
         while self._changes:
             name, last = self._changes.popitem()
-            if db.execute(_HAS, last).fetchone():
+            change, token = last
+            if db.execute(_HAS, {"change": change, "token": token}).fetchone():
                 self._changes[name] = last
                 break
             lost.append(name)
