@@ -1,4 +1,4 @@
-// Plays the scenarios of test_node_semantics.py on npm's ssestream.
+// Plays the scenarios of test_semantics.py on npm's ssestream.
 //
 // Prints {name: [observation, ...]}. A scenario writes down what it sees; "--"
 // stands where it lets the event loop run until nothing more happens.
@@ -87,6 +87,34 @@ const heard = (name) => (error) => {
   see(`callback ${name}: ${error ? error.code || error.message : 'no error'}`)
 }
 
+// A destination that *sse* is piped to, once that has happened.
+async function piped(sse, name, { quiet = false, full = false } = {}) {
+  const tap = new Tap(name, quiet)
+  tap.full = full
+  sse.pipe(tap)
+  await settle()
+  return tap
+}
+
+// The first message, once the client has it.
+async function delivered(sse, client) {
+  write(sse, 1)
+  await until(() => client.text.includes('1'))
+}
+
+async function closed() {
+  await until(() => seen.includes('res close'))
+  await settle()
+}
+
+function throwing(what, call) {
+  try {
+    call()
+  } catch (error) {
+    see(`${what} throws ${error.code}`)
+  }
+}
+
 // Many writes, told in short: "true, false".
 function writeMany(sse, first, last) {
   const results = []
@@ -141,9 +169,7 @@ const scenarios = {
     const sse = newStream()
     writeMany(sse, 1, 40)
     await settle()
-    const a = new Tap('a', true)
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a', { quiet: true })
     gotMany(a)
     write(sse, 41)
     await settle()
@@ -151,10 +177,7 @@ const scenarios = {
 
   async write_while_the_destination_is_full() {
     const sse = newStream()
-    const a = new Tap('a', true)
-    a.full = true
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a', { quiet: true, full: true })
     writeMany(sse, 1, 40)
     await settle()
     a.drain()
@@ -164,10 +187,7 @@ const scenarios = {
 
   async each_drain_lets_one_message_through() {
     const sse = newStream()
-    const a = new Tap('a')
-    a.full = true
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a', { full: true })
     for (const n of [1, 2, 3]) write(sse, n)
     await settle()
     for (let n = 0; n < 4; n++) {
@@ -180,8 +200,7 @@ const scenarios = {
     const sse = newStream()
     write(sse, 1)
     await settle()
-    sse.pipe(new Tap('a'))
-    await settle()
+    await piped(sse, 'a')
   },
 
   async a_piped_stream_ends() {
@@ -214,16 +233,12 @@ const scenarios = {
     for (const n of [1, 2]) write(sse, n)
     sse.end(data(3))
     await settle()
-    sse.pipe(new Tap('a'))
-    await settle()
+    await piped(sse, 'a')
   },
 
   async end_while_the_destination_is_full() {
     const sse = newStream()
-    const a = new Tap('a')
-    a.full = true
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a', { full: true })
     for (const n of [1, 2]) write(sse, n)
     sse.end()
     await settle()
@@ -245,17 +260,10 @@ const scenarios = {
 
   async write_after_end() {
     const sse = newStream()
-    const a = new Tap('a')
-    a.full = true
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a', { full: true })
     for (const n of [1, 2]) write(sse, n)
     sse.end()
-    try {
-      write(sse, 3, heard(3))
-    } catch (error) {
-      see(`write 3 throws ${error.code}`)
-    }
+    throwing('write 3', () => write(sse, 3, heard(3)))
     await settle()
     a.drain()
     await settle()
@@ -266,11 +274,7 @@ const scenarios = {
     sse.pipe(new Tap('a'))
     sse.end()
     await settle()
-    try {
-      write(sse, 1)
-    } catch (error) {
-      see(`write 1 throws ${error.code}`)
-    }
+    throwing('write 1', () => write(sse, 1))
     await settle()
   },
 
@@ -293,8 +297,7 @@ const scenarios = {
       res.write('x')
       await until(() => client.text.includes('x'))
       client.leave()
-      await until(() => seen.includes('res close'))
-      await settle()
+      await closed()
       see(`res.write -> ${res.write('y')}`)
       res.end('z')
       await settle()
@@ -305,8 +308,7 @@ const scenarios = {
     const sse = newStream()
     sse.on('error', () => see('error handler'))
     sse.once('error', () => see('error handler, once'))
-    sse.pipe(new Tap('a'))
-    await settle()
+    await piped(sse, 'a')
     sse.write(data(1), () => see('callback 1'))
     await settle()
     sse.unpipe()
@@ -316,21 +318,16 @@ const scenarios = {
 
   async callbacks_after_unpipe() {
     const sse = newStream()
-    const a = new Tap('a')
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a')
     sse.unpipe(a)
     write(sse, 1, heard(1))
     await settle()
-    sse.pipe(new Tap('b'))
-    await settle()
+    await piped(sse, 'b')
   },
 
   async callbacks_of_what_waits_when_it_is_unpiped() {
     const sse = newStream()
-    const a = new Tap('a')
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a')
     a.full = true
     write(sse, 1)
     await settle()
@@ -339,8 +336,7 @@ const scenarios = {
     await settle()
     write(sse, 3, heard(3))
     await settle()
-    sse.pipe(new Tap('b'))
-    await settle()
+    await piped(sse, 'b')
   },
 
   async several_destinations_go_at_the_pace_of_the_slowest() {
@@ -408,10 +404,8 @@ const scenarios = {
 
   async unpipe_all() {
     const sse = newStream()
-    sse.pipe(new Tap('a'))
-    await settle()
-    sse.pipe(new Tap('b'))
-    await settle()
+    await piped(sse, 'a')
+    await piped(sse, 'b')
     sse.unpipe()
     write(sse, 1)
     await settle()
@@ -449,11 +443,7 @@ const scenarios = {
     const sse = newStream()
     const a = new Tap('a')
     sse.pipe(a)
-    try {
-      sse.pipe(a)
-    } catch (error) {
-      see(`pipe throws ${error.code}`)
-    }
+    throwing('pipe', () => sse.pipe(a))
     write(sse, 1)
     await settle()
   },
@@ -463,11 +453,7 @@ const scenarios = {
     sse.pipe(new Tap('a'))
     sse.end()
     await settle()
-    try {
-      sse.pipe(new Tap('b'))
-    } catch (error) {
-      see(`pipe throws ${error.code}`)
-    }
+    throwing('pipe', () => sse.pipe(new Tap('b')))
     await settle()
   },
 
@@ -485,11 +471,7 @@ const scenarios = {
     await exchange(async (req, res) => {
       const sse = newStream(req)
       res.write('x')
-      try {
-        sse.pipe(res)
-      } catch (error) {
-        see(`pipe throws ${error.code}`)
-      }
+      throwing('pipe', () => sse.pipe(res))
       write(sse, 1)
       see(`piped: ${sse.readableFlowing !== null}`)
     })
@@ -497,8 +479,7 @@ const scenarios = {
 
   async callbacks_come_in_order() {
     const sse = newStream()
-    sse.pipe(new Tap('a'))
-    await settle()
+    await piped(sse, 'a')
     for (const n of [1, 2, 3]) sse.write(data(n), heard(n))
     await settle()
     sse.write(data(4), 'utf-8', heard(4))
@@ -510,8 +491,7 @@ const scenarios = {
     const sse = newStream()
     sse.write(data(1), heard(1))
     await settle()
-    sse.pipe(new Tap('a'))
-    await settle()
+    await piped(sse, 'a')
   },
 
   async destroy_without_an_error() {
@@ -549,8 +529,7 @@ const scenarios = {
       watch(res, 'res', ['finish'])
       sse.pipe(res)
       watch(res, 'res', ['unpipe', 'close'])
-      write(sse, 1)
-      await until(() => client.text.includes('1'))
+      await delivered(sse, client)
       sse.destroy()
       await settle()
       see(`client cut off: ${client.gone()}`)
@@ -563,8 +542,7 @@ const scenarios = {
       watch(res, 'res', ['finish'])
       sse.pipe(res)
       watch(res, 'res', ['unpipe', 'close'])
-      write(sse, 1)
-      await until(() => client.text.includes('1'))
+      await delivered(sse, client)
       res.destroy()
       await until(() => client.gone())
       await settle()
@@ -581,11 +559,9 @@ const scenarios = {
         see('res close')
         sse.unpipe(res)
       })
-      write(sse, 1)
-      await until(() => client.text.includes('1'))
+      await delivered(sse, client)
       client.leave()
-      await until(() => seen.includes('res close'))
-      await settle()
+      await closed()
       write(sse, 2, heard(2))
       await settle()
     })
@@ -597,11 +573,9 @@ const scenarios = {
       watch(res, 'res', ['finish'])
       sse.pipe(res)
       watch(res, 'res', ['unpipe', 'close'])
-      write(sse, 1)
-      await until(() => client.text.includes('1'))
+      await delivered(sse, client)
       client.leave()
-      await until(() => seen.includes('res close'))
-      await settle()
+      await closed()
       sse.write(data(2))
       await settle()
       sse.pipe(new Tap('a'))
@@ -617,11 +591,9 @@ const scenarios = {
       watch(res, 'res', ['unpipe', 'close'])
       await settle()
       sse.pipe(new Tap('a'))
-      write(sse, 1)
-      await until(() => client.text.includes('1'))
+      await delivered(sse, client)
       client.leave()
-      await until(() => seen.includes('res close'))
-      await settle()
+      await closed()
       write(sse, 2)
       await settle()
     })
@@ -633,11 +605,9 @@ const scenarios = {
       watch(res, 'res', ['finish'])
       sse.pipe(res)
       watch(res, 'res', ['unpipe', 'close'])
-      write(sse, 1)
-      await until(() => client.text.includes('1'))
+      await delivered(sse, client)
       res.end()
-      await until(() => seen.includes('res close'))
-      await settle()
+      await closed()
       sse.write(data(2))
       await settle()
       received(client)
@@ -649,13 +619,11 @@ const scenarios = {
       const sse = newStream(req)
       sse.pipe(res)
       watch(res, 'res', ['unpipe', 'close'])
-      write(sse, 1)
-      await until(() => client.text.includes('1'))
+      await delivered(sse, client)
       await settle()
       res.end()
       sse.write(data(2))
-      await until(() => seen.includes('res close'))
-      await settle()
+      await closed()
       received(client)
     })
   },
@@ -678,11 +646,8 @@ const scenarios = {
 
   async a_destination_raises() {
     const sse = newStream()
-    const bad = new Tap('bad')
-    sse.pipe(bad)
-    await settle()
-    sse.pipe(new Tap('good'))
-    await settle()
+    const bad = await piped(sse, 'bad')
+    await piped(sse, 'good')
     bad.write = () => {
       throw new Error('boom')
     }
@@ -702,8 +667,7 @@ const scenarios = {
     bad.on('error', () => {})
     sse.pipe(bad)
     await settle()
-    sse.pipe(new Tap('good'))
-    await settle()
+    await piped(sse, 'good')
     bad.emit('error', new Error('boom'))
     write(sse, 1)
     await settle()
@@ -711,11 +675,8 @@ const scenarios = {
 
   async a_destination_finishes_by_itself() {
     const sse = newStream()
-    const a = new Tap('a')
-    sse.pipe(a)
-    await settle()
-    sse.pipe(new Tap('b'))
-    await settle()
+    const a = await piped(sse, 'a')
+    await piped(sse, 'b')
     a.emit('finish')
     write(sse, 1)
     await settle()
@@ -723,11 +684,8 @@ const scenarios = {
 
   async a_destination_closes_by_itself() {
     const sse = newStream()
-    const a = new Tap('a')
-    sse.pipe(a)
-    await settle()
-    sse.pipe(new Tap('b'))
-    await settle()
+    const a = await piped(sse, 'a')
+    await piped(sse, 'b')
     a.emit('close')
     write(sse, 1)
     await settle()
@@ -735,8 +693,7 @@ const scenarios = {
 
   async a_bad_message() {
     const sse = newStream()
-    sse.pipe(new Tap('a'))
-    await settle()
+    await piped(sse, 'a')
     try {
       sse.write({ data: Symbol('no JSON') })
     } catch (error) {
@@ -760,9 +717,7 @@ const scenarios = {
     const sse = newStream()
     sse.on('drain', () => write(sse, 41))
     writeMany(sse, 1, 40)
-    const a = new Tap('a', true)
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a', { quiet: true })
     gotMany(a)
   },
 
@@ -776,9 +731,7 @@ const scenarios = {
     state()
     writeMany(sse, 1, 40)
     state()
-    const a = new Tap('a', true)
-    sse.pipe(a)
-    await settle()
+    const a = await piped(sse, 'a', { quiet: true })
     gotMany(a)
     state()
     a.full = true

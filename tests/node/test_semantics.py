@@ -125,6 +125,22 @@ class Stage:
     def write(self, sse: SseStream, text: object, callback: Any = None) -> None:
         self.see(f"write {text} -> {str(sse.write(data(text), callback)).lower()}")
 
+    def delivered(self, sse: SseStream, client: "Exchange") -> None:
+        """The first message, once the client has it."""
+        self.write(sse, 1)
+        self.until(lambda: "1" in client.text)
+
+    def closed(self) -> None:
+        self.until(lambda: "res close" in self.seen)
+        self.settle()
+
+    @contextlib.contextmanager
+    def throwing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except StreamError as error:
+            self.see(f"{what} throws {code_of(error)}")
+
     def heard(self, name: object) -> Callable[[BaseException | None], None]:
         def callback(error: BaseException | None) -> None:
             self.see(f"callback {name}: {'no error' if error is None else code_of(error)}")
@@ -220,13 +236,13 @@ def data(text: object) -> dict[str, str]:
 class Tap(EventEmitter):
     """A destination that takes every message, and says that it is full when told to."""
 
-    def __init__(self, stage: Stage, name: str, quiet: bool = False) -> None:
+    def __init__(self, stage: Stage, name: str, quiet: bool = False, full: bool = False) -> None:
         super().__init__()
         self.stage = stage
         self.name = name
         self.quiet = quiet
         self.got: list[str] = []
-        self.full = False
+        self.full = full
         for event in ("pipe", "unpipe"):
             self.on(event, lambda source, event=event: self._met(event, source))
 
@@ -860,10 +876,7 @@ def write_below_at_and_above_the_mark_unpiped(stage: Stage) -> None:
 @play
 def write_while_the_destination_is_full(stage: Stage) -> None:
     sse = stage.stream()
-    a = Tap(stage, "a", quiet=True)
-    a.full = True
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a", quiet=True, full=True)
     stage.write_many(sse, 1, 40)
     stage.settle()
     a.drain()
@@ -874,10 +887,7 @@ def write_while_the_destination_is_full(stage: Stage) -> None:
 @play
 def each_drain_lets_one_message_through(stage: Stage) -> None:
     sse = stage.stream()
-    a = Tap(stage, "a")
-    a.full = True
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a", full=True)
     for n in (1, 2, 3):
         stage.write(sse, n)
     stage.settle()
@@ -933,10 +943,7 @@ def end_with_messages_queued(stage: Stage) -> None:
 @play
 def end_while_the_destination_is_full(stage: Stage) -> None:
     sse = stage.stream()
-    a = Tap(stage, "a")
-    a.full = True
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a", full=True)
     for n in (1, 2):
         stage.write(sse, n)
     sse.end()
@@ -960,17 +967,12 @@ def end_twice(stage: Stage) -> None:
 @play
 def write_after_end(stage: Stage) -> None:
     sse = stage.stream()
-    a = Tap(stage, "a")
-    a.full = True
-    sse.pipe(a)
-    stage.settle()
+    a = stage.piped(sse, "a", full=True)
     for n in (1, 2):
         stage.write(sse, n)
     sse.end()
-    try:
+    with stage.throwing("write 3"):
         stage.write(sse, 3, stage.heard(3))
-    except StreamError as error:
-        stage.see(f"write 3 throws {code_of(error)}")
     stage.settle()
     a.drain()
     stage.settle()
@@ -982,10 +984,8 @@ def write_after_everything_is_over(stage: Stage) -> None:
     sse.pipe(Tap(stage, "a"))
     sse.end()
     stage.settle()
-    try:
+    with stage.throwing("write 1"):
         stage.write(sse, 1)
-    except StreamError as error:
-        stage.see(f"write 1 throws {code_of(error)}")
     stage.settle()
 
 
@@ -1014,8 +1014,7 @@ def a_response_that_a_close_handler_has_ended_takes_late_writes(stage: Stage) ->
         res.write("x")
         stage.until(lambda: "x" in client.text)
         client.leave()
-        stage.until(lambda: "res close" in stage.seen)
-        stage.settle()
+        stage.closed()
         stage.see(f"res.write -> {str(res.write('y')).lower()}")
         res.end("z")
         stage.settle()
@@ -1171,10 +1170,8 @@ def pipe_twice_to_one_destination(stage: Stage) -> None:
     sse = stage.stream()
     a = Tap(stage, "a")
     sse.pipe(a)
-    try:
+    with stage.throwing("pipe"):
         sse.pipe(a)
-    except StreamError as error:
-        stage.see(f"pipe throws {code_of(error)}")
     stage.write(sse, 1)
     stage.settle()
 
@@ -1185,10 +1182,8 @@ def pipe_after_the_end(stage: Stage) -> None:
     sse.pipe(Tap(stage, "a"))
     sse.end()
     stage.settle()
-    try:
+    with stage.throwing("pipe"):
         sse.pipe(Tap(stage, "b"))
-    except StreamError as error:
-        stage.see(f"pipe throws {code_of(error)}")
     stage.settle()
 
 
@@ -1211,10 +1206,8 @@ def pipe_to_a_response_that_is_being_sent(stage: Stage) -> None:
         sse = stage.stream(client.request)
         client.res.write("x")
         client.serve()
-        try:
+        with stage.throwing("pipe"):
             sse.pipe(client.res)
-        except StreamError as error:
-            stage.see(f"pipe throws {code_of(error)}")
         stage.write(sse, 1)
         stage.see(f"piped: {str(sse.writable_length == 0).lower()}")
 
@@ -1278,8 +1271,7 @@ def the_stream_is_destroyed_under_a_response(stage: Stage) -> None:
         stage.watch(client.res, "res", "unpipe", "finish", "close")
         sse.pipe(client.res)
         client.serve()
-        stage.write(sse, 1)
-        stage.until(lambda: "1" in client.text)
+        stage.delivered(sse, client)
         sse.destroy()
         stage.settle()
         client.cut_off()
@@ -1292,8 +1284,7 @@ def the_response_is_destroyed_under_the_stream(stage: Stage) -> None:
         stage.watch(client.res, "res", "unpipe", "finish", "close")
         sse.pipe(client.res)
         client.serve()
-        stage.write(sse, 1)
-        stage.until(lambda: "1" in client.text)
+        stage.delivered(sse, client)
         client.res.destroy()
         stage.settle()
         client.cut_off()
@@ -1312,11 +1303,9 @@ def the_client_leaves(stage: Stage) -> None:
             sse.unpipe(client.res)
 
         client.serve()
-        stage.write(sse, 1)
-        stage.until(lambda: "1" in client.text)
+        stage.delivered(sse, client)
         client.leave()
-        stage.until(lambda: "res close" in stage.seen)
-        stage.settle()
+        stage.closed()
         stage.write(sse, 2, stage.heard(2))
         stage.settle()
 
@@ -1328,11 +1317,9 @@ def a_client_leaves_a_stream_of_no_request(stage: Stage) -> None:
         stage.watch(client.res, "res", "unpipe", "finish", "close")
         sse.pipe(client.res)
         client.serve()
-        stage.write(sse, 1)
-        stage.until(lambda: "1" in client.text)
+        stage.delivered(sse, client)
         client.leave()
-        stage.until(lambda: "res close" in stage.seen)
-        stage.settle()
+        stage.closed()
         sse.write(data(2))
         stage.settle()
         sse.pipe(Tap(stage, "a"))
@@ -1349,11 +1336,9 @@ def one_of_two_clients_leaves(stage: Stage) -> None:
         stage.settle()
         sse.pipe(Tap(stage, "a"))
         client.serve()
-        stage.write(sse, 1)
-        stage.until(lambda: "1" in client.text)
+        stage.delivered(sse, client)
         client.leave()
-        stage.until(lambda: "res close" in stage.seen)
-        stage.settle()
+        stage.closed()
         stage.write(sse, 2)
         stage.settle()
 
@@ -1365,11 +1350,9 @@ def the_response_is_ended_under_the_stream(stage: Stage) -> None:
         stage.watch(client.res, "res", "unpipe", "finish", "close")
         sse.pipe(client.res)
         client.serve()
-        stage.write(sse, 1)
-        stage.until(lambda: "1" in client.text)
+        stage.delivered(sse, client)
         client.res.end()
-        stage.until(lambda: "res close" in stage.seen)
-        stage.settle()
+        stage.closed()
         sse.write(data(2))
         stage.settle()
         client.received()
@@ -1382,13 +1365,11 @@ def the_response_is_ended_and_the_stream_written_to_at_once(stage: Stage) -> Non
         stage.watch(client.res, "res", "unpipe", "close")
         sse.pipe(client.res)
         client.serve()
-        stage.write(sse, 1)
-        stage.until(lambda: "1" in client.text)
+        stage.delivered(sse, client)
         stage.settle()
         client.res.end()
         sse.write(data(2))
-        stage.until(lambda: "res close" in stage.seen)
-        stage.settle()
+        stage.closed()
         client.received()
 
 
@@ -1414,9 +1395,7 @@ def a_close_handler_raises(stage: Stage) -> None:
 @play
 def a_destination_raises(stage: Stage) -> None:
     sse = stage.stream()
-    bad: Any = Tap(stage, "bad")
-    sse.pipe(bad)
-    stage.settle()
+    bad: Any = stage.piped(sse, "bad")
     stage.piped(sse, "good")
 
     def fail(chunk: bytes) -> bool:
