@@ -59,20 +59,29 @@ def request_for(key: str) -> bytes:
     return f"GET /quiet?key={key} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
+def opened(server: Server, behind_at: str | None, mark: bytes) -> tuple[Client, str, str]:
+    """A client of a stream, when *mark* has come, and the keys of the stream and of a second one.
+
+    The second stream is asked for on the same connection *behind_at* "once" or "later". Sent
+    together, the server has read both requests. Sent later, the second one waits in the socket, in
+    front of the FIN.
+    """
+    key, behind = next(_keys), next(_keys)
+    client = Client(server.port)
+    first, second = request_for(key), request_for(behind)
+    client.sock.sendall(first + second if behind_at == "once" else first)
+    client.read_until(mark)
+    if behind_at == "later":
+        client.sock.sendall(second)
+    return client, key, behind
+
+
 def departs(server: Server, leave: Leave, behind_at: str | None = None) -> None:
     """Open a stream, leave it, and see what the server makes of that; some rounds of it."""
     delays = []
     clients = []
     for _ in range(ROUNDS):
-        key, behind = next(_keys), next(_keys)
-        client = Client(server.port)
-        first, second = request_for(key), request_for(behind)
-        # Sent together, the server has read both; sent later, the second waits
-        # in the socket, in front of the FIN.
-        client.sock.sendall(first + second if behind_at == "once" else first)
-        client.read_until(b":ok\n\n")
-        if behind_at == "later":
-            client.sock.sendall(second)
+        client, key, behind = opened(server, behind_at, b":ok\n\n")
         left = time.monotonic()
         leave(client)
         delays.append(server.wait_for(event="close", key=key)["at"] - left)
@@ -207,13 +216,7 @@ def waitress(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_waitress_hides_the_socket_and_the_heartbeat_finds_out(
     waitress: Server, leave: Leave, behind_at: str | None
 ) -> None:
-    key, behind = next(_keys), next(_keys)
-    client = Client(waitress.port)
-    first, second = request_for(key), request_for(behind)
-    client.sock.sendall(first + second if behind_at == "once" else first)
-    client.read_until(b"\n:\n")
-    if behind_at == "later":
-        client.sock.sendall(second)
+    client, key, _ = opened(waitress, behind_at, b"\n:\n")
     leave(client)
     waitress.wait_for(event="close", key=key)
     waitress.wait_for(event="unpipe", key=key)

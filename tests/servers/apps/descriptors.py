@@ -18,20 +18,23 @@ channels = Channels("memory://")
 hoard: list[int] = []
 
 
-@app.get("/plain")
-def plain() -> ServerResponse:
+def piped() -> tuple[SseStream, ServerResponse]:
     res = ServerResponse()
     sse_stream = SseStream(request)
     sse_stream.pipe(res)
+    return sse_stream, res
+
+
+@app.get("/plain")
+def plain() -> ServerResponse:
+    sse_stream, res = piped()
     sse_stream.write({"data": "first"})
     return res
 
 
 @app.get("/subscribed")
 def subscribed() -> ServerResponse:
-    res = ServerResponse()
-    sse_stream = SseStream(request)
-    sse_stream.pipe(res)
+    sse_stream, res = piped()
     channels.subscribe(sse_stream, "news")
     sse_stream.write({"data": "first"})
     return res
@@ -39,9 +42,7 @@ def subscribed() -> ServerResponse:
 
 @app.get("/timed")
 def timed() -> ServerResponse:
-    res = ServerResponse()
-    sse_stream = SseStream(request)
-    sse_stream.pipe(res)
+    sse_stream, res = piped()
     set_interval(lambda: sse_stream.write({"data": "first"}), 10)
     return res
 
