@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kit.programs import run_program
 from tests.kit.servers import ROOT, Client, Server, wait_until
 
 #: The ways of ``tests.servers.apps.descriptors``.
@@ -123,9 +124,7 @@ print(sink.got)
 
 def test_a_source_needs_none_to_wait() -> None:
     program = "import gevent.event\n" + PIPELINE
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30
-    )
+    done = run_program(program)
     assert done.stdout.rstrip() == repr(b":ok\n\ndata: 0\n\ndata: 1\n\ndata: 2\n\n")
     assert not done.stderr
 
@@ -167,9 +166,7 @@ print(fired)
 
 
 def test_a_loop_that_cannot_be_had_is_an_error_and_not_the_end_of_the_process() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST], cwd=ROOT, capture_output=True, text=True, timeout=30
-    )
+    done = run_program(FIRST)
     assert done.stdout.split() == ["True"] * 6 + ["[1]"], done.stdout + done.stderr
     assert not done.stderr
 
@@ -205,9 +202,7 @@ for take in ("all", "none"):
 
 
 def test_a_departure_that_cannot_be_watched_for_is_an_error_and_the_next_one_is() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED], cwd=ROOT, capture_output=True, text=True, timeout=30
-    )
+    done = run_program(WATCHED)
     assert done.stdout.split() == ["500", "0", "200", "1"], done.stdout + done.stderr
 
 

@@ -23,6 +23,7 @@ from ssestream.brokers.redis import RedisBroker, listener, subscriber
 from ssestream.brokers.redis.keys import written_terms
 from tests.kit.brokers import all_closed, follow, frames, wait
 from tests.kit.brokers import news as heard
+from tests.kit.programs import run_program
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import ROOT, free_port, wait_until
 
@@ -764,13 +765,8 @@ for way in ("dropped", "left"):
 
 
 def test_nothing_is_left_to_the_collector(redis_server: RedisServer) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "always", "-c", DROPPED, redis_server.url],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr.decode()) == (0, "")
+    done = run_program(DROPPED, redis_server.url, options=("-X", "dev", "-W", "always"))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_forked_process_has_its_own_connections(
@@ -988,13 +984,8 @@ print(json.dumps({"pause": pause, "crowded": crowded, "in order": got == list(ra
 def test_a_patched_process_waits_in_a_greenlet_and_publishes_from_any_thread(
     redis_server: RedisServer,
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PATCHED, redis_server.url],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    done = run_program(PATCHED, redis_server.url, options=("-W", "error"))
+    assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["in order"]
     assert said["crowded"]

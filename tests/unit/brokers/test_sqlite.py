@@ -33,6 +33,7 @@ from tests.kit.brokers import (
     plainly,
     wait,
 )
+from tests.kit.programs import run_program
 from tests.kit.servers import ROOT, wait_until
 
 
@@ -670,13 +671,8 @@ channels.subscribe(stream, "news")
 
 
 def test_a_process_that_ends_leaves_nothing_to_the_collector(path: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "always", "-c", LEAVING, f"sqlite:///{path}"],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr.decode()) == (0, "")
+    done = run_program(LEAVING, f"sqlite:///{path}", options=("-X", "dev", "-W", "always"))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_told_of_the_file_is_in_one_line(tmp_path: Path) -> None:
@@ -753,13 +749,7 @@ assert free.wait(20)
 assert len(all_channels[0].history("news")) >= 150
 print("free")
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_program(words, options=("-W", "ignore"))
     assert done.stdout == "free\n", done.stderr
     assert done.stderr == ""
 

@@ -3,8 +3,6 @@
 import itertools
 import logging
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from ssestream.channels import listener
 from ssestream.wire import Decoder, encode, is_frame
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
 from tests.kit.insides import exchange_of, listener_of, over
-from tests.kit.servers import ROOT
+from tests.kit.programs import run_program
 from tests.kit.states import idle
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 
@@ -806,8 +804,7 @@ print("well")
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_in_the_greenlets_of_a_patched_process(seed: int) -> None:
-    command = [sys.executable, "-c", PATCHED, str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = run_program(PATCHED, str(seed))
     assert done.stdout == "well\n", done.stderr
 
 

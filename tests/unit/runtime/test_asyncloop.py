@@ -14,6 +14,7 @@ import pytest
 
 from ssestream.runtime import asyncloop
 from ssestream.runtime.asyncloop import AsyncTask, end_loop
+from tests.kit.programs import run_program
 from tests.kit.servers import ROOT
 from tests.kit.visit import until
 
@@ -272,5 +273,5 @@ def test_the_end_of_the_process_cancels_what_still_runs(patch: str) -> None:
 
 def test_nobody_has_the_loop_who_does_not_need_it() -> None:
     program = "import sys, ssestream; print('asyncio' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    ran = run_program(program)
     assert ran.stdout == "False\n"

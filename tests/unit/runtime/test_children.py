@@ -1,13 +1,10 @@
 """Child processes that are started in threads with a hub of their own."""
 
-import subprocess
-import sys
-
 import pytest
 from gevent.core import loop as libev_loop
 
 from ssestream.runtime.children import child_watcher
-from tests.kit.servers import ROOT
+from tests.kit.programs import run_program
 
 _PROGRAM = """
 from gevent import monkey; monkey.patch_all()
@@ -42,13 +39,7 @@ print(sorted(codes) == [(code, code) for code in range(20)] or codes)
 
 @pytest.mark.parametrize("how", ["start", "fork"])
 def test_each_thread_gets_the_exit_code_of_its_own_child(how: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _PROGRAM.replace("HOW", how)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ran = run_program(_PROGRAM.replace("HOW", how), options=("-W", "ignore"))
     assert (ran.stdout, ran.stderr) == ("True\n", "")
 
 

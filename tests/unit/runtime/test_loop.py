@@ -1,7 +1,5 @@
 """Where streams and timers live when no request says so."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +10,13 @@ import pytest
 from ssestream.runtime import threads as real_threads
 from ssestream.runtime.loop import Loop
 from ssestream.runtime.threads import Pool
-from tests.kit.servers import ROOT
+from tests.kit.programs import run_program
 from tests.kit.visit import until
 
 
 def printed_by(program: str) -> str:
     """What *program* prints in a process of its own, in which nothing is warned of."""
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ran = run_program(program, options=("-W", "error"))
     assert ran.stderr == ""
     return ran.stdout.strip()
 
@@ -65,13 +57,7 @@ print(current_loop().cooperative, current_loop().hub is gevent.get_hub(), len(ti
     ids=["in a patched process: the main hub", "in a plain one: a hub of a thread of its own"],
 )
 def test_a_timer_of_a_module_has_a_home(patch: str, event: str, expected: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _MODULE_LEVEL.format(patch=patch, event=event)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    ran = run_program(_MODULE_LEVEL.format(patch=patch, event=event), options=("-W", "error"))
     assert (ran.stdout.strip(), ran.stderr) == (expected, "")
 
 
@@ -111,13 +97,7 @@ def closed():
     {handler}
 stream.destroy()
 """
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    ran = run_program(program, options=("-W", "error"))
     assert (ran.stdout.strip(), ran.stderr, ran.returncode) == (expected, "", 0)
 
 

@@ -1,7 +1,5 @@
 """TimerHeap: one timer of libev and one greenlet or thread for all timers of a loop."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 
 from ssestream import clear_interval, set_interval, set_timeout
 from ssestream.runtime.loop import current_loop
+from tests.kit.programs import run_program
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 from tests.unit.test_timers import Ticks
 
@@ -154,10 +153,5 @@ os.waitpid(children[0], 0)
     ids=["hub", "threads"],
 )
 def test_a_job_that_a_callback_forks_runs_no_other_callback(how: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS.replace("HOW", how)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_program(FORKS.replace("HOW", how))
     assert done.stdout.split() == ["parent", "parent"], done.stderr
