@@ -151,13 +151,14 @@ class SseWorker(GeventWorker):
         listener.setblocking(1)
         pool = Connections(self.worker_connections)
         options = {"ssl_context": make_ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        name = _ListenerName(listener.getsockname())
 
         def handle(client: Any, address: Any) -> None:
             if not self._memory.has_room_for_one(len(pool) - 1):
                 client.close()
                 return
             gevent.getcurrent().serve_in(pool)
-            self.handle(listener, client, address)
+            self.handle(name, client, address)
 
         server = StreamServer(listener, handle=handle, spawn=pool, **options)
         if self.cfg.workers > 1:
@@ -281,6 +282,19 @@ class SseWorker(GeventWorker):
     ) -> None:
         if _LATER_KEY not in environ and self._post_request is not None:
             self._post_request(worker, req, environ, response)
+
+
+class _ListenerName:
+    """The name of a listener, for gunicorn's ``handle``, which asks the listener itself for it.
+
+    A worker that stops closes its listeners while greenlets of accepted connections have not begun.
+    """
+
+    def __init__(self, name: Any) -> None:
+        self._name = name
+
+    def getsockname(self) -> Any:
+        return self._name
 
 
 class _Handover:
