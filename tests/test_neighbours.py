@@ -5,6 +5,7 @@ must be there in the installed version: tox runs this with the oldest and the ne
 """
 
 import ast
+import asyncio
 import functools
 import importlib
 import inspect
@@ -96,6 +97,15 @@ USED: dict[str, tuple[str, Callable[[], bool]]] = {
         "the body in sentry-sdk's wrapper, which is recognised by its slots",
         lambda: True,
     ),
+    # -- asyncio: "for those who write loops", as its documentation says
+    "_get_running_loop": (
+        "a callback in the hub of the loop is not in the loop",
+        lambda: hasattr(asyncio, "_get_running_loop"),
+    ),
+    "_set_running_loop": (
+        "a callback in the hub of the loop is not in the loop",
+        lambda: hasattr(asyncio, "_set_running_loop"),
+    ),
     # -- Python's own
     "_exit": ("documented", lambda: hasattr(os, "_exit")),
     "_getframe": ("documented", lambda: hasattr(sys, "_getframe")),
@@ -111,7 +121,7 @@ def defined_in(file: Path) -> set[str]:
     """The private names that *file* gives to anything."""
     found: set[str] = set()
     for node in ast.walk(tree_of(file)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
