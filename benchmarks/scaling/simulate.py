@@ -80,20 +80,13 @@ MEASURED = {
     "headers": Figure(90, "bytes", "Ethernet, IP and TCP around it, and the same for each answer",
                       "from the formats"),
     "publish": Figure(40, "µs", "Redis: an event is published", MEASURED_HERE),
-    "listener": Figure(85, "µs", "Redis: one process is told of an event and reads it",
+    "listener": Figure(85, "µs", "Redis: one process is told of an event and reads it (over 4 KB)",
                        MEASURED_HERE),
     "listener_out": Figure(480, "bytes", "Redis: sent to one process for such an event",
                            MEASURED_HERE),
     "place": Figure(40, "µs", "Redis: a stream that opens is told where its channel is",
                     MEASURED_HERE),
     "read": Figure(60, "µs", "Redis: ten missed events are read", MEASURED_HERE),
-    "channel": Figure(1.7, "µs", "Redis: one wait, for each channel that a process follows",
-                      MEASURED_HERE),
-    "channel_here": Figure(1.8, "µs", "the same wait in the process, for each channel",
-                           MEASURED_HERE),
-    "poll": Figure(1.8, "µs", "Redis Cluster: one poll, for each channel that a process follows",
-                   MEASURED_HERE),
-    "poll_here": Figure(21, "µs", "the same poll in the process, for each channel", MEASURED_HERE),
     "event": Figure(165, "bytes", "Redis: memory of such an event in a log of 1,000",
                     MEASURED_HERE),
     "log": Figure(4.7, "KB", "Redis: memory of a channel with a single event", MEASURED_HERE),
@@ -436,10 +429,6 @@ def needs(worker: str) -> str:
             "Redis servers for a hundred such events a second",
             *(str(math.ceil(100 * redis_us(count * CORES) / REDIS_BUSY / 1e6)) for count in hosts),
         ),
-        (
-            "a channel for each stream: s of Redis for a turn",
-            *(number(size * MEASURED["channel"].value / 1e6) for size in SIZES),
-        ),
     ]
     return table((f"``{worker}``", *(f"{size:,}" for size in SIZES)), rows)
 
@@ -459,31 +448,6 @@ def network() -> str:
         ),
     ]
     return table(("all hosts together", *(f"{size:,}" for size in SIZES)), rows)
-
-
-def redis() -> str:
-    """The table of the cost of many channels."""
-    followed = (1, 100, 1000, 10_000, 100_000)
-    wait, wait_here = MEASURED["channel"].value, MEASURED["channel_here"].value
-    poll, poll_here = MEASURED["poll"].value, MEASURED["poll_here"].value
-
-    def of_a_second(seconds: float) -> float:
-        """The share of a second, if each poll starts a tenth of a second after the last."""
-        return seconds / (0.1 + seconds)
-
-    rows = [
-        ("Redis: ms of its core for one wait", *(number(n * wait / 1000) for n in followed)),
-        ("ms of the process for it", *(number(n * wait_here / 1000) for n in followed)),
-        (
-            "Cluster: ms of its cores for one poll",
-            *(number(n * poll / 1000) for n in followed),
-        ),
-        (
-            "part of the process's core that polls",
-            *(number(100 * of_a_second(n * poll_here / 1e6)) + " %" for n in followed),
-        ),
-    ]
-    return table(("channels that a process follows", *(f"{n:,}" for n in followed)), rows)
 
 
 Variant = tuple[str, Retry | None]
@@ -556,7 +520,6 @@ def tables(seed: int) -> dict[str, str]:
         "figures": figures(),
         **{f"needs-{worker.lower()}": needs(worker) for worker in WORKERS},
         "network": network(),
-        "redis": redis(),
         "death": storms(seed, told=False),
         "reload": storms(seed, told=True),
         "formula": formula(seed),

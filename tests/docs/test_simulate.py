@@ -124,7 +124,6 @@ QUICK = {
     "needs-gevent": lambda: simulate.needs("gevent"),
     "needs-sseworker": lambda: simulate.needs("SseWorker"),
     "network": simulate.network,
-    "redis": simulate.redis,
 }
 
 
