@@ -109,6 +109,8 @@ class Listener:
             if self._due and (self._has_put_off or not ends):
                 self._read_due(news, read)
                 self._has_put_off = False
+                # This read may be the first that works since a failure.
+                ends = was_woken and self._works
             else:
                 self._has_put_off = ends
             if news or ends or clock.now() >= deadline:

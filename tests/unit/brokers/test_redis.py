@@ -509,6 +509,21 @@ def test_a_frozen_redis_fails_a_wait_in_time(
     follower.stop()
 
 
+def test_a_wake_before_the_first_wait_of_a_new_connection_ends_that_wait(
+    redis_server: RedisServer,
+    broker: Callable[..., RedisBroker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "LONGEST", 1000.0)
+    monkeypatch.setattr(listener, "CHECK", 1000.0)
+    reader = broker(redis_server.url)
+    position = reader.append("news", b"data: 1\n\n")
+    for _ in range(3):
+        reader.close()
+        reader.wake()
+        assert wait(reader, {"news": position}) == {}
+
+
 def test_a_wake_is_answered_at_once_though_redis_is_frozen(
     redis_server: RedisServer, broker: Callable[..., RedisBroker]
 ) -> None:
