@@ -1,6 +1,6 @@
 """What the tests share: real parts where they are, and a plain word where not.
 
-With ``SSESTREAM_TEST_ALL=1`` a missing part is a failure instead of a skip.
+With ``SSESTREAM_TEST_ALL=1`` a missing part is a failure instead of a skip, and the long tests run.
 """
 
 import importlib.util
@@ -23,6 +23,15 @@ from tests.kit.servers import Server
 
 HERE = Path(__file__).parent
 NODE_MODULES = HERE / "node" / "node_modules"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the long tests, so that whoever runs all the tests has not to wait for long."""
+    if os.environ.get("SSESTREAM_TEST_ALL") != "1":
+        reason = "left out, as it is long and others show nearly the same: SSESTREAM_TEST_ALL=1"
+        for item in items:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _missing(what: str, how: str) -> None:

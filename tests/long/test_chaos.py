@@ -16,7 +16,10 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 
 # The long form has each broker with each worker.
-@pytest.mark.parametrize(("kind", "worker_class"), [("sqlite", "gevent"), ("redis", "SseWorker")])
+@pytest.mark.parametrize(
+    ("kind", "worker_class"),
+    [pytest.param("sqlite", "gevent", marks=pytest.mark.long), ("redis", "SseWorker")],
+)
 def test_every_client_gets_every_message_once_and_in_order_whatever_breaks(
     kind: str, worker_class: str, request: pytest.FixtureRequest
 ) -> None:
@@ -37,7 +40,10 @@ def test_every_client_gets_every_message_once_and_in_order_whatever_breaks(
     assert not wrong, f"seed {seed}:\n" + "\n".join(wrong[:10])
 
 
-@pytest.mark.parametrize(("kind", "worker_class"), [("sqlite", "SseWorker"), ("redis", "gevent")])
+@pytest.mark.parametrize(
+    ("kind", "worker_class"),
+    [("sqlite", "SseWorker"), pytest.param("redis", "gevent", marks=pytest.mark.long)],
+)
 def test_every_watcher_gets_all_of_its_run_and_each_run_has_one_end(
     kind: str, worker_class: str, request: pytest.FixtureRequest
 ) -> None:

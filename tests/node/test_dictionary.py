@@ -190,7 +190,14 @@ def express(node: str, folder: Path) -> Iterator[NodeProgram]:
     program.stop()
 
 
-@pytest.fixture(scope="module", params=["gevent", "SseWorker", "gthread"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("gevent", marks=pytest.mark.long),
+        "SseWorker",
+        pytest.param("gthread", marks=pytest.mark.long),
+    ],
+)
 def port(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
     server = Server(request.param, "ported:app", env={"PYTHONPATH": f"{ROOT}:{folder}"})
     yield server.start()

@@ -105,6 +105,7 @@ def seen(
     return visits(server)
 
 
+@pytest.mark.long
 @pytest.mark.browser
 @pytest.mark.parametrize(("row", "name"), [(row, name) for _, row, name in ON_PAGES])
 @pytest.mark.parametrize("column", PLANS)

@@ -33,7 +33,15 @@ def start(kind: str, model: Model, *args: str) -> Server:
     return Server(kind, "tests.servers.apps.models:app", args=args, env=env).start()
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("gevent", marks=pytest.mark.long),
+        "SseWorker",
+        "gthread",
+        pytest.param("flask", marks=pytest.mark.long),
+    ],
+)
 def server(request: pytest.FixtureRequest, model: Model) -> Iterator[Server]:
     server = start(request.param, model)
     yield server

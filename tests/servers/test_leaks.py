@@ -66,7 +66,15 @@ def drained(client: Client) -> bool:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "pywsgi"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "SseWorker",
+        pytest.param("gevent", marks=pytest.mark.long),
+        "gthread",
+        pytest.param("pywsgi", marks=pytest.mark.long),
+    ],
+)
 def test_nothing_is_left_of_thousands_of_clients(kind: str) -> None:
     server = Server(kind, "tests.servers.apps.app:app", threads=AT_A_TIME * 3).start()
     try:

@@ -24,7 +24,13 @@ CONF = ("-c", "tests/servers/apps/reload.conf.py")
 ENDLESS = 100_000
 
 
-@pytest.fixture(params=["gevent", "SseWorker", "gthread"])
+@pytest.fixture(
+    params=[
+        pytest.param("gevent", marks=pytest.mark.long),
+        "SseWorker",
+        pytest.param("gthread", marks=pytest.mark.long),
+    ]
+)
 def server(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Server:
     return served(str(request.param), serve, tmp_path)
 

@@ -73,9 +73,9 @@ class Readers:
     ("kind", "way", "how"),
     [
         ("SseWorker", "overflow", "write"),
-        ("SseWorker", "stalled", "push"),
+        pytest.param("SseWorker", "stalled", "push", marks=pytest.mark.long),
         ("gevent", "stalled", "write"),
-        ("gthread", "overflow", "push"),
+        pytest.param("gthread", "overflow", "push", marks=pytest.mark.long),
     ],
 )
 def test_clients_that_never_read_cost_the_others_nothing(
