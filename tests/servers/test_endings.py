@@ -164,7 +164,7 @@ def test_a_worker_that_is_to_end_at_once_lets_no_answer_finish(
     pid = server.worker_pid()
     os.kill(pid, signal.SIGTERM)
     # It drains, and goes on.
-    time.sleep(0.5)
+    answer.read_until(b"data: %d\n\n" % (int(answer.data[-1]) + 20))
     began = time.monotonic()
     os.kill(pid, signal.SIGQUIT)
     answer.read_to_end()
@@ -224,6 +224,8 @@ class Reader:
     def __init__(self, port: int, count: int) -> None:
         self.asks = True
         self.ends: Counter[str] = Counter()
+        #: Pieces that came, of any answer.
+        self.pieces = 0
         self._port, self._count = port, count
         self._running = gevent.spawn(self._run)
 
@@ -240,6 +242,7 @@ class Reader:
             try:
                 while not received.endswith(LAST_CHUNK) and (data := sock.recv(1 << 16)):
                     received += data
+                    self.pieces += data.count(b"data: ")
             except ConnectionResetError:
                 pass
         whole = received.endswith(LAST_CHUNK)
@@ -266,7 +269,11 @@ def test_a_reload_breaks_only_answers_that_cannot_end_and_makes_none_of_them_who
     assert server.process is not None
     for turn in range(RELOADS):
         old = server.worker_pid()
-        gevent.sleep(0.3 if turn % 2 else 0.8)
+        # In the middle of an answer, or at the end of one.
+        for reader in readers:
+            reader.pieces = 0
+        pieces = 5 if turn % 2 else PIECES
+        let_run_until(lambda n=pieces: all(each.pieces >= n for each in readers), "some pieces")
         server.process.send_signal(signal.SIGHUP)
         let_run_until(lambda old=old: server.worker_pid() != old, "another worker")
     for reader in readers:

@@ -28,34 +28,9 @@ from ssestream import (
 )
 from ssestream.runtime import asyncloop
 from ssestream.wire import Decoder
+from tests.kit.handlers import EVENTS, Played, errors_of
 from tests.kit.servers import PATIENCE
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
-
-EVENTS = {"Content-Type": "text/event-stream"}
-
-
-class Played:
-    """An app of one handler, and what came of it."""
-
-    def __init__(self, function: Callable[..., Any], methods: tuple[str, ...] = ("GET",)) -> None:
-        self.app = Flask(__name__)
-        self.app.secret_key = "for the tests"
-        self.seen: list[Any] = []
-        self.app.teardown_request(lambda error: self.seen.append("teardown"))
-        self.app.route("/", methods=methods)(handler(function))
-
-    def visit(self, method: str = "GET", **environ: Any) -> Visit:
-        return Visit(self.app, "/", method, **environ)
-
-    def saw(self, what: Any) -> None:
-        until(lambda: what in self.seen, repr(what))
-
-
-def errors_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    # Once in a process, as the tests' own is not patched.
-    return [each for each in found if "gevent has not patched" not in each]
-
 
 # -- the ordinary course
 
@@ -482,7 +457,7 @@ def test_the_contexts_are_the_requests() -> None:
         res.write("begun")
         await asyncio.sleep(0.02)
         assert request.path == req.path == "/"
-        assert current_app.name == __name__
+        assert current_app.name == Played.__module__
         assert (g.user, g.own, session["seen"]) == ("ada", "function", "yes")
         assert await asyncio.gather(inner(), inner()) == ["/", "/"]
         res.end(" right")
@@ -547,13 +522,10 @@ def test_hundreds_of_clients_leave_nothing_behind() -> None:
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
     visit_all(5)
-    # Other tests may have left threads, which may end meanwhile.
+    # Threads of other tests may end meanwhile, and none begins.
     before = counts()
     visit_all(100)
-    until(
-        lambda: max(now - then for now, then in zip(counts(), before, strict=True)) < 10,
-        "all to be back",
-    )
+    until(lambda: counts()[0] <= before[0] and counts()[1] <= before[1], "all to be given back")
 
 
 @on_threads_and_greenlets

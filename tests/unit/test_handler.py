@@ -24,34 +24,9 @@ from ssestream import (
     set_timeout,
 )
 from ssestream.wire import Decoder
+from tests.kit.handlers import EVENTS, Played, errors_of
 from tests.kit.servers import PATIENCE, body_of
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
-
-EVENTS = {"Content-Type": "text/event-stream"}
-
-
-class Played:
-    """An app of one handler, and what came of it."""
-
-    def __init__(self, function: Callable[..., Any], methods: tuple[str, ...] = ("GET",)) -> None:
-        self.app = Flask(__name__)
-        self.app.secret_key = "for the tests"
-        self.seen: list[Any] = []
-        self.app.teardown_request(lambda error: self.seen.append("teardown"))
-        self.app.route("/", methods=methods)(handler(function))
-
-    def visit(self, method: str = "GET", **environ: Any) -> Visit:
-        return Visit(self.app, "/", method, **environ)
-
-    def saw(self, what: Any) -> None:
-        until(lambda: what in self.seen, repr(what))
-
-
-def errors_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    # Once in a process, as the tests' own is not patched.
-    return [each for each in found if "gevent has not patched" not in each]
-
 
 # -- the ordinary course
 
@@ -440,7 +415,7 @@ def test_the_contexts_are_the_requests_and_its_teardown_runs_at_the_start() -> N
         res.write("begun")
         played.seen.append("started")
         assert request.path == req.path == "/"
-        assert current_app.name == __name__
+        assert current_app.name == Played.__module__
         assert g.user == "ada"
         assert g.own == "function"
         assert "database" not in g

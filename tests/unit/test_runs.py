@@ -1,7 +1,6 @@
 """Runs: producers that outlive their requests, and the watchers of runs."""
 
 import asyncio
-import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,24 +13,12 @@ import pytest
 from ssestream import Channels, Run, Runs
 from ssestream.brokers.broker import Bounds, Position, Terms
 from ssestream.run_log import LEASE, RunLog
-from tests.kit.brokers import all_closed
 from tests.kit.following import Client, data_of, numbers
 from tests.kit.insides import broker_of
-from tests.kit.states import end_all_of, nothing_remains
+from tests.kit.states import nothing_remains
 from tests.kit.visit import on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]
-
-
-@pytest.fixture
-def make(url: str) -> Iterator[Make]:
-    with all_closed(functools.partial(Channels, url), end_all_of) as make:
-        yield make
-
-
-@pytest.fixture
-def channels(make: Make) -> Channels:
-    return make()
 
 
 @pytest.fixture

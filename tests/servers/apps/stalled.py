@@ -7,11 +7,12 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import greenlet
+import gunicorn.util
 from flask import request
 
 from benchmarks.fan import Fan
@@ -69,10 +70,36 @@ def write() -> str:
     return "started"
 
 
+#: The ports of clients that were cut while the server was sending to them.
+cut_in_sendall: set[int] = set()
+
+
+def note_cuts(write: Callable[..., None]) -> Callable[..., None]:
+    """Note the clients out of whose *write* an exception comes. Any look may come too seldom."""
+
+    def noting(sock: Any, *args: Any) -> None:
+        port = None
+        # Its client may just have left.
+        with contextlib.suppress(OSError):
+            port = sock.getpeername()[1]
+        try:
+            write(sock, *args)
+        except BaseException:
+            if port is not None:
+                cut_in_sendall.add(port)
+            raise
+
+    return noting
+
+
+gunicorn.util.write = note_cuts(gunicorn.util.write)
+
+
 @app.get("/state")
 def state() -> dict[str, Any]:
     return {
         **dataclasses.asdict(statistics()),
+        "cut_in_sendall": sorted(cut_in_sendall),
         "writing": sum(writer.is_alive() for writer in writers),
         "in_sendall": [
             *(port for frame in stacks() for port in ports_in_sendall(frame)),

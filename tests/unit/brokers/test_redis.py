@@ -541,6 +541,58 @@ def test_a_wake_is_answered_at_once_though_redis_is_frozen(
         redis_server.thaw()
 
 
+# -- announcements that are not the log's
+
+
+def test_announcements_that_come_twice_or_from_others_neither_double_nor_lose_an_event(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    reader = broker(redis_server.url)
+    follower = Follower(reader, "news")
+    with contextlib.closing(redis_server.client()) as client:
+        said = client.pubsub(ignore_subscribe_messages=True)
+        said.psubscribe("ssestream:*")
+        genuine: list[Any] = []
+
+        def heard(count: int) -> bool:
+            message = said.get_message(timeout=0.01)
+            genuine.extend([message] if message else [])
+            return len(genuine) >= count
+
+        # The subscriptions of the follower and of the test have begun.
+        count = 0
+        while not heard(3):
+            count += 1
+            reader.append("news", b"data: %d\n\n" % count)
+        wait_until(lambda: len(follower.frames) == count, "all")
+        channel, last = genuine[-1]["channel"], genuine[-1]["data"]
+        entry, _, rest = last.partition(b" ")
+        log, _, number = entry.partition(b"-")
+        ahead = b"%b-%d " % (log, int(number) + 1)
+        rubbish = [
+            *(each["data"] for each in reversed(genuine)),
+            b"",
+            b"\n",
+            b"\0\xff" * 100,
+            b"1-x 1  0 0 0 \ndata: no\n\n",
+            b"-" * 10_000,
+            # The next number, behind another entry than the last.
+            ahead + rest,
+            # The next number of another log.
+            b"1-%d " % (int(number) + 1) + rest,
+            # No number of a log ever.
+            b"%b-%b " % (log, b"9" * 400) + rest,
+        ]
+        for each in rubbish:
+            client.publish(channel, each)
+            reader.append("news", b"data: %d\n\n" % (count := count + 1))
+        said.close()
+    wait_until(lambda: len(follower.frames) >= count, "the last")
+    follower.stop()
+    assert follower.frames == [b"data: %d\n\n" % each for each in range(1, count + 1)]
+    assert follower.errors == []
+
+
 # -- tries whose answer is lost
 
 
