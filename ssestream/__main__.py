@@ -1,4 +1,4 @@
-"""The command line: publish to a channel, print its events, and set how much it keeps.
+"""The command line: publish to a channel, print its events, end it, delete it, and set its bounds.
 
 ``python -m ssestream --help`` shows all commands and options.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from .brokers import open_broker
-from .brokers.broker import CONTROL, Broker, ChannelError, Position, Slice, check_name
+from .brokers.broker import CONTROL, END, Broker, ChannelError, Position, Slice, check_name
 from .channels.channels import Channels
 from .channels.ids import format_id, parse_id
 from .errors import BrokerError
@@ -46,10 +46,25 @@ larger history of its own makes the log keep more again.
   python -m ssestream keep --url redis://localhost --history 100 news
 """
 
+_END = """\
+Nothing more can be published to the channel, and its streams end. MESSAGE, a JSON object, is the
+last message; without it, none is published. Does nothing if the channel has ended already.
+
+  python -m ssestream end --url sqlite:///chat.db --ttl 3600 job:7 '{"event": "done", "data": ""}'
+"""
+
+_DELETE = """\
+All that the broker keeps of the channel is freed. Streams that follow it stay open: end the channel
+first if they should end.
+
+  python -m ssestream delete --url sqlite:///chat.db job:7
+"""
+
 _TAIL = """\
 Each message is printed as one line of JSON, with its id. Use the id with --since.
 Characters that could control a terminal are printed as JSON escapes.
-The command goes on until Ctrl-C, until --count, or until the broker fails.
+The command goes on until Ctrl-C, until --count, until the end of the channel, or until the broker
+fails. All messages of a channel that has ended are printed, unless --since or --last is given.
 
   python -m ssestream tail --url redis://localhost --last 10 news
 """
@@ -75,13 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 " the app needs sqlite:/// or redis://"
             )
         check_name(options.channel)
-        if options.command == "publish":
-            _publish(url, options)
-        elif options.command == "keep":
-            channels = Channels(url)
-            channels.keep(options.channel, history=options.history, history_age=options.history_age)
-        else:
+        if options.command == "tail":
             _tail(url, options)
+        else:
+            _change(url, options)
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
@@ -98,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(code: int, error: Exception) -> int:
-    print(f"python -m ssestream: {escape(' '.join(str(error).split()))}", file=sys.stderr)
+    _say(" ".join(str(error).split()))
     return code
 
 
@@ -125,6 +137,22 @@ def _parser() -> argparse.ArgumentParser:
         help="the least age up to which to keep events (default: no change; any age for a new"
         " channel)",
     )
+    publish.add_argument(
+        "--ttl",
+        type=float,
+        metavar="SECONDS",
+        help="delete the channel so long after its last message (default: no change; never for a"
+        " new channel)",
+    )
+    end = _command(commands, "end", "end a channel", _END)
+    end.add_argument("message", nargs="?", metavar="MESSAGE", help="a JSON object")
+    end.add_argument(
+        "--ttl",
+        type=float,
+        metavar="SECONDS",
+        help="delete the channel so long after its end (default: no change)",
+    )
+    _command(commands, "delete", "delete all that is kept of a channel", _DELETE)
     keep = _command(commands, "keep", "set how much a channel keeps", _KEEP)
     keep.add_argument(
         "--history", type=_positive, metavar="N", help="number of events (default: no change)"
@@ -169,20 +197,33 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _publish(url: str, options: argparse.Namespace) -> None:
-    channels = Channels(url, history=options.history, history_age=options.history_age)
-    with contextlib.closing(channels):
-        _publish_all(channels, options)
+def _change(url: str, options: argparse.Namespace) -> None:
+    """Run each command that changes the log of a channel."""
+    bounds: dict[str, Any] = {}
+    if options.command == "publish":
+        bounds = {"history": options.history, "history_age": options.history_age}
+    with contextlib.closing(Channels(url, **bounds)) as channels:
+        if options.command == "publish":
+            _publish_all(channels, options)
+        elif options.command == "end":
+            message = None if options.message is None else _message(options.message)
+            if not channels.end(options.channel, message, ttl=options.ttl):
+                _say(f"{options.channel!r} has ended already")
+        elif options.command == "delete":
+            channels.delete(options.channel)
+        else:
+            channels.keep(options.channel, history=options.history, history_age=options.history_age)
 
 
 def _publish_all(channels: Channels, options: argparse.Namespace) -> None:
+    channel = channels.channel(options.channel, ttl=options.ttl)
     if options.message not in (None, "-"):
-        print(channels.publish(options.channel, _message(options.message)))
+        print(channel.publish(_message(options.message)))
         return
     for number, line in enumerate(sys.stdin.buffer, start=1):
         if line.strip():
             try:
-                event_id = channels.publish(options.channel, _message(line))
+                event_id = channel.publish(_message(line))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
             # Flush each id now, because the next line may come much later.
@@ -219,7 +260,7 @@ def _print_all(broker: Broker, options: argparse.Namespace) -> None:
 def _follow(
     broker: Broker, name: str, since: str | None, last: int
 ) -> Iterator[tuple[Position, bytes]]:
-    """Yield the frames of the channel *name* and their positions, for ever.
+    """Yield the frames of the channel *name* and their positions, until the channel ends.
 
     Begins after the id *since*, or with the *last* entries if *since* is None.
     """
@@ -233,6 +274,10 @@ def _follow(
         if at.log == state.log and broker.read(name, at.number, 0, 0).misses(at):
             # The log no longer has every entry after the id.
             at = _after_gap(name, state)
+    elif state.ended and not last:
+        at = state.beginning
+    if _has_ended(state, at):
+        return
     broker.follow(name, at)
     while True:
         piece = broker.wait().get(name)
@@ -246,20 +291,27 @@ def _follow(
             at = Position(piece.log, number, check)
             if is_frame(frame):
                 yield at, frame
+            elif frame.startswith(END):
+                return
             elif not frame.startswith(CONTROL):
-                print(
-                    f"python -m ssestream: entry {number} of {name!r} is no message",
-                    file=sys.stderr,
-                )
+                _say(f"entry {number} of {name!r} is no message")
         at = piece.read_to
+        if _has_ended(piece, at):
+            return
+
+
+def _has_ended(piece: Slice, at: Position) -> bool:
+    """Whether no message can follow the position *at* in the log of *piece*, which has ended."""
+    return at.log == piece.log and 0 < piece.ended <= at.number
 
 
 def _after_gap(name: str, piece: Slice) -> Position:
-    print(
-        f"python -m ssestream: a gap: earlier messages of {name!r} are lost",
-        file=sys.stderr,
-    )
+    _say(f"a gap: earlier messages of {name!r} are lost")
     return piece.beginning
+
+
+def _say(what: str) -> None:
+    print(f"python -m ssestream: {escape(what)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

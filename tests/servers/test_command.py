@@ -364,6 +364,76 @@ def test_both_commands_work_with_redis_and_say_in_one_line_when_it_is_gone(
     assert "Traceback" not in err
 
 
+# -- the end of a channel
+
+
+def test_a_channel_is_ended_with_a_last_message(
+    url: str, channels: Channels, tail: Callable[..., Tail], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = channels.publish("job", {"data": 1})
+    following = tail("--url", url, "--since", first, "job")
+    assert run("end", "--url", url, "job", '{"event": "done", "data": "bye"}') == (0, "", "")
+    (message,) = following.messages(1)
+    assert (message["event"], message["data"]) == ("done", "bye")
+    assert following.end() == (0, "")
+    # A second end changes nothing, and whoever publishes is told.
+    assert "has ended already" in errors_of(capsys, 0, "end", "--url", url, "job")
+    assert "'job' has ended" in errors_of(capsys, 1, "publish", "--url", url, "job", '{"data": 2}')
+    assert [each["data"] for each in channels.history("job")] == ["1", "bye"]
+
+
+@pytest.mark.parametrize("message", [(), ('{"data": "bye"}',)])
+def test_a_tail_of_a_channel_that_has_ended_prints_all_of_it_and_ends(
+    url: str, channels: Channels, tail: Callable[..., Tail], message: tuple[str, ...]
+) -> None:
+    ids = [channels.publish("job", {"data": number}) for number in range(300)]
+    assert run("end", "--url", url, "job", *message)[0] == 0
+    # Entries that are no messages may follow the end.
+    channels.cut("job", "ann")
+    expected = [*map(str, range(300)), *(["bye"] if message else [])]
+    for begin, count in ((), 0), (("--since", ids[297]), 298), (("--since", ids[-1]), 300):
+        following = tail("--url", url, *begin, "job")
+        found = following.messages(len(expected) - count)
+        assert [each["data"] for each in found] == expected[count:]
+        assert following.end() == (0, "")
+    last = tail("--url", url, "--last", "2", "job")
+    assert last.process.wait(20) == 0
+
+
+def test_a_tail_ends_also_if_the_last_entry_is_too_old(
+    url: str, channels: Channels, tail: Callable[..., Tail]
+) -> None:
+    first = channels.publish("job", {"data": 1})
+    channels.end("job")
+    channels.keep("job", history_age=0.01)
+    wait_until(lambda: not channels.history("job"), "the events to be old")
+    code, err = tail("--url", url, "--since", first, "job").end()
+    assert (code, "a gap" in err) == (0, True)
+
+
+def test_a_channel_is_deleted_at_once_or_after_its_ttl(url: str, channels: Channels) -> None:
+    channels.publish("job", {"data": 1})
+    assert run("delete", "--url", url, "job") == (0, "", "")
+    assert channels.history("job") == []
+    assert run("publish", "--url", url, "--ttl", "0.01", "job", '{"data": 1}')[0] == 0
+    wait_until(lambda: not channels.history("job"), "the channel to be gone")
+    channels.publish("job", {"data": 1})
+    assert run("end", "--url", url, "--ttl", "0.01", "job") == (0, "", "")
+    wait_until(lambda: not channels.history("job"), "the channel to be gone")
+
+
+@pytest.mark.server
+def test_a_channel_of_redis_is_ended_and_deleted(redis_url: str, tail: Callable[..., Tail]) -> None:
+    channels = Channels(redis_url)
+    first = channels.publish("job", {"data": 1})
+    following = tail("--url", redis_url, "--since", first, "job")
+    assert run("end", "--url", redis_url, "job", '{"data": "bye"}') == (0, "", "")
+    assert [each["data"] for each in following.messages(1)] == ["bye"]
+    assert following.end() == (0, "")
+    assert run("delete", "--url", redis_url, "job") == (0, "", "")
+    assert channels.history("job") == []
+
+
 # -- what is refused
 
 
@@ -384,6 +454,10 @@ def test_both_commands_work_with_redis_and_say_in_one_line_when_it_is_gone(
         (("tail", "--url", "sqlite:///x.db", "--last", "1", "--since", "x", "news"), "not allowed"),
         (("publish", "--url", "sqlite:///x.db", "--history", "x", "news", "{}"), "--history"),
         (("publish", "--url", "sqlite:///x.db", "--history-age", "-1", "n", "{}"), "history_age"),
+        (("publish", "--url", "sqlite:///x.db", "--ttl", "0", "n", "{}"), "ttl"),
+        (("end", "--url", "sqlite:///x.db", "--ttl", "-1", "n"), "ttl"),
+        (("end", "--url", "sqlite:///x.db", "n", "hello"), "a message is JSON"),
+        (("delete", "--url", "sqlite:///x.db", "a b"), "the name of a channel"),
     ],
 )
 def test_wrong_usage_is_told_in_one_line_with_2(
@@ -433,7 +507,7 @@ def test_the_process_has_the_exit_code_and_shows_no_traceback(tmp_path: Path) ->
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [(), ("publish",), ("tail",)])
+@pytest.mark.parametrize("arguments", [(), ("publish",), ("end",), ("delete",), ("tail",)])
 def test_the_help_tells_of_every_option_and_exit_code(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
@@ -445,8 +519,18 @@ def test_the_help_tells_of_every_option_and_exit_code(
     for code in (0, 1, 2, 130):
         assert f"\n  {code} " in text
     words = {
-        (): ["publish", "tail"],
-        ("publish",): ["--url", "--history", "--history-age", "CHANNEL", "MESSAGE", "input"],
+        (): ["publish", "end", "delete", "keep", "tail"],
+        ("publish",): [
+            "--url",
+            "--history",
+            "--history-age",
+            "--ttl",
+            "CHANNEL",
+            "MESSAGE",
+            "input",
+        ],
+        ("end",): ["--url", "--ttl", "CHANNEL", "MESSAGE"],
+        ("delete",): ["--url", "CHANNEL"],
         ("tail",): ["--url", "--since", "--last", "--count", "CHANNEL", "Ctrl-C"],
     }
     for word in words[arguments]:
