@@ -28,7 +28,10 @@
 #   stream.py          SseStream: the public face of a flow
 #
 #   channels/          publish once; every subscriber gets it, in order
-#   formats/           models' answers as three vendors' clients read them
+#   formats/           models' answers as three vendors' clients read them; HTML in messages
+#   datastar.py        messages for Datastar
+#   htmx.py            messages for htmx
+#   turbo.py           messages for Turbo
 #   async_source.py    an async source, drawn from in the asyncio loop of the process
 #   async_items.py     the same for a greenlet that draws as from an iterator
 #   pipeline.py        a source of messages, drawn through a stream

@@ -41,13 +41,16 @@ FLOORS = (
         "async_items",
         "async_source",
         "channels",
+        "datastar",
         "formats",
         "handler",
         "handler_run",
+        "htmx",
         "incoming",
         "once",
         "pipeline",
         "timers",
+        "turbo",
     },
     {"producer", "run_keeper", "run_log", "runs"},
     {"gunicorn", "__init__", "__main__"},
@@ -56,7 +59,16 @@ FLOORS = (
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 
 #: What every installation has: the dependencies, and what they cannot be without.
-EVERYBODY_HAS = {"flask", "werkzeug", "gevent", "greenlet", "pyee", "typing_extensions"}
+EVERYBODY_HAS = {
+    "flask",
+    "gevent",
+    "greenlet",
+    "itsdangerous",
+    "markupsafe",
+    "pyee",
+    "typing_extensions",
+    "werkzeug",
+}
 
 
 def own_imports(file: Path) -> set[str]:

@@ -27,8 +27,11 @@ from ssestream import (
     set_interval,
     set_timeout,
     statistics,
+    turbo,
 )
+from ssestream.datastar import patch_elements, patch_signals, read_signals
 from ssestream.gunicorn import SseWorker, post_worker_init
+from ssestream.htmx import close, fragment
 
 app = Flask(__name__)
 app.config["SSESTREAM_MAX_STREAMS"] = Settings(max_streams=1000).max_streams
@@ -203,3 +206,12 @@ def caught(sse_stream: SseStream) -> object:
     except SseStreamError:
         return None
     return sse_stream
+
+
+def hypermedia(sse_stream: SseStream) -> object:
+    sse_stream.write(patch_elements("<p id=a>", mode="append", selector="#a"))
+    sse_stream.write(patch_signals({"count": 1}))
+    sse_stream.write({**fragment("<p>", "news"), "retry": 1000})
+    sse_stream.write(turbo.append("news", "<p>"))
+    sse_stream.end(close())
+    return read_signals(request).get("count")

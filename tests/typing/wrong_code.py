@@ -5,6 +5,8 @@ each of these lines must be found wrong, and for the reason that it names.
 """
 
 from ssestream import ServerResponse, SseStream, clear_interval, pipeline, set_interval
+from ssestream.datastar import patch_elements, patch_signals
+from ssestream.htmx import fragment
 
 
 class Deaf:
@@ -36,3 +38,9 @@ def others(sse_stream: SseStream, res: ServerResponse) -> None:
     set_interval("tick", 1000)  # type: ignore[arg-type]
     set_interval(print, "1000")  # type: ignore[arg-type]
     clear_interval(7)  # type: ignore[arg-type]
+
+
+def hypermedia() -> None:
+    patch_elements("<p>", mode="morph")  # type: ignore[arg-type]
+    patch_signals([1])  # type: ignore[arg-type]
+    fragment("<p>", 5)  # type: ignore[arg-type]
