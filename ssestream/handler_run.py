@@ -161,8 +161,8 @@ class Run(Inlet, Writer):
 
         Node would have sent them.
         """
-        pause, until = 0.001, clock.now() + LAST
-        while self._body.buffer.length and not self._body.over and clock.now() < until:
+        pause, until = 0.001, clock.real() + LAST
+        while self._body.buffer.length and not self._body.over and clock.real() < until:
             gevent.sleep(pause)
             pause = min(2 * pause, 0.05)
 

@@ -123,8 +123,8 @@ class Pipe(Inlet):
             return
         # A reader in this thread cannot run during a wait here.
         if not body.call_queue.loop.here():
-            until = buffer.taken_at + TIME_TO_READ
-            while buffer.is_stuck(since) and clock.now() < until:
+            until = clock.real() + buffer.taken_at + TIME_TO_READ - clock.now()
+            while buffer.is_stuck(since) and clock.real() < until:
                 sleep(0.001)
 
     def greet(self) -> None:

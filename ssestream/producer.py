@@ -223,11 +223,11 @@ class _Tries:
     """The tries of one call of the broker while the broker is away."""
 
     def __init__(self) -> None:
-        self._pause, self._until = SOONEST, clock.now() + PATIENCE
+        self._pause, self._until = SOONEST, clock.real() + PATIENCE
 
     def wait_after(self, error: BrokerError) -> None:
         """Wait until the next try. Raises *error* if there were tries for too long."""
-        if clock.now() > self._until:
+        if clock.real() > self._until:
             raise error
         gevent.sleep(self._pause)
         self._pause = min(2 * self._pause, LATEST)

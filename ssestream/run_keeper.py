@@ -80,7 +80,7 @@ class Keeper:
         """Keep the run of *producer* until `remove`."""
         with self._lock:
             self._producers[producer] = on_disconnect
-            self._watched_at[producer] = clock.now()
+            self._watched_at[producer] = clock.real()
             follows = self._stops is None
             if follows:
                 self._stops = SseStream(id_blocks=False)
@@ -166,7 +166,7 @@ class Keeper:
                 producers, watched = list(self._producers.items()), list(self._watched)
                 cancels = set(self._cancels)
             if registry.draining and self.stopping_since is None:
-                self.stopping_since = clock.now()
+                self.stopping_since = clock.real()
             try:
                 for producer, on_disconnect in producers:
                     self._renew(producer, on_disconnect)
@@ -174,9 +174,9 @@ class Keeper:
                     self._look(RunLog(self._exchange.broker, id), id in cancels)
             except BrokerError as error:
                 # The broker may have been away from the others, too.
-                self._judges_from = clock.now() + LEASE
+                self._judges_from = clock.real() + LEASE
                 with self._lock:
-                    self._watched_at = dict.fromkeys(self._producers, clock.now())
+                    self._watched_at = dict.fromkeys(self._producers, clock.real())
                 logger.debug("runs: %s", error)
             except Exception:
                 logger.exception("runs: the keeper failed, and goes on")
@@ -193,7 +193,7 @@ class Keeper:
     def _is_left(self, producer: Producer) -> bool:
         """Whether nobody has watched the run of *producer* for the grace."""
         piece = producer.log.broker.read(_watch_of(producer.log), 0, 0, 0)
-        now = clock.now()
+        now = clock.real()
         with self._lock:
             if producer not in self._watched_at:
                 return False
@@ -207,7 +207,7 @@ class Keeper:
             self._say_watched(log)
         piece = log.broker.read(log.name, 0, 0, 0)
         lapsed = piece.lease is not None and piece.lease <= 0
-        if lapsed and clock.now() > self._judges_from:
+        if lapsed and clock.real() > self._judges_from:
             self.end_lapsed(log)
 
     def end_lapsed(self, log: RunLog) -> None:
@@ -273,8 +273,8 @@ def _at_exit() -> None:
     settings = (getattr(each, "cfg", None) for each in process.servers)
     graces = [getattr(each, "graceful_timeout", None) for each in settings]
     grace = max([each for each in graces if isinstance(each, (int, float))], default=GRACE)
-    began = min(each.stopping_since or clock.now() for each in keepers)
-    while clock.now() < began + grace - LAST and any(each.producers() for each in keepers):
+    began = min(each.stopping_since or clock.real() for each in keepers)
+    while clock.real() < began + grace - LAST and any(each.producers() for each in keepers):
         time.sleep(0.05)
     for producer in [producer for each in keepers for producer in each.producers()]:
         try:

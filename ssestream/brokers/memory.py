@@ -309,7 +309,7 @@ class MemoryBroker:
                 break
             entries.append(kept[index].entry)
             max_bytes -= len(entries[-1].frame)
-        lease = None if log.leased is None else log.leased - clock.now()
+        lease = None if log.leased is None else log.leased - clock.real()
         return Slice(
             self._identity,
             first,

@@ -47,7 +47,8 @@ class Log:
         self.check = secrets.token_hex(CHECK_LENGTH // 2)
         #: The number of the entry that ended the log; 0 if it was not ended.
         self.ended = 0
-        #: The times when the lease runs out and when the log is deleted; None for never.
+        #: The times when the lease runs out, on the real clock as a thread renews it, and when the
+        #: log is deleted; None for never.
         self.leased: float | None = None
         self.expires: float | None = None
         self._ttl: float | None = None
@@ -88,30 +89,30 @@ class Log:
 
     def meets(self, terms: Terms) -> bool:
         """Whether an entry may be appended on *terms*, if the log has not ended."""
-        lapsed = self.leased is not None and self.leased <= clock.now()
+        lapsed = self.leased is not None and self.leased <= clock.real()
         right = terms.of is None or terms.of.check == self.check
         right = right and terms.number in (None, self.last + 1)
         return right and not terms.new and (lapsed or not terms.if_lapsed)
 
     def grant(self, terms: Terms) -> None:
         """Grant what *terms* ask beside an entry, which is appended already."""
-        now = clock.now()
         if terms.end:
             if self.kept[-1].entry.frame != terms.end_frame:
                 self.append(terms.end_frame)
             self.ended, self.leased = self.last, None
         elif terms.lease is not None:
-            self.leased = now + terms.lease
+            self.leased = clock.real() + terms.lease
         self.live_for(self._ttl if terms.ttl is None else terms.ttl)
 
     def live_for(self, ttl: float | None) -> None:
         """Expire *ttl* seconds from now, or after the lease; with None, never."""
-        self._ttl, now = ttl, clock.now()
-        self.expires = None if ttl is None else max(now, self.leased or now) + ttl
+        self._ttl = ttl
+        leased = 0.0 if self.leased is None else max(0.0, self.leased - clock.real())
+        self.expires = None if ttl is None else clock.now() + leased + ttl
 
     def renew(self, lease: float) -> None:
         """See `Broker.renew`."""
-        self.leased = clock.now() + lease
+        self.leased = clock.real() + lease
         self.live_for(self._ttl)
 
     def keep(self, bounds: Bounds, ttl: float | None) -> Bounds:

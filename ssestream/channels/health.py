@@ -47,7 +47,7 @@ class Health:
         if self.is_down:
             return
         was_unsteady, words = self.is_unsteady, str(error)
-        self.is_unsteady = clock.now() < self._back_at + STEADY
+        self.is_unsteady = clock.real() < self._back_at + STEADY
         # A broker that comes and goes fails with the same error again and again. Log the first
         # two failures only.
         if not (was_unsteady and self.is_unsteady and words == self._logged):
@@ -60,7 +60,7 @@ class Health:
     def up(self) -> None:
         """Set the state to ``"listening"``, and log that the broker is back if it was down."""
         if self.is_down:
-            self._back_at = clock.now()
+            self._back_at = clock.real()
             if not self.is_unsteady:
                 logger.warning("channels: the broker is back")
             elif not self._is_awaiting:
@@ -72,7 +72,7 @@ class Health:
         """Log that the broker is back, once it has worked for `STEADY` seconds."""
         try:
             while self.is_unsteady and self.state != "idle":
-                left = self._back_at + STEADY - clock.now()
+                left = self._back_at + STEADY - clock.real()
                 if left <= 0 and self.state == "listening":
                     logger.warning("channels: the broker is back")
                     break

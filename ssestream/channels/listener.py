@@ -59,8 +59,8 @@ class Listener:
 
     def wait_until_idle(self, seconds: float) -> None:
         """Wait at most *seconds* until the listener and the readers have ended."""
-        deadline = clock.now() + seconds
-        while self.is_running and clock.now() < deadline:
+        deadline = clock.real() + seconds
+        while self.is_running and clock.real() < deadline:
             time.sleep(0.005)
 
     # -- cursors

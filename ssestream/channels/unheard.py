@@ -183,7 +183,7 @@ class Audience:
         return False
 
     def _published_by_script(self) -> None:
-        now = clock.now()
+        now = clock.real()
         if now < self._look_again_at or "_pytest" in sys.modules or _is_loading_or_testing():
             return
         self._look_again_at = now + LOOK

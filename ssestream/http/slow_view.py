@@ -72,6 +72,6 @@ def look_at_queue(stream: Belonging, pipes: tuple[Any, ...]) -> None:
 
 
 def _written(environ: dict[str, Any]) -> None:
-    now = clock.now()
+    now = clock.real()
     if now - environ.setdefault(_SINCE_KEY, now) > LONG:
         view_writes_on()

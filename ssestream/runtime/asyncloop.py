@@ -179,8 +179,8 @@ class _AsyncLoop:
     async def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
         for task in list(self.tasks):
             task.cancel_here()
-        deadline = clock.now() + LAST_SECONDS
-        while self.tasks and clock.now() < deadline:
+        deadline = clock.real() + LAST_SECONDS
+        while self.tasks and clock.real() < deadline:
             await asyncio.sleep(0.002)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for other in others:
@@ -191,8 +191,8 @@ class _AsyncLoop:
     def end(self) -> None:
         """Cancel all tasks, and end the loop and its thread."""
         self.call(self._end)
-        deadline = clock.now() + LAST_SECONDS + 2 * MOMENT
-        while not self.is_over and clock.now() < deadline:
+        deadline = clock.real() + LAST_SECONDS + 2 * MOMENT
+        while not self.is_over and clock.real() < deadline:
             time.sleep(0.002)
 
     def _end(self) -> None:

@@ -77,7 +77,7 @@ class ChildWatcher:
         _begin(self._main)
         _watched.setdefault(self.pid, []).append(self)
         status, at = _ended.pop(self.pid, (0, 0.0))
-        if clock.now() < at + KEPT:
+        if clock.real() < at + KEPT:
             _tell(self.pid, status)
             return
         try:
@@ -108,7 +108,7 @@ def _begin(main: Loop) -> None:
 
 
 def _note(watcher: Any) -> None:
-    pid, now = watcher.rpid, clock.now()
+    pid, now = watcher.rpid, clock.real()
     if pid in _watched:
         _tell(pid, watcher.rstatus)
         return

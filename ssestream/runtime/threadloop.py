@@ -121,7 +121,7 @@ class ThreadLoop:
         """Called after a fork. Nothing to do: a child has neither this thread nor *shared*."""
 
     def now(self) -> float:
-        return clock.now()
+        return clock.real()
 
     def update_now(self) -> None:
         pass
@@ -155,7 +155,7 @@ class ThreadLoop:
             self.error_handler.handle_error(callback, *sys.exc_info())
 
     def _call_due(self) -> None:
-        now = clock.now()
+        now = clock.real()
         due = []
         while self._timers and self._timers[0][0] <= now:
             due.append(heapq.heappop(self._timers))
@@ -167,7 +167,7 @@ class ThreadLoop:
         timers = self._timers
         while timers and timers[0][2].starts != timers[0][3]:  # stopped or restarted since
             heapq.heappop(timers)
-        seconds = max(0.0, timers[0][0] - clock.now()) if timers else None
+        seconds = max(0.0, timers[0][0] - clock.real()) if timers else None
         try:
             self._wakes.get(timeout=seconds)
             while True:
@@ -176,7 +176,7 @@ class ThreadLoop:
             pass
 
     def arm(self, timer: "Timer", seconds: float) -> None:
-        due = clock.now() + seconds
+        due = clock.real() + seconds
         heapq.heappush(self._timers, (due, next(self._numbers), timer, timer.starts))
 
     def is_active(self, watcher: "Watcher", active: bool) -> None:

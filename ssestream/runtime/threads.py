@@ -125,6 +125,6 @@ class Pool:
 
     def finish(self) -> None:
         """At the end of the process, wait up to `LAST_SECONDS` for the running calls."""
-        deadline = clock.now() + LAST_SECONDS
-        while self._unfinished and clock.now() < deadline:
+        deadline = clock.real() + LAST_SECONDS
+        while self._unfinished and clock.real() < deadline:
             time.sleep(0.005)

@@ -62,7 +62,7 @@ class Entry:
 
 
 class TimerHeap:
-    """The entries of one loop. The methods with an underscore run in the thread of the loop."""
+    """The entries of one loop. Only `add`, `discard` and `run_one` are for other threads."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
@@ -80,7 +80,7 @@ class TimerHeap:
         self._is_turning = False
         # The greenlet that waits for the next tick.
         self._idle: Any = None
-        self._threads = _Threads(self._due, self._run_one)
+        self._threads = _Threads(self._due, self.run_one)
 
     def add(self, entry: Entry) -> None:
         """Call *entry* when it is due, until it is over. Thread-safe."""
@@ -99,7 +99,7 @@ class TimerHeap:
         if not entry.is_over:
             heapq.heappush(self._entries, (entry.due, next(self._numbers), entry))
             if entry.due < self._set_for and not self._is_turning:
-                self._arm()
+                self.arm()
 
     def _drop(self) -> None:
         self._cancelled += 1
@@ -107,14 +107,31 @@ class TimerHeap:
             self._entries = [each for each in self._entries if not each[2].is_over]
             heapq.heapify(self._entries)
             self._cancelled = 0
-        self._arm()
+        self.arm()
 
-    def _arm(self) -> None:
-        """Set the timer for the first entry."""
+    def next_due(self) -> float | None:
+        """When the next entry is due; None if there is none."""
         entries = self._entries
         while entries and entries[0][2].is_over:
             heapq.heappop(entries)
-        due = entries[0][0] if entries else math.inf
+        return entries[0][0] if entries else None
+
+    def take_due(self) -> list[Entry]:
+        """Remove the entries that are due, for a caller that calls `run_one` for each."""
+        taken, now = [], clock.now()
+        while (due := self.next_due()) is not None and due <= now:
+            taken.append(heapq.heappop(self._entries)[2])
+        return taken
+
+    def entries(self) -> list[Entry]:
+        """The entries that wait for their time."""
+        return [each[2] for each in self._entries if not each[2].is_over]
+
+    def arm(self) -> None:
+        """Set the timer for the first entry. A clock that stands needs none."""
+        first = self.next_due()
+        entries = self._entries
+        due = math.inf if first is None or clock.stands else first
         if due == self._set_for:
             return
         timer, self._timer = self._timer, None
@@ -123,7 +140,7 @@ class TimerHeap:
             timer.stop()
             timer.close()
         loop = self._loop()
-        if entries and loop is not None and not loop.is_copy:
+        if due != math.inf and loop is not None and not loop.is_copy:
             self._timer = loop.libev.timer(max(0.0, due - clock.now()))
             # libev counts from the time when its loop last woke up, and this may be a while ago.
             # Without the update the timer could fire early.
@@ -149,7 +166,7 @@ class TimerHeap:
             else:
                 self._threads.run_due(loop)
         finally:
-            self._arm()
+            self.arm()
 
     def _run_due(self) -> None:
         """Let greenlets run the callbacks that are due."""
@@ -170,14 +187,14 @@ class TimerHeap:
             self._is_turning = False
             if self._due:
                 loop.call_after_events(self._run_due)
-            self._arm()
+            self.arm()
 
     def _run_in_greenlet(self, hub: Any) -> None:
         me = gevent.getcurrent()
         while True:
             while self._due and self._budget > 0:
                 self._budget -= 1
-                self._run_one(self._due.popleft())
+                self.run_one(self._due.popleft())
             # Without entries, a waiting greenlet would stay when its thread ends.
             if self._idle is not None or not self._entries:
                 return
@@ -194,7 +211,7 @@ class TimerHeap:
             self._budget = 0
             idle.switch()
 
-    def _run_one(self, entry: Entry) -> None:
+    def run_one(self, entry: Entry) -> None:
         """Call *entry*, in a greenlet of the loop or in a thread of its pool."""
         loop = self._loop()
         if loop is None or loop.is_copy:
@@ -274,3 +291,8 @@ def heap_of(loop: Loop) -> TimerHeap:
     """Return the one heap of *loop*."""
     heap = _heaps.get(loop)
     return _heaps.setdefault(loop, TimerHeap(loop)) if heap is None else heap
+
+
+def heaps() -> list[tuple[Loop, TimerHeap]]:
+    """The heap of each loop that has one."""
+    return list(_heaps.items())

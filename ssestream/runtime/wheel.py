@@ -48,7 +48,7 @@ class TimerHandle:
 
 
 class TimerWheel:
-    """The checks of one loop. All methods but `add` and `count_cancelled` run in the loop."""
+    """The checks of one loop. `add`, `count_cancelled` and `next_due` are for any thread."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
@@ -75,6 +75,11 @@ class TimerWheel:
         """Count one more cancelled timer that is still in its slot."""
         self._cancelled += 1
 
+    def next_due(self) -> float | None:
+        """When the next checks run; None if there are none."""
+        numbers = self._numbers
+        return numbers[0] * SLOT if numbers else None
+
     def _enter(self, timer: TimerHandle, due: float) -> None:
         if timer.check is None:
             return
@@ -89,7 +94,7 @@ class TimerWheel:
         self._slots[number] = [timer]
         heapq.heappush(self._numbers, number)
         if self._numbers[0] == number:
-            self._arm()
+            self.arm()
 
     def _sweep(self) -> None:
         slots = self._slots.items()
@@ -99,7 +104,8 @@ class TimerWheel:
         self._entered = sum(map(len, self._slots.values()))
         self._cancelled = 0
 
-    def _run_due(self) -> None:
+    def run_due(self) -> None:
+        """Run all checks that are due."""
         loop = self._loop()
         if loop is None or loop.is_copy:
             return
@@ -126,19 +132,20 @@ class TimerWheel:
             # The slot is empty here, unless a signal handler has raised in the midst.
             for timer, due in [*again, *((each, now) for each in slot)]:
                 self._enter(timer, due)
-            self._arm()
+            self.arm()
 
-    def _arm(self) -> None:
+    def arm(self) -> None:
+        """Set the libev timer for the next checks. A clock that stands needs none."""
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
             self._timer = None
         loop = self._loop()
-        if self._numbers and loop is not None and not loop.is_copy:
+        if self._numbers and loop is not None and not loop.is_copy and not clock.stands:
             seconds = max(0.0, self._numbers[0] * SLOT - clock.now())
             self._timer = loop.libev.timer(seconds)
             self._timer.ref = False
-            self._timer.start(self._run_due)
+            self._timer.start(self.run_due)
 
 
 _wheels: "weakref.WeakKeyDictionary[Loop, TimerWheel]" = weakref.WeakKeyDictionary()
@@ -148,3 +155,8 @@ def wheel_of(loop: Loop) -> TimerWheel:
     """Return the one wheel of *loop*."""
     wheel = _wheels.get(loop)
     return _wheels.setdefault(loop, TimerWheel(loop)) if wheel is None else wheel
+
+
+def wheels() -> list[tuple[Loop, TimerWheel]]:
+    """The wheel of each loop that has one."""
+    return list(_wheels.items())

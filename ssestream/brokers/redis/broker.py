@@ -185,12 +185,12 @@ class RedisBroker:
         def read(again: int) -> Slice:
             return self._news({channel: Position("*", after)}, limit, max_bytes)[channel]
 
-        patience = 0 if clock.now() < self._tried_once_until else TRYING
+        patience = 0 if clock.real() < self._tried_once_until else TRYING
         try:
             piece = self._try(read, patience, channel)
         except BrokerError as error:
             if patience and may_pass(error.__cause__):
-                self._tried_once_until = clock.now() + AWAY
+                self._tried_once_until = clock.real() + AWAY
             raise
         self._tried_once_until = 0.0
         return piece
@@ -301,13 +301,13 @@ class RedisBroker:
         again after an error that may pass. *command* is called with 0 the first time, and later
         with 1, because an earlier call may have taken effect.
         """
-        deadline, again = clock.now() + patience, 0
+        deadline, again = clock.real() + patience, 0
         while True:
             try:
                 with self._errors(channel), self._pool().turn(deadline):
                     return command(again)
             except BrokerError as error:
-                if not may_pass(error.__cause__) or clock.now() > deadline:
+                if not may_pass(error.__cause__) or clock.real() > deadline:
                     raise
             again = 1
             time.sleep(PAUSE)

@@ -75,7 +75,7 @@ class Listener:
         # began, and when its next part is due.
         self._round: list[str] = []
         self._checked = 0
-        self._round_began = clock.now()
+        self._round_began = clock.real()
         self._part_at = self._round_began + CHECK
         self._round_seconds = CHECK
         # The channels that the account may not subscribe to. They are only checked.
@@ -94,7 +94,7 @@ class Listener:
         """
         news: News = {}
         was_woken = False
-        deadline = clock.now() + LONGEST
+        deadline = clock.real() + LONGEST
         while True:
             self._subscribe()
             sockets = [each.socket for each in self._subscribers.values()]
@@ -113,14 +113,14 @@ class Listener:
                 ends = was_woken and self._works
             else:
                 self._has_put_off = ends
-            if news or ends or clock.now() >= deadline:
+            if news or ends or clock.real() >= deadline:
                 return news
 
     def _seconds_left(self, deadline: float) -> float:
         """The seconds until there is something to do besides hearing."""
         if self._due or (self._follows.has_changes and self._has_room()):
             return 0.0
-        now = clock.now()
+        now = clock.real()
         left = [deadline - now, self._part_at - now]
         left += [each.seconds_left() for each in self._subscribers.values()]
         if self._polls:
@@ -204,8 +204,8 @@ class Listener:
 
     def _take_refusal(self, name: str, error: exceptions.ResponseError) -> None:
         """Redis has refused the subscription to *name*."""
-        if isinstance(error, exceptions.MovedError) and clock.now() > self._renewed_at + PART:
-            self._renewed_at = clock.now()
+        if isinstance(error, exceptions.MovedError) and clock.real() > self._renewed_at + PART:
+            self._renewed_at = clock.real()
             self._servers.renew()
             self._follows.change([name])
         elif self._servers.sharded and "unknown command" in str(error):
@@ -238,7 +238,7 @@ class Listener:
             positions = self._follows.positions()
             self._due.update(dict.fromkeys(poll(self.pool, positions) if positions else ()))
             self._has_heard = True
-        now = clock.now()
+        now = clock.real()
         if now >= self._part_at:
             self._check_some(now)
 

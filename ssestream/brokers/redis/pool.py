@@ -58,14 +58,14 @@ class Pool:
 
     def announces(self, channel: str) -> list[Any]:
         """For the scripts: how and where to announce an entry of *channel*."""
-        if clock.now() < self._silent_until:
+        if clock.real() < self._silent_until:
             return ["", ""]
         return ["SPUBLISH" if self.cluster else "PUBLISH", followers_of(channel, self._db)]
 
     def refused(self, words: str) -> None:
         """Note that Redis has stored an entry and has refused to announce it."""
         # Do not try again soon: Redis writes each refusal to its ACL log.
-        self._silent_until = clock.now() + SILENT
+        self._silent_until = clock.real() + SILENT
         if self.cluster and "nknown" in words:
             return  # before Redis 7, which followers poll
         if not self._has_warned:
@@ -79,7 +79,7 @@ class Pool:
     @contextlib.contextmanager
     def turn(self, deadline: float) -> Iterator[None]:
         """Hold one of the connections. Raises `NoTurn` if none is free until *deadline*."""
-        if not self._free.acquire(timeout=max(deadline - clock.now(), PAUSE)):
+        if not self._free.acquire(timeout=max(deadline - clock.real(), PAUSE)):
             raise NoTurn(
                 f"all {self._connections} connections of this process stay in use"
                 " (?max_connections=... in the URL allows more)"

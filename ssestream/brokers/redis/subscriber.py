@@ -46,7 +46,7 @@ class Subscriber:
         #: The channels of `asked` to which Redis has confirmed the subscription.
         self.confirmed: set[str] = set()
         # When Redis has last sent something, or a command after a silence was sent.
-        self._heard_at = clock.now()
+        self._heard_at = clock.real()
 
     @property
     def socket(self) -> Any:
@@ -67,13 +67,13 @@ class Subscriber:
     @property
     def is_idle(self) -> bool:
         """Whether this connection has nothing to hear and may be dead without a sign."""
-        return not self.asked and clock.now() > self._heard_at + SILENCE
+        return not self.asked and clock.real() > self._heard_at + SILENCE
 
     def send(self, changes: dict[str, bool]) -> None:
         """Subscribe to each channel of *changes* whose value is True, and leave the others."""
         assert self.socket
         if not self._unanswered:
-            self._heard_at = clock.now()
+            self._heard_at = clock.real()
         commands = []
         for name, is_followed in changes.items():
             word = self._words[0 if is_followed else 1]
@@ -91,8 +91,8 @@ class Subscriber:
     def seconds_left(self) -> float:
         """The seconds until `check` is to be called."""
         if self._unanswered:
-            return self._heard_at + ANSWER - clock.now()
-        return self._heard_at + SILENCE - clock.now() if self.asked else SILENCE
+            return self._heard_at + ANSWER - clock.real()
+        return self._heard_at + SILENCE - clock.real() if self.asked else SILENCE
 
     def check(self) -> None:
         """Ask for a sign of life after a silence. Raises ``TimeoutError`` without an answer."""
@@ -115,7 +115,7 @@ class Subscriber:
             data = self.socket.recv(_AT_ONCE)
             if not data:
                 raise exceptions.ConnectionError("Connection closed by server.")
-            self._heard_at = clock.now()
+            self._heard_at = clock.real()
             for reply in self._replies.feed(data):
                 if isinstance(reply, list) and len(reply) == 3:
                     self._take(reply, told)

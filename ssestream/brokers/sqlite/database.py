@@ -66,7 +66,7 @@ class Database:
         *begin* is the SQL that begins the transaction. Tries again for `PATIENCE` seconds while
         the file is locked.
         """
-        deadline = clock.now() + PATIENCE
+        deadline = clock.real() + PATIENCE
         while True:
             try:
                 with self.lock:
@@ -74,7 +74,7 @@ class Database:
             except MemoryError as error:
                 raise BrokerError(self.say("no memory")) from error
             except sqlite3.Error as error:
-                if str(error) not in BUSY or clock.now() > deadline:
+                if str(error) not in BUSY or clock.real() > deadline:
                     raise self._explain(error) from error
             time.sleep(chance.uniform(0, PAUSE))
 
