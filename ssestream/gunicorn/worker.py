@@ -37,6 +37,7 @@ from ..runtime.clock import clock
 from .cohort import GroupedSender
 from .connections import Connections, OnEnd, Serving, note_answer
 from .heads import heads
+from .listeners import ListenerName, keep_names
 from .memory import Memory
 from .sender import Sender
 from .stopping import LOOK_MS, Stopping
@@ -56,10 +57,13 @@ _LATER_KEY = "ssestream.post_request_later"
 def post_worker_init(worker: Any) -> None:
     """gunicorn's hook: drain the streams of *worker* when it has to stop, for any reason.
 
-    It also keeps Python's garbage collector from scanning the objects of the loaded app.
+    A gevent worker that stops serves the connections that it has just accepted, too. The hook
+    also keeps Python's garbage collector from scanning the objects of the loaded app.
     """
     _freeze()
     in_greenlets, in_main_thread = (isinstance(worker, each) for each in (GeventWorker, SyncWorker))
+    if in_greenlets:
+        keep_names(worker)
     Stopping(worker, in_greenlets, in_main_thread).watch()
 
 
@@ -151,7 +155,7 @@ class SseWorker(GeventWorker):
         listener.setblocking(1)
         pool = Connections(self.worker_connections)
         options = {"ssl_context": make_ssl_context(self.cfg)} if self.cfg.is_ssl else {}
-        name = _ListenerName(listener.getsockname())
+        name = ListenerName(listener)
 
         def handle(client: Any, address: Any) -> None:
             if not self._memory.has_room_for_one(len(pool) - 1):
@@ -282,19 +286,6 @@ class SseWorker(GeventWorker):
     ) -> None:
         if _LATER_KEY not in environ and self._post_request is not None:
             self._post_request(worker, req, environ, response)
-
-
-class _ListenerName:
-    """The name of a listener, for gunicorn's ``handle``, which asks the listener itself for it.
-
-    A worker that stops closes its listeners while greenlets of accepted connections have not begun.
-    """
-
-    def __init__(self, name: Any) -> None:
-        self._name = name
-
-    def getsockname(self) -> Any:
-        return self._name
 
 
 class _Handover:

@@ -257,14 +257,25 @@ class Reader:
 
 @pytest.mark.timeout(120 + 60 * RELOADS)
 @pytest.mark.parametrize(
-    ("count", "graceful", "end"),
-    [(PIECES, 30, "whole"), (ENDLESS, 2, "broken")],
-    ids=["answers that can end", "answers without an end"],
+    ("kind", "count", "graceful", "end"),
+    [
+        pytest.param("SseWorker", PIECES, 30, "whole", id="SseWorker, and answers that can end"),
+        pytest.param("gevent", PIECES, 30, "whole", id="gevent, and answers that can end"),
+        pytest.param("SseWorker", ENDLESS, 2, "broken", id="SseWorker, and answers without an end"),
+        pytest.param(
+            "gevent",
+            ENDLESS,
+            2,
+            "broken",
+            id="gevent, and answers without an end",
+            marks=pytest.mark.long,
+        ),
+    ],
 )
 def test_a_reload_breaks_only_answers_that_cannot_end_and_makes_none_of_them_whole(
-    count: int, graceful: float, end: str, serve: Callable[..., Server]
+    kind: str, count: int, graceful: float, end: str, serve: Callable[..., Server]
 ) -> None:
-    server = start(serve, "SseWorker", graceful=graceful)
+    server = start(serve, kind, graceful=graceful)
     readers = [Reader(server.port, count) for _ in range(ANSWERS)]
     assert server.process is not None
     for turn in range(RELOADS):
