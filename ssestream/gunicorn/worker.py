@@ -164,9 +164,8 @@ class SseWorker(GeventWorker):
             gevent.getcurrent().serve_in(pool)
             self.handle(name, client, address)
 
-        server = StreamServer(listener, handle=handle, spawn=pool, **options)
-        if self.cfg.workers > 1:
-            server.max_accept = 1
+        server_class = _SharingServer if self.cfg.workers > 1 else StreamServer
+        server: StreamServer = server_class(listener, handle=handle, spawn=pool, **options)
         server.start()
         return server
 
@@ -286,6 +285,12 @@ class SseWorker(GeventWorker):
     ) -> None:
         if _LATER_KEY not in environ and self._post_request is not None:
             self._post_request(worker, req, environ, response)
+
+
+class _SharingServer(StreamServer):
+    """Accepts one connection at a time, and leaves the others to the other workers."""
+
+    max_accept = 1
 
 
 class _Handover:
