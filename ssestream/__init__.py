@@ -19,6 +19,7 @@
 #   text_source.py     event-stream text in a source, as messages
 #   pipe.py            one stream piped to one destination
 #   overflow.py        when too much waits in a stream, and which clients are the reason
+#   same_origin.py     check_origin: whether a page of the app itself made a request
 #
 #   express.py         Express's conveniences: res.status(404).json(...)
 #   response.py        ServerResponse: Node's res as a Flask response
@@ -45,6 +46,7 @@
 #   producer.py        the source of a run, drawn into its log
 #   run_keeper.py      the leases of the runs that this process produces or streams
 #   runs.py            Runs: producers that outlive their requests
+#   tickets/           signed permissions to follow channels
 #
 #   gunicorn/          SseWorker only; no other server enters here
 #   __main__.py        the command line
@@ -68,8 +70,10 @@ from .once import once
 from .pipeline import pipeline
 from .response import ServerResponse
 from .runs import Run, Runs
+from .same_origin import check_origin
 from .settings import Settings
 from .stream import SseStream
+from .tickets import Tickets
 from .timers import clear_interval, clear_timeout, set_interval, set_timeout
 
 __version__ = "0.1.0"
@@ -92,7 +96,9 @@ __all__ = [
     "Statistics",
     "StreamDestroyed",
     "StreamError",
+    "Tickets",
     "WriteAfterEnd",
+    "check_origin",
     "clear_interval",
     "clear_timeout",
     "drain",

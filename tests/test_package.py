@@ -33,7 +33,7 @@ from tests.house import (
 FLOORS = (
     {"compact_json", "errors", "plain", "printable", "settings", "runtime"},
     {"wire", "http", "brokers"},
-    {"config", "message_queue", "overflow", "pipe", "text_source"},
+    {"config", "message_queue", "overflow", "pipe", "same_origin", "text_source"},
     {"express", "flow", "response", "stream_state"},
     {"stream"},
     {
@@ -52,7 +52,7 @@ FLOORS = (
         "timers",
         "turbo",
     },
-    {"producer", "run_keeper", "run_log", "runs"},
+    {"producer", "run_keeper", "run_log", "runs", "tickets"},
     {"gunicorn", "__init__", "__main__"},
 )
 

@@ -19,7 +19,9 @@ from ssestream import (
     Statistics,
     StreamDestroyed,
     StreamError,
+    Tickets,
     WriteAfterEnd,
+    check_origin,
     clear_interval,
     clear_timeout,
     drain,
@@ -215,3 +217,21 @@ def hypermedia(sse_stream: SseStream) -> object:
     sse_stream.write(turbo.append("news", "<p>"))
     sse_stream.end(close())
     return read_signals(request).get("count")
+
+
+tickets = Tickets(["new", b"old"], grace=5, origins=["https://app.example"])
+
+
+@app.get("/ticketed")
+def ticketed() -> ServerResponse:
+    check_origin(request, allowed=["https://app.example"])
+    sse_stream = SseStream(request)
+    ticket = tickets.admit(request, sse_stream, channels=["news"], latest=5)
+    sse_stream.write({"data": [*ticket.channels, ticket.expires_at]})
+    return sse_stream.pipe(ServerResponse())
+
+
+def issued() -> str:
+    tickets.revoke(("user", 7), "news")
+    text: str = tickets.issue(["news"], key=("user", 7), expires=30, once=True)
+    return text

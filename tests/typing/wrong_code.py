@@ -4,7 +4,7 @@ Under ``mypy --strict`` an ignore that ignores nothing is an error itself, so
 each of these lines must be found wrong, and for the reason that it names.
 """
 
-from ssestream import ServerResponse, SseStream, clear_interval, pipeline, set_interval
+from ssestream import ServerResponse, SseStream, Tickets, clear_interval, pipeline, set_interval
 from ssestream.datastar import patch_elements, patch_signals
 from ssestream.htmx import fragment
 
@@ -44,3 +44,9 @@ def hypermedia() -> None:
     patch_elements("<p>", mode="morph")  # type: ignore[arg-type]
     patch_signals([1])  # type: ignore[arg-type]
     fragment("<p>", 5)  # type: ignore[arg-type]
+
+
+def permissions() -> None:
+    Tickets(5)  # type: ignore[arg-type]
+    Tickets("key").issue(5)  # type: ignore[arg-type]
+    Tickets("key").issue(["news"], key=[])  # type: ignore[arg-type]

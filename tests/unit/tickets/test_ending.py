@@ -1,0 +1,103 @@
+"""A stream ends when its ticket expires, and its client is told when to come back."""
+
+import logging
+import re
+import time
+from typing import Any
+
+import flask
+import pytest
+
+from ssestream import ServerResponse, SseStream
+from ssestream.tickets import ending
+from ssestream.tickets.ending import end_at
+from tests.kit.following import Client
+from tests.kit.visit import on_threads_and_greenlets, until
+
+
+class Ending(flask.Flask):
+    """An app whose stream ends *seconds* after it came."""
+
+    def __init__(self, seconds: float, **options: Any) -> None:
+        super().__init__(__name__)
+        self.config["SSESTREAM_RETRY_AFTER"] = (200, 300)
+        self.streams: list[SseStream] = []
+
+        @self.get("/")
+        def page() -> ServerResponse:
+            res = ServerResponse()
+            sse_stream = SseStream(flask.request, **options)
+            self.streams.append(sse_stream)
+            sse_stream.pipe(res)
+            end_at(sse_stream, time.time() + seconds)
+            sse_stream.write({"data": "waits"})
+            return res
+
+
+@on_threads_and_greenlets
+def test_all_that_waits_is_sent_before_a_retry_and_a_clean_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app, began = Ending(0.2), time.time()
+    with caplog.at_level(logging.INFO, "ssestream"), Client(app) as client:
+        data, retry = client.all()
+        assert time.time() - began >= 0.2
+    assert data == {"data": "waits"}
+    assert retry["event"] == "ssestream-retry"
+    assert 200 <= retry["retry"] <= 300
+    assert re.search("'/'.*: ended, as its ticket has expired", caplog.text)
+
+
+@on_threads_and_greenlets
+def test_a_ticket_that_has_expired_meanwhile_ends_the_stream_at_once() -> None:
+    app = Ending(-1.0)
+    with Client(app) as client:
+        assert "retry" in client.all()[0]
+
+
+@pytest.mark.parametrize("on_shutdown", ["finish", "cut"])
+def test_a_client_that_takes_a_clean_end_for_the_last_word_is_cut(on_shutdown: Any) -> None:
+    app = Ending(0.2, on_shutdown=on_shutdown)
+    with Client(app) as client:
+        assert client.all() in ([], [{"data": "waits"}])
+        until(lambda: app.streams[0].destroyed, "the stream to be over")
+        assert not app.streams[0].writable_ended
+
+
+@on_threads_and_greenlets
+def test_the_wall_clock_decides_and_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "LOOK_MS", 20.0)
+    app, real, ahead = Ending(1000.0), time.time, [0.0]
+    monkeypatch.setattr(ending.time, "time", lambda: real() + ahead[0])
+    with Client(app) as client:
+        client.take(1)
+        assert not app.streams[0].destroyed
+        ahead[0] = 2000.0
+        assert "retry" in client.all()[1]
+
+
+@on_threads_and_greenlets
+def test_a_stream_that_is_over_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[Any] = []
+    set_timeout = ending.set_timeout
+    monkeypatch.setattr(
+        ending,
+        "set_timeout",
+        lambda *args: timers.append(set_timeout(*args)) or timers[-1],
+    )
+    app = Ending(1000.0)
+    with Client(app):
+        until(lambda: timers, "the timer")
+    until(lambda: timers[0].is_over, "the timer to be cleared")
+    assert len(timers) == 1
+
+
+@on_threads_and_greenlets
+def test_a_stream_that_its_app_has_ended_gets_nothing_more() -> None:
+    app = Ending(1000.0)
+    with Client(app) as client:
+        client.take(1)
+        sse_stream = app.streams[0]
+        sse_stream.end()
+        assert client.all() == [{"data": "waits"}]
+        end_at(sse_stream, time.time() - 1)
