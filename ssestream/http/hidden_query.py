@@ -31,9 +31,10 @@ def hide_parameter(request: Request, name: str) -> None:
         path, mark, rest = environ.get(key, "").partition("?")
         if mark:
             environ[key] = path + mark + _hidden(rest, name)
-    request.query_string = hidden.encode("latin-1")
+    known = vars(request)
+    known["query_string"] = hidden.encode("latin-1")
     for cached in _CACHED:
-        vars(request).pop(cached, None)
+        known.pop(cached, None)
 
 
 def _hidden(query: str, name: str) -> str:
