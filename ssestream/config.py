@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import functools
 import weakref
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import flask
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 
-from .compact_json import compact_json, json_value
+from .compact_json import json_value, json_writer
 from .errors import MessageError
 from .plain import unproxied
 from .runtime.callables import is_coroutine
@@ -175,24 +174,43 @@ def app_dumps(provider: JSONProvider | None = None) -> Dumps | None:
     """A function that writes JSON with *provider*, compact if the provider can.
 
     None for *provider* means the provider of the current app. Returns None outside an app
-    context.
+    context. All streams of a provider share one function.
     """
     provider = provider or app_json()
-    return None if provider is None else functools.partial(_dumps, provider)
+    if provider is None:
+        return None
+    dumps = _dumps.get(id(provider))
+    if dumps is None:
+        dumps = _dumps[id(provider)] = _dumps_of(provider)
+    return dumps
 
 
-def _dumps(provider: JSONProvider, value: Any) -> str | bytes:
+# By the ids of their providers. A function keeps its provider, so no other one gets its id.
+_dumps: "weakref.WeakValueDictionary[int, Dumps]" = weakref.WeakValueDictionary()
+
+
+def _dumps_of(provider: JSONProvider) -> Dumps:
+    # An app may set attributes of its provider at any time.
     if not isinstance(provider, DefaultJSONProvider):
-        return provider.dumps(value)
-    default = functools.partial(json_value, own=provider.default)
-    if getattr(provider.dumps, "__func__", None) is DefaultJSONProvider.dumps:
-        return compact_json(value, default)
-    # The provider's own dumps() takes the options of json.dumps, as Flask's does.
-    return provider.dumps(
-        value,
-        default=default,
-        ensure_ascii=False,
-        allow_nan=False,
-        separators=(",", ":"),
-        sort_keys=False,
-    )
+        return lambda value: provider.dumps(value)
+
+    def default(value: Any) -> Any:
+        return json_value(value, provider.default)
+
+    compact, own = json_writer(default), vars(provider)
+    is_flasks = type(provider).dumps is DefaultJSONProvider.dumps
+
+    def dumps(value: Any) -> str:
+        if is_flasks and "dumps" not in own:
+            return compact(value)
+        # The provider's own dumps() takes the options of json.dumps, as Flask's does.
+        return provider.dumps(
+            value,
+            default=default,
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+            sort_keys=False,
+        )
+
+    return dumps

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import flask
 from werkzeug.utils import get_content_type
 
-from .compact_json import compact_json
+from .compact_json import compact_json, json_text
 from .config import app_dumps
 from .http.checked_headers import check_status
 from .http.kept_heads import UNCOMPRESSED, beginning
 from .plain import plain_text, unproxied
-from .wire import json_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self

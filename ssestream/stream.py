@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .config import app_dumps, app_json, client_of, of_request, stream_settings
+from .config import app_dumps, client_of, of_request, stream_settings
 from .errors import MessageError, StreamDestroyed, StreamError
 from .flow import Flow, disconnected
 from .http.connection import Connection
@@ -117,7 +117,7 @@ class SseStream(Emitter):
             client = client_of(environ, settings)
             if client is not None:
                 self._client = client
-        self._json = app_json()
+        self._dumps = app_dumps()
         if environ is not None:
             belong(environ, flow)
 
@@ -203,7 +203,7 @@ class SseStream(Emitter):
         if callback is not None:
             check_callable("callback", callback)
         try:
-            frame = encode(message, app_dumps(self._json))
+            frame = encode(message, self._dumps or app_dumps())
         except MessageError as error:
             refused(error)
             raise

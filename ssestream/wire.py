@@ -35,10 +35,10 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from .compact_json import compact_json
+from .compact_json import compact_json, json_text
 from .errors import MessageError
 from .plain import plain_bytes, plain_int, plain_text
-from .runtime.callables import is_coroutine
+from .runtime.callables import kind_of
 
 #: The most digits of a ``retry`` that is text. Python reads no more of them as a number.
 MOST_DIGITS = 4300
@@ -50,7 +50,7 @@ _SHOWN = 40
 FIELDS = ("comment", "event", "id", "retry", "data")
 
 # The fields of the most common messages.
-_DATA_ALONE = ("data",)
+_DATA_ALONE: tuple[str, ...] = ("data",)
 
 #: The opening comment of every stream. Some browsers fire ``open`` only when the first bytes
 #: have come. The blank line separates it from the first message.
@@ -101,32 +101,42 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
     ``event`` or ``id``, NUL in ``id``, a negative ``retry``, text with a lone surrogate,
     bytes that are not UTF-8, data that JSON cannot hold, or a message with no field.
     """
-    # The most common class first: the look into a mapping of another class takes time.
-    if type(message) is not dict and not isinstance(message, Mapping):
+    # The most common message first.
+    if type(message) is dict and len(message) == 1 and message.get("data") is not None:
+        fields, texts = _DATA_ALONE, [_data(message["data"], dumps)]
+    else:
+        fields, texts = FIELDS, _texts(message, dumps)
+    try:
+        # "The stream is parsed [...] if the line is empty: dispatch the event."
+        return ("".join(texts) + "\n").encode()
+    except UnicodeEncodeError:
+        _check_all_encodable(fields, texts)
+        raise
+
+
+def _texts(message: Message, dumps: Dumps | None) -> list[str]:
+    """The lines of each of the `FIELDS` of *message*."""
+    if not isinstance(message, Mapping):
         raise MessageError(
-            f"a message is a mapping such as {{'data': 'hello'}}, not {_kind(message)}"
+            f"a message is a mapping such as {{'data': 'hello'}}, not {kind_of(message)}"
         )
     for key in message:
         if key not in FIELDS:
             raise MessageError(_unknown(key), key)
-    fields = FIELDS if len(message) > 1 or "data" not in message else _DATA_ALONE
-    texts = []
+    texts: list[str] = []
     try:
-        for field in fields:
+        for field in FIELDS:
             value = message.get(field)
             texts.append("" if value is None else _WRITERS[field](value, dumps))
-        frame = "".join(texts).encode()
-    except (MessageError, UnicodeEncodeError):
+    except MessageError:
         # Name the first wrong field. It may be an earlier one, with a lone surrogate.
-        for field, text in zip(fields, texts, strict=False):
-            _check_encodable(text, field)
+        _check_all_encodable(FIELDS, texts)
         raise
-    if not frame:
+    if not any(texts):
         raise MessageError(
             "a message with nothing in it: give at least one of " + ", ".join(FIELDS)
         )
-    # "The stream is parsed [...] if the line is empty: dispatch the event."
-    return frame + b"\n"
+    return texts
 
 
 def with_id(frame: bytes, id: bytes) -> bytes:
@@ -220,7 +230,7 @@ def _id(value: object, dumps: Dumps | None) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"id: {_digits(value, 'id')}\n"
     if not isinstance(value, str):
-        raise MessageError(f"'id' must be str or int, not {_kind(value)}", "id")
+        raise MessageError(f"'id' must be str or int, not {kind_of(value)}", "id")
     text = _text(value, "id")
     _refuse(text, "\r\n\0", "id")
     return f"id: {text}\n"
@@ -240,7 +250,7 @@ def _retry(value: object, dumps: Dumps | None) -> str:
     value = _whole(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise MessageError(
-            f"'retry' must be int milliseconds or timedelta, not {_kind(value)}", "retry"
+            f"'retry' must be int milliseconds or timedelta, not {kind_of(value)}", "retry"
         )
     milliseconds = plain_int(value)
     if milliseconds < 0:
@@ -270,21 +280,14 @@ def _data(value: object, dumps: Dumps | None) -> str:
     kind = type(value)
     if kind is str:
         text: str = value  # type: ignore[assignment]
-    elif kind is dict or kind is list:
-        text = _json(value, dumps)
-    elif isinstance(value, str):
-        text = _text(value, "data")
-    elif isinstance(value, (bytes, bytearray, memoryview)):
-        try:
-            text = plain_bytes(value).decode()
-        except UnicodeDecodeError as error:
-            raise MessageError(
-                f"'data' as bytes must be UTF-8, and byte {error.start} is not", "data"
-            ) from None
-        except ValueError as error:
-            raise MessageError(f"'data' cannot be read: {error}", "data") from None
+    elif kind is not dict and kind is not list and isinstance(value, _TEXT):
+        text = _text(value, "data") if isinstance(value, str) else _decoded(value)
     else:
-        text = _json(value, dumps)
+        try:
+            written = (dumps or compact_json)(value)
+            text = written if type(written) is str else json_text(written)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise MessageError(f"'data' cannot be JSON: {error}", "data") from error
     if "\n" in text or "\r" in text:
         return "".join(f"data: {line}\n" for line in _LINE_END.split(text))
     return f"data: {text}\n"
@@ -299,26 +302,25 @@ _WRITERS: dict[str, Callable[[object, Dumps | None], str]] = {
 }
 
 
-def _json(value: object, dumps: Dumps | None) -> str:
+# The classes of data that is text.
+_TEXT = (str, bytes, bytearray, memoryview)
+
+
+def _decoded(value: object) -> str:
+    """The text of *value*, bytes of UTF-8."""
     try:
-        text = (dumps or compact_json)(value)
-        return text if type(text) is str else json_text(text)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise MessageError(f"'data' cannot be JSON: {error}", "data") from error
-
-
-def json_text(text: object) -> str:
-    """The JSON *text*, as a `Dumps` has returned it. Raises ``TypeError`` for another type."""
-    if isinstance(text, str):
-        return plain_text(text)
-    if isinstance(text, bytes):
-        return (text if type(text) is bytes else plain_bytes(text)).decode()
-    raise TypeError(f"the app's JSON provider gave {_kind(text)}, and not str or bytes")
+        return plain_bytes(value).decode()
+    except UnicodeDecodeError as error:
+        raise MessageError(
+            f"'data' as bytes must be UTF-8, and byte {error.start} is not", "data"
+        ) from None
+    except ValueError as error:
+        raise MessageError(f"'data' cannot be read: {error}", "data") from None
 
 
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
-        raise MessageError(f"{field!r} must be str, not {_kind(value)}", field)
+        raise MessageError(f"{field!r} must be str, not {kind_of(value)}", field)
     # The plain text is sent. A subclass may print as other text (an Enum), or may escape text
     # that is joined to it (Markup).
     return plain_text(value)
@@ -338,31 +340,27 @@ def _refuse(text: str, characters: str, field: str) -> None:
             raise MessageError(f"{field!r} must not hold {name}: {text[:_SHOWN]!r}", field)
 
 
-def _check_encodable(text: str, field: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise MessageError(
-            f"{field!r} holds a lone surrogate (U+{ord(text[error.start]):04X}),"
-            " which UTF-8 cannot encode",
-            field,
-        ) from None
+def _check_all_encodable(fields: Iterable[str], texts: Iterable[str]) -> None:
+    """Raise for the first of *fields* whose text in *texts* has a lone surrogate."""
+    for field, text in zip(fields, texts, strict=False):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise MessageError(
+                f"{field!r} holds a lone surrogate (U+{ord(text[error.start]):04X}),"
+                " which UTF-8 cannot encode",
+                field,
+            ) from None
 
 
 def _unknown(key: object) -> str:
     if not isinstance(key, str):
-        return f"the name of a field is str, not {_kind(key)}"
+        return f"the name of a field is str, not {kind_of(key)}"
     # Cut the key first: the search takes time and memory by the square of its length.
     shown = plain_text(key)[:_SHOWN]
     close = difflib.get_close_matches(shown.lower(), FIELDS, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; the fields are " + ", ".join(FIELDS)
     return f"unknown field {shown!r}{hint}"
-
-
-def _kind(value: object) -> str:
-    if is_coroutine(value):
-        return "a coroutine, which has to be awaited first"
-    return "None" if value is None else type(value).__name__
 
 
 class Decoder:

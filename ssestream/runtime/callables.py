@@ -55,3 +55,10 @@ def is_coroutine(result: object) -> bool:
         result.close()
         return True
     return isinstance(result, types.AsyncGeneratorType)
+
+
+def kind_of(value: object) -> str:
+    """The class of *value*, for an error. A coroutine is closed, as by `is_coroutine`."""
+    if is_coroutine(value):
+        return "a coroutine, which has to be awaited first"
+    return "None" if value is None else type(value).__name__

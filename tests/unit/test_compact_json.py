@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssestream import compact_json as room
-from ssestream.compact_json import compact_json, json_value
+from ssestream.compact_json import compact_json, json_value, json_writer
 from tests.kit.messages import json_values, junk, patient
 
 
@@ -86,10 +86,10 @@ def test_the_same_value_may_stand_in_two_places() -> None:
 
 
 def test_default_makes_a_value_of_any_other_value() -> None:
-    assert compact_json({"at": datetime.date(2026, 1, 1)}, str) == '{"at":"2026-01-01"}'
-    assert compact_json({1, 2}, sorted) == "[1,2]"
+    assert json_writer(str)({"at": datetime.date(2026, 1, 1)}) == '{"at":"2026-01-01"}'
+    assert json_writer(sorted)({1, 2}) == "[1,2]"
     with pytest.raises(ZeroDivisionError):
-        compact_json(object(), lambda value: 1 / 0)
+        json_writer(lambda value: 1 / 0)(object())
 
 
 def test_two_threads_may_write_one_value_at_the_same_time() -> None:
@@ -97,15 +97,29 @@ def test_two_threads_may_write_one_value_at_the_same_time() -> None:
     written: list[str] = []
 
     def default(value: Any) -> str:
+        if threading.current_thread() is not thread:
+            return "here"
         inside.set()
         assert go_on.wait(10)
         return "made"
 
-    value = [object()]
-    thread = threading.Thread(target=lambda: written.append(compact_json(value, default)))
+    write, value = json_writer(default), [object()]
+    thread = threading.Thread(target=lambda: written.append(write(value)))
     thread.start()
     assert inside.wait(10)
-    assert compact_json(value, lambda value: "here") == '["here"]'
+    assert write(value) == '["here"]'
     go_on.set()
     thread.join(10)
     assert written == ['["made"]']
+
+
+def test_a_value_that_was_refused_once_is_written_when_it_is_right() -> None:
+    value: dict[str, Any] = {"a": [object()]}
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            compact_json(value)
+    value["a"][0] = value
+    with pytest.raises(ValueError, match="Circular"):
+        compact_json(value)
+    value["a"][0] = 1
+    assert compact_json(value) == '{"a":[1]}'
