@@ -36,6 +36,8 @@ ever comes. But if the app itself calls ``unpipe()``, the stream keeps the messa
 ``pipe()``.
 """
 
+import itertools
+
 from gevent import GreenletExit
 
 from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
@@ -174,13 +176,16 @@ class Flow(StreamState):
                 taken = self.idle == "unpiped" and len(self.queue) < self.queue.high_water_mark
                 self.queue.append(frame, None if taken else callback)
                 self.hold()
+                # If not, the destination that becomes ready moves the queue on.
+                can_move = self._can_move()
         if drops:
             late = WriteAfterEnd("write() after end()") if self.ended else self.close_reason
             self._call_back([callback], late or disconnected())
             return False
         if taken:
             self._call_back([callback], None)
-        self.move_on()
+        if can_move:
+            self.move_on()
         with self.lock:
             is_full = self.queue.is_full()
             has_filled = is_full and not self.need_drain
@@ -241,22 +246,30 @@ class Flow(StreamState):
                 if self._pumping:
                     return
                 pipes = self.pipes
-                ready = bool(pipes) and all(pipe.ready for pipe in pipes)
-                if not (ready and self.queue):
+                if not (self.queue and self._can_move()):
                     break
                 self._pumping = True
-                frame, callback = self.queue.popleft()
+                # With several destinations, each frame waits until all of them are ready.
+                frames, callbacks = self.queue.take(pipes[0].room if len(pipes) == 1 else 0)
             killed: GreenletExit | None = None
             try:
-                for pipe in pipes:
-                    killed = self._send(pipe, frame) or killed
-                self._call_back([callback], None)
+                if len(frames) == 1 or not pipes[0].send_together(frames):
+                    for frame, pipe in itertools.product(frames, pipes):
+                        killed = self._send(pipe, frame) or killed
+                self._call_back(callbacks, None)
             finally:
                 self._pumping = False
             if killed is not None:
                 self.call_queue.loop.spawn(self._pump)
                 raise killed
         self._settle()
+
+    def _can_move(self) -> bool:
+        """Whether there are destinations, and all of them are ready. Called under the lock."""
+        for pipe in self.pipes:
+            if not pipe.ready:
+                return False
+        return bool(self.pipes)
 
     def _send(self, pipe: Pipe, frame: bytes) -> GreenletExit | None:
         """Send *frame* through *pipe*. Returns the `GreenletExit` if this greenlet was killed."""

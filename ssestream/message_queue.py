@@ -74,6 +74,20 @@ class MessageQueue:
             self._granted = 0
         return entry
 
+    def take(self, room: int) -> tuple[list[bytes], list[Callback | None]]:
+        """Remove the oldest messages, up to *room* bytes, but at least one.
+
+        Returns their frames and their callbacks.
+        """
+        frames: list[bytes] = []
+        callbacks: list[Callback | None] = []
+        while self._entries and (not frames or len(_pair(self._entries[0])[0]) <= room):
+            frame, callback = self.popleft()
+            frames.append(frame)
+            callbacks.append(callback)
+            room -= len(frame)
+        return frames, callbacks
+
     def clear(self) -> list[tuple[bytes, Callback | None]]:
         """Remove all entries and return them."""
         entries = [_pair(entry) for entry in self._entries]

@@ -93,6 +93,16 @@ class Pipe(Inlet):
         """Whether the destination may be written to."""
         return self._ready and not (self.buffer is not None and self.buffer.need_drain)
 
+    @property
+    def room(self) -> int:
+        """Bytes that the destination takes together; 0 if it takes one frame at a time."""
+        buffer = self.buffer
+        return 0 if buffer is None else buffer.high_water_mark - buffer.length
+
+    def send_together(self, frames: list[bytes]) -> bool:
+        """Send *frames*, which are messages, with one write. False if that is impossible."""
+        return self.buffer is not None and self.buffer.put_if_clear(b"".join(frames), len(frames))
+
     def send(self, frame: bytes) -> None:
         if self.buffer is not None:
             # Not `destination.write`: the `write` of a handler's response may wait.

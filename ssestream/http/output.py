@@ -96,8 +96,8 @@ class OutputBuffer:
 
     @property
     def written_at(self) -> float:
-        """When a frame was last put here or sent past this buffer."""
-        return max(self._written_at, self.account.written_at)
+        """When a frame was last here or was sent past this buffer: now if one waits."""
+        return clock.now() if self._waiting else max(self._written_at, self.account.written_at)
 
     def sent(self) -> tuple[int, int]:
         """Messages and bytes that the kernel has taken."""
@@ -317,7 +317,7 @@ class OutputBuffer:
                     chunk = self._piece()
                 self._taken = length = len(chunk)
                 self._waiting -= length
-                self.taken_at = clock.now()
+                self.taken_at = self._written_at = clock.now()
                 return chunk
             if self._ended or self._closed:
                 return None
@@ -348,7 +348,6 @@ class OutputBuffer:
             self._frames = [frame]
         self._waiting += len(frame)
         self._within = BETWEEN if frame.endswith(b"\n\n") else _end_of(frame, self._within)
-        self._written_at = clock.now()
 
     def _piece(self) -> bytes:
         """Remove the first `CHUNK` bytes from the waiting frames and return them."""

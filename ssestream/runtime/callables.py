@@ -9,12 +9,18 @@ import inspect
 import types
 from typing import Any
 
+_IS_NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
 
 def check_callable(name: str, function: Any, what: str = "callable") -> None:
     """Raise ``TypeError`` if *function* cannot be called, or if a call would have no effect.
 
     The error says that the argument *name* must be *what*.
     """
+    # The most common class first. A function with attributes may be marked as a coroutine's.
+    is_bare = type(function) is types.FunctionType and not function.__dict__
+    if is_bare and not function.__code__.co_flags & _IS_NOT_PLAIN:
+        return
     if not callable(function):
         raise TypeError(f"{name} must be {what}, not {type(function).__name__}")
     while isinstance(function, functools.partial):

@@ -202,3 +202,44 @@ def test_a_flow_knows_why_it_has_no_pipe() -> None:
     # The app cannot know that the server has ended it.
     stream.end()
     assert stream.write({"data": "2"}) is False
+
+
+# -- messages that waited leave together
+
+
+class Puts(OutputBuffer):
+    """A buffer that tells what is put into it."""
+
+    def __init__(self, high_water_mark: int, lock: object = None) -> None:
+        super().__init__(high_water_mark, lock)
+        self.puts: list[tuple[bytes, int]] = []
+
+    def put_if_clear(self, frame: bytes, messages: int) -> bool:
+        taken = super().put_if_clear(frame, messages)
+        if taken:
+            self.puts.append((frame, messages))
+        return taken
+
+
+def test_messages_that_waited_leave_together_up_to_the_mark_of_the_response() -> None:
+    outgoing, stream = OutgoingMessage(high_water_mark=100, buffer=Puts), SseStream()
+    stream.pipe(outgoing)
+    body, errors = body_of(outgoing), []
+    stream.push(b"x" * 98 + b"\n\n")
+    for number in range(12):
+        stream.write({"data": number}, errors.append)
+    assert (stream.writable_length, errors) == (12, [])
+    frames = [b"data: %d\n\n" % number for number in range(12)]
+    next(body)
+    # The server asks for more, so the first message has left. Eleven frames have 100 bytes.
+    assert next(body) == b"".join(frames[:11])
+    run_calls(stream)
+    assert (stream.writable_length, errors) == (1, [None] * 11)
+    assert next(body) == frames[11]
+    run_calls(stream)
+    assert errors == [None] * 12
+    puts = body.buffer.puts  # type: ignore[attr-defined]
+    assert puts[1:] == [(b"".join(frames[:11]), 11)]
+    # The server has not asked for more since it got the last message.
+    assert body.sent()[0] == 12
+    body.close()

@@ -31,6 +31,17 @@ def test_what_comes_first_leaves_first_with_its_own_callback() -> None:
     assert (len(made), made.bytes) == (0, 0)
 
 
+def test_messages_are_taken_together_up_to_a_size_but_at_least_one() -> None:
+    made = queue()
+    for number, callback in enumerate([None, nothing, None, nothing]):
+        made.append(b"%d" % number * 3, callback)
+    assert made.take(2) == ([b"000"], [None])
+    assert made.take(8) == ([b"111", b"222"], [nothing, None])
+    assert (len(made), made.bytes) == (1, 3)
+    assert made.take(8) == ([b"333"], [nothing])
+    assert (len(made), made.bytes) == (0, 0)
+
+
 def test_clearing_gives_everything_back() -> None:
     made = queue()
     made.append(b"one", nothing)
