@@ -15,11 +15,11 @@ from typing import Any, Literal, NoReturn
 from werkzeug.exceptions import BadRequest
 from werkzeug.wrappers import Request
 
-from .compact_json import compact_json
+from .compact_json import compact_json, json_text
 from .config import app_dumps
 from .errors import MessageError
 from .formats.markup import html_text, lines_of, one_line, one_of
-from .wire import Message, json_text
+from .wire import Message
 
 __all__ = ["patch_elements", "patch_signals", "read_signals"]
 
