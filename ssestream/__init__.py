@@ -51,7 +51,8 @@
 #   gunicorn/          SseWorker only; no other server enters here
 #   __main__.py        the command line
 
-from .channels.channels import Channel, Channels
+from .channels.channel import Channel
+from .channels.channels import Channels
 from .errors import (
     BrokerError,
     BufferFull,

@@ -14,8 +14,9 @@ import gevent
 from gevent import GreenletExit
 
 from .brokers.broker import Bounds, BrokerError, ChannelEnded, Position, Refused
+from .channels.last_message import Status
 from .errors import MessageError
-from .run_log import RunLog, Status
+from .run_log import RunLog
 from .runtime.beside import start_beside
 from .runtime.calls import run_logged
 from .runtime.clock import clock

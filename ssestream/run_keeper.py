@@ -1,9 +1,9 @@
-"""Keeper: what this process does for runs while they go on.
+"""Keeper: what this process does for the runs that it produces.
 
-It renews the leases of the runs that it produces. It ends the runs that it streams if their
-producers have died. It closes the source of a run that another process has stopped: at once, as all
-processes with producers follow one channel, or when a lease cannot be renewed. It tells the
-producers' processes that a run is watched here, and stops a run that nobody watches.
+It renews their leases. It closes the source of a run that another process has stopped: at once, as
+all processes with producers follow one channel, or when a lease cannot be renewed. It stops a run
+that nobody watches. A run whose producer has died is ended by those who stream it (see
+``channels.leases``).
 """
 
 import atexit
@@ -11,13 +11,12 @@ import json
 import os
 import time
 import weakref
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
-from .brokers.broker import Bounds, BrokerError, Position, Refused, Terms
+from .brokers.broker import Bounds, BrokerError, Terms
 from .channels.exchange import Exchange
 from .channels.tasks import spawn, start_again
+from .channels.watchers import RENEW
 from .http.registry import registry
 from .producer import Producer
 from .run_log import LEASE, OnDisconnect, RunLog
@@ -31,9 +30,6 @@ from .wire import Decoder, encode
 #: Seconds between two beats of a keeper.
 BEAT = 0.5
 
-#: Seconds for which a run counts as watched after its watcher's process has last said so.
-WATCHED = 2.0
-
 #: The channel on which the stopping of runs is told, its history, and seconds until it is deleted.
 STOPS, STOPS_HISTORY, STOPS_TTL = "run-stops", 1000, 60.0
 
@@ -45,12 +41,11 @@ LAST = 2.0
 
 
 class Keeper:
-    """The keeper of the runs in *exchange*. A run without watchers is stopped after *grace*."""
+    """The keeper of the runs of *exchange*. A run without watchers is stopped after *grace*."""
 
-    def __init__(self, exchange: Exchange, grace: float, lost: Callable[[], bytes | None]) -> None:
+    def __init__(self, exchange: Exchange, grace: float) -> None:
         self._exchange = exchange
         self._grace = grace
-        self._lost = lost
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
         self._begin()
@@ -60,12 +55,8 @@ class Keeper:
         self._producers: dict[Producer, OnDisconnect] = {}
         # When each run that stops without watchers was last watched.
         self._watched_at: dict[Producer, float] = {}
-        self._watched: Counter[str] = Counter()
-        self._cancels: set[str] = set()
         self._is_beating = False
         self._stops: SseStream | None = None
-        # Runs are not judged before this time: their producers could not renew their leases.
-        self._judges_from = 0.0
         #: When this process was found to be stopping; None before.
         self.stopping_since: float | None = None
 
@@ -123,25 +114,6 @@ class Keeper:
             producer.stop()
         return bool(found)
 
-    # -- watchers
-
-    def watch(self, log: RunLog, on_disconnect: OnDisconnect) -> Callable[[], None]:
-        """The run of *log* is streamed here. Returns a function to call when it is no more."""
-        with self._lock:
-            self._watched[log.id] += 1
-            if on_disconnect == "cancel":
-                self._cancels.add(log.id)
-        self._beat_on()
-
-        def leave(*args: object) -> None:
-            with self._lock:
-                self._watched[log.id] -= 1
-                if self._watched[log.id] <= 0:
-                    del self._watched[log.id]
-                    self._cancels.discard(log.id)
-
-        return leave
-
     # -- the beats
 
     def _beat_on(self) -> None:
@@ -160,23 +132,19 @@ class Keeper:
     def _beat_while_needed(self) -> None:
         while True:
             with self._lock:
-                if not (self._producers or self._watched):
+                if not self._producers:
                     self._is_beating = False
                     return
-                producers, watched = list(self._producers.items()), list(self._watched)
-                cancels = set(self._cancels)
+                producers = list(self._producers.items())
             if registry.draining and self.stopping_since is None:
                 self.stopping_since = clock.real()
             try:
                 for producer, on_disconnect in producers:
                     self._renew(producer, on_disconnect)
-                for id in watched:
-                    self._look(RunLog(self._exchange.broker, id), id in cancels)
             except BrokerError as error:
-                # The broker may have been away from the others, too.
-                self._judges_from = clock.real() + LEASE
+                # The broker may have been away from the others, too, and they count again.
                 with self._lock:
-                    self._watched_at = dict.fromkeys(self._producers, clock.real())
+                    self._watched_at = dict.fromkeys(self._producers, clock.real() + RENEW)
                 logger.debug("runs: %s", error)
             except Exception:
                 logger.exception("runs: the keeper failed, and goes on")
@@ -192,44 +160,14 @@ class Keeper:
 
     def _is_left(self, producer: Producer) -> bool:
         """Whether nobody has watched the run of *producer* for the grace."""
-        piece = producer.log.broker.read(_watch_of(producer.log), 0, 0, 0)
+        count = self._exchange.watchers.count(producer.log.name)
         now = clock.real()
         with self._lock:
             if producer not in self._watched_at:
                 return False
-            if piece.lease is not None and piece.lease > 0:
+            if count:
                 self._watched_at[producer] = now
             return now > self._watched_at[producer] + self._grace
-
-    def _look(self, log: RunLog, cancels: bool) -> None:
-        """End the run of *log*, which is watched here, if its producer is dead."""
-        if cancels:
-            self._say_watched(log)
-        piece = log.broker.read(log.name, 0, 0, 0)
-        lapsed = piece.lease is not None and piece.lease <= 0
-        if lapsed and clock.real() > self._judges_from:
-            self.end_lapsed(log)
-
-    def end_lapsed(self, log: RunLog) -> None:
-        """End the run of *log* as lost, if its producer still counts as dead."""
-        state = log.state()
-        if state is not None and state.is_lapsed:
-            log.end(state.begin, "lost", self._lost(), if_lapsed=True)
-
-    def _say_watched(self, log: RunLog) -> None:
-        """Tell the producer's process that the run of *log* is watched."""
-        broker, name = log.broker, _watch_of(log)
-        for _ in range(2):
-            piece = broker.read(name, 0, 1, 1)
-            if piece.entries:
-                number, _frame, check = piece.entries[0]
-                if broker.renew(name, Position(piece.log, number, check), WATCHED):
-                    return
-            try:
-                broker.append(name, b"\0watched", Terms(new=True, lease=WATCHED, ttl=STOPS_TTL))
-                return
-            except Refused:  # another process was faster
-                continue
 
 
 class _Stops:
@@ -246,11 +184,6 @@ class _Stops:
                 told: Any = json.loads(str(message["data"]))
                 keeper.stopped(told["id"], told["log"])
         return True
-
-
-def _watch_of(log: RunLog) -> str:
-    """The channel with the lease of those who watch the run of *log*."""
-    return f"watch:{log.id}"
 
 
 _keepers: "weakref.WeakSet[Keeper]" = weakref.WeakSet()

@@ -17,6 +17,7 @@ from .brokers.broker import (
     Terms,
     check_name,
 )
+from .channels.last_message import Status
 
 #: What the names of the channels of runs begin with.
 PREFIX = "run:"
@@ -33,8 +34,6 @@ LEASE = 3.0
 
 #: The most bytes of an entry that has a status.
 _SMALL = 1000
-
-Status = Literal["running", "done", "failed", "stopped", "lost"]
 
 OnDisconnect = Literal["continue", "cancel"]
 
@@ -98,15 +97,12 @@ class RunLog:
             key,
         )
 
-    def end(
-        self, begin: Position, status: Status, frame: bytes | None, if_lapsed: bool = False
-    ) -> bool:
+    def end(self, begin: Position, status: Status, frame: bytes | None) -> bool:
         """End the run that began at *begin*, with the message *frame*, if nobody has ended it.
 
-        With *if_lapsed*, only if its producer counts as dead. Returns whether this call has ended
-        it.
+        Returns whether this call has ended it.
         """
-        terms = Terms(of=begin, end=True, reason=status, if_lapsed=if_lapsed)
+        terms = Terms(of=begin, end=True, reason=status)
         try:
             self.broker.append(self.name, terms.end_frame if frame is None else frame, terms)
         except (ChannelEnded, Refused):

@@ -7,39 +7,31 @@ one end, also when its process is killed. See ``docs/runs.rst``.
 """
 
 import uuid
-from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Mapping
+from collections.abc import AsyncIterable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .brokers.broker import Refused
 from .brokers.configuration import check_seconds
 from .channels.channels import Channels
+from .channels.last_message import Last, Status, last_frame, last_message
+from .channels.leases import end_lapsed
 from .channels.publication import cut_frame
 from .config import app_dumps, app_json
 from .errors import BrokerError
 from .producer import Limits, Producer
 from .response import ServerResponse
 from .run_keeper import Keeper
-from .run_log import OnDisconnect, RunLog, State, Status, digest_of
+from .run_log import PREFIX, OnDisconnect, RunLog, State, digest_of
 from .runtime.callables import check_callable
-from .runtime.origin import log_failure
 from .runtime.threads import new_lock
 from .runtime.uncopyable import Uncopyable
 from .settings import Options
 from .stream import SseStream
-from .wire import Message, encode
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .channels.exchange import Exchange
-
-#: A function that makes the last message of a run from its status and the exception, if any.
-Last = Callable[[Status, BaseException | None], Message | None]
-
-
-def last_message(status: Status, error: BaseException | None) -> Message | None:
-    """The usual last message: an event with the name of the status. It tells nothing of *error*."""
-    return {"event": status, "data": ""}
 
 
 class Runs(Uncopyable):
@@ -143,7 +135,7 @@ class Runs(Uncopyable):
             begin = log.begin(on_disconnect, digest, self._limits.bounds, self._ttl)
         except Refused:
             _close(source)
-            state = self._state(log, keeper)
+            state = self._state(log)
             if state is not None and state.key != digest:
                 raise ValueError(f"there is a run {log.id!r} with another key") from None
             return run
@@ -175,10 +167,11 @@ class Runs(Uncopyable):
         digest = digest_of(cut_frame(key))
         exchange = self._channels.current_exchange()
         log = RunLog(exchange.broker, id)
-        keeper = self._keeper(exchange)
-        on_disconnect: OnDisconnect = "continue"
+        # This process may have to end the run, with its last message.
+        self._keeper(exchange)
+        counted = False
         try:
-            state = self._state(log, keeper)
+            state = self._state(log)
         except BrokerError:
             # The broker is away. A client that was refused might never come back.
             if digest:
@@ -188,12 +181,11 @@ class Runs(Uncopyable):
                 nothing = ServerResponse(204)
                 nothing.end()
                 return nothing
-            on_disconnect = state.on_disconnect
+            counted = state.on_disconnect == "cancel"
         res = ServerResponse()
         sse_stream = SseStream(request, **options)
-        sse_stream.on("close", keeper.watch(log, on_disconnect))
         sse_stream.pipe(res)
-        self._channels.subscribe(sse_stream, log.name, since="start", key=key)
+        self._channels.subscribe(sse_stream, log.name, since="start", key=key, counted=counted)
         return res
 
     def stop(self, id: str) -> bool:
@@ -206,7 +198,7 @@ class Runs(Uncopyable):
         exchange = self._channels.current_exchange()
         log = RunLog(exchange.broker, id)
         keeper = self._keeper(exchange)
-        state = self._state(log, keeper)
+        state = self._state(log)
         if state is None or state.status != "running":
             return False
         stopped = log.end(state.begin, "stopped", self._last_frame("stopped", None))
@@ -220,14 +212,14 @@ class Runs(Uncopyable):
         None if there is no such run. Raises as `stop`.
         """
         exchange = self._channels.current_exchange()
-        state = self._state(RunLog(exchange.broker, id), self._keeper(exchange))
+        state = self._state(RunLog(exchange.broker, id))
         return None if state is None else state.status
 
-    def _state(self, log: RunLog, keeper: Keeper) -> State | None:
+    def _state(self, log: RunLog) -> State | None:
         """The state of the run of *log*. A run whose producer has died is ended first."""
         state = log.state()
         if state is not None and state.is_lapsed:
-            keeper.end_lapsed(log)
+            end_lapsed(log.broker, log.name, state.begin, self._last_frame("lost", None))
             state = log.state()
         return state
 
@@ -235,21 +227,13 @@ class Runs(Uncopyable):
         with self._lock:
             keeper = self._keepers.get(id(exchange))
             if keeper is None:
-                keeper = Keeper(
-                    exchange, self._cancel_after, lambda: self._last_frame("lost", None)
-                )
-                self._keepers[id(exchange)] = keeper
+                keeper = self._keepers[id(exchange)] = Keeper(exchange, self._cancel_after)
+                exchange.say_lost(PREFIX, lambda: self._last_frame("lost", None))
             return keeper
 
     def _last_frame(self, status: Status, error: BaseException | None) -> bytes | None:
         """The last message of a run, serialised; None for none."""
-        for make in (self._make_last, last_message):
-            try:
-                message = make(status, error)
-                return None if message is None else encode(message, app_dumps())
-            except Exception:
-                log_failure(None, "the last message of a run could not be made by %r", make)
-        return None
+        return last_frame(self._make_last, status, error)
 
 
 class Run(Uncopyable):

@@ -277,8 +277,8 @@ class Broker(Protocol):
         it. Raises `Refused` if the log does not meet the *terms*. Nothing is stored then.
         """
 
-    def renew(self, channel: str, of: Position, lease: float) -> bool:
-        """Let the lease of the log of *of* run out after *lease* seconds from now.
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
+        """Let the lease of the log of *of* run out *lease* seconds from now; None ends the lease.
 
         Returns False, and changes nothing, if the log has ended or is gone.
         """

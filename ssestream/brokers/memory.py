@@ -96,7 +96,7 @@ class MemoryBroker:
             waker.wake()
         return position
 
-    def renew(self, channel: str, of: Position, lease: float) -> bool:
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
         with self.lock:
             self._sweep()
             log = self._logs.get(channel)

@@ -110,9 +110,9 @@ class Log:
         leased = 0.0 if self.leased is None else max(0.0, self.leased - clock.real())
         self.expires = None if ttl is None else clock.now() + leased + ttl
 
-    def renew(self, lease: float) -> None:
+    def renew(self, lease: float | None) -> None:
         """See `Broker.renew`."""
-        self.leased = clock.real() + lease
+        self.leased = None if lease is None else clock.real() + lease
         self.live_for(self._ttl)
 
     def keep(self, bounds: Bounds, ttl: float | None) -> Bounds:

@@ -1,5 +1,6 @@
 """Publish once: every subscriber of a channel gets the message, in order."""
 
-from .channels import Channel, Channels
+from .channel import Channel
+from .channels import Channels
 
 __all__ = ["Channel", "Channels"]

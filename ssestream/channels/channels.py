@@ -5,22 +5,20 @@ A browser sends this id back as ``Last-Event-ID`` (WHATWG HTML, section 9.2.4), 
 any host can continue there.
 """
 
-import functools
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable
 
 import flask
 
 from ..brokers.broker import END, PLAIN, Bounds, Terms, check_name
 from ..brokers.configuration import check, check_seconds
 from ..brokers.memory import MemoryBroker
-from ..config import app_dumps, app_json
-from ..errors import ChannelEnded, MessageError
+from ..errors import ChannelEnded
 from ..plain import plain_text
 from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
-from ..wire import Message, encode
+from ..wire import Message
 from .arguments import check_subscription, terms_of
+from .channel import Channel, publish
 from .cursor import Filter
 from .exchange import Exchange
 from .exchanges import Exchanges
@@ -121,17 +119,7 @@ class Channels(Uncopyable):
         `BrokerError` if the event was not stored, or if the answer of the broker was lost. It is
         a `ChannelEnded` if the channel has ended.
         """
-        return self._publish(check_name(channel), message, PLAIN)
-
-    def _publish(self, channel: str, message: Message, terms: Terms) -> str:
-        """Publish *message* to the log of *channel*, on *terms*."""
-        exchange = self._exchange
-        if isinstance(message, (dict, Mapping)) and message.get("id") is not None:
-            raise MessageError(
-                "'id' is given by the log of the channel: publish a message without an id", "id"
-            )
-        dumps = app_dumps(app_json() or exchange.json)
-        return exchange.publish(channel, encode(message, dumps), terms)
+        return publish(self._exchange, check_name(channel), message, PLAIN)
 
     def end(self, name: str, message: Message | None = None, *, ttl: float | None = None) -> bool:
         """End the channel *name*: nothing more is published to it, in no process.
@@ -149,7 +137,7 @@ class Channels(Uncopyable):
             if message is None:
                 self._exchange.append(name, END, Terms(ttl=ttl, end=True))
             else:
-                self._publish(name, message, Terms(ttl=ttl, end=True))
+                publish(self._exchange, name, message, Terms(ttl=ttl, end=True))
         except ChannelEnded:
             return False
         return True
@@ -218,6 +206,7 @@ class Channels(Uncopyable):
         latest: int = 0,
         filter: Filter | None = None,
         key: Hashable | None = None,
+        counted: bool = False,
     ) -> None:
         """Let *sse_stream* follow the channels *names*, until the stream ends.
 
@@ -244,6 +233,8 @@ class Channels(Uncopyable):
         *key* names the stream for `cut`. The value of a proxy is taken now. With None, no `cut`
         ends the stream.
 
+        With *counted*, the stream counts among the `Channel.watchers` of each channel.
+
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, such as an ``async def`` as
         *filter* or a *key* without a ``repr()`` of its own, and ``ValueError`` for more channels
         than fit in an id. Raises `StreamError` if the stream follows channels of another
@@ -257,7 +248,7 @@ class Channels(Uncopyable):
         frame = None if key is None else cut_frame(key)
         if since == START:
             since, latest = None, ALL
-        self._exchange.subscribe(sse_stream, names, since, latest, filter, frame)
+        self._exchange.subscribe(sse_stream, names, since, latest, filter, frame, counted)
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
         """Let *sse_stream* stop following the channels *names*; without names, all channels.
@@ -298,15 +289,12 @@ class Channels(Uncopyable):
         seconds after the last message, as by `delete`; None changes nothing. Raises as `publish`
         does for a name, and ``TypeError`` or ``ValueError`` for another wrong argument.
         """
-        publish = functools.partial(self._publish, terms=terms_of(history, history_age, ttl))
-        return Channel(self, check_name(name), publish, self._statistics_of)
+        terms = terms_of(history, history_age, ttl)
+        return Channel(self, check_name(name), terms, lambda: self._exchange)
 
     def statistics(self) -> dict[str, ChannelStatistics]:
         """The statistics of each channel that a stream of this process follows."""
         return self._exchange.listener.tails.statistics_of_all()
-
-    def _statistics_of(self, name: str) -> ChannelStatistics:
-        return self._exchange.listener.tails.statistics(name)
 
     def ping(self) -> None:
         """Return if the broker can be used now, and raise `BrokerError` if not.
@@ -343,58 +331,3 @@ class Channels(Uncopyable):
                 "clear() works with memory:// only: other processes may use this log"
             )
         broker.clear()
-
-
-class Channel(Uncopyable):
-    """A handle on one channel. Each method is described at the `Channels` method it calls."""
-
-    _only_one = "it is a part of its Channels. Make another with channels.channel(name)"
-
-    def __init__(
-        self,
-        channels: Channels,
-        name: str,
-        publish: Callable[[str, Message], str],
-        statistics_of: Callable[[str], ChannelStatistics],
-    ) -> None:
-        self.name = name
-        self._channels = channels
-        self._publish = publish
-        self._statistics_of = statistics_of
-
-    def publish(self, message: Message) -> str:
-        """See `Channels.publish`."""
-        return self._publish(self.name, message)
-
-    def subscribe(self, sse_stream: SseStream, **options: Any) -> None:
-        """See `Channels.subscribe`."""
-        self._channels.subscribe(sse_stream, self.name, **options)
-
-    def history(self, limit: int | None = None) -> list[dict[str, str | int]]:
-        """See `Channels.history`."""
-        return self._channels.history(self.name, limit)
-
-    def end(self, message: Message | None = None, *, ttl: float | None = None) -> bool:
-        """See `Channels.end`."""
-        return self._channels.end(self.name, message, ttl=ttl)
-
-    def delete(self) -> None:
-        """See `Channels.delete`."""
-        self._channels.delete(self.name)
-
-    def close(self) -> None:
-        """See `Channels.close_channel`."""
-        self._channels.close_channel(self.name)
-
-    def cut(self, key: Hashable) -> None:
-        """See `Channels.cut`."""
-        self._channels.cut(self.name, key)
-
-    @property
-    def subscribers(self) -> int:
-        """The number of streams of this process that follow the channel."""
-        return self.statistics().subscribers
-
-    def statistics(self) -> ChannelStatistics:
-        """The statistics of the channel in this process; all zeros while no stream follows it."""
-        return self._statistics_of(self.name)

@@ -10,9 +10,11 @@ from ..runtime.threads import new_lock
 from ..stream import SseStream, flow_of, has_bad_id
 from .cursor import Cursor, Filter
 from .ids import UNKNOWN, format_id, parse_id
+from .leases import Lost
 from .listener import Listener
 from .subscription import HAS_ENDED, Subscription
 from .unheard import Audience
+from .watchers import Watchers
 
 #: Seconds for which `Exchange.close` waits for the listener.
 CLOSING = 1.0
@@ -29,10 +31,13 @@ class Exchange:
         self.audience = audience
         #: The app's JSON provider, for calls of `Channels.publish` outside of the app's context.
         self.json: JSONProvider | None = None
+        #: The counted streams of all processes.
+        self.watchers = Watchers(broker)
+        self._lost: dict[str, Lost] = {}
         self._begin()
 
     def _begin(self) -> None:
-        self.listener = Listener(self.broker)
+        self.listener = Listener(self.broker, self._lost)
         # Guards the dict. Nobody holds it while waiting.
         self._lock = new_lock()
         # By the id() of the stream.
@@ -48,8 +53,13 @@ class Exchange:
             cursors = [each for one in self._subscriptions.values() for each in one.cursors]
             names = (repr(each.name) for each in cursors)
             process.leave_behind("subscription to a channel", "made", "Make", names)
+        self.watchers.forked()
         self._begin()
         self.audience.forked()
+
+    def say_lost(self, prefix: str, lost: Lost) -> None:
+        """Let *lost* make the last frame of each lost log whose name begins with *prefix*."""
+        self._lost[prefix] = lost
 
     @property
     def subscriptions(self) -> list[Subscription]:
@@ -77,6 +87,7 @@ class Exchange:
         latest: int,
         filter: Filter | None,
         cut_frame: bytes | None,
+        counted: bool = False,
     ) -> None:
         """See `Channels.subscribe`. All arguments are checked."""
         if not self.broker.shared:
@@ -115,12 +126,18 @@ class Exchange:
         new = subscription.add(cursors)
         subscription.send_id(None if since else sse_stream.last_event_id)
         self.listener.add(new)
+        if counted:
+            self.watchers.add(new)
         for cursor in finished:
             self.ended(cursor)
         # The stream may have ended during this call.
         if subscription.closed or sse_stream.destroyed:
             self.gone(subscription)
-            self.listener.remove(cursors)
+            self._remove(cursors)
+
+    def _remove(self, cursors: list[Cursor]) -> None:
+        self.listener.remove(cursors)
+        self.watchers.remove(cursors)
 
     def _subscription(self, sse_stream: SseStream) -> Subscription:
         with self._lock:
@@ -142,7 +159,7 @@ class Exchange:
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
         if subscription is not None:
-            self.listener.remove(subscription.take_out(names))
+            self._remove(subscription.take_out(names))
             if not subscription.cursors:
                 subscription.flow.follow_no_more()
 
@@ -179,7 +196,7 @@ class Exchange:
     def gone(self, subscription: Subscription) -> None:
         """*subscription* follows nothing any more."""
         subscription.close()
-        self.listener.remove(subscription.release())
+        self._remove(subscription.release())
         with self._lock:
             if self._subscriptions.get(id(subscription.stream)) is subscription:
                 del self._subscriptions[id(subscription.stream)]

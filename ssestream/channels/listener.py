@@ -23,6 +23,7 @@ from .cursor import Cursor
 from .fanout import STREAMS_AT_ONCE, broadcast, broadcast_together
 from .health import Health
 from .id_blocks import IdBlocks
+from .leases import Leases, Lost
 from .publication import News
 from .replay import Replay
 from .tail import Tail, Tails
@@ -38,12 +39,13 @@ CHANNELS = 32
 class Listener:
     """The listener of one `Channels` in one process."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, lost: dict[str, Lost]) -> None:
         self._broker = broker
         #: The channels that streams of this process follow.
         self.tails = Tails(broker)
         self.health = Health()
-        self.replay = Replay(broker, self.tails, self.health)
+        self._leases = Leases(broker, self.tails, lost)
+        self.replay = Replay(broker, self.tails, self.health, self._leases)
         #: The clients that must get an id with their positions.
         self.id_blocks = IdBlocks(self.tails)
         self._ailing = self.replay.ailing
@@ -56,6 +58,11 @@ class Listener:
     def is_running(self) -> bool:
         """Whether the listener or a reader runs."""
         return self._listening or self.replay.is_running
+
+    @property
+    def watches_leases(self) -> bool:
+        """Whether this process looks at the leases of logs that it streams."""
+        return self._leases.is_running
 
     def wait_until_idle(self, seconds: float) -> None:
         """Wait at most *seconds* until the listener and the readers have ended."""
@@ -186,6 +193,7 @@ class Listener:
                 self._ailing.add(error, listener=True)
             else:
                 self.tails.found(tail, piece.end, bool(piece.ended))
+                self._leases.note(tail.name, piece)
             self._take_turn()
         if len(tails) == CHANNELS:
             # There may be more, which the next turn asks for. The news of the other channels
@@ -208,6 +216,7 @@ class Listener:
 
     def _hand_on(self, tail: Tail, piece: Slice) -> None:
         """Give the new entries in *piece* to the live cursors of *tail*, and obey every cut."""
+        self._leases.note(tail.name, piece)
         news = News(tail.name, piece, tail.position)
         with self.tails.lock:
             tail.advance(news)

@@ -13,6 +13,7 @@ from .ailing import Ailing
 from .cursor import Cursor
 from .health import Health
 from .ids import UNKNOWN
+from .leases import Leases
 from .publication import CLOSE, publications_of
 from .subscription import HAS_ENDED, UNHEARD_CLOSE, UNHEARD_CUT, Subscription
 from .tail import Tails
@@ -33,10 +34,11 @@ ALL = -1
 class Replay:
     """The readers of one `Listener`, and the cursors that wait for a reader."""
 
-    def __init__(self, broker: Broker, tails: Tails, health: Health) -> None:
+    def __init__(self, broker: Broker, tails: Tails, health: Health, leases: Leases) -> None:
         self._broker = broker
         self._tails = tails
         self._health = health
+        self._leases = leases
         #: The channels that fail while the broker works.
         self.ailing = Ailing(broker, tails, self.resume)
         # The lock of the tails guards the following fields, and `reading` of each cursor.
@@ -83,6 +85,7 @@ class Replay:
         """Give *cursor* its first position. Returns whether it has all of a log that has ended."""
         at = cursor.position
         piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
+        self._leases.note(cursor.name, piece)
         cursor.subscribe_at(piece.end)
         if at is None:
             self._begin(cursor, piece)
@@ -260,6 +263,7 @@ class Replay:
         if not publications:
             after = 0 if at is None else at.number
             piece = self._broker.read(cursor.name, after, READ, READ_BYTES)
+            self._leases.note(cursor.name, piece)
             if at is None:
                 self._begin(cursor, piece)
                 subscription.send_id()
@@ -306,6 +310,7 @@ class Replay:
     def _find_end(self, cursor: Cursor) -> Slice:
         """The end of the log of *cursor*, which was not known when its stream subscribed."""
         piece = self._broker.read(cursor.name, 0, 0, 0)
+        self._leases.note(cursor.name, piece)
         if cursor.subscribed_at is None and piece.last:
             if cursor.cut_frame is not None:
                 self._end_unheard(cursor, UNHEARD_CUT)

@@ -217,7 +217,7 @@ def test_a_view_of_the_docs_answers_as_it_should(
         assert status == 204
     elif ", 400" in body:
         assert status == 400
-    elif "channels.history" in body:
+    elif "channels.history" in body or "watchers()" in body:
         # Its file is not on this machine.
         assert status == 500
     elif "channels.subscribe" in body:

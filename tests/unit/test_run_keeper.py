@@ -7,12 +7,9 @@ import gevent
 import pytest
 
 from ssestream import Channels, Runs
-from ssestream.brokers.broker import Bounds, BrokerError
-from ssestream.run_keeper import Keeper
 from ssestream.run_log import LEASE, RunLog
-from tests.kit.insides import broker_of, exchange_of
+from tests.kit.insides import broker_of
 from tests.kit.states import nothing_remains
-from tests.kit.visit import until
 
 
 @pytest.fixture
@@ -43,27 +40,3 @@ def test_nothing_remains_of_runs_that_have_ended(channels: Channels) -> None:
         assert channels.statistics().keys() == {"run-stops"}
         run.stop()
     nothing_remains(channels)
-
-
-def test_a_broker_that_was_away_ends_no_run(
-    channels: Channels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broker = broker_of(channels)
-    keeper = Keeper(exchange_of(channels), 5.0, lambda: None)
-    log = RunLog(broker, "answer")
-    begin = log.begin("continue", "", Bounds(100), 60)
-    leave = keeper.watch(log, "continue")
-    failed: list[str] = []
-
-    def fail(name: str, *args: object) -> Any:
-        failed.append(name)
-        raise BrokerError("away")
-
-    with monkeypatch.context() as away:
-        away.setattr(broker, "read", fail)
-        until(lambda: bool(failed), "the keeper to try")
-        broker.renew(log.name, begin, 0.01)
-    gevent.sleep(1.0)
-    assert broker.read(log.name, 0, 0, 0).ended == 0
-    until(lambda: broker.read(log.name, 0, 0, 0).ended > 0, "the run to be lost after all")
-    leave()

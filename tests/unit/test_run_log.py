@@ -31,7 +31,6 @@ def test_a_run_begins_once_and_has_a_state(log: RunLog) -> None:
 @pytest.mark.parametrize("frame", [None, b"event: done\n\n"])
 def test_a_run_ends_once(log: RunLog, frame: bytes | None) -> None:
     begin = log.begin("continue", "", WHOLE, 60)
-    assert not log.end(begin, "lost", frame, if_lapsed=True)
     assert log.end(begin, "done", frame)
     assert not log.end(begin, "stopped", frame)
     state = log.state()

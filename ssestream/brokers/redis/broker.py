@@ -195,7 +195,7 @@ class RedisBroker:
         self._tried_once_until = 0.0
         return piece
 
-    def renew(self, channel: str, of: Position, lease: float) -> bool:
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
         keys = [key_of(channel), bounds_key_of(channel)]
 
         args = [of.log, written_time(lease)]

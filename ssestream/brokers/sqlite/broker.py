@@ -75,7 +75,7 @@ class SqliteBroker:
         with contextlib.suppress(OSError):
             os.utime(self._database.path)
 
-    def renew(self, channel: str, of: Position, lease: float) -> bool:
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
         return self._database.do(
             "BEGIN IMMEDIATE", lambda db: self._logs.renew(db, channel, of, lease)
         )

@@ -93,7 +93,9 @@ class Logs:
         self._trim(db, key, last, messages, bounds)
         return position, bounds
 
-    def renew(self, db: sqlite3.Connection, channel: str, of: Position, lease: float) -> bool:
+    def renew(
+        self, db: sqlite3.Connection, channel: str, of: Position, lease: float | None
+    ) -> bool:
         """See `Broker.renew`."""
         row = self._find(db, channel)
         sweep(db)
@@ -102,7 +104,7 @@ class Logs:
         key, log, _, _, _, ended, _, ttl, *_ = row
         if ended or log != of.log:
             return False
-        _set_life(db, key, time.time() + lease, ttl)
+        _set_life(db, key, None if lease is None else time.time() + lease, ttl)
         return True
 
     def delete(self, db: sqlite3.Connection, channel: str) -> None:

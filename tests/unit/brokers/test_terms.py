@@ -201,6 +201,17 @@ def test_a_lease_runs_out_unless_it_is_renewed(broker: Broker) -> None:
         broker.append("job", b"3", Terms(of=log, lease=60))
 
 
+def test_a_lease_can_end(broker: Broker) -> None:
+    log = broker.append("job", b"1", Terms(lease=60))
+    assert broker.renew("job", log, None)
+    assert everything(broker, "job").lease is None
+    with pytest.raises(Refused):
+        broker.append("job", b"lost", Terms(of=log, end=True, if_lapsed=True))
+    # Another one can begin.
+    broker.append("job", b"2", Terms(of=log, lease=60))
+    assert (everything(broker, "job").lease or 0) > 50
+
+
 def test_a_log_without_a_lease_has_none_that_runs_out(broker: Broker) -> None:
     log = broker.append("job", b"1")
     assert everything(broker, "job").lease is None

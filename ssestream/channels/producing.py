@@ -1,0 +1,127 @@
+"""The producer of a channel while a block runs: a lease, and the end of the channel.
+
+The lease is of the channel's own log, so that the broker lets nobody end the log too early, and
+only one process end it (see ``leases``). The message that tells of a lost producer is kept in a log
+beside it: the process that ends the channel may not have the code that makes the message.
+"""
+
+import os
+import secrets
+import threading
+from types import TracebackType
+from typing import Any
+
+from ..brokers.broker import CONTROL, Bounds, ChannelEnded, Position, Refused, Terms
+from ..errors import BrokerError
+from ..runtime.loop import logger
+from .exchange import Exchange
+from .last_message import Last, Status, last_frame
+from .leases import LAST_WORDS, last_words
+from .tasks import spawn
+
+#: How often a lease is renewed in its own time; the seconds between two tries while the broker
+#: is away.
+RENEWALS, AGAIN = 3, 0.5
+
+#: Seconds for which the last message of a lost producer is kept.
+KEPT = 7 * 86400.0
+
+
+class Producing:
+    """The context manager of `Channel.producer`, which is described there. It serves one block.
+
+    *channel* is the handle that the block gets, and *terms* are those of its messages.
+    """
+
+    def __init__(
+        self, channel: Any, exchange: Exchange, terms: Terms, lease: float, last: Last, ends: bool
+    ) -> None:
+        self._channel = channel
+        self._name: str = channel.name
+        self._exchange = exchange
+        self._broker = exchange.broker
+        self._terms = terms
+        self._lease = lease
+        self._last = last
+        self._ends = ends
+        self._token = secrets.token_hex(8).encode()
+        self._process = os.getpid()
+        self._begin: Position | None = None
+        self._over = threading.Event()
+
+    def __enter__(self) -> Any:
+        if self._begin is not None:
+            raise RuntimeError("this producer has had its block: make another one")
+        broker, name = self._broker, self._name
+        if broker.read(name, 0, 0, 0).ended:
+            raise ChannelEnded(name)
+        frame = last_frame(self._last, "lost", None) or b""
+        kept = Terms(bounds=Bounds(1), ttl=KEPT)
+        broker.append(LAST_WORDS + name, self._token + b"\n" + frame, kept)
+        begin = CONTROL + b"producer " + self._token
+        self._begin = broker.append(
+            name, begin, Terms(self._terms.bounds, self._terms.ttl, lease=self._lease)
+        )
+        self._process = os.getpid()
+        spawn(self._renew)
+        return self._channel
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if os.getpid() != self._process:
+            return  # a child process has left its copy of the block
+        status: Status = "done"
+        if error is not None:
+            status = "failed" if isinstance(error, Exception) else "lost"
+        try:
+            self._end(status, error)
+        except BrokerError as failure:
+            if error is None:
+                raise
+            logger.error("the end of %r was not stored: %s", self._name, failure)
+
+    def _end(self, status: Status, error: BaseException | None) -> None:
+        """End the channel, or the lease only, unless another producer has taken over."""
+        begin, broker, name = self._begin, self._broker, self._name
+        if begin is None or last_words(broker, name)[0] != self._token:
+            return
+        if status == "done" and not self._ends:
+            broker.renew(name, begin, None)
+        else:
+            bounds, ttl = self._terms.bounds, self._terms.ttl
+            terms = Terms(bounds, ttl, of=begin, end=True, reason=status)
+            frame = last_frame(self._last, status, error)
+            try:
+                broker.append(name, terms.end_frame if frame is None else frame, terms)
+            except (ChannelEnded, Refused):
+                pass  # the app has ended or deleted it, or others have told that it is lost
+        broker.delete(LAST_WORDS + name)
+
+    def _renew(self) -> None:
+        """Renew the lease until the block is over, or the channel is not this producer's."""
+        pause = self._lease / RENEWALS
+        while not self._over.wait(pause) and os.getpid() == self._process:
+            pause = self._lease / RENEWALS
+            try:
+                if not self._goes_on():
+                    return
+            except BrokerError as error:
+                logger.debug("the lease of %r was not renewed: %s", self._name, error)
+                pause = min(pause, AGAIN)
+            except Exception:
+                logger.exception("the lease of %r was not renewed", self._name)
+
+    def _goes_on(self) -> bool:
+        begin, broker, name = self._begin, self._broker, self._name
+        if begin is None or last_words(broker, name)[0] != self._token:
+            return False
+        if self._over.is_set() or broker.renew(name, begin, self._lease):
+            return not self._over.is_set()
+        if not self._over.is_set():
+            logger.warning("%r has ended or was deleted while its producer goes on", name)
+        return False

@@ -1,0 +1,254 @@
+"""The producer of a channel while a block runs, and how the channel ends with it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+
+from ssestream import BrokerError, ChannelEnded, Channels
+from ssestream.brokers.broker import PLAIN, Position, Terms
+from ssestream.brokers.memory import MemoryBroker
+from ssestream.channels import producing
+from tests.kit.following import Client, Following, data_of, numbers
+from tests.kit.insides import broker_of, over
+from tests.kit.visit import on_threads_and_greenlets, until
+
+Make = Callable[..., Channels]
+
+
+@pytest.fixture
+def dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each producer says only once that it goes on, as if its process were killed then."""
+    monkeypatch.setattr(producing, "RENEWALS", 0.001)
+
+
+def events_of(messages: list[dict[str, Any]]) -> list[Any]:
+    return [each.get("event") for each in messages]
+
+
+def has_words(channels: Channels) -> bool:
+    """Whether the last message of a lost producer is kept."""
+    return broker_of(channels).read("producer:job", 0, 0, 0).last > 0
+
+
+def lease_of(channels: Channels) -> float | None:
+    lease: float | None = broker_of(channels).read("job", 0, 0, 0).lease
+    return lease
+
+
+@on_threads_and_greenlets
+def test_a_block_that_is_done_ends_its_channel(channels: Channels) -> None:
+    with Client(Following(channels, "job", since="start")) as client:
+        with channels.channel("job").producer(ttl=60) as job:
+            assert 50 < (lease_of(channels) or 0) <= 60
+            assert has_words(channels)
+            for n in range(3):
+                job.publish({"data": n})
+                channels.publish("other", {"data": n})
+        messages = client.all()
+    assert data_of(messages) == [*numbers(3), ""]
+    assert events_of(messages) == [None, None, None, "done"]
+    assert lease_of(channels) is None
+    assert not has_words(channels)
+    channels.publish("other", {"data": 3})
+
+
+@on_threads_and_greenlets
+def test_an_exception_in_a_block_is_told_as_failed(channels: Channels) -> None:
+    def block() -> None:
+        with channels.channel("job").producer() as job:
+            job.publish({"data": 0})
+            raise KeyError("secret")
+
+    with Client(Following(channels, "job", since="start")) as client:
+        with pytest.raises(KeyError, match="secret"):
+            block()
+        assert events_of(client.all()) == [None, "failed"]
+        assert b"secret" not in client.received
+    assert not has_words(channels)
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt, gevent.GreenletExit])
+def test_a_block_that_is_broken_off_is_lost(channels: Channels, end: type[BaseException]) -> None:
+    with pytest.raises(end), channels.channel("job").producer():
+        raise end
+    assert events_of(channels.history("job")) == ["lost"]
+
+
+def test_the_end_that_a_block_has_made_stands(channels: Channels) -> None:
+    with channels.channel("job").producer():
+        assert channels.end("job", {"event": "mine", "data": ""})
+    assert events_of(channels.history("job")) == ["mine"]
+    with pytest.raises(ChannelEnded), channels.channel("job").producer():
+        raise AssertionError("the block must not run")
+    with channels.channel("gone").producer() as gone:
+        gone.delete()
+    assert gone.history() == []
+
+
+def test_an_app_says_what_the_last_message_is(channels: Channels, log: Callable[[], Any]) -> None:
+    def last(status: str, error: BaseException | None) -> dict[str, Any] | None:
+        return None if status == "done" else {"event": status, "data": str(error)}
+
+    def fails(status: str, error: BaseException | None) -> dict[str, Any] | None:
+        raise LookupError(status)
+
+    with channels.channel("quiet").producer(last=last):
+        pass
+    assert channels.history("quiet") == []
+    with pytest.raises(ChannelEnded):
+        channels.publish("quiet", {"data": 1})
+    with pytest.raises(RuntimeError), channels.channel("told").producer(last=last):
+        raise RuntimeError("out of paper")
+    assert data_of(channels.history("told")) == ["out of paper"]
+    with channels.channel("usual").producer(last=fails):
+        pass
+    assert events_of(channels.history("usual")) == ["done"]
+    assert log() == [LookupError, LookupError]
+
+
+def test_a_block_may_leave_its_channel_open(channels: Channels) -> None:
+    channel = channels.channel("job")
+    for n in range(2):
+        with channel.producer(end=False):
+            channel.publish({"data": n})
+        assert lease_of(channels) is None
+    with pytest.raises(KeyError), channel.producer(end=False):
+        raise KeyError
+    assert events_of(channel.history()) == [None, None, "failed"]
+
+
+def test_the_terms_of_the_handle_hold_for_the_end(make: Make) -> None:
+    channels = make(history=5)
+    with channels.channel("job", history=20, ttl=2).producer() as job:
+        for n in range(15):
+            job.publish({"data": n})
+        assert len(job.history()) == 15
+    until(lambda: channels.history("job") == [], "the channel to be gone")
+
+
+# -- dead producers
+
+
+@on_threads_and_greenlets
+def test_watchers_of_a_dead_producer_are_told_once_within_5_s(
+    channels: Channels, dies: None
+) -> None:
+    def last(status: str, error: BaseException | None) -> dict[str, Any]:
+        return {"event": "sorry", "data": status}
+
+    dead = channels.channel("job").producer(ttl=1, last=last)
+    with Client(Following(channels, "job", since="start")) as client:
+        dead.__enter__().publish({"data": 0})
+        with gevent.Timeout(6):
+            assert events_of(client.all()) == [None, "sorry"]
+        assert data_of(client.messages) == ["0", "lost"]
+    assert lease_of(channels) is None
+    # It lives after all: it cannot publish, and its end is not told.
+    with pytest.raises(ChannelEnded):
+        channels.publish("job", {"data": 1})
+    dead.__exit__(None, None, None)
+    assert len(channels.history("job")) == 2
+    assert not has_words(channels)
+
+
+def test_whoever_comes_after_the_death_is_told(channels: Channels, dies: None) -> None:
+    channels.channel("job").producer(ttl=0.05).__enter__()
+    until(lambda: (lease_of(channels) or 0) < 0, "the lease to run out")
+    with Client(Following(channels, "job")) as client:
+        assert events_of(client.all()) == ["lost"]
+
+
+def test_of_many_processes_that_notice_a_death_one_tells(make: Make, dies: None) -> None:
+    several = [make() for _ in range(3)] if broker_of(make()).shared else [make()]
+    several[0].channel("job").producer(ttl=1).__enter__()
+    clients = [Client(Following(each, "job")) for each in several for _ in range(2)]
+    for client in clients:
+        assert events_of(client.all()) == ["lost"]
+        client.__exit__(None, None, None)
+    assert events_of(several[0].history("job")) == ["lost"]
+
+
+@on_threads_and_greenlets
+def test_a_block_that_goes_on_keeps_its_lease(channels: Channels) -> None:
+    with Client(Following(channels, "job", since="start")) as client:
+        with channels.channel("job").producer(ttl=1.5) as job:
+            for n in range(4):
+                gevent.sleep(0.6)
+                job.publish({"data": n})
+        assert events_of(client.all()) == [None] * 4 + ["done"]
+
+
+def test_a_later_producer_takes_over(channels: Channels) -> None:
+    channel = channels.channel("job")
+    first = channel.producer(ttl=60)
+    first.__enter__()
+    with channel.producer(ttl=60):
+        first.__exit__(None, None, None)
+        assert (lease_of(channels) or 0) > 0
+        channel.publish({"data": "second"})
+    assert events_of(channel.history()) == [None, "done"]
+
+
+class Away(MemoryBroker):
+    is_away = False
+    renewed = 0
+
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
+        if self.is_away:
+            raise BrokerError("away")
+        return super().append(channel, frame, terms)
+
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
+        if self.is_away:
+            raise BrokerError("away")
+        self.renewed += 1
+        return super().renew(channel, of, lease)
+
+
+def test_an_end_that_is_not_stored_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    broker = Away()
+    channels = over(broker)
+    with pytest.raises(BrokerError, match="away"), channels.channel("job").producer():
+        broker.is_away = True
+    with pytest.raises(BrokerError, match="away"), channels.channel("other").producer():
+        raise AssertionError("the block must not run")
+    broker.is_away = False
+    # An exception of the block goes before.
+
+    def fails() -> None:
+        with channels.channel("other").producer():
+            broker.is_away = True
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert "the end of 'other' was not stored: away" in caplog.text
+
+
+def test_the_lease_is_renewed_when_the_broker_is_back() -> None:
+    broker = Away()
+    with over(broker).channel("job").producer(ttl=1):
+        broker.is_away = True
+        gevent.sleep(0.8)
+        broker.is_away = False
+        before = broker.renewed
+        until(lambda: broker.renewed > before, "the lease to be renewed", 2)
+
+
+def test_wrong_arguments_are_refused(channels: Channels) -> None:
+    channel = channels.channel("job")
+    for wrong in (0, -1, float("inf")):
+        with pytest.raises(ValueError, match="ttl must be positive"):
+            channel.producer(wrong)
+    for wrong in (None, "30", True):
+        with pytest.raises(TypeError, match="ttl is a number"):
+            channel.producer(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="last must be"):
+        channel.producer(last="bye")  # type: ignore[arg-type]
+    producer = channel.producer()
+    with producer:
+        pass
+    with pytest.raises(RuntimeError, match="make another one"), producer:
+        raise AssertionError("the block must not run")
