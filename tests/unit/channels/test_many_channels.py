@@ -1,0 +1,137 @@
+"""Many channels with a stream each, while the broker comes and goes."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssestream import BrokerError, Channels, SseStream
+from ssestream.brokers import open_broker
+from ssestream.brokers.broker import News, Slice
+from ssestream.channels import listener
+from tests.kit.brokers import Elsewhere
+from tests.kit.insides import over
+from tests.kit.states import idle
+from tests.kit.visit import until
+from tests.unit.channels.test_listener import Piece
+
+#: Followers that leave and come back before the broker goes or comes again.
+COMERS = 20
+
+
+class Away:
+    """Lets reads of *broker* and waits fail, and work again."""
+
+    def __init__(self, broker: Any) -> None:
+        self.is_away = False
+        #: How often it was away.
+        self.outages = 0
+        self._broker = broker
+        self._read, self._wait = broker.read, broker.wait
+        broker.read, broker.wait = self.read, self.wait
+
+    def read(self, *args: Any) -> Slice:
+        self._check()
+        piece: Slice = self._read(*args)
+        return piece
+
+    def wait(self) -> News:
+        self._check()
+        found: News = self._wait()
+        try:
+            self._check()
+        except BrokerError:
+            # An error takes no news away.
+            for name, piece in found.items():
+                if isinstance(piece, Slice) and piece.after is not None:
+                    self._broker.follow(name, piece.after)
+            raise
+        return found
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise BrokerError("not now")
+
+    def turn(self) -> None:
+        self.is_away = not self.is_away
+        self.outages += self.is_away
+        self._broker.wake()
+
+
+class Follower:
+    def __init__(self, channels: Channels, name: str) -> None:
+        self.name = name
+        self.seen: list[str] = []
+        self.gaps: list[str] = []
+        self._channels = channels
+        # Begin before the first event, whenever the first visit is.
+        self._last_id = f"{name}=.0"
+        self.come()
+
+    def come(self) -> None:
+        self._piece = Piece()
+        self._piece.allow(10**9)
+        self._stream = SseStream()
+        self._stream.on("gap", self.gaps.append)
+        self._stream.pipe(self._piece)
+        self._channels.subscribe(self._stream, self.name, since=self._last_id)
+
+    def leave(self) -> None:
+        self._piece.leave()
+        self._stream.destroy()
+        self.take()
+
+    def take(self) -> int:
+        while self._piece.messages:
+            message = self._piece.messages.pop(0)
+            self._last_id = message["id"]
+            if "data" in message:
+                self.seen.append(message["data"])
+        return len(self.seen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "events"),
+    [
+        ("memory", 300, 20),
+        ("sqlite", 300, 8),
+        pytest.param("memory", 5000, 3, marks=pytest.mark.long),
+        pytest.param("sqlite", 5000, 1, marks=pytest.mark.long),
+    ],
+)
+def test_nothing_is_lost_and_nothing_comes_twice_in_many_channels(
+    kind: str, count: int, events: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "SOONEST", 0.01)
+    monkeypatch.setattr(listener, "LATEST", 0.05)
+    broker = open_broker("memory://" if kind == "memory" else f"sqlite:///{tmp_path}/events.db")
+    channels, away = over(broker), Away(broker)
+    turns, comers = random.Random(5), random.Random(7)
+    names = [f"user/{n}" for n in range(count)]
+    followers = [Follower(channels, name) for name in names]
+
+    def publish() -> None:
+        for number in range(events):
+            for name in turns.sample(names, count):
+                channels.publish(name, {"data": number})
+
+    publishing = Elsewhere(publish)
+    # Even a quick publisher has met an outage, and clients that leave.
+    while not publishing.over or away.outages < 2:
+        away.turn()
+        for follower in comers.sample(followers, COMERS):
+            follower.leave()
+            follower.come()
+        time.sleep(0.05)
+    publishing.result()
+    if away.is_away:
+        away.turn()
+    until(lambda: min(each.take() for each in followers) >= events, "all events")
+    assert [each.seen for each in followers] == [[*map(str, range(events))]] * count
+    assert [gap for each in followers for gap in each.gaps] == []
+    for follower in followers:
+        follower.leave()
+    idle(channels)
+    broker.close()
