@@ -237,13 +237,13 @@ class RedisBroker:
         self._hurry()
 
     def wait(self) -> News:
-        with self._errors():
-            waker = self._my_waker()
-        with self.lock:
-            listener = self._held.take_listener()
-            closed = self._closed
+        listener: Listener | None = None
         try:
             with self._errors():
+                waker = self._my_waker()
+                with self.lock:
+                    listener = self._held.take_listener()
+                    closed = self._closed
                 pool = self._pool()
                 if listener is None or listener.pool is not pool:
                     listener = self._listen(pool)

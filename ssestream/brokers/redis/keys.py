@@ -2,7 +2,7 @@
 
 import os
 
-from ..broker import Bounds, Entry, Position, Slice, Terms
+from ..broker import PLAIN, Bounds, Entry, Position, Slice, Terms
 
 _PREFIX = "ssestream:{"
 
@@ -36,7 +36,9 @@ def written_bounds(bounds: Bounds) -> list[int | str]:
 
 
 def written_terms(terms: Terms) -> list[bytes | int | str]:
-    """*terms*, except for their bounds, for ``append.lua``."""
+    """*terms*, except for their bounds, for ``append.lua``. Most terms need no words."""
+    if terms is PLAIN:
+        return []
     return [
         int(terms.new),
         "" if terms.of is None else terms.of.log,

@@ -15,6 +15,7 @@ costs nothing in the others.
 import math
 from collections.abc import Callable, Mapping
 from itertools import islice
+from typing import Any
 
 from redis import exceptions
 
@@ -98,10 +99,10 @@ class Listener:
         while True:
             self._subscribe()
             sockets = [each.socket for each in self._subscribers.values()]
-            _, answered = waker.wait(self._seconds_left(deadline), *sockets)
+            _, readable = waker.wait(self._seconds_left(deadline), *sockets)
             was_woken = take_wake() or was_woken
-            if answered:
-                self._hear(news)
+            if readable:
+                self._hear(readable, news)
             self._check()
             # After a failure, a wake is answered only when all works again that is needed.
             ends = was_woken and (self._works or not self._follows)
@@ -170,8 +171,10 @@ class Listener:
 
     # -- what the servers say
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, readable: list[Any], news: News) -> None:
         for subscriber in list(self._subscribers.values()):
+            if subscriber.socket not in readable:
+                continue
             for name, told in subscriber.receive():
                 if isinstance(told, bytes):
                     self._take(name, told, news)

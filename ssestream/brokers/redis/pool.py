@@ -16,7 +16,7 @@ from ...runtime.loop import logger
 from .client import Client
 from .errors import NEEDED
 from .keys import followers_of
-from .scripts import APPEND, DELETE, KEEP, READ, RENEW, ClusterScript
+from .scripts import APPEND, DELETE, KEEP, READ, RENEW, ClusterScript, Script
 from .servers import database_of
 
 #: The least seconds that a caller waits for a free connection.
@@ -48,7 +48,7 @@ class Pool:
         self._free: Any = gevent.lock.Semaphore(connections) if patched else Turns(connections)
         self.cluster = isinstance(client, redis.RedisCluster)
         self.append, self.read, self.keep, self.renew, self.delete = (
-            ClusterScript(client, text) if self.cluster else client.register_script(text)
+            ClusterScript(client, text) if self.cluster else Script(client, text)
             for text in (APPEND, READ, KEEP, RENEW, DELETE)
         )
         self._db = 0 if self.cluster else database_of(client)

@@ -105,13 +105,13 @@ class Subscriber:
             self.send({next(iter(self.asked)): True})
 
     def receive(self) -> list[tuple[str, Any]]:
-        """What has come, without waiting: the channel, and what is told of it.
+        """What has come to the socket, which can be read: the channel, and what is told of it.
 
         That is bytes for what was published; True for a subscription that is confirmed; False
         for a subscription that Redis has ended; or an error for a refusal.
         """
         told: list[tuple[str, Any]] = []
-        while self._is_readable():
+        while True:
             data = self.socket.recv(_AT_ONCE)
             if not data:
                 raise exceptions.ConnectionError("Connection closed by server.")
@@ -121,9 +121,8 @@ class Subscriber:
                     self._take(reply, told)
                 elif isinstance(reply, exceptions.ResponseError):
                     self._take_refusal(reply, told)
-            if len(data) < _AT_ONCE:
-                break
-        return told
+            if len(data) < _AT_ONCE or not self._is_readable():
+                return told
 
     def _take(self, reply: list[Any], told: list[tuple[str, Any]]) -> None:
         kind, followers, payload = reply

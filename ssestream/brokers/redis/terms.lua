@@ -2,11 +2,11 @@
 -- fields too: *ended*, the id of the entry that ended the log; *leased*, the time when its lease
 -- runs out; *ttl*. Times are in microseconds.
 
--- The terms in ARGV behind its first *n*.
+-- The terms in ARGV behind its first *n*, of which most appends have none.
 local function terms_of(n)
   return {
-    new = ARGV[n + 1] == '1', of = ARGV[n + 2], lease = tonumber(ARGV[n + 3]),
-    ttl = tonumber(ARGV[n + 4]), end_frame = ARGV[n + 5], end_token = ARGV[n + 6],
+    new = ARGV[n + 1] == '1', of = ARGV[n + 2] or '', lease = tonumber(ARGV[n + 3]),
+    ttl = tonumber(ARGV[n + 4]), end_frame = ARGV[n + 5] or '', end_token = ARGV[n + 6],
     if_lapsed = ARGV[n + 7] == '1', number = tonumber(ARGV[n + 8]),
   }
 end

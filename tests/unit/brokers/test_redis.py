@@ -663,6 +663,33 @@ def test_a_first_try_that_comes_after_the_second_is_not_stored(
     assert all_of(publisher, "news") == [b"frame"]
 
 
+def test_a_call_that_is_broken_off_leaves_no_answer_for_the_next_one(
+    redis_server: RedisServer,
+    broker: Callable[..., RedisBroker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    each = broker(redis_server.url)
+    each.append("news", b"one")
+    pool = pool_of(each).client.connection_pool
+    connection = pool.get_connection()
+    pool.release(connection)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    redis_server.freeze()
+    with monkeypatch.context() as patched:
+        patched.setattr(connection, "read_response", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            each.append("news", b"two")
+    thread, result = in_thread(lambda: each.append("news", b"three"))
+    redis_server.thaw()
+    thread.join(20)
+    # The broken call is stored before or after the other, as Redis likes.
+    entries = each.read("news", 0, 10, 1000).entries
+    assert (result[0].number, b"three", result[0].check) in entries
+
+
 # -- bounds
 
 
