@@ -23,7 +23,7 @@ quietly. An exception would be reported by the server and by each middleware.
 """
 
 import errno
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 from ..runtime.calls import CallQueue
@@ -33,10 +33,11 @@ from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
 from ..runtime.waker import Wakeable
 from ..settings import DEFAULTS, PLAIN, Settings, draw
-from ..wire import come_back_block, encode, first_id_block, retry_block
+from ..wire import retry_block
 from .compression import Gzip
 from .connection import Connection
 from .diagnosis import burst, held_back, look_at_server, may_be_held_back, standard_way
+from .ending import cause_of_whole, is_answer, is_cut, last_block
 from .inlet import Inlet
 from .keepalive import Keepalive
 from .output import OutputBuffer
@@ -242,12 +243,7 @@ class Body(Uncopyable):
     @property
     def breaks_off(self) -> bool:
         """Whether the response ends with a cut when everything that waits is sent."""
-        return self.retired in BREAKING or (self.retired == "refused" and self._is_answer)
-
-    @property
-    def _is_answer(self) -> bool:
-        """Whether the client takes a clean end for the end of an answer (see ``on_shutdown``)."""
-        return (self.settings or DEFAULTS).on_shutdown in ("finish", "cut")
+        return is_cut(self.retired, self.settings or DEFAULTS)
 
     def retire(self, cause: Cause) -> None:
         """End the response: send the queue, then tell the client when to come back.
@@ -258,41 +254,34 @@ class Body(Uncopyable):
         "shutdown" the setting ``on_shutdown`` decides.
         """
         settings = self.settings or DEFAULTS
-        if cause == "shutdown" and self._is_answer:
+        if cause == "shutdown" and is_answer(settings):
             if settings.on_shutdown == "cut":
                 self.cut(cause)
                 return
             if registry.may_finish:
                 return
             cause = "interrupted"
-        # If nothing is missing, there is nothing to break off.
         is_complete = any(inlet.is_complete for inlet in self.inlets)
         with self.call_queue.lock:
             if self.over or self.retired or self.is_copy:
                 return
-            is_complete = self.ended or (is_complete and cause in BREAKING)
-            if is_complete and cause in BREAKING:
-                cause = "shutdown" if cause == "interrupted" else "ended"
+            is_whole = self.ended or (is_complete and cause in BREAKING)
+            if is_whole:
+                cause = cause_of_whole(cause)
             self.retired = cause
         frames = [frame for inlet in self.inlets for frame in inlet.retired(cause == "refused")]
-        id_block = b""
+        dropped: list[bytes | memoryview] = []
         if not self.ended:
             if cause == "refused":
-                # Send the id of the client's positions: it needs the id when it comes back.
-                id_block = first_id_block([*self.buffer.clear(), *frames])
+                dropped = [*self.buffer.clear(), *frames]
             else:
                 for frame in frames:
                     self.buffer.put(frame)
-        if cause == "interrupted":
-            self._put_interrupted(settings.interrupted)
-        elif cause not in BREAKING and not is_complete:
-            self.buffer.put_last(id_block + come_back_block(draw(settings.retry_after)))
+        block = last_block(cause, settings, is_whole, dropped)
+        if block:
+            self.buffer.put_last(block)
         self.buffer.end()
         logger.info("%s: ended, because %s", self.name, REASONS[cause])
-
-    def _put_interrupted(self, message: Mapping[str, Any] | bytes | None) -> None:
-        if message is not None:
-            self.buffer.put_last(message if isinstance(message, bytes) else encode(message))
 
     def cut(self, cause: Cause) -> None:
         """Drop the queue, cut the connection and end the response, at once."""

@@ -1,0 +1,54 @@
+"""Ending: what the end of a response means to its client, as functions without state.
+
+A client of a feed takes a clean end for "come back later", and comes back. A client that reads an
+answer takes a clean end for the end of the answer. The setting ``on_shutdown`` says which of the
+two a stream is. So the end of an answer that is not whole must be a cut: a connection that breaks
+before the last chunk.
+"""
+
+from collections.abc import Sequence
+
+from ..settings import Settings, draw
+from ..wire import come_back_block, encode, first_id_block
+from .registry import BREAKING, Cause
+
+
+def is_answer(settings: Settings) -> bool:
+    """Whether the client takes a clean end for the end of an answer."""
+    return settings.on_shutdown in ("finish", "cut")
+
+
+def is_cut(cause: Cause | None, settings: Settings) -> bool:
+    """Whether a response that ends for *cause* is cut when all that waits is sent.
+
+    None is a response that goes on: its end is the app's, and is clean.
+    """
+    return cause in BREAKING or (cause == "refused" and is_answer(settings))
+
+
+def cause_of_whole(cause: Cause) -> Cause:
+    """The cause of the end of a response that nothing is missing of, but for *cause*.
+
+    There is nothing to break off.
+    """
+    if cause in BREAKING:
+        return "shutdown" if cause == "interrupted" else "ended"
+    return cause
+
+
+def last_block(
+    cause: Cause, settings: Settings, is_whole: bool, dropped: Sequence[bytes | memoryview]
+) -> bytes:
+    """The bytes that the client gets last. No bytes if the end says everything.
+
+    *is_whole* is whether the app has said its last word. *dropped* are the frames that a refused
+    client does not get: it needs their first id when it comes back.
+    """
+    if cause == "interrupted":
+        message = settings.interrupted
+        if message is None:
+            return b""
+        return message if isinstance(message, bytes) else encode(message)
+    if cause in BREAKING or is_whole:
+        return b""
+    return first_id_block(dropped) + come_back_block(draw(settings.retry_after))
