@@ -18,6 +18,7 @@ from ssestream import BrokerError, Channels, SseStream
 from ssestream.brokers.broker import ChannelError, Position
 from ssestream.brokers.redis import listener as redis_listener
 from ssestream.channels import ailing, health, listener, replay
+from ssestream.runtime.forking import process
 from tests.kit.brokers import all_closed, news, wait
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
 from tests.kit.insides import broker_of, listener_of
@@ -42,6 +43,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def opened() -> Iterator[Callable[[str], Channels]]:
     with all_closed(Channels) as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test before has said that there are several workers, of which memory:// would warn."""
+    monkeypatch.setattr(process, "is_one_of_several", False)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
