@@ -48,6 +48,7 @@
 #   runs.py            Runs: producers that outlive their requests
 #   tickets/           signed permissions to follow channels
 #
+#   testing/           clients and a clock for the tests of an app
 #   gunicorn/          SseWorker only; no other server enters here
 #   __main__.py        the command line
 

@@ -37,7 +37,8 @@ class Timer(Uncopyable, Entry):
     ) -> None:
         super().__init__(max(1, delay_ms) / 1000)
         self._loop = current_loop()
-        self._origin = current_origin()
+        #: The request whose view or handler has set the timer; None outside of requests.
+        self.origin = current_origin()
         self._call: tuple[Callable[..., object], tuple[Any, ...]] = (callback, args)
         self._repeat = repeat
         if not process.serves:
@@ -50,7 +51,7 @@ class Timer(Uncopyable, Entry):
         if self.is_over:
             return
         try:
-            run_logged(callback, *args, origin=self._origin)
+            run_logged(callback, *args, origin=self.origin)
         finally:
             if not self._repeat:
                 self._finish()
@@ -70,6 +71,11 @@ class Timer(Uncopyable, Entry):
         """Called in a forked child: whether the timer runs in the parent only."""
         # A child has only the thread that forked, and so only the hub of that thread.
         return not self._loop.here()
+
+    @property
+    def callback(self) -> Callable[..., object]:
+        """The app's function."""
+        return self._call[0]
 
     def __str__(self) -> str:
         callback = self._call[0]

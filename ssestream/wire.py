@@ -368,7 +368,7 @@ class Decoder:
 
     For tests and tools: it gives each message as it was written. Unlike a browser, it keeps
     comments and messages without ``data``, and does not carry an id over to the next
-    message. A heartbeat (a single colon) is dropped.
+    message. A heartbeat (a single colon) is counted and dropped.
 
     >>> decoder = Decoder()
     >>> decoder.feed(b"id: 7\\ndata: o"), decoder.feed(b"ne\\r\\n\\r\\n")
@@ -383,6 +383,8 @@ class Decoder:
         self._after_cr = False
         self._partial: list[str] = []
         self._fields: dict[str, list[str]] = {}
+        #: The number of heartbeats so far.
+        self.heartbeats = 0
 
     def feed(self, data: bytes) -> list[dict[str, str | int]]:
         """Take *data*, and return the messages that are complete now, oldest first.
@@ -416,6 +418,7 @@ class Decoder:
         if not line:
             return self._dispatch()
         if line == ":":
+            self.heartbeats += 1
             return None
         if line.startswith(":"):
             self._fields.setdefault("comment", []).append(line[1:].removeprefix(" "))

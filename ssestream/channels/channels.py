@@ -67,7 +67,8 @@ class Channels(Uncopyable):
         history_age: float | None = None,
     ) -> None:
         check(None if isinstance(url, flask.Flask) else url, history, history_age)
-        self._exchanges = Exchanges(url if isinstance(url, str) else None, history, history_age)
+        #: The exchange of each broker, for the other rooms of the package.
+        self.exchanges = Exchanges(url if isinstance(url, str) else None, history, history_age)
         if isinstance(url, flask.Flask):
             self.init_app(url)
 
@@ -88,12 +89,12 @@ class Channels(Uncopyable):
         Raises ``TypeError`` or ``ValueError`` for a wrong value in the configuration, and
         ``RuntimeError`` if the broker would change while streams follow these channels.
         """
-        self._exchanges.init_app(app)
+        self.exchanges.init_app(app)
         app.extensions["ssestream"] = self
 
     @property
     def _exchange(self) -> Exchange:
-        return self._exchanges.current()
+        return self.exchanges.current()
 
     def current_exchange(self) -> Exchange:
         """The exchange with the broker of the current app, for the other rooms of the package."""
@@ -255,7 +256,7 @@ class Channels(Uncopyable):
 
         The stream stays open.
         """
-        for exchange in self._exchanges.all():
+        for exchange in self.exchanges.all():
             exchange.unsubscribe(sse_stream, names)
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
@@ -317,7 +318,7 @@ class Channels(Uncopyable):
         For the end of a program or of a test. The call is optional: the connections are closed
         when the `Channels` is dropped or the process ends.
         """
-        for exchange in self._exchanges.all():
+        for exchange in self.exchanges.all():
             exchange.close()
 
     def clear(self) -> None:

@@ -26,11 +26,13 @@ class Exchange:
     A `Channels` has one exchange, or several if it belongs to apps with different brokers.
     """
 
-    def __init__(self, broker: Broker, audience: Audience) -> None:
+    def __init__(
+        self, broker: Broker, audience: Audience, json: JSONProvider | None = None
+    ) -> None:
         self.broker = broker
         self.audience = audience
         #: The app's JSON provider, for calls of `Channels.publish` outside of the app's context.
-        self.json: JSONProvider | None = None
+        self.json = json
         #: The counted streams of all processes.
         self.watchers = Watchers(broker)
         self._lost: dict[str, Lost] = {}

@@ -1,11 +1,14 @@
 """Which broker a `Channels` uses: an `Exchange` for each configuration that its apps have."""
 
+import contextlib
 import os
 import weakref
+from collections.abc import Iterator
 
 import flask
 
 from ..brokers import open_broker
+from ..brokers.broker import Broker
 from ..brokers.configuration import Configuration, configuration
 from ..config import current_app
 from ..runtime.threads import new_lock
@@ -30,6 +33,8 @@ class Exchanges:
         self._others: dict[Configuration, Exchange] = {}
         # Whether `init_app` was called.
         self._is_initialised = False
+        # The exchange for all apps, while `with_broker` gives one.
+        self._only: Exchange | None = None
         self._audience = Audience()
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
@@ -71,8 +76,22 @@ class Exchanges:
     def all(self) -> list[Exchange]:
         """All exchanges that were needed so far."""
         with self._lock:
-            own = [] if self.own is None else [self.own]
+            own = [each for each in (self.own, self._only) if each is not None]
             return [*self._others.values(), *own]
+
+    @contextlib.contextmanager
+    def with_broker(self, broker: Broker) -> Iterator[None]:
+        """Use *broker* alone, for all apps, within a block of a test."""
+        only = Exchange(broker, Audience(), None if self.own is None else self.own.json)
+        # On the object, so that each other call of `current` costs no look at an attribute.
+        self.current = lambda: only  # type: ignore[method-assign]
+        self._only = only
+        try:
+            yield
+        finally:
+            del self.current
+            only.close()
+            self._only = None
 
     def _take_from(self, app: flask.Flask) -> None:
         given = self._url, self._history, self._history_age
@@ -120,6 +139,11 @@ class Exchanges:
 
 
 _all: "weakref.WeakSet[Exchanges]" = weakref.WeakSet()
+
+
+def all_exchanges() -> list[Exchange]:
+    """Every exchange of this process."""
+    return [exchange for exchanges in list(_all) for exchange in exchanges.all()]
 
 
 def _after_fork() -> None:

@@ -28,6 +28,7 @@ from gevent import monkey
 from ..http.diagnosis import warn_of_memory
 from ..runtime.clock import clock
 from ..runtime.forking import process
+from ..runtime.frames import of_threads
 
 #: Seconds for which a script may publish before a stream follows. Some scripts never end.
 LONG = 10.0
@@ -281,7 +282,7 @@ def _frames() -> Iterator[FrameType]:
     while parent is not None:
         waiting.append(parent.gr_frame)
         parent = parent.parent
-    for frame in itertools.chain([sys._getframe()], waiting, sys._current_frames().values()):
+    for frame in itertools.chain([sys._getframe()], waiting, of_threads().values()):
         yield from _stack(frame)
 
 

@@ -116,9 +116,9 @@ class TimerHeap:
             heapq.heappop(entries)
         return entries[0][0] if entries else None
 
-    def take_due(self) -> list[Entry]:
-        """Remove the entries that are due, for a caller that calls `run_one` for each."""
-        taken, now = [], clock.now()
+    def take_due(self, now: float) -> list[Entry]:
+        """Remove the entries that are due at *now*, for a caller that calls `run_one` for each."""
+        taken = []
         while (due := self.next_due()) is not None and due <= now:
             taken.append(heapq.heappop(self._entries)[2])
         return taken

@@ -104,12 +104,12 @@ class TimerWheel:
         self._entered = sum(map(len, self._slots.values()))
         self._cancelled = 0
 
-    def run_due(self) -> None:
-        """Run all checks that are due."""
+    def run_due(self, until: float | None = None) -> None:
+        """Run all checks that are due at the time *until*; None is now."""
         loop = self._loop()
         if loop is None or loop.is_copy:
             return
-        now = clock.now()
+        now = clock.now() if until is None else until
         again: list[tuple[TimerHandle, float]] = []
         slot: list[TimerHandle] = []
         try:

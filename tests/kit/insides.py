@@ -44,7 +44,7 @@ def heard(channels: Channels, name: str) -> int:
 def over(broker: Broker) -> Channels:
     """`Channels` with *broker*, which no URL names."""
     channels = Channels("memory://")
-    channels._exchanges.own = Exchange(broker, Audience())
+    channels.exchanges.own = Exchange(broker, Audience())
     return channels
 
 

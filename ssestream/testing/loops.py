@@ -1,0 +1,43 @@
+"""The loops of the package, as a test reaches them."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..runtime.frames import of_threads
+from ..runtime.loop import Loop
+from ..runtime.timerheap import heaps
+from ..runtime.wheel import wheels
+from .waiting import PATIENCE, wait_until
+
+#: Seconds for a loop that has not answered before: nobody seems to run its hub.
+BRIEF = 0.05
+
+_T = TypeVar("_T")
+
+_silent: "weakref.WeakSet[Loop]" = weakref.WeakSet()
+
+
+def loops() -> set[Loop]:
+    """The loops that have timers or checks, or had some, and whose threads live."""
+    living = of_threads()
+    found = {loop for loop, _ in [*wheels(), *heaps()]}
+    return {loop for loop in found if loop.hub.thread_ident in living and not loop.is_copy}
+
+
+def in_loop(loop: Loop, function: Callable[..., _T], *args: Any) -> _T | None:
+    """Call *function* in *loop*, and return its result. None if nobody runs the loop."""
+    results: list[_T] = []
+    loop.call(lambda: results.append(function(*args)))
+    seconds = BRIEF if loop in _silent else PATIENCE
+    if not wait_until(lambda: results, seconds, loop.here()):
+        _silent.add(loop)
+        return None
+    _silent.discard(loop)
+    return results[0]
+
+
+def settle() -> None:
+    """Wait until the loops have done what they were called for, such as to enter a timer."""
+    for loop in loops():
+        in_loop(loop, bool)
