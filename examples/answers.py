@@ -23,7 +23,7 @@ import time
 
 from flask import Flask, abort, request, send_from_directory
 
-from ssestream import Channels, Runs
+from ssestream import Channels, Runs, check_origin
 
 app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = 10_000
@@ -40,17 +40,9 @@ WORDS, MOST = 120, 200
 
 @app.before_request
 def refuse_other_sites():
-    """Refuse a POST that a page of another site sends with the visitor's browser.
-
-    With each request a browser says which site it comes from. An old browser, or any browser
-    without TLS, says at least the origin. A client that is no browser says neither, and is
-    allowed.
-    """
-    site, origin = (request.headers.get(name) for name in ("Sec-Fetch-Site", "Origin"))
-    if site is None and origin is not None:
-        site = "same-origin" if origin.partition("://")[2] == request.host else "cross-site"
-    if request.method == "POST" and site not in (None, "same-origin", "none"):
-        abort(403)
+    """Refuse what a page of another site sends with the visitor's browser."""
+    if request.method == "POST":
+        check_origin(request)
 
 
 def answer(question):

@@ -28,6 +28,7 @@ from ssestream import (
     Channels,
     ServerResponse,
     SseStream,
+    check_origin,
     clear_interval,
     set_interval,
     set_timeout,
@@ -128,17 +129,9 @@ here = {room: Here(room) for room in ("lobby", "garden", "kitchen")}
 
 @app.before_request
 def refuse_other_sites():
-    """Refuse a message that a page of another site sends with the visitor's browser.
-
-    With each request a browser says which site it comes from. An old browser, or any browser
-    without TLS, says at least the origin. A client that is no browser says neither, and is
-    allowed.
-    """
-    site, origin = (request.headers.get(name) for name in ("Sec-Fetch-Site", "Origin"))
-    if site is None and origin is not None:
-        site = "same-origin" if origin.partition("://")[2] == request.host else "cross-site"
-    if request.method == "POST" and site not in (None, "same-origin", "none"):
-        abort(403)
+    """Refuse what a page of another site sends with the visitor's browser."""
+    if request.method == "POST":
+        check_origin(request)
 
 
 @app.get("/")

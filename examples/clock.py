@@ -16,9 +16,16 @@ from datetime import datetime
 from pathlib import Path
 
 import gevent
-from flask import Flask, abort, request, send_file
+from flask import Flask, request, send_file
 
-from ssestream import ServerResponse, SseStream, clear_interval, pipeline, set_interval
+from ssestream import (
+    ServerResponse,
+    SseStream,
+    check_origin,
+    clear_interval,
+    pipeline,
+    set_interval,
+)
 
 app = Flask(__name__)
 
@@ -32,17 +39,9 @@ clocks: set[SseStream] = set()
 
 @app.before_request
 def refuse_other_sites():
-    """Refuse a form that a page of another site sends with the visitor's browser.
-
-    With each request a browser says which site it comes from. An old browser, or any browser
-    without TLS, says at least the origin. A client that is no browser says neither, and is
-    allowed.
-    """
-    site, origin = (request.headers.get(name) for name in ("Sec-Fetch-Site", "Origin"))
-    if site is None and origin is not None:
-        site = "same-origin" if origin.partition("://")[2] == request.host else "cross-site"
-    if request.method == "POST" and site not in (None, "same-origin", "none"):
-        abort(403)
+    """Refuse what a page of another site sends with the visitor's browser."""
+    if request.method == "POST":
+        check_origin(request)
 
 
 @app.get("/")

@@ -14,8 +14,11 @@ POSTS = {
     "answers": (f"/answers/{'0' * 32}/stop", {}, 204),
     "chat": ("/lobby/messages", {"json": {"name": "Ann", "text": "hello"}}, 204),
     "clock": ("/end", {}, 204),
+    "datastar": ("/notes", {"json": {"text": "hello"}}, 200),
+    "htmx": ("/notes", {"data": {"text": "hello"}}, 204),
     # None may run at all here.
     "progress": ("/jobs", {}, 429),
+    "turbo": ("/notes", {"data": {"text": "hello"}}, 204),
 }
 
 

@@ -1,0 +1,71 @@
+"""Notes that everybody sees at once, with htmx and no line of JavaScript.
+
+::
+
+    python examples/htmx.py
+
+and open http://127.0.0.1:8000/ in a few tabs: with htmx 4, or with htmx 2 at ``/2``. The pages are
+made for the other libraries in ``turbo.py`` and ``datastar.py``. Several workers need a broker that
+they share::
+
+    export SSESTREAM_URL=sqlite:///notes.db
+    gunicorn -k gevent -w 2 -b 127.0.0.1:8000 examples.htmx:app
+"""
+
+import os
+
+from flask import Flask, abort, render_template, request
+from markupsafe import Markup
+
+from ssestream import Channels, ServerResponse, SseStream, check_origin
+from ssestream.htmx import fragment
+
+app = Flask(__name__, template_folder=".")
+app.config["MAX_CONTENT_LENGTH"] = 10_000
+
+channels = Channels(os.environ.get("SSESTREAM_URL", "memory://"), history=50)
+
+#: Where the page loads the packages of npm from.
+NPM = os.environ.get("NPM", "https://cdn.jsdelivr.net/npm")
+
+
+@app.before_request
+def refuse_other_sites():
+    if request.method == "POST":
+        check_origin(request)
+
+
+@app.get("/")
+def page():
+    return render_template("htmx.html", npm=NPM, version=4)
+
+
+@app.get("/2")
+def page_of_htmx_2():
+    return render_template("htmx.html", npm=NPM, version=2)
+
+
+@app.get("/events")
+def events():
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    if sse_stream.last_event_id is None:
+        # A page that begins anew gets all notes anew. This empties its list first.
+        sse_stream.write(fragment('<ol id="notes" hx-swap-oob="innerHTML"></ol>'))
+    channels.subscribe(sse_stream, "notes", since="start")
+    return res
+
+
+@app.post("/notes")
+def add():
+    text = request.form.get("text", "").strip()
+    if not 1 <= len(text) <= 200:
+        abort(400, "a note has 1 to 200 characters")
+    # Markup.format() escapes what a visitor has written.
+    channels.publish("notes", fragment(Markup("<li>{}</li>").format(text)))
+    return "", 204
+
+
+if __name__ == "__main__":
+    app.run(port=int(os.environ.get("PORT", 8000)))
