@@ -19,6 +19,9 @@ def stream():
     return pipeline([{"id": 0, "data": "hello"}], SseStream(request), ServerResponse())
 """
 
+#: The plugin for pytest.
+PLUGIN = "pytest_ssestream.py"
+
 checkout = Path(__file__).parent.parent
 work = Path(sys.argv[1])
 work.mkdir(parents=True, exist_ok=True)
@@ -33,7 +36,8 @@ written = {
     if file.is_file() and "__pycache__" not in file.parts
 }
 assert written <= set(names), written - set(names)
-assert all(name.startswith(("ssestream/", "ssestream-")) for name in names), names
+assert all(name.startswith(("ssestream/", "ssestream-")) for name in {*names} - {PLUGIN}), names
+assert PLUGIN in names
 
 venv.create(work / "venv", with_pip=True, clear=True)
 python = work / "venv" / "bin" / "python"
@@ -47,6 +51,10 @@ where = subprocess.run(
     text=True,
 ).stdout
 assert str(work) in where, where
+
+found = "from importlib.metadata import entry_points as e; print(*e(group='pytest11').names)"
+plugins = subprocess.run([python, "-c", found], check=True, capture_output=True, text=True).stdout
+assert plugins.split() == ["ssestream"], plugins
 
 # The scripts in Lua are read when the broker of Redis is imported.
 subprocess.run([python, "-c", "import ssestream.brokers.redis"], cwd=work, check=True)

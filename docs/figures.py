@@ -13,7 +13,10 @@ FOLDER = Path(__file__).parent / "design"
 #: rows below it.
 ROWS = (
     (("__init__, __main__", "the public names", "the command line"),),
-    (("gunicorn/", "SseWorker alone", "sends without a greenlet"),),
+    (
+        ("gunicorn/", "SseWorker alone", "sends without a greenlet"),
+        ("testing/", "a client and a clock", "for the tests of an app"),
+    ),
     (
         ("channels/", "publish once", "each follower gets it"),
         ("pipeline, timers", "a source of messages", "intervals and timeouts"),

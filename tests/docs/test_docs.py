@@ -58,7 +58,7 @@ def program(page: Path) -> str:
 LANGUAGES = ("python", "pycon", "shell", "javascript", "nginx", "ini")
 
 #: Packages that the program of a page needs, and that nothing else needs.
-NEEDED = {"docs_json": ("orjson", "msgspec")}
+NEEDED = {"docs_json": ("orjson", "msgspec"), "docs_testing_views": ("flask_login",)}
 
 
 def is_runnable(name: str) -> bool:

@@ -1,7 +1,8 @@
 """What an app may write. It is never run: ``mypy --strict`` must accept it."""
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import Any, TypedDict
 
@@ -9,6 +10,7 @@ from flask import Flask, Response, request
 
 from ssestream import (
     BufferFull,
+    Channels,
     ClientDisconnected,
     HeadersSent,
     MessageError,
@@ -34,6 +36,17 @@ from ssestream import (
 from ssestream.datastar import patch_elements, patch_signals, read_signals
 from ssestream.gunicorn import SseWorker, post_worker_init
 from ssestream.htmx import close, fragment
+from ssestream.testing import (
+    Clock,
+    Event,
+    Events,
+    LeftOpen,
+    WaitedInVain,
+    in_memory,
+    nothing_left_open,
+    stopped_clock,
+    stream,
+)
 
 app = Flask(__name__)
 app.config["SSESTREAM_MAX_STREAMS"] = Settings(max_streams=1000).max_streams
@@ -235,3 +248,20 @@ def issued() -> str:
     tickets.revoke(("user", 7), "news")
     text: str = tickets.issue(["news"], key=("user", 7), expires=30, once=True)
     return text
+
+
+def test_news(sse_clock: Clock, channels: Channels) -> None:
+    with nothing_left_open(), in_memory(channels) as kept, stream(app, "/news") as events:
+        kept.publish("news", {"data": 1})
+        event: Event = events.next(timeout=1)
+        more: list[Event] = events.until(lambda event: event.data == "2")
+        sse_clock.advance(15)
+        assert (event.json(), len(more), events.ended, events.retry) == (1, 1, None, None)
+    with stopped_clock() as clock, contextlib.suppress(WaitedInVain, LeftOpen):
+        first: Events = stream("http://localhost/", method="PUT", json={}, headers={"X": "y"})
+        clock.advance(first.take(2)[0].json())
+
+
+def test_fixtures(sse: Callable[..., Events]) -> None:
+    events = sse(app, "/news", last_event_id="7")
+    assert events.headers["Content-Type"]

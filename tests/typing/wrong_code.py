@@ -7,6 +7,7 @@ each of these lines must be found wrong, and for the reason that it names.
 from ssestream import ServerResponse, SseStream, Tickets, clear_interval, pipeline, set_interval
 from ssestream.datastar import patch_elements, patch_signals
 from ssestream.htmx import fragment
+from ssestream.testing import stopped_clock, stream
 
 
 class Deaf:
@@ -50,3 +51,11 @@ def permissions() -> None:
     Tickets(5)  # type: ignore[arg-type]
     Tickets("key").issue(5)  # type: ignore[arg-type]
     Tickets("key").issue(["news"], key=[])  # type: ignore[arg-type]
+
+
+def tests() -> None:
+    with stream(streams, "/", last_event_id=7) as events:  # type: ignore[arg-type]
+        events.until("two")  # type: ignore[arg-type]
+        events.next().data = "x"  # type: ignore[misc]
+    with stopped_clock() as clock:
+        clock.advance("15")  # type: ignore[arg-type]
