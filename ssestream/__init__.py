@@ -8,6 +8,7 @@
 #   plain.py           the plain value of what an app hands over
 #   compact_json.py    JSON without spaces, for data that is no text
 #   printable.py       untrusted text, made safe for a log or a terminal
+#   browser.py         ssestream.js for the pages of an app
 #   runtime/           where code runs: threads, loops, timers, events
 #
 #   wire.py            messages to text/event-stream, and back

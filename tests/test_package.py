@@ -31,7 +31,7 @@ from tests.house import (
 #: The floors of the house. A room or a wing imports only from its own floor and from those
 #: before it.
 FLOORS = (
-    {"compact_json", "errors", "plain", "printable", "settings", "runtime"},
+    {"browser", "compact_json", "errors", "plain", "printable", "settings", "runtime"},
     {"wire", "http", "brokers"},
     {"config", "message_queue", "overflow", "pipe", "same_origin", "text_source"},
     {"express", "flow", "response", "stream_state"},

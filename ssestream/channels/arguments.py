@@ -8,6 +8,9 @@ from ..brokers.configuration import check, check_seconds
 from ..runtime.callables import check_callable
 from ..stream import SseStream
 
+#: For `Channels.subscribe`: since the first event.
+START = "start"
+
 
 def check_subscription(
     sse_stream: Any, names: Sequence[str], since: Any, latest: Any, filter: Any

@@ -12,12 +12,13 @@ import flask
 from ..brokers.broker import END, PLAIN, Bounds, Terms, check_name
 from ..brokers.configuration import check, check_seconds
 from ..brokers.memory import MemoryBroker
+from ..browser import serve_if_early
 from ..errors import ChannelEnded
 from ..plain import plain_text
 from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
 from ..wire import Message
-from .arguments import check_subscription, terms_of
+from .arguments import START, check_subscription, terms_of
 from .channel import Channel, publish
 from .cursor import Filter
 from .exchange import Exchange
@@ -27,9 +28,6 @@ from .history import read_back
 from .publication import CLOSE, cut_frame
 from .replay import ALL
 from .statistics import ChannelStatistics
-
-#: For `Channels.subscribe`: since the first event.
-START = "start"
 
 
 class Channels(Uncopyable):
@@ -78,8 +76,8 @@ class Channels(Uncopyable):
         """Take each missing argument from *app*'s configuration.
 
         The keys are ``SSESTREAM_URL``, ``SSESTREAM_HISTORY`` and ``SSESTREAM_HISTORY_AGE``.
-        Sets ``app.extensions["ssestream"]``. A call of `publish` outside of the app's context
-        uses the app's JSON provider.
+        Sets ``app.extensions["ssestream"]``, and serves ``ssestream.js`` (see ``browser.py``). A
+        call of `publish` outside of the app's context uses the app's JSON provider.
 
         Apps with equal configurations share a broker; with ``memory://`` they share one memory.
         An app with another configuration has its own broker, and a call in that app's context
@@ -91,6 +89,7 @@ class Channels(Uncopyable):
         """
         self.exchanges.init_app(app)
         app.extensions["ssestream"] = self
+        serve_if_early(app)
 
     @property
     def _exchange(self) -> Exchange:

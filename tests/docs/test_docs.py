@@ -217,6 +217,9 @@ def test_a_view_of_the_docs_answers_as_it_should(
         assert status == 204
     elif ", 400" in body:
         assert status == 400
+    elif "ssestream_url" in body:
+        assert status == 200
+        client.read_until(b"/_ssestream/ssestream-")
     elif "channels.history" in body or "watchers()" in body:
         # Its file is not on this machine.
         assert status == 500

@@ -1,11 +1,13 @@
-"""A JavaScript program under Node, in a process of its own."""
+"""JavaScript programs under Node, in processes of their own."""
 
+import json
 import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import NODE_MODULES
 from tests.kit.servers import wait_until
@@ -38,3 +40,22 @@ class NodeProgram:
         self._process.kill()
         self._process.wait()
         self._log.close()
+
+
+class NodeScript:
+    """A script that answers each line of JSON with one line of JSON, for as long as it is asked."""
+
+    def __init__(self, node: str, file: Path) -> None:
+        self._process = subprocess.Popen(
+            [node, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def ask(self, question: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def stop(self) -> None:
+        self._process.communicate()

@@ -23,35 +23,17 @@ from tests.kit.messages import (
     pieces,
     right_messages,
 )
+from tests.kit.node_program import NodeScript
 
 pytestmark = pytest.mark.node
 
 SCRIPTS = Path(__file__).parent
 
 
-class NodeScript:
-    """A script that answers each line of JSON with one line of JSON, for as long as it is asked."""
-
-    def __init__(self, node: str, name: str) -> None:
-        self._process = subprocess.Popen(
-            [node, str(SCRIPTS / name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-
-    def ask(self, question: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def stop(self) -> None:
-        self._process.communicate()
-
-
 @pytest.fixture(scope="module")
 def encoder(node: str) -> Iterator[NodeScript]:
     """npm's ssestream."""
-    script = NodeScript(node, "encode.js")
+    script = NodeScript(node, SCRIPTS / "encode.js")
     yield script
     script.stop()
 
@@ -59,7 +41,7 @@ def encoder(node: str) -> Iterator[NodeScript]:
 @pytest.fixture(scope="module")
 def parser(node: str) -> Iterator[NodeScript]:
     """npm's eventsource-parser."""
-    script = NodeScript(node, "parse.mjs")
+    script = NodeScript(node, SCRIPTS / "parse.mjs")
     yield script
     script.stop()
 
