@@ -1,11 +1,14 @@
 """IncomingMessage: the ``req`` of a ``@handler``, Express's names over Flask's request."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flask
 
+from .errors import ClientDisconnected
 from .response import ServerResponse
+from .runtime.callables import check_callable, fitting
 
 _FORM = "application/x-www-form-urlencoded"
 
@@ -86,28 +89,78 @@ class IncomingMessage:
         return self.get(name)
 
     def on(self, event: str, handler: Callable[..., object] | None = None) -> Any:
-        """Add a *handler* of ``"close"``, which comes when the response is over.
+        """Add a *handler* of an *event*. Without *handler*, it decorates one.
 
-        Without *handler*, it decorates one. Raises ``ValueError`` for another event: a body
-        is read from `body`, or from Flask's ``stream``.
+        ===========  ==================================================================
+        ``close``    the response is over, for any cause
+        ``aborted``  it is over, and the client has left before everything was sent
+        ``error``    the same as ``aborted``, with a `ClientDisconnected`
+        ``end``      everything was sent
+        ===========  ==================================================================
+
+        Raises ``ValueError`` for another event: a body is read from `body`, or from Flask's
+        ``stream``. Raises ``TypeError`` for a *handler* that cannot be called or is an
+        ``async def``.
         """
-        res: Any = self._res
-        return res.on(_known(event), handler)
+        return self._add(self._res.on, event, handler)
 
     def once(self, event: str, handler: Callable[..., object] | None = None) -> Any:
         """As `on`, for the event's first time only."""
-        return self._res.once(_known(event), handler)
+        return self._add(self._res.once, event, handler)
 
     def off(self, event: str, handler: Callable[..., object]) -> "IncomingMessage":
         """Remove a handler. Does nothing if it is not there."""
-        self._res.off(_known(event), handler)
+        self._res.off(*self._of_response(event, handler))
         return self
+
+    def _add(self, add: Any, event: str, handler: Callable[..., object] | None) -> Any:
+        if handler is None:
+            _known(event)
+            return functools.partial(self._add, add, event)
+        add(*self._of_response(event, handler))
+        return handler
+
+    def _of_response(self, event: str, handler: Any) -> tuple[str, Callable[..., object]]:
+        """The event of the response, and its handler, for *handler* of *event*."""
+        name = _known(event)
+        if event not in _DEPARTURES:
+            return name, handler
+        check_callable(f"the handler of {event!r}", handler)
+        return name, _OfDeparture(self, event, handler)
+
+
+class _OfDeparture:
+    """Calls a handler of ``aborted`` or ``error`` when the response has closed.
+
+    It is equal to another one of the same handler, so that `IncomingMessage.off` finds it.
+    """
+
+    def __init__(self, req: IncomingMessage, event: str, handler: Callable[..., object]) -> None:
+        self._req, self._handler = req, handler
+        self._key = (id(req), event, handler)
+        self._args = (ClientDisconnected("the client has left"),) if event == "error" else ()
+
+    def __call__(self) -> object:
+        return self._handler(*fitting(self._handler, self._args)) if self._req.aborted else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OfDeparture) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+#: The events of a request, with those of its response.
+_EVENTS = {"close": "close", "aborted": "close", "error": "close", "end": "finish"}
+
+_DEPARTURES = ("aborted", "error")
 
 
 def _known(event: str) -> str:
-    if event != "close":
-        raise ValueError(f"a request emits 'close' and no {event!r}; its body is in req.body")
-    return event
+    if event in _EVENTS:
+        return _EVENTS[event]
+    why = "its body is in req.body" if event in ("data", "readable") else "res may"
+    raise ValueError(f"a request emits {', '.join(map(repr, _EVENTS))}, and no {event!r}: {why}")
 
 
 def read_body(request: flask.Request) -> None:

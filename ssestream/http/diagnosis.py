@@ -234,8 +234,9 @@ def never_ended(name: str) -> None:
     if key not in _said:
         _said.add(key)
         logger.warning(
-            "%s: the handler %s has returned without res.end(), and nothing holds its response:"
-            " no pipe, no timer and no listener. The client waits for ever",
+            "%s: the handler %s has returned without res.end(), and its response has no pipe, no"
+            " timer and no listener. If the app does not keep res and write to it later, the"
+            " client waits for ever. If it does, take res out again with req.on('close', ...)",
             _view(),
             name,
         )

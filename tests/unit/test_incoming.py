@@ -1,13 +1,17 @@
 """The ``req`` of a handler: Express's names, and Flask's for everything else."""
 
+import functools
 from typing import Any
 
 import pytest
-from flask import Flask, request
+from flask import Flask, Request, request
 from werkzeug.exceptions import BadRequest
+from werkzeug.test import create_environ
 
 from ssestream import ServerResponse
+from ssestream.errors import ClientDisconnected
 from ssestream.incoming import IncomingMessage
+from tests.kit.visit import Visit, as_a_greenlet, until
 
 
 def asked(res: ServerResponse | None = None, **options: Any) -> IncomingMessage:
@@ -66,16 +70,72 @@ def test_an_attribute_that_is_set_is_flasks_too() -> None:
         assert req.nobody
 
 
-def test_only_the_close_of_the_response_can_be_heard() -> None:
+def test_events_of_the_body_and_unknown_events_are_refused() -> None:
     res = ServerResponse()
     req = asked(res)
     assert (req.destroyed, req.aborted) == (False, False)
     for add in (req.on, req.once):
-        with pytest.raises(ValueError, match="no 'data'"):
-            add("data", print)
+        for event, why in (("data", "req.body"), ("finish", "res may")):
+            with pytest.raises(ValueError, match=f"no '{event}': .*{why}"):
+                add(event, print)
+            with pytest.raises(ValueError, match=event):
+                add(event)
+    with pytest.raises(TypeError, match="handler of 'aborted'"):
+        req.on("aborted", "print")
     req.on("close", print)
     assert print in res.listeners("close")
     assert req.off("close", print) is req
     assert res.listeners("close") == []
     res.destroy()
     assert (req.destroyed, req.aborted) == (True, True)
+
+
+class Heard:
+    """The events of one request, with what their handlers got."""
+
+    def __init__(self, res: ServerResponse, environ: dict[str, Any] | None = None) -> None:
+        self.events: list[Any] = []
+        self._req = IncomingMessage(Request(environ or create_environ()), res)
+        for event in ("aborted", "error", "end", "close"):
+            self._req.on(event, functools.partial(self._hear, event))
+
+        @self._req.once("aborted")
+        def without_arguments() -> None:
+            self.events.append("once")
+
+        def removed() -> None:
+            self.events.append("removed")
+
+        for event in ("aborted", "error", "end", "close"):
+            self._req.on(event, removed)
+            self._req.off(event, removed)
+            self._req.off(event, removed)
+
+    def _hear(self, event: str, *args: Any) -> None:
+        self.events.append((event, *map(type, args)))
+
+    def wait(self) -> list[Any]:
+        until(lambda: ("close",) in self.events, "close")
+        return self.events
+
+
+@as_a_greenlet
+def test_a_client_that_leaves_aborts_its_request() -> None:
+    res = ServerResponse()
+    heard = Heard(res)
+    res.destroy()
+    assert heard.wait() == [("aborted",), ("error", ClientDisconnected), ("close",), "once"]
+
+
+def test_a_request_ends_when_everything_was_sent() -> None:
+    made: list[Heard] = []
+
+    def wsgi(environ: Any, start_response: Any) -> Any:
+        res = ServerResponse()
+        made.append(Heard(res, environ))
+        res.end("hello")
+        return res(environ, start_response)
+
+    with Visit(wsgi) as visit:
+        visit.read_to_end()
+    assert made[0].wait() == [("end",), ("close",)]
