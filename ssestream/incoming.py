@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flask
@@ -129,25 +130,22 @@ class IncomingMessage:
         return name, _OfDeparture(self, event, handler)
 
 
+@dataclass(frozen=True)
 class _OfDeparture:
     """Calls a handler of ``aborted`` or ``error`` when the response has closed.
 
     It is equal to another one of the same handler, so that `IncomingMessage.off` finds it.
     """
 
-    def __init__(self, req: IncomingMessage, event: str, handler: Callable[..., object]) -> None:
-        self._req, self._handler = req, handler
-        self._key = (id(req), event, handler)
-        self._args = (ClientDisconnected("the client has left"),) if event == "error" else ()
+    req: IncomingMessage
+    event: str
+    handler: Callable[..., object]
 
     def __call__(self) -> object:
-        return self._handler(*fitting(self._handler, self._args)) if self._req.aborted else None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _OfDeparture) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
+        if not self.req.aborted:
+            return None
+        args = (ClientDisconnected("the client has left"),) if self.event == "error" else ()
+        return self.handler(*fitting(self.handler, args))
 
 
 #: The events of a request, with those of its response.

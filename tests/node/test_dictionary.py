@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ PAGE = ROOT / "docs" / "porting.rst"
 
 #: The tables of the page whose rows run.
 VALUES, ANSWERS, STREAMS = "What a handler reads", "What a handler answers", "Streams and timers"
+CLIENTS = "Clients that wait"
+TABLES = (VALUES, ANSWERS, STREAMS, CLIENTS)
 
 
 class Row(NamedTuple):
@@ -37,7 +40,7 @@ def rows() -> list[Row]:
     found = []
     for section in tree.findall(docutils.nodes.section):
         title = section.next_node(docutils.nodes.title)
-        if title.astext() in (VALUES, ANSWERS, STREAMS):
+        if title.astext() in TABLES:
             body = section.next_node(docutils.nodes.tbody)
             for row in body.findall(docutils.nodes.row):
                 cells = [cell.next_node(docutils.nodes.literal) for cell in row.children]
@@ -46,6 +49,18 @@ def rows() -> list[Row]:
 
 
 ROWS = rows()
+
+#: The beginning and the end of a row of clients: res is in two of the three, and what is in each
+#: of them is answered.
+KEPT = (
+    "res.type('txt'); const id = 'a'; let clients = [res]; const tabs = new Set(); "
+    "const users = new Map([[id, res]]); tabs.add(res)",
+    'res.type("txt"); id = "a"; clients = [res]; tabs = {res}; users = {id: res}',
+)
+COUNTED = (
+    "res.end(`${tabs.size} ${clients.length} ${users.size}`)",
+    'res.end(f"{len(tabs)} {len(clients)} {len(users)}")',
+)
 
 #: The beginning of a row of streams and timers.
 PIPED = (
@@ -59,6 +74,14 @@ BEFORE = {
     'res.headers.add("X-A", "b")': ("res.set('X-A', 'a')", 'res.set("X-A", "a")'),
     'res.remove_header("X-A")': ("res.set('X-A', 'a')", 'res.set("X-A", "a")'),
     'res.off("close", f)': ("res.on('close', f)", 'res.on("close", f)'),
+    'bus.emit("a")': (f"{PIPED[0]}; bus.on('a', f)", f'{PIPED[1]}; bus.on("a", f)'),
+    'bus.remove_listener("a", f)': (
+        f"{PIPED[0]}; bus.on('a', f)",
+        f'{PIPED[1]}; bus.on("a", f)',
+    ),
+    "tabs.add(res)": (f"{KEPT[0]}; tabs.clear()", f"{KEPT[1]}; tabs.clear()"),
+    "clients.append(res)": (f"{KEPT[0]}; clients.pop()", f"{KEPT[1]}; clients.pop()"),
+    "users[id] = res": (f"{KEPT[0]}; users.clear()", f"{KEPT[1]}; users.clear()"),
     "clear_interval(timer)": (
         f"{PIPED[0]}; const timer = setInterval(f, 20)",
         f"{PIPED[1]}; timer = set_interval(f, 20)",
@@ -77,6 +100,8 @@ AFTER = {
     "sse = SseStream(req)": ("sse.pipe(res); sse.end()", "sse.pipe(res); sse.end()"),
     "sse.unpipe(res)": ("sse.write(m); res.end('.')", "sse.write(m); res.end('.')"),
     "pipeline(source, sse, res)": ("", "pass"),
+    'bus.on("a", f)': ("bus.emit('a'); sse.end()", 'bus.emit("a"); sse.end()'),
+    'bus.remove_listener("a", f)': ("bus.emit('a'); sse.end()", 'bus.emit("a"); sse.end()'),
 }
 
 #: Rows that differ in the text of their answer: each framework has its own error page.
@@ -84,7 +109,7 @@ OWN_TEXT = ('return redirect("/there")', 'raise RuntimeError("no")')
 
 EXPRESS = """
 const express = require('express')
-const { once } = require('events')
+const { EventEmitter, once } = require('events')
 const { Readable } = require('stream')
 const SseStream = require('ssestream').default
 
@@ -100,7 +125,6 @@ app.use((req, res, next) => {
   req.cookies = Object.fromEntries(req.get('Cookie').split('; ').map(each => each.split('=')))
   next()
 })
-const clients = new Set()
 const m = { data: 'm' }
 async function* messages () {
   for (const data of ['one', 'two']) yield { data }
@@ -113,14 +137,15 @@ const server = app.listen(0, '127.0.0.1', () => {
 
 FLASK = """
 import itertools, json, time
+from datetime import datetime, timezone
 import gevent
+import pyee
 from flask import Flask, redirect
 from ssestream import (
     SseStream, clear_interval, clear_timeout, handler, pipeline, set_interval, set_timeout,
 )
 
 app = Flask(__name__)
-clients = set()
 m = {"data": "m"}
 
 def messages():
@@ -133,6 +158,7 @@ app.post('/%(number)d/:id', async (req, res) => {
   let counter = 0
   const f = () => console.log('called %(number)d')
   const source = messages()
+  const bus = new EventEmitter()
   %(before)s
   %(cell)s
   %(after)s
@@ -146,6 +172,7 @@ def row(req, res, id):
     counter = itertools.count()
     f = lambda *args: print("called %(number)d", flush=True)
     source = messages()
+    bus = pyee.EventEmitter()
     %(before)s
     %(cell)s
     %(after)s
@@ -159,6 +186,8 @@ def handlers(number: int, row: Row) -> tuple[str, str]:
     if row.table == VALUES:
         express = f"res.json({{ value: {express} ?? null }})"
         python = f'res.json({{"value": {python}}})'
+    elif row.table == CLIENTS:
+        before, after = KEPT, COUNTED
     elif row.table == ANSWERS:
         after = (
             "if (!res.writableEnded) res.end('.')",
@@ -241,8 +270,8 @@ def ask(program: NodeProgram | Server, number: int) -> Answer:
 
 
 def test_the_dictionary_has_its_rows() -> None:
-    assert len(ROWS) > 50
-    assert {row.table for row in ROWS} == {VALUES, ANSWERS, STREAMS}
+    assert len(ROWS) > 75
+    assert {row.table for row in ROWS} == {*TABLES}
     assert {*BEFORE, *AFTER, *OWN_TEXT} <= {row.python for row in ROWS}
 
 
@@ -263,6 +292,10 @@ def test_a_row_does_the_same_in_both(
     elif row.python == "int(time.time() * 1000)":
         values = [json.loads(answer.body)["value"] for answer in (theirs, ours)]
         assert 0 <= values[1] - values[0] < 60_000
+    elif row.python.startswith("datetime"):
+        iso = [json.loads(answer.body)["value"].replace("Z", "+00:00") for answer in (theirs, ours)]
+        dates = [datetime.fromisoformat(each) for each in iso]
+        assert timedelta() <= dates[1] - dates[0] < timedelta(minutes=1)
     else:
         if not theirs.headers["Content-Type"] and theirs.status != 204:
             # Flask gives a type to a response that has none.
@@ -270,7 +303,7 @@ def test_a_row_does_the_same_in_both(
         assert ours.body == theirs.body
         assert ours.headers == theirs.headers
     called = f"called {number}\n"
-    if "off(" in row.python or "clear_" in row.python:
+    if any(each in row.python for each in ("off(", "clear_", "remove_listener")):
         assert called not in express.log() + port.log()
     elif re.search(r"\bf\b", row.python):
         for program in (express, port):
