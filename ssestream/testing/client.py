@@ -66,6 +66,9 @@ class Events:
         self._is_raised = False
         self._is_stream = False
         self._head = 0, Headers()
+        # Whether this client has left, and how the response was then.
+        self._has_left = False
+        self._ended_before: Literal["clean", "cut"] | None = None
         self._connect()
 
     # -- the response
@@ -91,10 +94,10 @@ class Events:
         """How the response ended. None while it is open.
 
         ``"clean"``: the server has ended it, as after ``end()``. ``"cut"``: it broke off, as after
-        ``destroy()``.
+        ``destroy()``. After this client has left, it says how the response was then.
         """
         self._read()
-        return self._asked.ended
+        return self._ending
 
     @property
     def text(self) -> str:
@@ -190,6 +193,8 @@ class Events:
         """Leave. In this process, the handlers of ``"close"`` have run when this returns."""
         self._read()
         asked = self._asked
+        if not self._has_left:
+            self._ended_before, self._has_left = asked.ended, True
         asked.leave()
         if not wait_until(lambda: asked.is_over, max(self._timeout, PATIENCE)):
             raise WaitedInVain(
@@ -222,6 +227,7 @@ class Events:
         self._decoder = Decoder()
         self._body = bytearray()
         self._gzip: Any = None
+        self._has_left, self._ended_before = False, None
         self._asked: Served | Asked = self._source.ask(self.last_event_id)
         asked = self._asked
         arrived = wait_until(lambda: asked.head or asked.ended, self._timeout)
@@ -238,6 +244,10 @@ class Events:
         self._is_stream = self.status == 200 and _mimetype(self.headers) == "text/event-stream"
         if self.headers.get("Content-Encoding") == "gzip":
             self._gzip = zlib.decompressobj(31)
+
+    @property
+    def _ending(self) -> Literal["clean", "cut"] | None:
+        return self._ended_before if self._has_left else self._asked.ended
 
     def _read(self) -> None:
         """Take what has come."""
@@ -307,7 +317,9 @@ class Events:
                 f"{self._name} was answered with {self.status}{to} and"
                 f" {_mimetype(self.headers) or 'no type'}, which is no event stream: {shown!r}."
             )
-        ended = {None: "is open", "clean": "has ended", "cut": "was cut"}[self._asked.ended]
+        ended = {None: "is open", "clean": "has ended", "cut": "was cut"}[self._ending]
+        if self._has_left and self._ending is None:
+            ended = "was left by this client"
         parts = [f"events so far: {self._number}"]
         if self._newest is not None:
             parts.append(f"the last one: {self._newest}")

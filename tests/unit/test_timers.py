@@ -14,6 +14,7 @@ import pytest
 
 from ssestream import clear_interval, clear_timeout, set_interval, set_timeout
 from ssestream.runtime.loop import Loop, current_loop
+from ssestream.testing import stopped_clock
 from ssestream.timers import Timer
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 
@@ -118,10 +119,12 @@ def test_arguments_are_passed_on() -> None:
 @pytest.mark.parametrize("delay", [0, 0.5, 1, 1.5])
 def test_a_delay_below_one_is_one(delay: float) -> None:
     ticks = Ticks()
-    set_at = time.monotonic()
-    set_timeout(ticks, delay)
-    ticks.come(1)
-    assert ticks.at[0] - set_at >= 0.001
+    with stopped_clock() as clock:
+        set_timeout(ticks, delay)
+        clock.advance(0.0009)
+        assert ticks.count == 0
+        clock.advance(0.0006)
+        assert ticks.count == 1
 
 
 @on_threads_and_greenlets

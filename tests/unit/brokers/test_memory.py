@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
 
 import flask
 import pytest
@@ -13,11 +13,14 @@ from ssestream.brokers import memory
 from ssestream.brokers.broker import CONTROL, Bounds, Position, Slice
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.runtime.forking import process
+from ssestream.testing import Clock, stopped_clock
 from tests.kit.brokers import everything, frames
 from tests.kit.following import Client, Following, data_of, publish
-from tests.kit.servers import wait_until
 
 Make = Callable[..., Channels]
+
+#: The greatest age of an entry in these tests, in seconds.
+AGE = 60.0
 
 
 def test_clear_empties_the_memory(local: Make) -> None:
@@ -98,28 +101,39 @@ def has_dropped(broker: MemoryBroker) -> bool:
     return broker.number_of_logs() == 0
 
 
-def aged(*names: str, count: int = 5) -> MemoryBroker:
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    """It stands until the test moves it."""
+    with stopped_clock() as clock:
+        yield clock
+
+
+def aged(clock: Clock, *names: str, count: int = 5) -> MemoryBroker:
     """One whose logs had *count* entries each, and are dropped."""
-    broker = MemoryBroker(history_age=0.02)
+    broker = MemoryBroker(history_age=AGE)
     for name in names:
         for _ in range(count):
             broker.append(name, b"x")
-    wait_until(lambda: has_dropped(broker), "the logs to be dropped")
+    clock.advance(AGE - 1)
+    assert not has_dropped(broker)
+    clock.advance(1)
+    assert has_dropped(broker)
     return broker
 
 
-def test_of_many_empty_channels_nothing_is_left_behind() -> None:
-    broker = MemoryBroker(history_age=0.02)
+def test_of_many_empty_channels_nothing_is_left_behind(clock: Clock) -> None:
+    broker = MemoryBroker(history_age=AGE)
     for n in range(5000):
         broker.append(f"user/{n}", b"x" * 1000)
-    wait_until(lambda: has_dropped(broker), "the logs to be dropped")
+    clock.advance(AGE)
+    assert has_dropped(broker)
     # Of all channels together, not more than a few numbers.
     sizes = [len(each) for each in vars(broker).values() if isinstance(each, Sized)]
     assert max(sizes) <= memory.SLOTS
 
 
-def test_a_log_that_follows_a_dropped_one_gives_no_number_twice() -> None:
-    broker = aged("news")
+def test_a_log_that_follows_a_dropped_one_gives_no_number_twice(clock: Clock) -> None:
+    broker = aged(clock, "news")
     before = everything(broker, "news")
     assert before[1:4] == (6, 5, [])
     assert broker.append("news", b"y")[:2] == (before.log, 6)
@@ -131,8 +145,8 @@ def test_a_log_that_follows_a_dropped_one_gives_no_number_twice() -> None:
     assert frames(broker.read("news", 5, 10, 1000)) == [b"y"]
 
 
-def test_a_log_that_is_deleted_after_a_dropped_one_is_told_of() -> None:
-    broker = aged("news")
+def test_a_log_that_is_deleted_after_a_dropped_one_is_told_of(clock: Clock) -> None:
+    broker = aged(clock, "news")
     log = everything(broker, "news").log
     seen = [broker.append("news", b"y"), broker.append("news", b"z")]
     broker.delete("news")
@@ -144,15 +158,16 @@ def test_a_log_that_is_deleted_after_a_dropped_one_is_told_of() -> None:
 
 
 def test_the_end_of_a_dropped_log_moves_no_follower_of_another_channel(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setattr(memory, "SLOTS", 1)
-    broker = MemoryBroker(history_age=0.2)
+    broker = MemoryBroker(history_age=AGE)
     at = everything(broker, "quiet").end
     broker.follow("quiet", at)
     for _ in range(5):
         broker.append("news", b"x")
-    wait_until(lambda: has_dropped(broker), "the log to be dropped")
+    clock.advance(AGE)
+    assert has_dropped(broker)
     assert everything(broker, "quiet").end == at
     broker.append("quiet", b"y")
     (piece,) = broker.wait().values()
@@ -161,35 +176,36 @@ def test_the_end_of_a_dropped_log_moves_no_follower_of_another_channel(
     assert frames(piece) == [b"y"]
 
 
-def test_a_log_that_is_followed_stays_until_it_is_left() -> None:
-    broker = MemoryBroker(history_age=0.02)
+def test_a_log_that_is_followed_stays_until_it_is_left(clock: Clock) -> None:
+    broker = MemoryBroker(history_age=AGE)
     at = broker.append("news", b"x")
     broker.follow("news", at)
-    wait_until(lambda: not everything(broker, "news").entries, "it to be old")
+    clock.advance(AGE)
+    assert not everything(broker, "news").entries
     assert everything(broker, "news").end == at
     assert broker.number_of_logs() == 1
     broker.unfollow("news")
     assert broker.number_of_logs() == 0
 
 
-def test_a_log_whose_bounds_were_changed_keeps_them() -> None:
-    broker = MemoryBroker(history_age=60)
+def test_a_log_whose_bounds_were_changed_keeps_them(clock: Clock) -> None:
+    broker = MemoryBroker(history_age=AGE)
     broker.append("news", b"x")
-    broker.keep("news", Bounds(7, 0.02))
-    wait_until(lambda: not everything(broker, "news").entries, "it to be old")
-    assert everything(broker, "news").bounds == Bounds(7, 0.02)
+    broker.keep("news", Bounds(7, AGE / 2))
+    clock.advance(AGE / 2)
+    assert not everything(broker, "news").entries
+    assert everything(broker, "news").bounds == Bounds(7, AGE / 2)
 
 
-def test_old_entries_leave_the_memory_also_when_nobody_asks_for_their_channel() -> None:
-    broker = MemoryBroker(history_age=0.02)
+def test_old_entries_leave_the_memory_also_when_nobody_asks_for_their_channel(
+    clock: Clock,
+) -> None:
+    broker = MemoryBroker(history_age=AGE)
     broker.follow("news", everything(broker, "news").end)
     frame = b"x" * 1000
     before = sys.getrefcount(frame)
     broker.append("news", frame)
     assert sys.getrefcount(frame) > before
-
-    def has_left() -> bool:
-        broker.read("other", 0, 0, 0)
-        return sys.getrefcount(frame) == before
-
-    wait_until(has_left, "the entry to leave")
+    clock.advance(AGE)
+    broker.read("other", 0, 0, 0)
+    assert sys.getrefcount(frame) == before

@@ -19,6 +19,7 @@ from ssestream.http.outgoing import HIGH_WATER_MARK, OutgoingMessage, body_of
 from ssestream.http.output import CHUNK, OutputBuffer
 from ssestream.runtime.wheel import SLOT, wheel_of
 from ssestream.settings import Settings
+from ssestream.testing import stopped_clock, stream
 from ssestream.wire import HEARTBEAT
 from tests.kit.insides import (
     call_queue_of,
@@ -353,10 +354,14 @@ def test_a_beat_is_counted_and_is_no_message(opened: Opened) -> None:
 @on_threads_and_greenlets
 @pytest.mark.parametrize("options", [{}, {"heartbeat": None}, {"send_timeout": None}])
 def test_a_stream_ends_when_it_is_old_whether_it_beats_or_not(options: dict[str, Any]) -> None:
-    app, _ = app_of(max_age=SHORT, **options)
-    with Visit(app) as visit:
-        visit.read_to_end()
-    assert visit.body.startswith(b":ok\n\nevent: ssestream-retry\nretry: ")
+    app, _ = app_of(max_age=100, **options)
+    with stopped_clock() as clock, stream(app) as events:
+        clock.advance(100 * EARLIEST - 1)
+        assert (events.ended, events.retry) == (None, None)
+        clock.advance(100 * (1 - EARLIEST) + 1)
+        assert events.ended == "clean"
+        assert events.retry is not None
+        assert (events.pending(), events.comments) == ([], ["ok"])
 
 
 def test_a_stream_with_nothing_but_an_age_ends_when_it_is_old() -> None:

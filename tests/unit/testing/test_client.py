@@ -100,6 +100,22 @@ def test_an_end_is_clean_or_a_cut(app: Flask) -> None:
             events.next()
 
 
+def test_a_client_that_has_left_has_what_came_before(app: Flask) -> None:
+    channels = app.extensions["ssestream"]
+    with stream(app, "/news") as events:
+        channels.publish("news", {"data": "one"})
+        first = events.next()
+    assert events.ended is None
+    assert events.pending() == []
+    with pytest.raises(WaitedInVain, match="GET /news was left by this client: events so far: 1"):
+        events.next()
+    events.close()
+    events.reconnect()
+    channels.publish("news", {"data": "two"})
+    assert (first.data, events.next().data) == ("one", "two")
+    events.close()
+
+
 def test_it_comes_back_with_its_id_and_its_cookies(app: Flask) -> None:
     channels = app.extensions["ssestream"]
     with stream(app, "/news") as events:
