@@ -1,11 +1,14 @@
 """A real Redis on a free port, to be stopped, killed, frozen and started again."""
 
+import contextlib
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -40,6 +43,10 @@ class RedisServer:
         if durable:
             self._command += ["--appendonly", "yes", "--appendfsync", "always"]
         self.process: subprocess.Popen[bytes] | None = None
+
+    def process_option(self, name: str) -> str:
+        """What its command says of the option *name*."""
+        return self._command[self._command.index(name) + 1]
 
     @property
     def url(self) -> str:
@@ -96,3 +103,49 @@ class RedisServer:
             self.process.send_signal(number)
             self.process.wait(20)
             self.process = None
+
+
+def make_cluster(
+    start: Callable[..., RedisServer], count: int, configuration: str = ""
+) -> list[RedisServer]:
+    """A cluster of *count* masters, which *start* starts. Each has as many slots as the others."""
+    nodes = [
+        start("--cluster-enabled", "yes", "--cluster-port", str(free_port()), **options)
+        for options in [{"configuration": configuration}] * count
+    ]
+    slots = 16384 // count
+    for number, node in enumerate(nodes):
+        with contextlib.closing(node.client()) as client:
+            last = 16383 if number == count - 1 else (number + 1) * slots - 1
+            client.execute_command("CLUSTER ADDSLOTSRANGE", number * slots, last)
+            client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            if number:
+                bus = nodes[0].process_option("--cluster-port")
+                client.execute_command("CLUSTER MEET", "127.0.0.1", nodes[0].port, bus)
+
+    def is_whole(node: RedisServer) -> bool:
+        with contextlib.closing(node.client()) as client:
+            said: Any = client.cluster("info")
+            return bool(said["cluster_state"] == "ok" and int(said["cluster_known_nodes"]) == count)
+
+    for node in nodes:
+        wait_until(lambda node=node: is_whole(node), "the cluster", 60)
+    return nodes
+
+
+def move_slot(key: str, source: RedisServer, target: RedisServer) -> Iterator[str]:
+    """Move the slot of *key* with all its keys. Gives a word before each of the steps."""
+    with contextlib.closing(source.client()) as old, contextlib.closing(target.client()) as new:
+        run = {old: old.execute_command, new: new.execute_command}
+        slot = run[old]("CLUSTER KEYSLOT", key)
+        mine, its = (str(run[each]("CLUSTER MYID"), "ascii") for each in (old, new))
+        yield "before"
+        run[new]("CLUSTER SETSLOT", slot, "IMPORTING", mine)
+        run[old]("CLUSTER SETSLOT", slot, "MIGRATING", its)
+        yield "migrating"
+        while keys := run[old]("CLUSTER GETKEYSINSLOT", slot, 1):
+            run[old]("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            yield "moved a key"
+        for each in (new, old):
+            run[each]("CLUSTER SETSLOT", slot, "NODE", its)
+            yield "told a node"

@@ -96,8 +96,10 @@ class RedisBroker:
     ``redis+cluster://[user:password@]host:7000``
         A cluster, found through any of its nodes; ``rediss+cluster://`` uses TLS. From Redis 7
         on, each node announces the events of its channels. Before Redis 7, the broker polls the
-        nodes ten times a second, for each followed channel. Tested with three masters while one
-        master is killed and comes back; not tested with replicas, with moving slots or with TLS.
+        nodes ten times a second, for each followed channel. While the slot of a channel moves,
+        Redis appends nothing to it, and `append` tries again for 3 s. Tested with three masters
+        of which one is killed, with slots that move, and without the commands of sharded Pub/Sub;
+        not tested with replicas or with TLS.
 
     Each append is announced by Pub/Sub, and each process subscribes to the channels that it
     follows. So an event costs the same with any number of channels. An event that is appended

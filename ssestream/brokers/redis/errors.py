@@ -14,12 +14,13 @@ ERRORS = (
     MemoryError,
 )
 
-#: Errors that may pass by themselves: Redis starts or stops, or another server becomes master.
+#: Errors that may pass by themselves: Redis starts or stops, another server becomes master, or a
+#: slot of a cluster moves. redis-py gives up after some tries, with a plain ``ClusterError``.
 PASSING = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
-    exceptions.ClusterDownError,
+    exceptions.ClusterError,
     exceptions.TryAgainError,
     exceptions.RedisClusterException,
     OSError,

@@ -85,7 +85,10 @@ class Listener:
         self._has_heard = self._works = False
         # Whether the last wait has ended for a wake and has left logs for the next to read.
         self._has_put_off = False
+        # When the servers were last asked which of them announces which channel, and the channels
+        # that had then moved to no server that is known.
         self._renewed_at = -math.inf
+        self._moved: set[str] = set()
         follows.change(follows.names())
 
     def wait(self, waker: PollableWaker, take_wake: Callable[[], bool], read: Read) -> News:
@@ -124,6 +127,8 @@ class Listener:
         now = clock.real()
         left = [deadline - now, self._part_at - now]
         left += [each.seconds_left() for each in self._subscribers.values()]
+        if self._moved:
+            left.append(self._renewed_at + PART - now)
         if self._polls:
             left.append(POLL)
         return max(min(left), 0.0)
@@ -155,6 +160,7 @@ class Listener:
             if not is_followed:
                 self._due.pop(name, None)
                 self._refused.discard(name)
+                self._moved.discard(name)
         for server, some in commands.items():
             self._subscriber(server).send(some)
 
@@ -172,7 +178,7 @@ class Listener:
     # -- what the servers say
 
     def _hear(self, readable: list[Any], news: News) -> None:
-        for subscriber in list(self._subscribers.values()):
+        for server, subscriber in list(self._subscribers.items()):
             if subscriber.socket not in readable:
                 continue
             for name, told in subscriber.receive():
@@ -184,7 +190,7 @@ class Listener:
                 elif told is False:
                     self._follows.change([name])
                 else:
-                    self._take_refusal(name, told)
+                    self._take_refusal(server, name, told)
 
     def _take(self, name: str, text: bytes, news: News) -> None:
         """Take the announcement *text* for news, or let the log be read."""
@@ -205,12 +211,10 @@ class Listener:
                     return
         self._due[name] = None
 
-    def _take_refusal(self, name: str, error: exceptions.ResponseError) -> None:
-        """Redis has refused the subscription to *name*."""
-        if isinstance(error, exceptions.MovedError) and clock.real() > self._renewed_at + PART:
-            self._renewed_at = clock.real()
-            self._servers.renew()
-            self._follows.change([name])
+    def _take_refusal(self, server: str, name: str, error: exceptions.ResponseError) -> None:
+        """Redis has refused the subscription to *name* at *server*."""
+        if isinstance(error, exceptions.MovedError):
+            self._take_move(server, name)
         elif self._servers.sharded and "unknown command" in str(error):
             self._polls = True
             self._follows.change(self._follows.names())
@@ -231,6 +235,16 @@ class Listener:
         else:
             raise error
 
+    def _take_move(self, server: str, name: str) -> None:
+        """Subscribe to *name* at the server that announces it now, and not *server* any more."""
+        if self._servers.of(name) == server and clock.real() > self._renewed_at + PART:
+            self._renewed_at = clock.real()
+            self._servers.renew()
+        if self._servers.of(name) == server:
+            self._moved.add(name)
+        else:
+            self._follows.change([name])
+
     # -- the logs
 
     def _check(self) -> None:
@@ -242,6 +256,9 @@ class Listener:
             self._due.update(dict.fromkeys(poll(self.pool, positions) if positions else ()))
             self._has_heard = True
         now = clock.real()
+        if self._moved and now > self._renewed_at + PART:
+            self._follows.change(list(self._moved))
+            self._moved.clear()
         if now >= self._part_at:
             self._check_some(now)
 

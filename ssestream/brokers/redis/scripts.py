@@ -4,6 +4,7 @@
 is put between both, for the scripts that change a log.
 """
 
+import contextlib
 import hashlib
 from importlib import resources
 from typing import Any
@@ -72,8 +73,7 @@ def packed(*words: bytes | int | str) -> bytes:
 class ClusterScript:
     """A script on the node of its keys.
 
-    redis-py would load a script on all masters. After a lost connection, redis-py 6 may know
-    of none.
+    redis-py would need all masters to load a script, of which one may be down.
     """
 
     def __init__(self, client: Any, text: str) -> None:
@@ -85,6 +85,8 @@ class ClusterScript:
         try:
             return self._client.evalsha(self._sha, len(keys), *keys, *args)
         except exceptions.NoScriptError:
-            node = self._client.get_node_from_key(keys[0])
-            self._client.execute_command("SCRIPT LOAD", self._text, target_nodes=node)
+            # While a slot moves, another master may answer than the one that has the slot.
+            for node in self._client.get_primaries():
+                with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError):
+                    self._client.execute_command("SCRIPT LOAD", self._text, target_nodes=node)
             return self._client.evalsha(self._sha, len(keys), *keys, *args)
