@@ -20,19 +20,26 @@ SECONDS = float(os.environ.get("JOB_SECONDS", 20))
 #: Seconds for which the messages of a finished job are kept.
 KEPT = 3600
 
+#: Seconds after which a job that has died is noticed.
+LEASE = 10
+
 channels = Channels(os.environ.get("SSESTREAM_URL", "sqlite:///progress.db"))
 
 
 def main(job):
-    channel = channels.channel(f"job:{job}")
-    try:
+    # The block ends the channel. If this process is killed, another process does.
+    with channels.channel(f"job:{job}", ttl=KEPT).producer(ttl=LEASE, last=last) as channel:
         for step in range(1, STEPS + 1):
             what = work(step)
             channel.publish({"event": "progress", "data": {"step": step, "what": what}})
-    except Exception as error:
-        channel.end({"event": "failed", "data": {"what": str(error)}}, ttl=KEPT)
-        raise
-    channel.end({"event": "done", "data": {"what": f"all {STEPS} pictures"}}, ttl=KEPT)
+
+
+def last(status, error):
+    """The last message of a job: of the status ``done``, ``failed`` or ``lost``."""
+    if status == "done":
+        return {"event": "done", "data": {"what": f"all {STEPS} pictures"}}
+    what = str(error) if status == "failed" else "the process of the job has died"
+    return {"event": "failed", "data": {"what": what}}
 
 
 def work(step):

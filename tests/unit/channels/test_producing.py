@@ -1,5 +1,7 @@
 """The producer of a channel while a block runs, and how the channel ends with it."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -252,3 +254,28 @@ def test_wrong_arguments_are_refused(channels: Channels) -> None:
         pass
     with pytest.raises(RuntimeError, match="make another one"), producer:
         raise AssertionError("the block must not run")
+
+
+#: Leases of 1 s, after 2 s of work without a wait, and after 2 s of waiting.
+_LEASES = """
+{patch}
+import time
+from ssestream import Channels
+channels = Channels("memory://")
+broker = channels.current_exchange().broker
+with channels.channel("job").producer(ttl=1):
+    until = time.perf_counter() + 2
+    while time.perf_counter() < until:
+        pass
+    worked = broker.read("job", 0, 0, 0).lease > 0
+    time.sleep(2)
+    print(worked, broker.read("job", 0, 0, 0).lease > 0)
+"""
+
+
+@pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()"])
+def test_work_without_a_wait_keeps_the_lease_unless_gevent_has_patched(patch: str) -> None:
+    """A thread renews it, or a greenlet, which has no turn."""
+    code = _LEASES.format(patch=patch)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert done.stdout.split() == [b"False" if patch else b"True", b"True"]

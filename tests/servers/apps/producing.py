@@ -1,0 +1,54 @@
+"""Jobs that produce a channel: in a worker of RQ or Celery, in a web server, or as a script."""
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import gevent
+from flask import Flask, request
+
+from ssestream import ChannelEnded, Channels
+
+#: Seconds of the lease of a job.
+TTL = 3.0
+
+BROKER = os.environ.get("BROKER", "memory://")
+
+channels = Channels(BROKER)
+app = Flask(__name__)
+
+
+def produce(name: str, steps: int = 10**9, fails: bool = False) -> None:
+    """Publish this process first, and then the number of each step."""
+    try:
+        with channels.channel(name).producer(ttl=TTL) as channel:
+            channel.publish({"event": "pid", "data": os.getpid()})
+            for step in range(steps):
+                time.sleep(0.05)
+                channel.publish({"data": step})
+            if fails:
+                raise LookupError("out of paper")
+    except ChannelEnded:
+        channels.publish(f"{name}/told", {"data": "ended"})
+        raise
+
+
+@app.get("/start/<where>/<name>")
+def start(where: str, name: str) -> dict[str, Any]:
+    if where == "thread":
+        threading.Thread(target=produce, args=(name,), daemon=True).start()
+    else:
+        gevent.spawn(produce, name)
+    return {"pid": os.getpid()}
+
+
+@app.get("/request/<name>")
+def in_request(name: str) -> dict[str, Any]:
+    produce(name, int(request.args["steps"]))
+    return {"pid": os.getpid()}
+
+
+if __name__ == "__main__":
+    produce(sys.argv[1], *map(int, sys.argv[2:]))
