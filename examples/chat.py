@@ -39,6 +39,9 @@ app.config["MAX_CONTENT_LENGTH"] = 10_000
 
 channels = Channels(os.environ.get("SSESTREAM_URL", "memory://"), history=200)
 
+# The page imports ssestream.js, which this serves.
+channels.init_app(app)
+
 #: The rooms. Any other room is answered with 404.
 ROOM = "<any(lobby, garden, kitchen):room>"
 

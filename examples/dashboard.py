@@ -27,6 +27,9 @@ app = Flask(__name__)
 #: Each channel keeps a minute of measurements, for new clients.
 channels = Channels(os.environ.get("SSESTREAM_URL", "memory://"), history=120)
 
+# The page imports ssestream.js, which this serves.
+channels.init_app(app)
+
 #: Seconds between two measurements.
 EVERY = 0.5
 
@@ -40,7 +43,7 @@ def page():
 
 @app.get("/events")
 def events():
-    """One stream for all channels. A browser opens at most six connections to a host."""
+    """One stream for all channels, and for all tabs of a browser."""
     res = ServerResponse()
     sse_stream = SseStream(request)
     sse_stream.pipe(res)

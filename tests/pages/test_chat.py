@@ -202,6 +202,23 @@ def test_somebody_is_here_until_the_last_tab_is_closed(
     watcher.wait_for_only("Watcher")
 
 
+def test_two_tabs_of_one_name_share_a_stream_and_the_second_has_the_messages_too(
+    server: Server, tabs: Callable[..., Tab]
+) -> None:
+    first = tabs(server, "lobby", "Ann")
+    first.say("one")
+    first.wait_for_said(("Ann", "one"))
+    second = tabs(server, "lobby", "Ann")
+    second.wait_for_said(("Ann", "one"))
+    second.say("two")
+    for tab in (first, second):
+        tab.wait_for_said(("Ann", "one"), ("Ann", "two"))
+    first.close()
+    second.wait_for_only("Ann")
+    second.say("three")
+    second.wait_for_said(("Ann", "one"), ("Ann", "two"), ("Ann", "three"))
+
+
 def test_who_only_asks_for_the_head_is_not_here(server: Server, tabs: Callable[..., Tab]) -> None:
     watcher = tabs(server, "lobby", "Watcher")
     Client(server.port).get(
@@ -378,7 +395,7 @@ def test_while_the_broker_is_away_the_page_stays_and_says_what_was_not_sent(
 def test_the_script_serves_the_page_and_its_stream() -> None:
     with script("chat.py", ENV) as port:
         page = Client(port).get("/lobby", version="1.0").read_to_end()
-        assert b"new EventSource(" in page
+        assert b"new SharedEventSource(" in page
         ann = Client(port).get("/lobby/events?name=Ann")
         ann.read_until(b'"names":["Ann"]')
         body = json.dumps({"name": "Bob", "text": "hello"})

@@ -25,9 +25,13 @@ CHANNELS = ("temperature", "wind")
 
 COUNT = """
 window.opened = [];
-window.EventSource = class extends EventSource {
-    constructor(url) { super(url); opened.push(url); }
-};
+{
+    const { fetch } = window;
+    window.fetch = (url, options) => {
+        opened.push(new URL(url).pathname);
+        return fetch(url, options);
+    };
+}
 """
 
 
