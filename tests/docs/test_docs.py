@@ -58,7 +58,11 @@ def program(page: Path) -> str:
 LANGUAGES = ("python", "pycon", "shell", "javascript", "nginx", "ini")
 
 #: Packages that the program of a page needs, and that nothing else needs.
-NEEDED = {"docs_json": ("orjson", "msgspec"), "docs_testing_views": ("flask_login",)}
+NEEDED = {
+    "docs_authentication": ("flask_login",),
+    "docs_json": ("orjson", "msgspec"),
+    "docs_testing_views": ("flask_login",),
+}
 
 
 def is_runnable(name: str) -> bool:
@@ -220,6 +224,10 @@ def test_a_view_of_the_docs_answers_as_it_should(
     elif "ssestream_url" in body:
         assert status == 200
         client.read_until(b"/_ssestream/ssestream-")
+    elif "@login_required" in body or "tickets.admit" in body:
+        # Nobody has logged in, or has a ticket. The page on authentication shows the log-in to
+        # those who do not ask for a stream.
+        assert status == (302 if "@login_required" in body else 401)
     elif "channels.history" in body or "watchers()" in body:
         # Its file is not on this machine.
         assert status == 500

@@ -125,6 +125,7 @@ def test_a_client_that_comes_back_with_new_tickets_misses_nothing(
         "gevent",
         "gthread",
         pytest.param("sync", marks=pytest.mark.long),
+        pytest.param("gevent_pywsgi", marks=pytest.mark.long),
     ],
 )
 def test_no_log_of_gunicorn_has_a_ticket(kind: str, serve: Serve, tmp_path: Path) -> None:
