@@ -189,11 +189,9 @@ class _Drawer:
 
     def _write(self, messages: Iterable[Message]) -> bool:
         """Write *messages*, and wait for ``drain``. Returns False if the pipeline must stop."""
-        stream = self._stream
         for message in messages:
-            self._drained.clear()
-            stream.write(message)
-            while stream.writable_need_drain and not self._must_stop():
+            self._stream.write(message)
+            while self._flow.need_drain and not self._must_stop():
                 self._drained.wait()
                 self._drained.clear()
             if self._must_stop():
@@ -221,7 +219,8 @@ class _Drawer:
             stream.destroy(told)
 
     def _must_stop(self) -> bool:
-        return self._stopped or self._stream.destroyed or self._flow.drops_writes
+        flow = self._flow
+        return self._stopped or flow.closed or flow.is_copy or flow.drops_writes
 
     def _wake(self) -> None:
         """Draw on: the stream has drained."""

@@ -362,9 +362,7 @@ class Body(Uncopyable):
         buffer = self.buffer
         # The server asks for more, so the kernel has the last chunk.
         if buffer.taken_at:
-            drained = buffer.mark_sent()
-            if drained or not self._has_sent:
-                self._after_sending(drained)
+            self.mark_sent()
         if not self._plain and self._at_begin:
             self.begin()
         chunk = buffer.take()
@@ -377,11 +375,13 @@ class Body(Uncopyable):
         ``next()`` does.
         """
         chunk = self.buffer.take_nowait(waker)
-        return chunk if chunk == b"" else self._encoded(chunk)
+        return chunk if chunk == b"" or (chunk and self._plain) else self._encoded(chunk)
 
     def mark_sent(self) -> None:
         """The kernel has the chunk that was taken last."""
-        self._after_sending(self.buffer.mark_sent())
+        drained = self.buffer.mark_sent()
+        if drained or not self._has_sent:
+            self._after_sending(drained)
 
     def _after_sending(self, drained: bool) -> None:
         if not self._has_sent:
