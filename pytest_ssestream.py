@@ -48,8 +48,12 @@ def channels(request: pytest.FixtureRequest) -> "Iterator[Channels]":
     from ssestream import Channels
     from ssestream.testing import in_memory
 
-    found = None
-    with contextlib.suppress(pytest.FixtureLookupError):
-        found = request.getfixturevalue("app").extensions.get("ssestream")
-    with in_memory(Channels("memory://") if found is None else found) as channels:
+    app = None
+    try:
+        app = request.getfixturevalue("app")
+    except pytest.FixtureLookupError as error:
+        if error.argname != "app":  # the fixture is there, and needs another one that is not
+            raise
+    found = getattr(app, "extensions", {}).get("ssestream")
+    with in_memory(found if isinstance(found, Channels) else Channels("memory://")) as channels:
         yield channels

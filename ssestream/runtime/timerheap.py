@@ -129,9 +129,11 @@ class TimerHeap:
 
     def arm(self) -> None:
         """Set the timer for the first entry. A clock that stands needs none."""
-        first = self.next_due()
+        # As in `next_due`, without the call: this runs at each tick.
         entries = self._entries
-        due = math.inf if first is None or clock.stands else first
+        while entries and entries[0][2].is_over:
+            heapq.heappop(entries)
+        due = math.inf if not entries or clock.stands else entries[0][0]
         if due == self._set_for:
             return
         timer, self._timer = self._timer, None

@@ -1,5 +1,6 @@
 """A server that runs is asked over its own socket."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
@@ -68,6 +69,25 @@ def test_a_stalled_client_reads_nothing(url: str) -> None:
         events.stall()
         with pytest.raises(WaitedInVain, match="stalled"):
             events.take(6, timeout=0.1)
+
+
+def test_it_speaks_tls(app: Flask, certificate: tuple[str, str]) -> None:
+    server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=certificate)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"https://127.0.0.1:{server.server_port}/five"
+        with pytest.raises(ssl.SSLCertVerificationError):
+            stream(url)
+        trusting = ssl.create_default_context(cafile=certificate[0])
+        trusting.check_hostname = False
+        with stream(url, ssl_context=trusting) as events:
+            assert [event.data for event in events.rest()] == ["0", "1", "2", "3", "4"]
+            assert events.ended == "clean"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_no_server_and_no_url_are_errors() -> None:

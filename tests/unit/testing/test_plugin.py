@@ -88,6 +88,22 @@ def test_it_is_empty(channels, number):
     channels.publish("news", {"data": "one"})
     assert len(channels.history("news")) == 1
 
+class TestOther:
+    @pytest.fixture
+    def app(self):
+        return "no app of Flask's"
+
+    def test_it_is_new(self, channels):
+        assert channels.history("news") == []
+
+class TestBroken:
+    @pytest.fixture
+    def app(self, missing):
+        return missing
+
+    def test_it_has_no_app(self, channels):
+        pass
+
 class TestOwn:
     @pytest.fixture
     def channels(self):
@@ -96,7 +112,9 @@ class TestOwn:
     def test_it_is_mine(self, channels):
         assert channels == "my own"
 """
-    check(run_pytest(tmp_path, tests), passed=3)
+    said = run_pytest(tmp_path, tests)
+    check(said, passed=4, errors=1)
+    assert "fixture 'missing' not found" in said
 
 
 def test_a_run_without_its_fixtures_does_not_import_the_package(tmp_path: Path) -> None:
