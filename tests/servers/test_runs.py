@@ -129,6 +129,19 @@ def test_a_run_that_nobody_watches_any_more_is_cancelled(server: Server) -> None
     assert status_of(server) == "stopped"
 
 
+def test_a_watcher_that_vanishes_watches_no_more_and_holds_up_nobody(server: Server) -> None:
+    started(server, on_disconnect="cancel")
+    vanished, other = watching(server), watching(server)
+    vanished.read_until(b"data: 3\n")
+    vanished.vanish()
+    # The run goes on for the other one, past the time in which the first one is given up.
+    body = other.read_until(b"data: 300\n")
+    assert b"event: stopped" not in body
+    other.vanish()
+    wait_until(lambda: bool(server.events(closed="answer")), "the source to be closed")
+    assert status_of(server) == "stopped"
+
+
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_worker_that_stops_lets_its_runs_end(kind: str, serve: Serve, tmp_path: Path) -> None:
     server = served(kind, serve, tmp_path)

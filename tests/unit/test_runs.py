@@ -126,6 +126,45 @@ def test_a_run_starts_once(runs: Runs, make: Make, url: str) -> None:
     assert list(drawn) == []
 
 
+def test_of_threads_that_start_one_id_at_the_same_moment_one_starts_it(runs: Runs) -> None:
+    for turn in range(10):
+        sources = [Source(1) for _ in range(4)]
+        drawn = [iter(each) for each in sources]
+        together = threading.Barrier(4)
+        found: list[Any] = []
+
+        def start(source: Any, id: str = f"answer{turn}", together: Any = together) -> None:
+            together.wait(20)
+            found.append(runs.start(source, id=id).id)  # noqa: B023 - it ends with this turn
+
+        threads = [threading.Thread(target=start, args=(each,)) for each in drawn]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert found == [f"answer{turn}"] * 4
+        for each in sources:
+            each.let_out = 1
+        ended(runs, f"answer{turn}", "done")
+        assert sum(each.drawn for each in sources) == 1
+        until(lambda drawn=drawn: [list(each) for each in drawn] == [[]] * 4, "all to be closed")
+
+
+def test_a_watcher_that_never_reads_holds_up_no_run(runs: Runs) -> None:
+    """Its part of the run waits in the log, and it gets all of it once it reads."""
+    source = Source(400)
+    source.let_out = 400
+    size = 10_000
+    run = runs.start(({**each, "event": "x" * size} for each in source), id="large")
+    app = app_of(runs)
+    with Client(app, "/large", send_buffer=4096) as stuck:
+        with Client(app, "/large") as quick:
+            assert len(quick.all()) == 401
+        ended(runs, run.id, "done")
+        assert len(stuck.received) < 20 * size
+        assert data_of(stuck.all()) == [*numbers(400), ""]
+
+
 def test_a_key_is_asked_for(runs: Runs) -> None:
     runs.start([{"data": 1}], id="answer", key="ann")
     ended(runs, "answer", "done")

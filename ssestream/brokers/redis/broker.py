@@ -199,17 +199,17 @@ class RedisBroker:
 
     def renew(self, channel: str, of: Position, lease: float | None) -> bool:
         keys = [key_of(channel), bounds_key_of(channel)]
-
         args = [of.log, written_time(lease)]
         return bool(self._try(lambda again: self._pool().renew(keys, args), TRYING, channel))
 
     def delete(self, channel: str) -> None:
         keys = [key_of(channel), bounds_key_of(channel)]
 
+        # Another try must not delete what was published after a try whose answer was lost.
+        of = self.read(channel, 0, 0, 0).log
+
         def delete(again: int) -> bytes:
-            pool = self._pool()
-            refusal: bytes = pool.delete(keys, pool.announces(channel))
-            return refusal
+            return bytes(self._pool().delete(keys, [*self._pool().announces(channel), of]))
 
         self._note(self._try(delete, TRYING, channel))
 

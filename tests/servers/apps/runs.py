@@ -12,6 +12,8 @@ from tests.servers.apps import tell
 
 app = Flask(__name__)
 app.config["SSESTREAM_RETRY_AFTER"] = [10, 100]
+# A client that vanishes is noticed soon.
+app.config["SSESTREAM_TCP_USER_TIMEOUT"] = 4.0
 channels = Channels(os.environ["BROKER"])
 runs = Runs(channels, cancel_after=4.0)
 

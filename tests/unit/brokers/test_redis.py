@@ -18,7 +18,16 @@ import psutil
 import pytest
 
 from ssestream.brokers import open_broker
-from ssestream.brokers.broker import PLAIN, Bounds, BrokerError, Busy, Position
+from ssestream.brokers.broker import (
+    END,
+    PLAIN,
+    Bounds,
+    BrokerError,
+    Busy,
+    ChannelEnded,
+    Position,
+    Terms,
+)
 from ssestream.brokers.redis import RedisBroker, listener, subscriber
 from ssestream.brokers.redis.keys import written_terms
 from tests.kit.brokers import all_closed, follow, frames, wait
@@ -647,6 +656,112 @@ def test_a_try_whose_answer_is_lost_is_not_stored_twice(
     assert thief.stolen == 1
     assert position.number == 2
     assert all_of(direct, "news") == [b"before", b"stolen goods", b"after"]
+
+
+def test_an_end_whose_answer_is_lost_is_stored_once(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    direct = broker(redis_server.url)
+    for name, frame in (("job", b"stolen goods"), ("other", END + b" stolen")):
+        thief = Thief(redis_server.port, b"stolen")
+        try:
+            ender = broker(f"redis://127.0.0.1:{thief.port}/0")
+            ender.append(name, b"before")
+            terms = Terms(end=True, reason="stolen")
+            # No error: it has ended the log, though it did not hear so at once.
+            assert ender.append(name, frame, terms).number == 2
+        finally:
+            thief.close()
+        assert thief.stolen == 1
+        ends = [b"stolen goods", END + b" stolen"] if name == "job" else [END + b" stolen"]
+        assert all_of(direct, name) == [b"before", *ends]
+        with pytest.raises(ChannelEnded):
+            direct.append(name, b"again", terms)
+
+
+def test_a_deletion_whose_answer_is_lost_deletes_nothing_that_came_later(
+    redis_server: RedisServer,
+    broker: Callable[..., RedisBroker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    direct = broker(redis_server.url)
+    direct.append("job", b"before")
+    # The word is in the arguments of the deletion alone: where it is announced.
+    thief = Thief(redis_server.port, b"ssestream:{job}@0")
+    try:
+        deleter = broker(f"redis://127.0.0.1:{thief.port}/0")
+        slept = time.sleep
+
+        def publish_meanwhile(seconds: float) -> None:
+            if thief.stolen and not all_of(direct, "job"):
+                direct.append("job", b"after")
+            slept(seconds)
+
+        monkeypatch.setattr(time, "sleep", publish_meanwhile)
+        deleter.delete("job")
+    finally:
+        thief.close()
+    assert thief.stolen == 1
+    assert all_of(direct, "job") == [b"after"]
+    direct.delete("job")
+    assert all_of(direct, "job") == []
+
+
+@pytest.mark.parametrize("end", [RedisServer.stop, RedisServer.kill])
+def test_each_channel_has_one_end_though_redis_restarts_while_it_ends(
+    start_redis: Start, broker: Callable[..., RedisBroker], end: Callable[[RedisServer], None]
+) -> None:
+    server = start_redis(durable=True)
+    brokers = [broker(server.url) for _ in range(2)]
+    ended: dict[str, list[str]] = {}
+    over = threading.Event()
+    go = threading.Barrier(2)
+    count = 0
+
+    def end_all(number: int) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):  # the end of the test
+            end_each(number)
+
+    def end_each(number: int) -> None:
+        nonlocal count
+        n = 0
+        while not over.is_set():
+            name = f"job{n}"
+            go.wait(60)
+            try:
+                brokers[number].append(name, b"end %d" % number, Terms(end=True))
+                result = "mine"
+            except ChannelEnded:
+                result = "ended"
+            except BrokerError:
+                result = "doubtful"
+            go.wait(60)
+            ended.setdefault(name, []).append(result)
+            n += 1
+            count = max(count, n)
+            go.wait(60)
+
+    threads = [threading.Thread(target=end_all, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        so_far = count
+        wait_until(lambda so_far=so_far: count > so_far + 20, "some to end")
+        end(server)
+        server.start()
+    so_far = count
+    wait_until(lambda: count > so_far + 20, "some to end")
+    over.set()
+    go.abort()
+    for thread in threads:
+        thread.join()
+    for name, results in ended.items():
+        stored = all_of(brokers[0], name)
+        assert results.count("mine") <= 1, (name, results)
+        if "mine" in results or "ended" in results:
+            assert [len(stored), stored[-1]] == [2, END], (name, results, stored)
+        else:
+            assert stored == [] or [len(stored), stored[-1]] == [2, END]
 
 
 def test_a_first_try_that_comes_after_the_second_is_not_stored(
