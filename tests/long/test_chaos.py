@@ -1,7 +1,7 @@
 """The short forms of ``python -m tests.long.chaos`` and of ``python -m tests.long.chaos.runs``.
 
 The long form of the first is ``tox -e chaos``. ``SSESTREAM_RUNS`` and ``SSESTREAM_EVENTS`` make the
-second longer, here too.
+second longer, here too. With ``SSESTREAM_CLIENTS``, another number of clients have a channel each.
 """
 
 import os
@@ -35,6 +35,26 @@ def test_every_client_gets_every_message_once_and_in_order_whatever_breaks(
         seconds=16.0,
         worker_class=worker_class,
         redis_executable=executable,
+    )
+    wrong = chaos.run()
+    assert not wrong, f"seed {seed}:\n" + "\n".join(wrong[:10])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_every_client_gets_every_message_of_its_own_channel(redis_executable: str) -> None:
+    seed = random.SystemRandom().randrange(1_000_000)
+    print(f"seed {seed}")  # shown when it fails
+    chaos = Chaos(
+        "redis",
+        seed,
+        messages=10_000,
+        clients=int(os.environ.get("SSESTREAM_CLIENTS", 5000)),
+        workers=3,
+        seconds=40.0,
+        worker_class="SseWorker",
+        redis_executable=redis_executable,
+        has_own=True,
     )
     wrong = chaos.run()
     assert not wrong, f"seed {seed}:\n" + "\n".join(wrong[:10])

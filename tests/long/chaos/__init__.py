@@ -6,6 +6,8 @@ EventSource does, and leave and come back at random; meanwhile workers are kille
 and reloaded, and Redis is stopped, killed, frozen and started. Afterwards each
 client holds every message of its channels exactly once and in order.
 
+With ``--own`` each client has a channel of its own: ``--own --clients 5000 --url redis``.
+
 The seed decides what is done and when, not what comes of it. It takes minutes
 and is run by hand or by ``tox -e chaos``; pytest runs a short form of it.
 """

@@ -40,7 +40,11 @@ LATE = 15
 
 
 class Chaos:
-    """One run. *seconds* is how long messages are published and things go wrong."""
+    """One run. *seconds* is how long messages are published and things go wrong.
+
+    If *has_own*, each client has a channel of its own, and stays longer. Things go wrong less often
+    then, as all clients come back each time.
+    """
 
     def __init__(
         self,
@@ -53,9 +57,13 @@ class Chaos:
         seconds: float,
         worker_class: str,
         redis_executable: str | None = None,
+        has_own: bool = False,
     ) -> None:
         self.seed = seed
         self.wrong: list[str] = []
+        self._names = [f"user/{number}" for number in range(clients)] if has_own else CHANNELS
+        self._has_own = has_own
+        self._patience = PATIENCE + clients / 50
         self._messages = messages
         self._clients = clients
         self._seconds = seconds
@@ -83,7 +91,9 @@ class Chaos:
             worker_class,
             "tests.servers.apps.channels:app",
             env={"CHANNELS_CONFIG": json.dumps(config), "CHANNELS_LOOK": "1"},
-            args=("-c", "tests/servers/apps/reload.conf.py", "--workers", str(workers)),
+            args=("-c", "tests/servers/apps/reload.conf.py", "--workers", str(workers))
+            # Each worker has room for all clients, when the others are gone.
+            + ("--worker-connections", str(2 * clients + 1000)),
         )
         self._channels = Channels(self._url, history=self._history)
         self._publishers: list[subprocess.Popen[bytes]] = []
@@ -96,9 +106,10 @@ class Chaos:
             if self._redis is not None:
                 self._redis.start()
             self._server.start()
-            crowd = Crowd(self._server.port, self.seed)
+            crowd = Crowd(self._server.port, self.seed, stay=120.0 if self._has_own else 4.0)
             self._come(crowd)
-            faults = Faults(self.seed, self._seconds, self._server, self._redis)
+            pace = 0.25 if self._has_own else 1.0
+            faults = Faults(self.seed, self._seconds, self._server, self._redis, pace)
             started = time.monotonic()
             faults.begin()
             self._publish()
@@ -109,7 +120,7 @@ class Chaos:
             told = [self._told(each) for each in self._publishers]
             crowd.settling = True
             self._close()
-            logs = {name: self._log(name) for name in CHANNELS}
+            logs = {name: self._log(name) for name in self._names}
             judged = time.monotonic()
             self._settle(crowd, {name: len(log) for name, log in logs.items()})
             settled = time.monotonic()
@@ -142,18 +153,19 @@ class Chaos:
             count = 1 if dice.random() < 0.5 else dice.randint(2, len(CHANNELS))
             late = number and dice.random() < LATE / 100
             after = dice.uniform(0.1, 0.8) * self._seconds if late else 0.0
-            names = sorted(dice.sample(CHANNELS, count))
+            names = [self._names[number]] if self._has_own else dice.sample(CHANNELS, count)
+            names.sort()
             self._followers.append(Follower(crowd, f"client-{number}", names, after))
         early = [follower for follower in self._followers if not follower.late]
         self._wait(lambda: all(follower.open for follower in early), "streams to open")
         # Who has no id yet begins "now", and later again with each visit.
-        for name in CHANNELS:
+        for name in self._names:
             self._channels.publish(name, {"data": text(name, "host", 1)})
-        once = dict.fromkeys(CHANNELS, 1)
+        once = dict.fromkeys(self._names, 1)
         self._wait(lambda: all(each.has_all(once) for each in early), "the first messages")
 
     def _wait(self, condition: Any, what: str) -> None:
-        with gevent.Timeout(PATIENCE, AssertionError(f"waited in vain for {what}")):
+        with gevent.Timeout(self._patience, AssertionError(f"waited in vain for {what}")):
             while not condition():
                 faults = [fault for follower in self._followers for fault in follower.faults]
                 assert not faults, f"{what}: {faults[:3]}\n{self._server.log()[-3000:]}"
@@ -167,7 +179,7 @@ class Chaos:
             self._publishers.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "tests.long.chaos.publisher", *arguments]
-                    + ["--seed", str(self.seed), *CHANNELS],
+                    + ["--seed", str(self.seed), *self._names],
                     stdout=subprocess.PIPE,
                     cwd=ROOT,
                 )
@@ -195,12 +207,13 @@ class Chaos:
 
     def _close(self) -> None:
         """Publish some more until the last who came late, and begins "now", has begun."""
-        deadline, number = time.monotonic() + PATIENCE, 1
+        deadline, number = time.monotonic() + self._patience, 1
         while time.monotonic() < deadline:
-            if all(len(each.first) == len(each.channels) for each in self._followers):
+            behind = [each for each in self._followers if len(each.first) < len(each.channels)]
+            if not behind:
                 return
             number += 1
-            for name in CHANNELS:
+            for name in {name for each in behind for name in each.channels}:
                 self._channels.publish(name, {"data": text(name, "host", number)})
             gevent.sleep(1)
 
@@ -297,6 +310,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--worker-class", action="append", help="gevent and SseWorker in turn")
     parser.add_argument("--seconds", type=float, default=90.0, help="for which things go wrong")
     parser.add_argument("--seed", type=int, default=None, help="one at random, unless given")
+    parser.add_argument("--own", action="store_true", help="a channel for each client")
     arguments = parser.parse_args(argv)
     seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
     result = 0
@@ -315,6 +329,7 @@ def main(argv: list[str] | None = None) -> int:
             workers=arguments.workers,
             seconds=arguments.seconds,
             worker_class=worker_class,
+            has_own=arguments.own,
         ).run()
         for sentence in wrong[:30]:
             print(f"WRONG: {sentence}")

@@ -39,9 +39,11 @@ class Visit:
 class Crowd:
     """What all clients know together."""
 
-    def __init__(self, port: int, seed: int) -> None:
+    def __init__(self, port: int, seed: int, stay: float = 4.0) -> None:
         self.port = port
         self.seed = seed
+        #: Seconds that a visit lasts on average, unless the client counts or turns at the door.
+        self.stay = stay
         self.counts: Counter[str] = Counter()
         #: The newest number of each channel that anybody has seen.
         self.newest: Counter[str] = Counter()
@@ -105,7 +107,7 @@ class Follower:
             # as soon as it knows, before its first event, or stays.
             stays = self._dice.random() < 0.3
             way = "stays" if stays else "looks in"
-        seconds = None if stays else self._dice.expovariate(1 / 4)
+        seconds = None if stays else self._dice.expovariate(1 / self._crowd.stay)
         messages = self._dice.randint(1, 300) if way == "counts" else None
         if way == "looks in":
             messages, seconds = 0, None

@@ -25,7 +25,16 @@ FROZEN = (0.2, 2.0)
 
 
 class Faults:
-    def __init__(self, seed: int, seconds: float, server: Server, redis: RedisServer | None):
+    """Faults for so many *seconds*. With a *pace* below 1, the times between them are longer."""
+
+    def __init__(
+        self,
+        seed: int,
+        seconds: float,
+        server: Server,
+        redis: RedisServer | None,
+        pace: float = 1.0,
+    ) -> None:
         self.counts: Counter[str] = Counter()
         #: What went wrong with doing it.
         self.wrong: list[str] = []
@@ -36,12 +45,12 @@ class Faults:
         self._began = 0.0
         self._dice = random.Random(f"{seed}:faults")
         plans = [
-            self._times(seconds, KILL, self._kill),
-            self._times(seconds, RELOAD, self._reload),
+            self._times(seconds, KILL / pace, self._kill),
+            self._times(seconds, RELOAD / pace, self._reload),
         ]
         threads = [sorted(plans[0] + plans[1], key=lambda plan: plan[0])]
         if redis is not None:
-            threads.append(self._redis_plan(seconds))
+            threads.append(self._redis_plan(seconds, REDIS / pace))
         self._threads = [threading.Thread(target=self._run, args=(plan,)) for plan in threads]
 
     def begin(self) -> None:
@@ -59,8 +68,8 @@ class Faults:
         count = max(2, round(seconds / apart))
         return [(self._dice.uniform(0, seconds), act) for _ in range(count)]
 
-    def _redis_plan(self, seconds: float) -> list[tuple[float, Callable[[], None]]]:
-        count = max(3, round(seconds / REDIS))
+    def _redis_plan(self, seconds: float, apart: float) -> list[tuple[float, Callable[[], None]]]:
+        count = max(3, round(seconds / apart))
         times = sorted(self._dice.uniform(0, seconds) for _ in range(count))
         # Each in turn, and then any.
         ways = ["stopped", "killed", "frozen"]

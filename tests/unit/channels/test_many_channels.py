@@ -1,7 +1,10 @@
-"""Many channels with a stream each, while the broker comes and goes."""
+"""Many channels with a stream each, which come and go as the broker does."""
 
+import gc
+import itertools
 import random
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +138,45 @@ def test_nothing_is_lost_and_nothing_comes_twice_in_many_channels(
         follower.leave()
     idle(channels)
     broker.close()
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_channels_that_come_and_go_leave_nothing_in_the_process(url: str, count: int) -> None:
+    channels = Channels(url)
+    numbers = itertools.count()
+    # The listener goes on.
+    one = Follower(channels, "there")
+
+    def come_and_go() -> None:
+        followers = [Follower(channels, f"user/{next(numbers)}") for _ in range(100)]
+        for each in followers:
+            channels.publish(each.name, {"data": 0})
+        until(lambda: all(each.take() for each in followers), "the events")
+        for each in followers:
+            each.leave()
+            assert each.seen == ["0"]
+            if url == "memory://":  # otherwise, the process has no log
+                channels.delete(each.name)
+
+    def counted() -> tuple[int, int]:
+        gc.collect()
+        return len(gc.get_objects()), tracemalloc.get_traced_memory()[0]
+
+    # What is remembered of a few.
+    for _ in range(4):
+        come_and_go()
+    tracemalloc.start()
+    try:
+        objects, size = counted()
+        for _ in range(count // 100):
+            come_and_go()
+        until(lambda: channels.statistics().keys() == {"there"}, "all to be gone")
+        assert channels.channel(f"user/{next(numbers) - 1}").subscribers == 0
+        # The last of them may be waited for, or be a part of the check that goes on.
+        until(lambda: counted()[0] < objects + count // 2, "the objects to be gone")
+        until(lambda: counted()[1] < size + 150_000 + 40 * count, "the memory to be free", 90)
+    finally:
+        tracemalloc.stop()
+    one.leave()
+    idle(channels)
+    channels.close()
