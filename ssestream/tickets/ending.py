@@ -3,6 +3,7 @@
 import time
 
 from ..errors import StreamError
+from ..runtime.clock import clock
 from ..runtime.loop import logger
 from ..settings import draw
 from ..stream import SseStream, flow_of
@@ -16,8 +17,9 @@ LOOK_MS = 60_000.0
 def end_at(sse_stream: SseStream, expires_at: float) -> None:
     """End *sse_stream* at *expires_at*, in seconds since 1970 by the wall clock.
 
-    Its client gets the waiting messages and a ``retry`` within ``retry_after``. A client that takes
-    a clean end for the end of an answer (``on_shutdown``) is cut instead.
+    A wall clock that is set back does not let the stream live longer. Its client gets the waiting
+    messages and a ``retry`` within ``retry_after``. A client that takes a clean end for the end of
+    an answer (``on_shutdown``) is cut instead.
     """
     _Expiry(sse_stream, expires_at).begin()
 
@@ -26,6 +28,7 @@ class _Expiry:
     def __init__(self, sse_stream: SseStream, expires_at: float) -> None:
         self._stream = sse_stream
         self._expires_at = expires_at
+        self._deadline = clock.now() + expires_at - time.time()
         self._timer: Timer | None = None
 
     def begin(self) -> None:
@@ -34,7 +37,7 @@ class _Expiry:
         self._look()
 
     def _look(self) -> None:
-        left = self._expires_at - time.time()
+        left = min(self._expires_at - time.time(), self._deadline - clock.now())
         if self._stream.destroyed:
             return
         if left <= 0:

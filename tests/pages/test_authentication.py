@@ -61,7 +61,7 @@ def lock_out():
 
 @pytest.fixture
 def server(serve: Callable[..., Server], tmp_path: Path) -> Server:
-    session, ticketed = blocks(PAGE, "javascript")
+    session, ticketed, _ = blocks(PAGE, "javascript")
     # Tickets that expire while the test runs.
     program, count = re.subn(r"expires=60\b", "expires=1.5", PROGRAMS["docs_authentication"])
     assert count == 1

@@ -9,6 +9,7 @@ import flask
 import pytest
 
 from ssestream import ServerResponse, SseStream
+from ssestream.testing import stopped_clock, stream
 from ssestream.tickets import ending
 from ssestream.tickets.ending import end_at
 from tests.kit.following import Client
@@ -74,6 +75,27 @@ def test_the_wall_clock_decides_and_is_looked_at_again(monkeypatch: pytest.Monke
         assert not app.streams[0].destroyed
         ahead[0] = 2000.0
         assert "retry" in client.all()[1]
+
+
+@on_threads_and_greenlets
+def test_a_clock_that_is_set_back_does_not_prolong_the_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app, real = Ending(0.3), time.time
+    with Client(app) as client:
+        client.take(1)
+        monkeypatch.setattr(ending.time, "time", lambda: real() - 5000)
+        assert "retry" in client.all()[1]
+
+
+def test_a_clock_that_a_test_moves_by_hand_ends_the_stream() -> None:
+    app = Ending(1000.0)
+    with stopped_clock() as hand, stream(app, "/") as events:
+        assert events.next().data == "waits"
+        hand.advance(999)
+        assert events.ended is None
+        hand.advance(1.1)
+        until(lambda: app.streams[0].destroyed, "the end of the stream")
 
 
 @on_threads_and_greenlets
