@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "authentication.rst"
 APP = """
 from {name} import app, channels, tickets
 from flask import request
+from ssestream.browser import init_app, ssestream_url
 from flask_login import login_required
 
 app.config["SSESTREAM_RETRY_AFTER"] = [20, 50]
@@ -28,6 +29,7 @@ HEAD = '<!doctype html><link rel=icon href="data:,"><title>Page</title><ol></ol>
 SHOW = "const show = (text) => {{ const li = document.createElement('li');"
 SHOW += " li.textContent = text; document.querySelector('ol').append(li) }};"
 visits = []
+init_app(app)
 
 @app.before_request
 def visited():
@@ -41,6 +43,13 @@ def count():
 @app.get("/ticketed")
 def ticketed():
     return HEAD + "<script>" + SHOW + {ticketed!r} + "</script>"
+
+@app.get("/shared")
+def shared():
+    load = "import {{ SharedEventSource }} from '" + ssestream_url() + "';"
+    listen = ";events.onmessage = (event) => show(event.data)"
+    script = load + SHOW + {shared!r} + listen
+    return HEAD + "<script type=module>" + script + "</script>"
 
 @app.get("/session")
 def session_page():
@@ -61,12 +70,12 @@ def lock_out():
 
 @pytest.fixture
 def server(serve: Callable[..., Server], tmp_path: Path) -> Server:
-    session, ticketed, _ = blocks(PAGE, "javascript")
+    session, ticketed, shared = blocks(PAGE, "javascript")
     # Tickets that expire while the test runs.
     program, count = re.subn(r"expires=60\b", "expires=1.5", PROGRAMS["docs_authentication"])
     assert count == 1
     (tmp_path / "shown.py").write_text(program)
-    app = APP.format(name="shown", session=session, ticketed=ticketed)
+    app = APP.format(name="shown", session=session, ticketed=ticketed, shared=shared)
     (tmp_path / "shown_pages.py").write_text(app)
     env = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     return serve("gevent", "shown_pages:app", env=env, port=free_port())
@@ -94,9 +103,12 @@ def shown(driver: Any) -> list[str]:
     return [each.text for each in driver.find_elements("css selector", "li")]
 
 
-def test_a_page_gets_new_tickets_by_itself_and_misses_nothing(driver: Any, server: Server) -> None:
+@pytest.mark.parametrize("page", ["/ticketed", "/shared"])
+def test_a_page_gets_new_tickets_by_itself_and_misses_nothing(
+    page: str, driver: Any, server: Server
+) -> None:
     log_in(driver, server)
-    driver.get(f"{server.url}/ticketed")
+    driver.get(f"{server.url}{page}")
     wait_until(lambda: visits(server, "/events") >= 1, "the first stream")
     texts = []
     for number in range(12):
