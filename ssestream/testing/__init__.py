@@ -12,14 +12,14 @@ behind. The plugin for pytest has all of them as fixtures. See ``docs/testing_vi
 #
 #   waiting.py       wait for a state, with a deadline
 #   loops.py         the package's loops, as a test reaches them
-#   question.py      what a client asks
+#   question.py      the request of a client
 #   http_reader.py   a response of HTTP/1.1, piece by piece
 #   by_url.py        a server that runs already
 #   in_process.py    a WSGI app in this process
 #   channels.py      channels in memory
 #   clock.py         the clock that a test moves
 #   client.py        the client of one response
-#   leftovers.py     what a test has left open
+#   leftovers.py     streams, timers and subscriptions that a test has left open
 
 from .channels import in_memory
 from .client import Event, Events, WaitedInVain, stream

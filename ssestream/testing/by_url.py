@@ -36,7 +36,7 @@ class ByUrl:
         self._cookies = http.cookiejar.CookieJar()
 
     def ask(self, last_event_id: str) -> "Asked":
-        """Send the request, as a client whose last event had the id *last_event_id*."""
+        """Send the request. *last_event_id* is the id of the client's last event, or ``""``."""
         environ = self._question.environ(
             last_event_id, werkzeug.test.EnvironBuilder, base_url=self._url
         )
@@ -82,7 +82,7 @@ class _Answer:
 
 
 class Asked:
-    """One request to a server, and what has come so far."""
+    """One request to a server, and the part of the response that has come."""
 
     is_local = False
     error: BaseException | None = None

@@ -1,4 +1,4 @@
-"""Channels in memory, for a test of an app whose channels are kept elsewhere."""
+"""Channels in memory, for the tests of an app that keeps its channels elsewhere."""
 
 import contextlib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def in_memory(
 
 
 def all_heard() -> bool:
-    """Whether each stream has what was published in this process, unless it lags behind."""
+    """Whether each stream has all events of ``memory://``, unless it lags behind."""
     for exchange in all_exchanges():
         for tail in [] if exchange.broker.shared else exchange.listener.tails.all():
             end = exchange.broker.read(tail.name, 0, 0, 0).end.number

@@ -48,7 +48,8 @@ class Events:
 
     It reads as a browser does: an event needs ``data``, and an ``id`` holds until another comes.
     Every wait has a deadline of *timeout* seconds, which no stopped clock moves. A wait that meets
-    it raises `WaitedInVain`. What the app raises outside of its handlers, the next wait raises.
+    it raises `WaitedInVain`. The next wait raises an exception that the app has raised outside of
+    its handlers.
     """
 
     def __init__(self, source: InProcess | ByUrl, name: str, last_id: str, timeout: float) -> None:
@@ -160,7 +161,7 @@ class Events:
         self._events.clear()
         return events
 
-    # -- what a client does
+    # -- the acts of a client
 
     def stall(self) -> None:
         """Read nothing more, as a client that is stuck. `resume` reads on."""
@@ -250,7 +251,7 @@ class Events:
         return self._ended_before if self._has_left else self._asked.ended
 
     def _read(self) -> None:
-        """Take what has come."""
+        """Take all that has come."""
         data = self._asked.take()
         if self._gzip is not None:
             data = self._gzip.decompress(data)
@@ -282,7 +283,7 @@ class Events:
         met: list[bool] = []
 
         def look() -> bool:
-            # First the end: what came before it is read afterwards.
+            # Look for the end before reading, so that all that came before the end is read.
             is_over = self._asked.ended is not None
             self._read()
             if is_met():

@@ -14,7 +14,7 @@ from .in_process import open_here
 from .loops import in_loop, loops, settle
 from .waiting import PATIENCE, wait_until
 
-#: What is due so soon after a time is due at this time: sums of floats differ in the last digits.
+#: Seconds by which two sums of floats may differ. A timer that is due so little later is due now.
 EXACT = 1e-6
 
 #: Seconds for which a step of the clock waits for streams that are never at rest.
@@ -96,7 +96,7 @@ class Clock:
             )
 
     def _settle(self) -> None:
-        """Wait until the loops have done their work, and the clients have what was written."""
+        """Wait until the loops have done their work, and the clients have all that was written."""
         settle()
         # A stream whose source never waits is never at rest.
         served = open_here.copy()

@@ -1,8 +1,8 @@
 """A WSGI app in this process, and the server of one request to it.
 
-The server calls the app in a thread, or in a greenlet if the test runs in one. What the app sends
-is handed to the client in memory. Beside it there is a real pair of sockets, whose one end the app
-finds in its environ: so a departure is noticed, and a stream is cut, as on a server.
+The server calls the app in a thread, or in a greenlet if the test runs in one. It hands the
+bytes to the client in memory. Beside this there is a real pair of sockets, and the app finds one
+end in its environ. So a departure is noticed, and a stream is cut, as on a server.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class InProcess:
         self._question = question
 
     def ask(self, last_event_id: str) -> "Served":
-        """Send the request, as a client whose last event had the id *last_event_id*."""
+        """Send the request. *last_event_id* is the id of the client's last event, or ``""``."""
         make = builder_for(self._client.application)
         environ = self._question.environ(last_event_id, make)
         base = getattr(self._client, "environ_base", {})
@@ -72,7 +72,7 @@ class _HandedOver(dict[str, Any]):
 
 
 class Served:
-    """One request, and what its client has got so far."""
+    """One request, and the part of the response that its client has got."""
 
     #: A server in another process cannot be asked whether its handlers have run.
     is_local = True
@@ -81,7 +81,7 @@ class Served:
         self.path = environ["PATH_INFO"]
         #: The status and the headers; None until the server has sent them.
         self.head: tuple[int, Headers] | None = None
-        #: What the app raised; None if nothing.
+        #: The exception of the app; None if it raised none.
         self.error: BaseException | None = None
         self.is_stalled = False
         self._ended: Ending | None = None
@@ -89,7 +89,7 @@ class Served:
         self._length = 0
         self._lock = new_lock()
         self._environ: dict[str, Any] = {}
-        # What the app has called start_response() with.
+        # The status and the headers of each call of start_response().
         self._started: list[tuple[str, Any]] = []
         self._body: Body | None = None
         # Whether the server is done, and all handlers of the response have run.
@@ -174,7 +174,7 @@ class Served:
         self._done.set()
 
     def _call(self, client: werkzeug.test.Client, environ: dict[str, Any]) -> Iterable[bytes]:
-        """Call the app, and return what is to be sent."""
+        """Call the app, and return its body."""
         found: list[Iterable[bytes]] = []
 
         def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> tuple[()]:

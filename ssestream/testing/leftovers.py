@@ -1,4 +1,4 @@
-"""What a test has left open: streams, timers, and subscriptions to channels."""
+"""Find streams, timers and subscriptions that a test has left open."""
 
 import contextlib
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def nothing_left_open() -> Iterator[None]:
 
 
 def _open() -> dict[object, str]:
-    """What is open now, each with its name for people."""
+    """All that is open now, each with its name for people."""
     settle()
     found: dict[object, str] = {}
     for body in cast(list[Body], registry.streams()):

@@ -19,7 +19,7 @@ _silent: "weakref.WeakSet[Loop]" = weakref.WeakSet()
 
 
 def loops() -> set[Loop]:
-    """The loops that have timers or checks, or had some, and whose threads live."""
+    """The loops of living threads that have timers or checks, or had some."""
     living = of_threads()
     found = {loop for loop, _ in [*wheels(), *heaps()]}
     return {loop for loop in found if loop.hub.thread_ident in living and not loop.is_copy}
@@ -38,6 +38,6 @@ def in_loop(loop: Loop, function: Callable[..., _T], *args: Any) -> _T | None:
 
 
 def settle() -> None:
-    """Wait until the loops have done what they were called for, such as to enter a timer."""
+    """Wait until the loops have run all calls so far, such as to enter a timer."""
     for loop in loops():
         in_loop(loop, bool)

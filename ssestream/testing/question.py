@@ -1,4 +1,4 @@
-"""What a client asks: the request of a stream, made by Werkzeug's own builder."""
+"""The request of a client for a stream, made by Werkzeug's own builder."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ class Question:
 
 
 def builder_for(app: Any) -> Callable[..., Any]:
-    """What makes the builder of a request to *app*: Flask's knows the app's name and root."""
+    """The class of the builder of a request to *app*: Flask's knows the app's name and root."""
     import flask.testing
 
     if isinstance(app, flask.Flask):

@@ -12,7 +12,7 @@ from ..runtime.loop import hub_of_greenlet
 LOOK = 0.001
 CLOSE = 20
 
-#: Seconds for what should take no time: a loop that answers, a handler that returns.
+#: Seconds for a thing that should take no time: the answer of a loop, the return of a handler.
 PATIENCE = 5.0
 
 
