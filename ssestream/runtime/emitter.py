@@ -68,6 +68,8 @@ class Emitter(Uncopyable, pyee.EventEmitter):
     def _add_event_handler(self, event: str, k: Any, v: Any) -> None:
         check_callable(f"the handler of {event!r}", k)
         self._make_table()
+        if v is not k:  # of once(): pyee's own function, which the log calls by the app's name
+            functools.update_wrapper(v, k, updated=())
         super()._add_event_handler(event, k, v)
 
     def remove_all_listeners(self, event: str | None = None) -> None:

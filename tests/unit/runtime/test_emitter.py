@@ -116,6 +116,18 @@ def test_a_handler_may_be_asked_for_once() -> None:
     assert seen == [1]
 
 
+def test_the_log_names_the_apps_own_handler_that_was_asked_for_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    emitter = Emitter()
+    emitter.once("tick", fail)
+    emitter.once("tick", functools.partial(fail))
+    emitter.emit("tick")
+    named, partial = (record.getMessage() for record in caplog.records)
+    assert named.startswith("<function fail at ")
+    assert partial.endswith(" failed")
+
+
 def test_a_handler_may_be_removed() -> None:
     emitter = Emitter()
     seen: list[str] = []
