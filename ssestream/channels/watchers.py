@@ -81,6 +81,10 @@ class _Vigil:
         self._was_watched, self._empty_since = False, None
         return True
 
+    def note_arrival(self) -> None:
+        """A stream of this process watches. The first look may come after it has left again."""
+        self._was_watched = True
+
     def waits_anew(self) -> None:
         """Begin the grace again, because the broker was away."""
         self._empty_since = None
@@ -131,6 +135,9 @@ class Watchers:
             for cursor in cursors:
                 self._counted.setdefault(cursor.name, set()).add(cursor)
                 self._came.add(cursor.name)
+                for vigil in self._vigils:
+                    if vigil.name == cursor.name:
+                        vigil.note_arrival()
         self._beat_on()
 
     def remove(self, cursors: Iterable[Cursor]) -> None:

@@ -68,35 +68,39 @@ class Watcher:
             sock.sendall("\r\n".join([*lines, "", ""]).encode())
             head = b""
             while b"\r\n\r\n" not in head:
-                data = sock.recv(1)
+                data = sock.recv(65536)
                 if not data:
                     return
                 head += data
+            head, _, data = head.partition(b"\r\n\r\n")
             status = int(head.split()[1])
             if status == 204 and has_started:
                 self.is_done = True
             if status != 200:
                 return
             decoder = Decoder()
+            self._take(decoder.feed(data))
             while time.monotonic() < leaves_at or self._chaos.settling:
-                sock.settimeout(max(0.05, min(5.0, leaves_at - time.monotonic())))
+                left = leaves_at - time.monotonic()
+                sock.settimeout(1.0 if self._chaos.settling else max(0.05, min(5.0, left)))
                 try:
                     data = sock.recv(65536)
                 except TimeoutError:
-                    if self._chaos.settling:
-                        sock.settimeout(5)
                     continue
                 if not data:
                     return
-                for message in decoder.feed(data):
-                    self._last_id = str(message.get("id", self._last_id))
-                    # A browser fires no event for a block without data.
-                    if "data" in message:
-                        event: Any = message.get("event")
-                        self.messages.append((event, str(message.get("data", ""))))
-                        self._chaos.heard_at = time.monotonic()
+                self._take(decoder.feed(data))
         finally:
             sock.close()
+
+    def _take(self, messages: list[Any]) -> None:
+        for message in messages:
+            self._last_id = str(message.get("id", self._last_id))
+            # A browser fires no event for a block without data.
+            if "data" in message:
+                event: Any = message.get("event")
+                self.messages.append((event, str(message.get("data", ""))))
+                self._chaos.heard_at = time.monotonic()
 
 
 class RunsChaos:

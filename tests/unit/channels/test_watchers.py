@@ -129,6 +129,22 @@ def test_a_visit_between_two_looks_is_noticed(
     until(lambda: len(called) == 2, "the second call")
 
 
+def test_a_visit_before_the_first_look_is_noticed(
+    channels: Channels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    late: list[Callable[..., object]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(watchers, "spawn", late.append)
+        channels.channel("room").on_empty(called.append, grace=0)
+        app = counted(channels)
+        with Client(app):
+            counts(channels, 1)
+    (look,) = late
+    watchers.spawn(look)
+    until(lambda: called == ["room"], "the call")
+
+
 def test_nothing_is_called_for_those_who_left_before(channels: Channels) -> None:
     for count in (1, 0):
         broker_of(channels).append("watchers:room", b"\0watchers other %d" % count)
