@@ -13,7 +13,7 @@ import time
 import weakref
 from typing import Any
 
-from .brokers.broker import Bounds, BrokerError, Terms
+from .brokers.broker import Bounds, BrokerError, ChannelError, Terms
 from .channels.exchange import Exchange
 from .channels.tasks import spawn, start_again
 from .channels.watchers import RENEW
@@ -152,13 +152,16 @@ class Keeper:
 
     def _renew(self, producer: Producer, on_disconnect: OnDisconnect) -> None:
         log = producer.log
-        if not log.broker.renew(log.name, producer.begin, LEASE):
-            producer.stop()
-        elif on_disconnect == "cancel" and self._is_left(producer):
-            logger.info("the run %r is stopped, as nobody has watched it", log.id)
-            producer.cancel()
+        try:
+            if not log.broker.renew(log.name, producer.begin, LEASE):
+                producer.stop()
+            elif on_disconnect == "cancel" and self._is_unwatched(producer):
+                logger.info("the run %r is stopped, as nobody has watched it", log.id)
+                producer.cancel()
+        except ChannelError as error:  # it concerns no other run
+            logger.debug("runs: %s", error)
 
-    def _is_left(self, producer: Producer) -> bool:
+    def _is_unwatched(self, producer: Producer) -> bool:
         """Whether nobody has watched the run of *producer* for the grace."""
         count = self._exchange.watchers.count(producer.log.name)
         now = clock.real()

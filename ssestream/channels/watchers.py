@@ -269,14 +269,20 @@ class Watchers:
         if clock.real() < self._judges_from:
             return
         for number, vigil in enumerate(vigils, 1):
-            piece = self._reports(vigil.name)
-            if vigil.is_due(piece, self._count(vigil.name, piece)):
-                spawn(functools.partial(run_logged, vigil.function, vigil.name))
-                self._end_vigil(vigil)
-            elif vigil.asks_for_end():
-                self._end_vigil(vigil)
+            try:
+                self._look_at(vigil)
+            except ChannelError as error:  # it concerns no other channel
+                logger.debug("watchers: %s", error)
             if number % TURN == 0:
                 checkpoint()
+
+    def _look_at(self, vigil: _Vigil) -> None:
+        piece = self._reports(vigil.name)
+        if vigil.is_due(piece, self._count(vigil.name, piece)):
+            spawn(functools.partial(run_logged, vigil.function, vigil.name))
+            self._end_vigil(vigil)
+        elif vigil.asks_for_end():
+            self._end_vigil(vigil)
 
     def _end_vigil(self, vigil: _Vigil) -> None:
         """End *vigil*, whose channel is empty, if the channel has ended."""

@@ -5,6 +5,7 @@ library. The source may be an iterable or an async iterable; the messages are th
 """
 
 import abc
+import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
@@ -93,7 +94,9 @@ async def _answer_async(source: AsyncIterable[Piece], format: Format) -> AsyncIt
             yield message
     finally:
         # An async generator has ``aclose``. The streams of the vendors' libraries have an async
-        # ``close``.
+        # ``close``. Any other source may have a plain one.
         close = getattr(source, "aclose", None) or getattr(source, "close", None)
         if callable(close):
-            await close()
+            result = close()
+            if inspect.isawaitable(result):
+                await result

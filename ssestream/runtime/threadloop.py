@@ -350,10 +350,10 @@ class Descriptor(Watcher):
         # The caller may close the descriptor next. So return only when nothing watches it.
         if self.loop.shared.here():
             self._drop()
-            return
-        stopped = _ThreadQueue()
-        self.loop.shared.call(self._unwatch, stopped)
-        stopped.get()
+        elif not self.loop.shared.is_copy:  # in a job, no thread runs the copy
+            stopped = _ThreadQueue()
+            self.loop.shared.call(self._unwatch, stopped)
+            stopped.get()
 
     def _watch(self, start: int) -> None:
         if self.starts == start:

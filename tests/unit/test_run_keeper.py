@@ -7,8 +7,10 @@ import gevent
 import pytest
 
 from ssestream import Channels, Runs
+from ssestream.brokers.broker import ChannelError, Position
+from ssestream.brokers.memory import MemoryBroker
 from ssestream.run_log import LEASE, RunLog
-from tests.kit.insides import broker_of
+from tests.kit.insides import broker_of, over
 from tests.kit.states import nothing_remains
 
 
@@ -40,3 +42,23 @@ def test_nothing_remains_of_runs_that_have_ended(channels: Channels) -> None:
         assert channels.statistics().keys() == {"run-stops"}
         run.stop()
     nothing_remains(channels)
+
+
+class Damaged(MemoryBroker):
+    """It cannot renew the lease of one log."""
+
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
+        if channel == "run:damaged":
+            raise ChannelError(channel, "damaged")
+        return super().renew(channel, of, lease)
+
+
+def test_a_run_whose_lease_cannot_be_renewed_takes_no_other_lease() -> None:
+    channels = over(Damaged())
+    runs = Runs(channels)
+    for id in ("damaged", "sound"):
+        runs.start(iter(gevent.sleep(LEASE + 2) for _ in range(1)), id=id)
+    gevent.sleep(LEASE + 1)
+    assert runs.status("sound") == "running"
+    for id in ("damaged", "sound"):
+        runs.stop(id)

@@ -20,7 +20,10 @@ class Servers(Protocol):
         """The name of the server that announces *channel*."""
 
     def connect(self, server: str) -> Any:
-        """A connection to the server with the name *server*, for a subscriber."""
+        """A connection to the server with the name *server*, for a subscriber.
+
+        An earlier connection to this server is closed.
+        """
 
     def renew(self) -> None:
         """Ask anew which server announces which channel."""
@@ -36,13 +39,19 @@ class OneServer:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._connection: Any = None
         self.db = database_of(client)
 
     def of(self, channel: str) -> str:
         return ""
 
     def connect(self, server: str) -> Any:
-        return self._client.connection_pool.get_connection()
+        pool, earlier = self._client.connection_pool, self._connection
+        if earlier is not None:
+            self._connection = None
+            _give_back(pool, earlier)
+        self._connection = pool.get_connection()
+        return self._connection
 
     def renew(self) -> None:
         pass
@@ -59,12 +68,16 @@ class Nodes:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._taken: list[tuple[Any, Any]] = []
+        # By the name of the server: its pool, and the connection from there.
+        self._taken: dict[str, tuple[Any, Any]] = {}
 
     def of(self, channel: str) -> str:
         return str(self._client.get_node_from_key(key_of(channel)).name)
 
     def connect(self, server: str) -> Any:
+        earlier = self._taken.pop(server, None)
+        if earlier is not None:
+            _give_back(*earlier)
         try:
             node = self._client.get_node(node_name=server)
             pool = self._client.get_redis_connection(node).connection_pool
@@ -74,17 +87,22 @@ class Nodes:
             with contextlib.suppress(*ERRORS):
                 self.renew()
             raise
-        self._taken.append((pool, connection))
+        self._taken[server] = pool, connection
         return connection
 
     def renew(self) -> None:
         self._client.nodes_manager.initialize()
 
     def close(self) -> None:
-        taken, self._taken = self._taken, []
-        for pool, connection in taken:
-            connection.disconnect()
-            pool.release(connection)
+        taken, self._taken = self._taken, {}
+        for pool, connection in taken.values():
+            _give_back(pool, connection)
+
+
+def _give_back(pool: Any, connection: Any) -> None:
+    """Close *connection*, and let *pool* give it again. A pool holds what it has given."""
+    connection.disconnect()
+    pool.release(connection)
 
 
 def database_of(client: Client) -> int:

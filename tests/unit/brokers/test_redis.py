@@ -30,6 +30,7 @@ from ssestream.brokers.broker import (
 )
 from ssestream.brokers.redis import RedisBroker, listener, subscriber
 from ssestream.brokers.redis.keys import written_terms
+from ssestream.brokers.redis.servers import OneServer
 from tests.kit.brokers import all_closed, follow, frames, wait
 from tests.kit.brokers import news as heard
 from tests.kit.programs import run_program
@@ -516,6 +517,20 @@ def test_a_frozen_redis_fails_a_wait_in_time(
     reader.append("news", b"two")
     wait_until(lambda: follower.frames == [b"one", b"two"], "all")
     follower.stop()
+
+
+def test_a_subscriber_that_connects_again_takes_the_same_connection(
+    redis_server: RedisServer,
+) -> None:
+    """A pool holds each connection that it has given, and a quiet process connects often."""
+    servers = OneServer(redis_server.client())
+    first = servers.connect("")
+    first.disconnect()
+    second = servers.connect("")
+    assert second is first
+    second.send_command("PING")
+    assert second.read_response() in (b"PONG", "PONG")
+    servers.close()
 
 
 def test_a_wake_before_the_first_wait_of_a_new_connection_ends_that_wait(

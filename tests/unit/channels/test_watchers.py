@@ -7,7 +7,7 @@ import gevent
 import pytest
 
 from ssestream import BrokerError, Channels
-from ssestream.brokers.broker import Bounds, Slice, Terms
+from ssestream.brokers.broker import Bounds, ChannelError, Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import watchers
 from tests.kit.following import Client, Following
@@ -219,6 +219,28 @@ def test_a_broker_that_was_away_makes_nobody_leave(monkeypatch: pytest.MonkeyPat
     broker.append("watchers:room", b"\0watchers other 0")
     until(lambda: called == ["room"], "the call")
     channels.channel("room").off_empty(called.append)
+
+
+class Damaged(MemoryBroker):
+    """It cannot read the reports of one channel."""
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        if channel == "watchers:damaged":
+            raise ChannelError(channel, "damaged")
+        return super().read(channel, after, limit, max_bytes)
+
+
+def test_a_channel_that_cannot_be_read_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchers, "BEAT", 0.05)
+    channels = over(Damaged())
+    called: list[str] = []
+    for name in ("damaged", "room"):
+        channels.channel(name).on_empty(called.append, grace=0)
+    with Client(counted(channels)):
+        counts(channels, 1)
+    until(lambda: called == ["room"], "the call")
+    for name in ("damaged", "room"):
+        channels.channel(name).off_empty(called.append)
 
 
 def test_wrong_arguments_are_refused(channels: Channels) -> None:

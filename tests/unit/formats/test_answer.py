@@ -83,6 +83,23 @@ def test_the_async_stream_of_a_library_is_closed_by_its_own_method(make: Any) ->
     assert closed == [True]
 
 
+def test_an_async_source_may_have_a_plain_close(make: Any) -> None:
+    closed = []
+
+    class Stream:
+        def __aiter__(self) -> AsyncIterator[str]:
+            return slowly(["a"], [])
+
+        def close(self) -> None:
+            closed.append(True)
+
+    async def run() -> list[Any]:
+        return [message async for message in make(Stream())]
+
+    assert asyncio.run(run()) == list(make(["a"]))
+    assert closed == [True]
+
+
 def test_an_error_of_the_source_is_raised_after_what_came(make: Any) -> None:
     def source() -> Iterator[str]:
         yield "a"

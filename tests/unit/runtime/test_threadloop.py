@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import socket
 import threading
 import time
@@ -188,6 +189,24 @@ def test_names_are_looked_up_and_calls_made_in_gevents_threads() -> None:
         return found[0][4], gevent.get_hub().threadpool.apply(lambda: 1 + 1)
 
     assert run(main) == (("127.0.0.1", 80), 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_job_that_is_forked_there_can_close_its_sockets() -> None:
+    def fork() -> int:
+        with gevent.socket.socket():
+            pid = os.fork()
+        if not pid:
+            os._exit(0)
+        return pid
+
+    # In a greenlet, as all code of an app is.
+    pid = run(lambda: gevent.spawn(fork).get())
+    try:
+        until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "the job to end")
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def test_it_waits_for_what_was_started_and_ends_then() -> None:
