@@ -9,7 +9,7 @@ from collections.abc import Hashable
 
 import flask
 
-from ..brokers.broker import END, PLAIN, Bounds, Terms, check_name
+from ..brokers.broker import END, PLAIN, Bounds, Broker, Terms, check_name
 from ..brokers.configuration import check, check_seconds
 from ..brokers.memory import MemoryBroker
 from ..browser import serve_if_early
@@ -95,6 +95,10 @@ class Channels(Uncopyable):
     def _exchange(self) -> Exchange:
         return self.exchanges.current()
 
+    @property
+    def _broker(self) -> Broker:
+        return self._exchange.broker
+
     def current_exchange(self) -> Exchange:
         """The exchange with the broker of the current app, for the other rooms of the package."""
         return self._exchange
@@ -149,7 +153,7 @@ class Channels(Uncopyable):
         now stays open and emits ``"gap"``: at once, or within 15 s with Redis. Raises as
         `publish` does for a name, and `BrokerError`.
         """
-        self._exchange.broker.delete(check_name(name))
+        self._broker.delete(check_name(name))
 
     def close_channel(self, name: str) -> None:
         """End every stream that follows *name* now, in all processes.
@@ -194,7 +198,7 @@ class Channels(Uncopyable):
         """
         check(None, history, history_age)
         check_seconds("ttl", ttl)
-        self._exchange.broker.keep(check_name(channel), Bounds(history, history_age), ttl)
+        self._broker.keep(check_name(channel), Bounds(history, history_age), ttl)
 
     # -- reading
 
@@ -303,7 +307,7 @@ class Channels(Uncopyable):
         most 5 s with an SQLite file that stays locked. `BrokerError.lasting` is True for an error
         that an operator must mend, such as a wrong password or a missing directory.
         """
-        self._exchange.broker.ping()
+        self._broker.ping()
 
     # -- the end
 
@@ -325,7 +329,7 @@ class Channels(Uncopyable):
 
         A stream that follows a channel emits ``"gap"``. Raises ``RuntimeError`` for other brokers.
         """
-        broker = self._exchange.broker
+        broker = self._broker
         if not isinstance(broker, MemoryBroker):
             raise RuntimeError(
                 "clear() works with memory:// only: other processes may use this log"
