@@ -12,7 +12,7 @@ from gevent.event import Event
 from .async_source import AsyncSource
 from .runtime.loop import Loop, loop_of
 
-#: Items that may wait. Then the source waits.
+#: The most items that wait for the greenlet. When there are so many, the source waits.
 MOST = 16
 
 

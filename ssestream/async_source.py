@@ -29,7 +29,7 @@ class Sink(Protocol):
         """Take *item*, with one step for each message in it."""
 
     def rest(self) -> Iterable[object]:
-        """Take what is left behind the last item, in the same way."""
+        """Take the messages after the last item, in the same way."""
 
     def is_full(self) -> bool:
         """Whether to wait for `AsyncSource.wake` before the next message."""

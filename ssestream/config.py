@@ -85,10 +85,10 @@ def app_settings() -> Settings:
 def _check_names(app: flask.Flask) -> None:
     """Warn, once, about each name in the app's configuration that is no setting."""
     app.extensions[_CHECKED] = True
-    known = [*_KEYS, *_OTHER_KEYS]
+    settings = [*_KEYS, *_OTHER_KEYS]
     for name in app.config:
-        if name.startswith("SSESTREAM_") and name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
+        if name.startswith("SSESTREAM_") and name not in settings:
+            near = difflib.get_close_matches(name, settings, 1, cutoff=0.8)
             meant = f", but {near[0]} is" if near else ""
             logger.warning("%s in the app's configuration is no setting%s", name, meant)
 

@@ -33,8 +33,8 @@ SOONEST, LATEST = 0.1, 1.0
 #: Seconds after which a run fails if its broker stays away.
 PATIENCE = 60.0
 
-#: Entries that are read to find out whether a message was stored.
-LOOKED = 16
+#: The entries that a producer reads to learn whether a message was stored.
+ENTRIES_LOOKED_AT = 16
 
 
 class Limits(NamedTuple):
@@ -49,8 +49,8 @@ class Limits(NamedTuple):
         return Bounds(self.events + 1)
 
 
-class _Over(Exception):
-    """Somebody else has ended the run."""
+class _EndedElsewhere(Exception):
+    """The run was ended by other code than its producer."""
 
 
 class Producer:
@@ -80,7 +80,7 @@ class Producer:
         self._context = contextvars.Context()
         self._lock = new_lock()
         self._process = os.getpid()
-        self._following = begin.number + 1
+        self._next_number = begin.number + 1
         self._events = self._bytes = 0
         self._is_stopped = False
         self._greenlet: Any = None
@@ -124,7 +124,7 @@ class Producer:
             if not is_stopped:
                 self._context.run(self._draw)
                 status = "done"
-        except _Over:
+        except _EndedElsewhere:
             pass
         except GreenletExit:
             # Somebody else than `stop` may have killed the greenlet.
@@ -166,7 +166,7 @@ class Producer:
                 f" (max_events) or {self._limits.bytes} bytes (max_bytes)"
             )
         tries = _Tries()
-        number: int | None = self._following
+        number: int | None = self._next_number
         while True:
             if os.getpid() != self._process:
                 raise GreenletExit("this is a copy in a child process")
@@ -175,14 +175,14 @@ class Producer:
                     number = self._find_number(frame)
                 if number is not None:
                     at = self.log.append(self.begin, frame, number, self._limits.bounds)
-                    self._following = at.number + 1
+                    self._next_number = at.number + 1
                 return
             except ChannelEnded:
-                raise _Over from None
+                raise _EndedElsewhere from None
             except Refused:
                 # Another entry has the number: an earlier try of this one, or a control frame.
                 if self._find_number(frame) == number:
-                    raise _Over from None
+                    raise _EndedElsewhere from None
                 number = None
             except BrokerError as error:
                 number = None
@@ -191,19 +191,19 @@ class Producer:
     def _find_number(self, frame: bytes) -> int | None:
         """The number that *frame* gets; None if an earlier try has stored it."""
         piece = self.log.broker.read(
-            self.log.name, self._following - 1, LOOKED, LOOKED * len(frame)
+            self.log.name, self._next_number - 1, ENTRIES_LOOKED_AT, ENTRIES_LOOKED_AT * len(frame)
         )
-        if piece.log != self.begin.log or piece.last < self._following - 1:
+        if piece.log != self.begin.log or piece.last < self._next_number - 1:
             logger.warning("the run %r is over: its log was deleted or is lost", self.log.id)
-            raise _Over
+            raise _EndedElsewhere
         for entry in piece.entries:
             if entry.frame == frame:
-                self._following = entry.number + 1
+                self._next_number = entry.number + 1
                 return None
         if piece.ended:
-            raise _Over
-        self._following = piece.last + 1
-        return self._following
+            raise _EndedElsewhere
+        self._next_number = piece.last + 1
+        return self._next_number
 
     def _end(self, status: Status, error: BaseException | None) -> None:
         frame = self._last(status, error)

@@ -2,8 +2,8 @@
 
 It renews their leases. It closes the source of a run that another process has stopped: at once, as
 all processes with producers follow one channel, or when a lease cannot be renewed. It stops a run
-that nobody watches. A run whose producer has died is ended by those who stream it (see
-``channels.leases``).
+that nobody watches. A run whose producer has died is ended by a process that streams
+it (see ``channels.leases``).
 """
 
 import atexit
@@ -36,7 +36,7 @@ STOPS, STOPS_HISTORY, STOPS_TTL = "run-stops", 1000, 60.0
 #: Seconds that a process has to stop, if it is no worker of gunicorn.
 GRACE = 5.0
 
-#: The last seconds of these, in which the rest of the runs are ended as lost.
+#: The last of the seconds that a process has to stop: the runs that go on are ended as lost.
 LAST = 2.0
 
 
@@ -48,10 +48,10 @@ class Keeper:
         self._grace = grace
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
-        self._begin()
+        self._reset()
         _keepers.add(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._producers: dict[Producer, OnDisconnect] = {}
         # When each run that stops without watchers was last watched.
         self._watched_at: dict[Producer, float] = {}
@@ -63,7 +63,7 @@ class Keeper:
     def forked(self) -> None:
         """This process is a child: the runs belong to its parent."""
         self._lock = new_lock()
-        self._begin()
+        self._reset()
 
     # -- producers
 

@@ -44,7 +44,7 @@ class Messages:
     def of(self, item: Any) -> Iterable[Message]:
         """The messages that *item* is or completes.
 
-        Raises `MessageError`, behind the messages before it, for text that is no event stream,
+        Raises `MessageError`, after the messages before it, for text that is no event stream,
         and for a message in the middle of an event of text.
         """
         if isinstance(item, TEXT):
@@ -73,7 +73,7 @@ class EventText(Decoder):
         super().__init__()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("strict")
         self._most = most
-        # At least the bytes of the event that has not ended, without those of its first part.
+        # The bytes of all parts since the last blank line, without the part that has this line.
         self._held = 0
         self._wrong: MessageError | None = None
 
@@ -163,7 +163,7 @@ class EventText(Decoder):
         )
 
     def _refuse(self, what: str, field: str | None = None) -> None:
-        """Let `take` raise, behind the messages before the wrong text."""
+        """Let `take` raise after the messages before the wrong text."""
         self._wrong = self._wrong or MessageError(what, field)
 
 

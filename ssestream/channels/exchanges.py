@@ -67,8 +67,8 @@ class Exchanges:
         with self._lock:
             if self.own is None:
                 if app is None:
-                    its = configuration(self._url, self._history, self._history_age)
-                    return self._configure(its)
+                    wanted = configuration(self._url, self._history, self._history_age)
+                    return self._configure(wanted)
                 self._take_from(app)
             assert self.own is not None
             return self.own
@@ -94,25 +94,28 @@ class Exchanges:
             self._only = None
 
     def _take_from(self, app: flask.Flask) -> None:
+        """Take the configuration of channels and the JSON provider of *app*."""
         given = self._url, self._history, self._history_age
         with naming_keys():
-            its = configuration_of(app, *given)
+            wanted = configuration_of(app, *given)
             with self._lock:
-                if its != self._configuration and self._apps.another_has(app, self._configuration):
-                    self._part_off(app, its)
+                if wanted != self._configuration and self._apps.another_has(
+                    app, self._configuration
+                ):
+                    self._give_own_broker(app, wanted)
                 else:
-                    self._configure(its).use_json_of(app)
-                self._apps.note(app, its)
+                    self._configure(wanted).use_json_of(app)
+                self._apps.note(app, wanted)
                 known = self._apps.all()
                 unused = [self._others.pop(each) for each in [*self._others] if each not in known]
         for each in unused:
             each.close()
 
-    def _part_off(self, app: flask.Flask, its: Configuration) -> None:
-        """Give *app*, which has another configuration than these channels, its own broker."""
-        other = self._others.get(its)
+    def _give_own_broker(self, app: flask.Flask, wanted: Configuration) -> None:
+        """Give *app* a broker of its own: *wanted* is not the configuration of these channels."""
+        other = self._others.get(wanted)
         if other is None:
-            other = self._others[its] = Exchange(open_broker(*its), Audience())
+            other = self._others[wanted] = Exchange(open_broker(*wanted), Audience())
         other.use_json_of(app)
 
     def _configure(self, wanted: Configuration) -> Exchange:

@@ -38,14 +38,13 @@ BEAT = 0.5
 #: their leases.
 PARDON = 3.0
 
-#: Seconds after which a log is forgotten that no stream follows. It was noted before its stream was
-#: added.
+#: Seconds for which a log is kept that no stream follows. Its stream may be about to be added.
 UNFOLLOWED = 5.0
 
 #: Logs that are looked at before other work has a turn.
 TURN = 32
 
-#: What the name of the log begins with that has the last message of a producer that is lost.
+#: The beginning of the name of a log that holds the last message of a lost producer.
 LAST_WORDS = "producer:"
 
 #: Makes the last frame of a log that is lost; None for no message.
@@ -55,7 +54,7 @@ Lost = Callable[[], bytes | None]
 class Leases:
     """The leased logs among those of *tails*, which this process streams.
 
-    *lost* has a function for some of them, by the beginnings of their names.
+    *lost* has functions by the beginnings of the names of logs. The other logs have `last_words`.
     """
 
     def __init__(self, broker: Broker, tails: Tails, lost: dict[str, Lost]) -> None:

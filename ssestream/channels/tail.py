@@ -1,4 +1,4 @@
-"""The end of each log here, and which streams are there.
+"""The end of each log that this process follows, and which streams have reached it.
 
 A `Tail` holds the newest entries of one channel's log, and the cursors of all streams that follow
 the channel. A cursor has one of two states:

@@ -23,8 +23,8 @@ from ..runtime.threads import new_lock
 from .cursor import Cursor
 from .tasks import spawn, start_again
 
-#: Seconds between two looks at what has changed here, between two reports of the same number, and
-#: for which a report counts.
+#: Seconds between two looks at the changes of this process, seconds between two reports of an equal
+#: count, and seconds for which a report counts.
 BEAT, RENEW, LEASE = 0.5, 2.0, 6.0
 
 #: What the name of the log of the reports begins with.
@@ -54,8 +54,9 @@ class _Vigil:
 
     def __init__(self, name: str, function: Function, grace: float) -> None:
         self.name, self.function, self._grace = name, function, grace
-        # Whether somebody has watched since the last call, and since when nobody does.
+        # Whether there was a watcher since the last call of the function.
         self._was_watched = False
+        # When the channel was first found empty; None while it has a watcher.
         self._empty_since: float | None = None
         # The number of the last report that was read; None before the first look.
         self._read_to: int | None = None

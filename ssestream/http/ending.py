@@ -21,15 +21,15 @@ def is_answer(settings: Settings) -> bool:
 def is_cut(cause: Cause | None, settings: Settings) -> bool:
     """Whether a response that ends for *cause* is cut when all that waits is sent.
 
-    None is a response that goes on: its end is the app's, and is clean.
+    With None, nothing but the app ends the response. Such an end is clean.
     """
     return cause in BREAKING or (cause == "refused" and is_answer(settings))
 
 
 def cause_of_whole(cause: Cause) -> Cause:
-    """The cause of the end of a response that nothing is missing of, but for *cause*.
+    """The cause that counts for a response that ends for *cause*, but is whole by then.
 
-    There is nothing to break off.
+    A whole response is not broken off, so a breaking cause becomes a clean one.
     """
     if cause in BREAKING:
         return "shutdown" if cause == "interrupted" else "ended"

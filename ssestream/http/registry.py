@@ -112,7 +112,7 @@ class _Registry:
         self._clients: Counter[Hashable] = Counter()
         #: Whether the process is about to stop, so that every later stream is refused.
         self.draining = False
-        # Until then streams that finish may go on, and may open, while the process drains.
+        # While the process drains, streams that finish may go on, and may open, until this time.
         self._finish_until = 0.0
 
     def open(

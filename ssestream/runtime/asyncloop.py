@@ -29,8 +29,8 @@ from .writer import running_writer
 #: Seconds after which a task that was cancelled and goes on is named in the log.
 PATIENCE = 2.0
 
-#: Seconds in which cancelled tasks may clean up when the process ends, and those in which all
-#: other tasks may end after that.
+#: When the process ends: seconds in which cancelled tasks may clean up, and then seconds in which
+#: all other tasks may end.
 LAST_SECONDS, MOMENT = 1.0, 0.2
 
 
@@ -60,7 +60,7 @@ class AsyncTask:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the coroutine was cancelled, and knows it."""
+        """Whether `cancel` was called."""
         return self._is_cancelled
 
     def call(self, function: Callable[[], object]) -> None:
@@ -135,7 +135,7 @@ class _AsyncLoop:
         #: The running tasks. Each holds its coroutine, of which asyncio itself has only weak
         #: references.
         self.tasks: set[AsyncTask] = set()
-        #: Whether no task begins any more.
+        #: Whether `_run` is to end.
         self.is_ending = False
         self.is_over = False
         started = ThreadQueue()

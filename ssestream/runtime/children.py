@@ -16,13 +16,13 @@ from .loop import Loop, default_loop
 
 _waitpid: Callable[[int, int], tuple[int, int]] = monkey.get_original("os", "waitpid")
 
-#: The status of a child whose end another one has taken: the exit code is then 255.
+#: The status of a child that other code has waited for: the exit code is then 255.
 UNKNOWN_STATUS = 255 << 8
 
-#: Seconds for which the end of a child is kept that nobody watches yet. Its number may come again.
+#: Seconds for which the end of an unwatched child is kept. Another child may get its number later.
 KEPT = 5.0
 
-# All below is touched by the thread of the default loop only.
+# Only the thread of the default loop touches these three.
 # By the number of a child: the watchers that wait for its end.
 _watched: "dict[int, list[ChildWatcher]]" = {}
 # The children that ended before they were watched: their statuses, and when they ended.
@@ -47,7 +47,7 @@ def child_watcher(loop: Any, pid: int, ref: bool) -> Any:
 
 
 class ChildWatcher:
-    """It has the interface of libev's ``child``."""
+    """A watcher of one child, with the interface of libev's ``child``."""
 
     def __init__(self, loop: Any, main: Loop, pid: int, ref: bool) -> None:
         self.loop = loop

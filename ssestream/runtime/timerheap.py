@@ -232,7 +232,7 @@ class TimerHeap:
 
 
 class _Threads:
-    """Runs the entries in *due* in as few threads as callbacks that wait at the same time."""
+    """Runs the entries in *due* in few threads: another one starts only when all of them wait."""
 
     def __init__(self, due: deque[Entry], run: Any) -> None:
         self._due = due

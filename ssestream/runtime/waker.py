@@ -13,7 +13,7 @@ LISTEN = 0.5
 
 
 class Wakeable:
-    """A reader that finds nothing leaves this, and the next writer wakes it."""
+    """A handle on a reader that sleeps, because it has found nothing. The next writer wakes it."""
 
     __slots__ = ()
 

@@ -16,7 +16,7 @@ class Writer:
     def wait_for(self, stream: Any, call_queue: object, bodies: list[Any]) -> None:
         """Wait while *stream* has no room. End the function if the client of both has left.
 
-        *call_queue* is the one of *stream*, and *bodies* are those that it is piped into.
+        *call_queue* is the queue of *stream*, and *bodies* are the bodies that it is piped into.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""What a broker knows of tickets: which were used, and whose were revoked.
+"""What a broker knows of tickets: which were used, and the keys whose tickets are revoked.
 
 Each is a channel of its own with a small log, which deletes itself.
 """

@@ -19,8 +19,8 @@ _poll: Any = monkey.get_original("select", "poll")
 #: is found within `SILENCE` and `ANSWER` together.
 SILENCE = 5.0
 
-#: Channels that are subscribed to with one write, and while whose answers are awaited no more
-#: are subscribed to: Redis and this process do other work in between.
+#: The most channels that one write subscribes to. While so many answers are awaited, no more
+#: channels are subscribed to: Redis and this process do other work in between.
 BATCH = 500
 
 #: The bytes that are read at once.
