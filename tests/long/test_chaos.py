@@ -49,7 +49,7 @@ def test_every_client_gets_every_message_of_its_own_channel(redis_executable: st
         "redis",
         seed,
         messages=10_000,
-        clients=int(os.environ.get("SSESTREAM_CLIENTS", 5000)),
+        clients=int(os.environ.get("SSESTREAM_CLIENTS", 500)),
         workers=3,
         seconds=40.0,
         worker_class="SseWorker",
