@@ -133,7 +133,7 @@ def _stream(made: list[dict[str, Any]]) -> ServerResponse:
 
 
 @contextlib.contextmanager
-def browser(chromium: tuple[str, str], profile: Path) -> Iterator["Chrome"]:
+def browser(chromium: tuple[str, str], profile: Path, *arguments: str) -> Iterator["Chrome"]:
     """A headless Chromium, driven; *chromium* is what the fixture of that name gives."""
     # Here, as the server process has no use for it.
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
@@ -151,6 +151,7 @@ def browser(chromium: tuple[str, str], profile: Path) -> Iterator["Chrome"]:
         "--disable-sync",
         "--disable-dev-shm-usage",
         f"--user-data-dir={profile}",
+        *arguments,
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
