@@ -130,13 +130,21 @@ def __getattr__(name: str) -> Any:
     if name != "sentry":
         raise AttributeError(name)
     import sentry_sdk
+    from sentry_sdk.integrations.flask import FlaskIntegration
 
     def before_send(event: Any, hint: Any) -> None:
         (error,) = event["exception"]["values"]
         tell(event="captured", error=error["value"], of=event["transaction"])
 
-    # It wraps Flask.__call__, as it does wherever Flask is installed.
-    sentry_sdk.init("http://key@127.0.0.1:1/1", before_send=before_send, traces_sample_rate=0.0)
+    # It wraps Flask.__call__, as it does wherever Flask is installed. Its other integrations import
+    # much, and that takes seconds.
+    sentry_sdk.init(
+        "http://key@127.0.0.1:1/1",
+        before_send=before_send,
+        traces_sample_rate=0.0,
+        auto_enabling_integrations=False,
+        integrations=[FlaskIntegration()],
+    )
     return app
 
 
