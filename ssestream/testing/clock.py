@@ -17,8 +17,9 @@ from .waiting import PATIENCE, wait_until
 #: Seconds by which two sums of floats may differ. A timer that is due so little later is due now.
 EXACT = 1e-6
 
-#: Seconds for which a step of the clock waits for streams that are never at rest.
-RESTLESS = 0.5
+#: Seconds for which a step of the clock waits for streams that are never at rest: the first such
+#: step, and each one after that.
+RESTLESS, STILL_RESTLESS = 0.5, 0.01
 
 
 class Clock:
@@ -27,6 +28,8 @@ class Clock:
     def __init__(self) -> None:
         # A round number, so that round steps have round sums.
         self._began = self._at = float(math.ceil(package_clock.now()))
+        # Whether the streams were not at rest after the last step.
+        self._is_restless = False
 
     @property
     def now(self) -> float:
@@ -98,9 +101,12 @@ class Clock:
     def _settle(self) -> None:
         """Wait until the loops have done their work, and the clients have all that was written."""
         settle()
-        # A stream whose source never waits is never at rest.
+        # A stream whose source never waits is never at rest. A long move has many steps.
         served = open_here.copy()
-        wait_until(lambda: all_heard() and all(each.is_settled for each in served), RESTLESS)
+        seconds = STILL_RESTLESS if self._is_restless else RESTLESS
+        self._is_restless = not wait_until(
+            lambda: all_heard() and all(each.is_settled for each in served), seconds
+        )
 
     def _wheels(self) -> list[tuple[Loop, TimerWheel]]:
         living = loops()

@@ -33,10 +33,11 @@ def _stay_deaf(number: int, frame: Any) -> None:
     """Do as `signal.SIG_IGN` does, in this process alone."""
 
 
-# A shell starts a background job with these two signals ignored. An ignored signal stays ignored
-# in every program that the job starts, and tests stop such programs by these signals. A function
-# as the handler is not passed on: the programs begin with the defaults.
-for _number in (signal.SIGINT, signal.SIGQUIT):
+# A shell starts a background job with the first two signals ignored, and nohup ignores the third.
+# An ignored signal stays ignored in every program that the job starts, and tests stop such
+# programs by these signals. A function as the handler is not passed on: the programs begin with
+# the defaults.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _stay_deaf)
 
