@@ -320,15 +320,22 @@ def test_a_greenlet_or_thread_of_the_web_server_ends_with_its_worker(
     assert watched.is_lost()
 
 
+@contextlib.contextmanager
+def asking(server: Server, path: str) -> Iterator[None]:
+    """A client that has asked for *path* and waits for its answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        yield
+
+
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
     kind: str, serve: Callable[..., Server], env: dict[str, str], watch: Watch
 ) -> None:
     server = serve(kind, "tests.servers.apps.producing:app", env=env, args=HOOKED)
     name, watched = watch()
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    with contextlib.closing(connection):
-        connection.request("GET", f"/request/{name}?steps={3 * SHORT}")
+    with asking(server, f"/request/{name}?steps={3 * SHORT}"):
         watched.begins()
         assert server.process is not None
         server.process.send_signal(signal.SIGHUP)
@@ -341,9 +348,7 @@ def test_a_producer_in_a_request_is_lost_with_its_process(
 ) -> None:
     server = serve(kind, "tests.servers.apps.producing:app", env=env, args=HOOKED)
     name, watched = watch()
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    with contextlib.closing(connection):
-        connection.request("GET", f"/request/{name}?steps=100000")
+    with asking(server, f"/request/{name}?steps=100000"):
         os.kill(watched.begins(), signal.SIGKILL)
         assert watched.is_lost()
 
