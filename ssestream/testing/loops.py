@@ -10,8 +10,8 @@ from ..runtime.timerheap import heaps
 from ..runtime.wheel import wheels
 from .waiting import PATIENCE, wait_until
 
-#: Seconds for a loop that has not answered before: nobody seems to run its hub.
-BRIEF = 0.05
+#: Seconds for a loop that has not answered yet: nobody seems to run its hub.
+BRIEF = 0.1
 
 _T = TypeVar("_T")
 
@@ -28,13 +28,16 @@ def loops() -> set[Loop]:
 def in_loop(loop: Loop, function: Callable[..., _T], *args: Any) -> _T | None:
     """Call *function* in *loop*, and return its result. None if nobody runs the loop."""
     results: list[_T] = []
-    loop.call(lambda: results.append(function(*args)))
+
+    def answer() -> None:
+        results.append(function(*args))
+        # Also when the answer is late: the loop was only busy.
+        _silent.discard(loop)
+
     seconds = BRIEF if loop in _silent else PATIENCE
-    if not wait_until(lambda: results, seconds, loop.here()):
-        _silent.add(loop)
-        return None
-    _silent.discard(loop)
-    return results[0]
+    _silent.add(loop)
+    loop.call(answer)
+    return results[0] if wait_until(lambda: results, seconds, loop.here()) else None
 
 
 def settle() -> None:

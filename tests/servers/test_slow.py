@@ -21,6 +21,7 @@ from ssestream.http import connection as connections
 from ssestream.http.connection import Connection
 from ssestream.http.keepalive import PATIENCE
 from ssestream.http.outgoing import OutgoingMessage, body_of
+from ssestream.runtime.clock import clock
 from ssestream.settings import Settings
 from tests.kit.insides import check_of, keepalive_of
 from tests.kit.networks import start_networks
@@ -60,7 +61,7 @@ class Download:
         body_of(self.message).open(Connection.of({"gunicorn.socket": server}), made)
         self.upkeep = keepalive_of(self.message)
         check_of(self.upkeep).cancel()
-        self.now = self.began = time.monotonic()
+        self.now = self.began = clock.now()
         self.look_at = self.now
         self.message.on("drain", self.write)
         self.sending = threading.Thread(target=self._send, daemon=True)

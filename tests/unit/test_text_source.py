@@ -229,9 +229,11 @@ def test_the_bound_of_an_unended_event_is_the_streams(caplog: pytest.LogCaptureF
 
 @on_threads_and_greenlets
 def test_a_source_of_parts_that_complete_nothing_is_closed_when_the_client_leaves() -> None:
+    begun: list[bool] = []
     closed: list[bool] = []
 
     def source() -> Iterator[str]:
+        begun.append(True)
         try:
             while True:
                 yield ":\n"
@@ -240,4 +242,6 @@ def test_a_source_of_parts_that_complete_nothing_is_closed_when_the_client_leave
 
     with Visit(app_of(source())) as visit:
         visit.read_until(b":ok\n\n")
+        # A generator that has not begun has no ``finally`` to run.
+        until(lambda: begun, "the source's start")
     until(lambda: closed, "the source's end")

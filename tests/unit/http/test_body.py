@@ -12,6 +12,7 @@ from ssestream.http import body as room
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.registry import registry
+from ssestream.runtime.clock import clock
 from ssestream.settings import Settings
 from ssestream.wire import HEARTBEAT, Decoder
 
@@ -209,7 +210,7 @@ def _until_it_breaks(body: Any) -> Any:
 def test_a_stream_that_finishes_goes_on_until_its_time_is_over(draining: Any) -> None:
     sse_stream, message = answering()
     body = body_of(message)
-    draining.begin_draining(time.monotonic() + 1000)
+    draining.begin_draining(clock.now() + 1000)
     body.retire("shutdown")
     assert body.goes_on
     assert sse_stream.write({"data": "more"})

@@ -2,7 +2,6 @@
 
 import gc
 import socket
-import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from ssestream.http.connection import Connection
 from ssestream.http.keepalive import EARLIEST
 from ssestream.http.outgoing import HIGH_WATER_MARK, OutgoingMessage, body_of
 from ssestream.http.output import CHUNK, OutputBuffer
+from ssestream.runtime.clock import clock
 from ssestream.runtime.wheel import SLOT, wheel_of
 from ssestream.settings import Settings
 from ssestream.testing import stopped_clock, stream
@@ -48,7 +48,7 @@ class WatchedBuffer(OutputBuffer):
 
     @property
     def written_at(self) -> float:
-        return time.monotonic() if self.busy else self._written_at
+        return clock.now() if self.busy else self._written_at
 
     @written_at.setter
     def written_at(self, when: float) -> None:
@@ -59,7 +59,7 @@ class WatchedBuffer(OutputBuffer):
         self.beats: list[float] = []
 
     def put_into_silence(self, frame: bytes) -> bool:
-        self.beats.append(time.monotonic())
+        self.beats.append(clock.now())
         return super().put_into_silence(frame)
 
 
@@ -68,7 +68,7 @@ class Watched(OutgoingMessage):
         super().__init__()
         self.buffer = body_of(self).buffer = WatchedBuffer()
         self.buffer.busy = busy
-        self.buffer.written_at = time.monotonic()
+        self.buffer.written_at = clock.now()
 
     @property
     def beats(self) -> list[float]:
@@ -232,7 +232,7 @@ def test_looks_that_a_busy_moment_has_brought_together_are_spread_again(opened: 
         message = opened(LONG)
         keepalive_of(message)._settings = Settings(heartbeat=None, tcp_user_timeout=None)
         body_of(message).buffer.mark_sent()
-    now = time.monotonic()
+    now = clock.now()
     dues = [keepalive_of(each).look(now) for each in opened.messages]
     every = 15.0 / 8
     assert all(now + 2 * every * EARLIEST <= due <= now + 2 * every for due in dues)

@@ -4,7 +4,6 @@ import gc
 import math
 import random
 import threading
-import time
 import weakref
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.calls import CallQueue
+from ssestream.runtime.clock import clock
 from ssestream.runtime.loop import Loop, current_loop
 from ssestream.runtime.wheel import SLOT, SWEEP, TimerHandle, TimerWheel, wheel_of
 from ssestream.settings import Settings
@@ -72,7 +72,7 @@ def wheel(loop: Loop) -> TimerWheel:
 
 
 def soon(seconds: float = SHORT) -> float:
-    return time.monotonic() + seconds
+    return clock.now() + seconds
 
 
 def others_are_kept(wheel: TimerWheel, pause: float, times: int = 3) -> None:
