@@ -19,6 +19,8 @@ from typing import Any, get_args
 
 import docutils.core
 import docutils.nodes
+import docutils.parsers.rst
+import docutils.parsers.rst.directives as directives
 import pytest
 
 import ssestream
@@ -31,6 +33,19 @@ PAGES = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/*.rst"), *ROOT.glob("bench
 
 # Highlighting needs a package of its own and changes nothing here.
 SETTINGS = {"syntax_highlight": "none", "report_level": 1, "halt_level": 5, "_disable_config": True}
+
+
+class Toctree(docutils.parsers.rst.Directive):
+    """The one directive of Sphinx here. GitHub shows nothing of it."""
+
+    has_content = True
+    option_spec = {"hidden": directives.flag, "caption": directives.unchanged_required}
+
+    def run(self) -> list[docutils.nodes.Node]:
+        return []
+
+
+directives.register_directive("toctree", Toctree)
 
 
 def name_of(page: Path) -> str:
@@ -54,8 +69,9 @@ def program(page: Path) -> str:
     return "\n\n\n".join(blocks(page, "python")) + "\n"
 
 
-# Of nginx and ini are the files of one page, which `tests.docs.test_deploy` runs.
-LANGUAGES = ("python", "pycon", "shell", "javascript", "nginx", "ini")
+# Of nginx and ini are the files of one page, which `tests.docs.test_deploy` runs. Of docker and
+# yaml are the files of another, for `tests.docs.test_running`.
+LANGUAGES = ("python", "pycon", "shell", "javascript", "nginx", "ini", "docker", "yaml")
 
 #: Packages that the program of a page needs, and that nothing else needs.
 NEEDED = {

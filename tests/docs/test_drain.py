@@ -1,4 +1,4 @@
-"""The recipes of docs/servers.rst for servers that are not gunicorn, as they stand there."""
+"""The recipes of docs/stopping.rst for servers that are not gunicorn, as they stand there."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ from tests.servers.test_shutdown import SOON, ended_cleanly, streams
 
 pytestmark = pytest.mark.server
 
-RECIPES = [code for code in blocks(ROOT / "docs" / "servers.rst", "python") if "drain()" in code]
+RECIPES = [code for code in blocks(ROOT / "docs" / "stopping.rst", "python") if "drain()" in code]
 
 CLIENTS = 200
 

@@ -1,0 +1,90 @@
+"""The list of the pages of docs/, and the pages that are made from docstrings.
+
+``tox -e site`` builds the site itself, and takes a warning for an error.
+"""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import ssestream
+from ssestream.runtime.emitter import Emitter
+from tests.docs.test_docs import own_members
+from tests.kit.servers import ROOT
+
+DOCS = ROOT / "docs"
+INDEX = (DOCS / "index.rst").read_text()
+
+
+def listed() -> list[str]:
+    """The pages that the front page describes, as names for a toctree."""
+    links = re.findall(r"<([\w/]+)\.rst>`_", INDEX)
+    return list(links)
+
+
+def in_toctrees(text: str) -> list[str]:
+    trees = re.findall(r"^\.\. toctree::\n(?:   :.*\n)*\n((?:   .*\n)+)", text, re.MULTILINE)
+    return [line.strip() for tree in trees for line in tree.splitlines()]
+
+
+def test_the_front_page_describes_the_pages_in_the_order_of_the_site() -> None:
+    assert listed() == in_toctrees(INDEX)
+
+
+def test_the_site_has_every_page() -> None:
+    pages = {page.stem for page in DOCS.glob("*.rst")} - {"index"}
+    assert {*in_toctrees(INDEX)} == pages | {"reference/index"}
+    made = {page.stem for page in (DOCS / "reference").glob("*.rst")} - {"index"}
+    assert {*in_toctrees((DOCS / "reference" / "index.rst").read_text())} == made
+
+
+def documented(module: str) -> set[str]:
+    """The names of *module* that a page of docs/reference takes the docstring of."""
+    text = "\n".join(page.read_text() for page in (DOCS / "reference").glob("*.rst"))
+    names = set()
+    current = ""
+    for directive, name in re.findall(r"^\.\. (currentmodule|auto\w+):: ([\w.]+)", text, re.M):
+        if directive in ("currentmodule", "automodule"):
+            current = name
+        full = name if name.startswith("ssestream.") else f"{current}.{name}"
+        names.add(full)
+        if directive == "automodule" and f"automodule:: {name}\n   :members:\n" in text:
+            names |= {f"{name}.{each}" for each in importlib.import_module(name).__all__}
+    return {full.rpartition(".")[2] for full in names if full.rpartition(".")[0] == module}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "ssestream",
+        "ssestream.datastar",
+        "ssestream.formats",
+        "ssestream.gunicorn",
+        "ssestream.htmx",
+        "ssestream.testing",
+        "ssestream.tickets",
+        "ssestream.turbo",
+    ],
+)
+def test_the_reference_has_each_public_name(module: str) -> None:
+    public = set(importlib.import_module(module).__all__)
+    if module == "ssestream.tickets":
+        # The package has it under its own name.
+        public -= set(ssestream.__all__)
+    assert documented(module) >= public
+
+
+def test_the_reference_has_each_member_of_a_response() -> None:
+    text = (DOCS / "reference" / "streams.rst").read_text().partition("ServerResponse\n")[2]
+    members = re.findall(r"\w+", text.partition(":members:")[2])
+    # docs/api.rst says what every emitter of events has.
+    of_emitter = set(vars(Emitter)) & own_members(ssestream.ServerResponse)
+    assert sorted(members) == sorted(own_members(ssestream.ServerResponse) - of_emitter)
+
+
+def test_a_name_is_documented_once() -> None:
+    pages = [page.read_text() for page in sorted(Path(DOCS, "reference").glob("*.rst"))]
+    names = re.findall(r"^\.\. auto(?!module)\w+:: (.+)", "\n".join(pages), re.M)
+    assert len(names) == len(set(names))
