@@ -19,7 +19,7 @@ from .http.inlet import Inlet
 from .http.outgoing import body_of
 from .http.view import current_context
 from .response import ServerResponse
-from .runtime.beside import start_beside
+from .runtime.beside import end_function, start_beside
 from .runtime.callables import is_coroutine
 from .runtime.calls import run_logged
 from .runtime.clock import clock
@@ -283,7 +283,7 @@ class Run(Inlet, Writer):
 
     def _kill(self, greenlet: Any) -> None:
         if self._greenlet is greenlet:
-            greenlet.kill(block=False)
+            end_function(greenlet)
 
     def __repr__(self) -> str:
         return f"the handler {self.name}"

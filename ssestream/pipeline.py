@@ -22,7 +22,7 @@ from gevent.event import Event
 from .errors import StreamDestroyed, StreamError, WriteAfterEnd
 from .http.outgoing import OutgoingMessage, body_of
 from .pipe import Destination
-from .runtime.beside import start_beside
+from .runtime.beside import end_function, start_beside
 from .runtime.callables import check_callable
 from .runtime.calls import run_logged
 from .runtime.forking import process
@@ -240,7 +240,11 @@ class _Drawer:
         self._flow.close(None, StreamDestroyed("the pipeline is over"), cut=True)
 
     def _end_source(self) -> None:
-        self._in_hub(lambda: self._greenlet and self._greenlet.kill(block=False))
+        self._in_hub(self._end_here)
+
+    def _end_here(self) -> None:
+        if self._greenlet is not None:
+            end_function(self._greenlet)
 
     def _in_hub(self, function: Any) -> None:
         with self._lock:

@@ -17,7 +17,7 @@ from .brokers.broker import Bounds, BrokerError, ChannelEnded, Position, Refused
 from .channels.last_message import Status
 from .errors import MessageError
 from .run_log import RunLog
-from .runtime.beside import start_beside
+from .runtime.beside import end_function, start_beside
 from .runtime.calls import run_logged
 from .runtime.clock import clock
 from .runtime.loop import Loop, current_loop, logger, loop_of
@@ -100,7 +100,7 @@ class Producer:
 
     def _kill(self, greenlet: Any) -> None:
         if self._greenlet is greenlet:
-            greenlet.kill(block=False)
+            end_function(greenlet)
 
     def lose(self) -> None:
         """End the run as lost, because this process stops."""

@@ -6,8 +6,10 @@ server it gets a thread of its own with a hub (see ``threadloop``).
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import gevent
+from gevent import GreenletExit
 
 from .loop import Loop, logger, loop_of
 from .threadloop import run_in_hub
@@ -24,6 +26,15 @@ def start_beside(loop: Loop, main: Callable[[], object], what: object) -> None:
     else:
         in_thread = functools.partial(_run_in_thread, main, what)
         loop.retry_start(lambda: start_thread(run_in_hub, (in_thread, loop)), what)
+
+
+def end_function(greenlet: Any) -> None:
+    """End the function that waits in *greenlet*, at once. Called by the loop of *greenlet*.
+
+    `Greenlet.kill` would raise later in the same turn of the loop. Meanwhile the function may have
+    come to its end, and the code after it would be ended instead.
+    """
+    greenlet.throw(GreenletExit)
 
 
 def _run_in_thread(main: Callable[[], object], what: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import flask
 import gevent
+import gevent.event
 import pytest
 from flask import Blueprint, Flask, current_app, g, request, session
 from flask.views import MethodView
@@ -333,6 +334,39 @@ def test_a_function_is_ended_when_its_client_leaves(
     played.saw("cleaned")
     assert [each for each in played.seen if each != "teardown"] == ["begun", False, "cleaned"]
     assert errors_of(caplog) == []
+
+
+def test_the_teardown_of_a_function_that_ends_as_its_client_leaves_may_wait() -> None:
+    steps: list[str] = []
+    over = gevent.event.Event()
+
+    made: list[ServerResponse] = []
+
+    def function(req: Any, res: ServerResponse) -> None:
+        made.append(res)
+        res.write("begun")
+        try:
+            over.wait()
+        finally:
+            steps.append("ended")
+
+    def tear_down(error: BaseException | None) -> None:
+        if steps:
+            gevent.sleep(0.005)
+            steps.append("torn down")
+
+    played = Played(function)
+    played.app.teardown_appcontext(tear_down)
+
+    def serve() -> None:
+        with played.visit() as visit:
+            visit.read_until(b"begun")
+            made[0].destroy()
+            # The function wakes after it is found to be running, and before it is ended.
+            over.set()
+
+    gevent.spawn(serve).get()
+    until(lambda: "torn down" in steps, "the teardown")
 
 
 def test_on_a_threaded_server_the_next_write_ends_it() -> None:

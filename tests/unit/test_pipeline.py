@@ -330,6 +330,28 @@ def test_a_source_may_wait_in_its_finally() -> None:
     until(lambda: steps, "the clean-up")
 
 
+@on_threads_and_greenlets
+def test_a_source_that_a_handler_of_close_ends_may_wait_in_its_finally() -> None:
+    steps: list[str] = []
+    over = gevent.event.Event()
+
+    def source() -> Iterator[dict[str, str]]:
+        try:
+            yield {"data": "first"}
+            over.wait()
+            steps.append("woken")
+        finally:
+            gevent.sleep(0.005)
+            steps.append("cleaned up")
+
+    played = Played(source())
+    # After the handler of the pipeline, which ends the wait of the source, too.
+    played.before_serving = lambda: played.sse_stream.on("close", over.set)
+    with Visit(played) as visit:
+        visit.read_until(b"first\n\n")
+    until(lambda: "cleaned up" in steps, "the clean-up")
+
+
 def test_a_plain_blocking_call_in_a_plain_thread_is_waited_for() -> None:
     """Nobody can break it; the source is closed as soon as it has returned."""
     gate = threading.Event()

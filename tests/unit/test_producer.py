@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gevent
+import gevent.event
 import pytest
 
 from ssestream.brokers.broker import PLAIN, BrokerError, Position, Terms
@@ -103,6 +104,39 @@ def test_a_source_that_was_stopped_before_it_began_is_closed_undrawn() -> None:
     until(lambda: bool(over), "the end")
     assert drawn == []
     assert list(source) == []
+
+
+def test_a_source_that_its_app_wakes_after_the_stop_may_wait_in_its_finally() -> None:
+    broker = MemoryBroker()
+    woken = gevent.event.Event()
+    steps: list[str] = []
+
+    def source() -> Iterator[dict[str, int]]:
+        yield {"data": 1}
+        try:
+            woken.wait()
+        finally:
+            steps.append("ended")
+
+    class Closing:
+        """Its close() waits."""
+
+        def __iter__(self) -> Iterator[dict[str, int]]:
+            return source()
+
+        def close(self) -> None:
+            gevent.sleep(0.005)
+            steps.append("closed")
+
+    def run() -> None:
+        producer, over = produced(broker, Closing())
+        until(lambda: everything(broker, "run:answer").last == 2, "the first message")
+        producer.stop()
+        woken.set()
+        until(lambda: bool(over), "the end")
+
+    gevent.spawn(run).get()
+    assert steps == ["ended", "closed"]
 
 
 def test_a_process_that_stops_ends_its_runs_as_lost() -> None:
