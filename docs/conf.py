@@ -5,6 +5,7 @@ file, and has no role and no directive of Sphinx. Two exceptions: ``toctree`` in
 and the pages of ``reference``, which consist of docstrings.
 """
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -28,7 +29,6 @@ highlight_language = "text"
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
 
@@ -93,7 +93,15 @@ def link_to_the_only_one(
     return make_refnode(app.builder, name["refdoc"], page, target, shown, name["reftarget"])
 
 
+def name_functions(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
+) -> tuple[str, str]:
+    """A default that is a function is shown by its name."""
+    return re.sub(r"<function (\w+)>", r"\1", signature or "") or signature, returns
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("autodoc-process-signature", name_functions)
     app.connect("doctree-read", link_pages)
     app.connect("missing-reference", link_to_the_only_one)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
