@@ -233,7 +233,7 @@ class Flow(StreamState):
 
     def move_on(self) -> None:
         """Move frames on: in this thread, or in another one if a destination may block."""
-        if all(pipe.body is not None for pipe in self.pipes):
+        if all(pipe.never_blocks for pipe in self.pipes):
             self._pump()
         else:
             self.call_queue.loop.spawn(self._pump)
@@ -278,7 +278,7 @@ class Flow(StreamState):
         except BaseException as error:  # a gevent.Timeout is no Exception
             # As in Node: unpipe the destination that fails, and keep the others.
             emit_soon(pipe.stream, "error", error)
-            if pipe.never_blocks:  # a response: the app has ended it
+            if pipe.body is not None:  # a response: the app has ended it
                 self.pipe_closed(pipe)
             else:
                 pipe.unpipe()

@@ -85,8 +85,8 @@ class Pipe(Inlet):
 
     @property
     def never_blocks(self) -> bool:
-        """Whether ``write()`` never blocks. True for every response of this package."""
-        return self.body is not None
+        """Whether `send` never blocks: ``write()`` is this package's own."""
+        return self.buffer is not None
 
     @property
     def ready(self) -> bool:
@@ -170,7 +170,7 @@ class Pipe(Inlet):
         destination: Any = self.destination
         if ending and self._end == "later":
             self._end = "now"
-        if self._end == "now" and self.never_blocks:
+        if self._end == "now" and self.body is not None:
             # As in Node, "unpipe" comes when the destination has finished.
             destination.end()
             return
@@ -179,7 +179,7 @@ class Pipe(Inlet):
             self.source.call_queue.call_soon(destination.end)
         self.emit_there("unpipe")
         if destroying and hasattr(destination, "destroy"):
-            if self.never_blocks:
+            if self.body is not None:
                 destination.destroy()
             else:
                 self.source.call_queue.call_soon(destination.destroy)

@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from ssestream import SseStream
+import gevent
+
+from ssestream import ServerResponse, SseStream
+from ssestream.http.outgoing import body_of
 from ssestream.runtime.emitter import Emitter
 from tests.kit.states import settled
-from tests.kit.visit import on_threads_and_greenlets, until
+from tests.kit.visit import Visit, as_a_greenlet, on_threads_and_greenlets, until
 
 
 @on_threads_and_greenlets
@@ -125,3 +128,31 @@ def test_one_that_closes_is_unpiped_and_told_so_once() -> None:
     for event in ("drain", "close", "finish", "error"):
         assert drain.listeners(event) == []
     stream.destroy()
+
+
+@as_a_greenlet
+def test_a_write_of_an_apps_own_response_may_wait_also_when_another_client_leaves() -> None:
+    class Waiting(ServerResponse):
+        def write(self, chunk: bytes | str) -> bool:
+            gevent.sleep(0)
+            return super().write(chunk)
+
+    stream, responses = SseStream(), {"/waiting": Waiting(), "/slow": ServerResponse()}
+
+    def app(environ: Any, start_response: Any) -> Any:
+        return stream.pipe(responses[environ["PATH_INFO"]])(environ, start_response)
+
+    with Visit(app, "/waiting") as visit, Visit(app, "/slow", send_buffer=4096) as slow:
+        for client in (visit, slow):
+            client.read_until(b":ok\n\n")
+        for number in range(10):
+            stream.write({"data": number, "comment": "x" * 20_000})
+        assert stream.writable_length
+        # As the loop does when it notices that a client has left. The other one gets the rest.
+        gevent.get_hub().loop.run_callback(body_of(responses["/slow"]).connection_lost)
+        stream.end({"data": "last"})
+        got = visit.read_to_end()
+    assert [each.split(b"\n")[0] for each in got.split(b"data: ")[1:]] == [
+        *(b"%d" % number for number in range(10)),
+        b"last",
+    ]
