@@ -80,9 +80,13 @@ NEEDED = {
     "docs_testing_views": ("flask_login",),
 }
 
+#: Pages that are several files, which import one another. `tests.docs.test_installing` runs them.
+FOLDERS = {"docs_installing"}
+
 
 def is_runnable(name: str) -> bool:
-    return all(importlib.util.find_spec(package) for package in NEEDED.get(name, ()))
+    has_all = all(importlib.util.find_spec(package) for package in NEEDED.get(name, ()))
+    return has_all and name not in FOLDERS
 
 
 PROGRAMS = {
