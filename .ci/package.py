@@ -1,6 +1,6 @@
 """Build the package, install its wheel as a user would, and serve one stream with it.
 
-Takes a folder to work in. Nothing is imported from the checkout.
+PyPI's own checks come between. Takes a folder to work in. Nothing is imported from the checkout.
 """
 
 import subprocess
@@ -28,6 +28,9 @@ work.mkdir(parents=True, exist_ok=True)
 
 # The wheel is built from the source distribution.
 subprocess.run([sys.executable, "-m", "build", "--outdir", work / "dist", checkout], check=True)
+# PyPI refuses a package with a description that it cannot show.
+built = sorted((work / "dist").iterdir())
+subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *built], check=True)
 [wheel] = (work / "dist").glob("*.whl")
 names = zipfile.ZipFile(wheel).namelist()
 written = {

@@ -79,7 +79,7 @@ from .stream import SseStream
 from .tickets import Tickets
 from .timers import clear_interval, clear_timeout, set_interval, set_timeout
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BrokerError",

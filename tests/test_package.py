@@ -206,6 +206,21 @@ def test_tox_tests_the_oldest_dependencies_that_are_allowed() -> None:
     assert setup["options"]["python_requires"] == f">={python}"
 
 
+def test_tox_tests_each_python_that_the_package_is_for() -> None:
+    setup, tox = configparser.ConfigParser(), configparser.ConfigParser(interpolation=None)
+    setup.read(PACKAGE.parent / "setup.cfg")
+    tox.read(PACKAGE.parent / "tox.ini")
+    classifiers = setup["metadata"]["classifiers"]
+    named = re.findall(r"^Programming Language :: Python :: (3\.\d+)$", classifiers, re.MULTILINE)
+    tested = re.findall(r"\bpy(3)(\d+)\b", tox["tox"]["env_list"])
+    assert named == [".".join(each) for each in tested]
+
+
+def test_the_changes_begin_with_this_version() -> None:
+    changes = (PACKAGE.parent / "CHANGES.rst").read_text()
+    assert changes.startswith(f"Version {ssestream.__version__}\n---")
+
+
 #: Rooms whose unit test file has another name. The files of a broker are parts of one.
 TESTED_IN = {
     "brokers.memory_log": "unit/brokers/test_memory.py",
