@@ -61,8 +61,9 @@ class Statistics:
     closed: dict[Cause, int]
     #: Streams that were refused, as there were too many or the process was about to stop.
     refused: int
-    #: Messages that servers have taken, and their bytes before compression and HTTP framing.
+    #: Messages that servers have taken.
     messages: int
+    #: Bytes of these messages, before compression and HTTP framing.
     bytes: int
     #: Bytes that wait now for the clients of all open streams: in streams and in responses.
     waiting: int

@@ -1,5 +1,7 @@
 """Tests of an app's event streams, without threads and without sleeps.
 
+::
+
     with stream(app, "/news") as events:
         assert events.next().data == "hello"
 

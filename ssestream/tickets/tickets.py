@@ -57,8 +57,9 @@ class Ticket(NamedTuple):
     channels: tuple[str, ...]
     #: The key of its holder, for `Channels.cut` and `Tickets.revoke`; None for nobody's.
     key: Hashable | None
-    #: When it was issued, and when it expires: seconds since 1970.
+    #: When it was issued, in seconds since 1970.
     issued_at: float
+    #: When it expires, in seconds since 1970.
     expires_at: float
     #: Its own id, if it may be used only once; else None.
     id: str | None = None
