@@ -27,6 +27,7 @@ from .runtime.loop import Loop, loop_of
 from .runtime.origin import enter, log_failure
 from .runtime.threads import new_lock
 from .runtime.waker import Waker
+from .runtime.weak import snapshot
 from .runtime.writer import Writer, enter_writer
 
 #: Seconds for which a function may run on after ``end()`` before the response starts. Most
@@ -169,7 +170,7 @@ class Run(Inlet, Writer):
     def _look_whether_held(self) -> None:
         """Log that nothing writes to the response any more, if it was not ended."""
         body = self._body
-        timers = any(not timer.is_over for timer in self._timers)
+        timers = any(not timer.is_over for timer in snapshot(lambda: self._timers))
         if not (body.ended or body.over or body.inlets or timers or self._res.event_names()):
             never_ended(self.name)
 

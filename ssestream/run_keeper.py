@@ -24,6 +24,7 @@ from .runtime.clock import clock
 from .runtime.forking import process
 from .runtime.loop import logger
 from .runtime.threads import new_lock
+from .runtime.weak import snapshot
 from .stream import SseStream
 from .wire import Decoder, encode
 
@@ -193,7 +194,7 @@ _keepers: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for keeper in list(_keepers):
+    for keeper in snapshot(lambda: _keepers):
         keeper.forked()
 
 
@@ -203,7 +204,7 @@ os.register_at_fork(after_in_child=_after_fork)
 @atexit.register
 def _at_exit() -> None:
     """Let the runs of this process end, as long as it may take. Then end the rest as lost."""
-    keepers = [each for each in _keepers if each.producers()]
+    keepers = [each for each in snapshot(lambda: _keepers) if each.producers()]
     if not keepers:
         return
     settings = (getattr(each, "cfg", None) for each in process.servers)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import flask
 
 from ..brokers.configuration import Configuration, configuration
+from ..runtime.weak import snapshot
 
 
 class Apps:
@@ -28,11 +29,11 @@ class Apps:
 
     def all(self) -> set[Configuration]:
         """The configurations of all apps."""
-        return {*self._of.values()}
+        return {*snapshot(self._of.values)}
 
     def another_has(self, app: flask.Flask, wanted: Configuration | None) -> bool:
         """Whether an app other than *app* has the configuration *wanted*."""
-        return any(self._of[each] == wanted for each in [*self._of] if each is not app)
+        return any(its == wanted for each, its in snapshot(self._of.items) if each is not app)
 
     def current(self, app: flask.Flask | None) -> Configuration:
         """The configuration of *app*, the current app, or else the only one that there is.

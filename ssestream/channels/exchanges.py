@@ -12,6 +12,7 @@ from ..brokers.broker import Broker
 from ..brokers.configuration import Configuration, configuration
 from ..config import current_app
 from ..runtime.threads import new_lock
+from ..runtime.weak import snapshot
 from .apps import Apps, configuration_of, naming_keys
 from .exchange import Exchange
 from .unheard import Audience
@@ -146,11 +147,11 @@ _all: "weakref.WeakSet[Exchanges]" = weakref.WeakSet()
 
 def all_exchanges() -> list[Exchange]:
     """Every exchange of this process."""
-    return [exchange for exchanges in list(_all) for exchange in exchanges.all()]
+    return [exchange for exchanges in snapshot(lambda: _all) for exchange in exchanges.all()]
 
 
 def _after_fork() -> None:
-    for exchanges in list(_all):
+    for exchanges in snapshot(lambda: _all):
         exchanges.forked()
 
 

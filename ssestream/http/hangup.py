@@ -22,6 +22,7 @@ from gevent import monkey
 
 from ..runtime.loop import Loop, logger
 from ..runtime.threads import new_lock
+from ..runtime.weak import snapshot
 
 
 def _plain(module: str, name: str) -> Any:
@@ -296,7 +297,7 @@ def _after_fork() -> None:
     # A thread of the parent may have held the lock.
     global _watches_lock
     _watches_lock = new_lock()
-    for loop, watch in list(_watches.items()):
+    for loop, watch in snapshot(_watches.items):
         if loop.is_copy:
             watch.become_copy(loop)
 

@@ -14,11 +14,13 @@ child is called a job here.
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import greenlet
 from gevent import monkey
+
+from .weak import snapshot
 
 _new_lock: Any = monkey.get_original("_thread", "RLock")
 _socketpair: Any = monkey.get_original("socket", "socketpair")
@@ -135,7 +137,7 @@ class AtFork:
     Threads fork one after another: a thread cannot release the locks of another thread.
     """
 
-    def __init__(self, members: "Sequence[Held] | Any") -> None:
+    def __init__(self, members: Iterable[Held]) -> None:
         self._members = members
         self._turn = _new_lock()
         # The locked members of the forking thread, as a stack: a greenlet may fork while
@@ -147,11 +149,13 @@ class AtFork:
 
     def _before(self) -> None:
         self._turn.acquire()
-        held = list(self._all())
-        for each in held:
-            each.lock.acquire()
-            each.before_fork()
+        held: list[Held] = []
+        # Python forks even if this raises, and then calls `_in_parent`.
         self._held.append(held)
+        for each in self._all():
+            each.lock.acquire()
+            held.append(each)
+            each.before_fork()
 
     def _in_parent(self) -> None:
         for each in self._held.pop():
@@ -164,8 +168,8 @@ class AtFork:
         for each in self._all():
             each.after_fork()
 
-    def _all(self) -> Iterator[Held]:
-        return iter(list(self._members))
+    def _all(self) -> list[Held]:
+        return snapshot(lambda: self._members)
 
 
 # Registered first: the functions of all other rooms ask whether this process is a job.

@@ -33,6 +33,7 @@ from gevent.hub import Hub, Waiter
 from .forking import process
 from .preconditions import check_descriptors, refuse_eventlet
 from .threads import AGAIN, NO_THREAD, Pool, ThreadQueue, get_ident, new_lock, start_thread
+from .weak import snapshot
 
 logger = logging.getLogger("ssestream")
 
@@ -329,7 +330,7 @@ def loop_of(hub: Any) -> Loop:
 
 def default_loop() -> Loop | None:
     """The `Loop` of libev's default loop, which is the main thread's. None if there is none."""
-    for loop in list(_loops):
+    for loop in snapshot(lambda: _loops):
         if loop.libev.default and loop.generation == _generation and not loop.is_copy:
             return loop
     return None
@@ -386,7 +387,7 @@ def _forget() -> None:
     _service_lock = new_lock()
     if process.life != _task.life:
         _task = type("Task", (Task,), {"__slots__": (), "life": process.life})
-        for loop in list(_loops):
+        for loop in snapshot(lambda: _loops):
             loop.become_copy()
 
 

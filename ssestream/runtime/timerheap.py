@@ -22,6 +22,7 @@ import gevent
 from .clock import clock
 from .loop import CALLS_AT_ONCE, Loop
 from .threads import new_lock
+from .weak import snapshot
 
 #: Seconds after which a callback in a thread counts as waiting: as long as Python lets one thread
 #: run before another one has its turn.
@@ -297,4 +298,4 @@ def heap_of(loop: Loop) -> TimerHeap:
 
 def heaps() -> list[tuple[Loop, TimerHeap]]:
     """The heap of each loop that has one."""
-    return list(_heaps.items())
+    return snapshot(_heaps.items)

@@ -17,6 +17,7 @@ from typing import Any
 
 from .clock import clock
 from .loop import Loop, logger
+from .weak import snapshot
 
 #: The length of a slot in seconds. No check is more urgent, and the checks of one slot do
 #: not hold up the loop.
@@ -159,4 +160,4 @@ def wheel_of(loop: Loop) -> TimerWheel:
 
 def wheels() -> list[tuple[Loop, TimerWheel]]:
     """The wheel of each loop that has one."""
-    return list(_wheels.items())
+    return snapshot(_wheels.items)

@@ -1,7 +1,9 @@
 """Forks: locks that no other thread holds, and children that know what they are."""
 
 import os
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,6 +97,55 @@ def test_threads_may_fork_at_once(counter: Counter) -> None:
     for thread in threads:
         thread.join(20)
     assert results == [True] * 4
+
+
+class Failing(Counter):
+    def before_fork(self) -> None:
+        super().before_fork()
+        raise RuntimeError("it cannot be closed")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_member_that_fails_before_a_fork_leaves_no_lock_behind(counter: Counter) -> None:
+    """Python reports the exception and forks nevertheless."""
+    failing = Failing()
+    _members.append(failing)
+    try:
+        assert in_child(lambda: True)
+    finally:
+        _members.remove(failing)
+    assert failing.calls == ["before"]
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(in_child(lambda: True)), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert results == [True]
+
+
+class Growing(weakref.WeakSet[Counter]):
+    """A weak set that gets *late* while it is iterated, as another thread could let it."""
+
+    def __init__(self, late: Counter) -> None:
+        super().__init__()
+        self.late = late
+
+    def __iter__(self) -> Iterator[Counter]:
+        for member in super().__iter__():
+            self.add(self.late)
+            yield member
+
+
+def test_another_thread_may_make_a_member_during_a_fork(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing = Growing(Counter())
+    growing.add(counter)
+    AtFork(growing)
+    errors: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: errors.append(error.exc_value))
+    assert in_child(lambda: True)
+    assert errors == []
+    assert growing.late.calls == ["before"]
 
 
 def test_the_child_of_a_process_that_serves_is_a_job(monkeypatch: pytest.MonkeyPatch) -> None:

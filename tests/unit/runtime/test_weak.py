@@ -1,0 +1,31 @@
+"""Weak collections that other threads change while they are read."""
+
+import weakref
+from collections.abc import Iterator
+
+from ssestream.runtime.weak import snapshot
+
+
+class Member:
+    pass
+
+
+def test_all_living_members_are_there() -> None:
+    members = [Member() for _ in range(3)]
+    weak = weakref.WeakSet(members)
+    del members[0]
+    assert {*snapshot(lambda: weak)} == {*members}
+    assert snapshot(weakref.WeakKeyDictionary({members[0]: 1}).items) == [(members[0], 1)]
+
+
+def test_a_member_that_comes_meanwhile_is_no_error() -> None:
+    weak: weakref.WeakSet[Member] = weakref.WeakSet()
+    members = [Member() for _ in range(3)]
+    weak.update(members[:2])
+
+    def read() -> Iterator[Member]:
+        for member in weak:
+            weak.add(members[2])  # as another thread would, between two members
+            yield member
+
+    assert {*snapshot(read)} == {*members}
