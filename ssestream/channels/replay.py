@@ -185,7 +185,7 @@ class Replay:
             if tails[0] is not None:
                 tails[0].finish(cursor)
             over = all(
-                tail is not None and each in tail.finished
+                tail is not None and tail.has_finished(each)
                 for each, tail in zip(subscription.cursors, tails[1:], strict=True)
             )
         if over and not subscription.closed:

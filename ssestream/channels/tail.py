@@ -38,9 +38,6 @@ from .statistics import ChannelStatistics
 RECENT, RECENT_BYTES = 256, 256 * 1024
 
 
-NONE: frozenset[Cursor] = frozenset()
-
-
 class Tail:
     """A channel that streams of this process follow: their cursors and the last entries.
 
@@ -64,8 +61,10 @@ class Tail:
         self.bounds = Bounds()
         #: How far a reader has searched the log for a `CLOSE`, and whether the log has one.
         self.searched, self.has_close = Position("", 0), False
-        #: Whether the log has ended, and the cursors that have passed its end.
-        self.is_ended, self.finished = False, NONE
+        #: Whether the log has ended.
+        self.is_ended = False
+        # The cursors that have passed its end; None if there are none.
+        self._finished: set[Cursor] | None = None
         #: The last entries up to *position*, without a gap.
         self.recent: deque[Publication] = deque()
         self._recent_bytes = 0
@@ -133,16 +132,22 @@ class Tail:
     def finish(self, cursor: Cursor) -> None:
         """Note that *cursor* has passed the end of the log."""
         self.is_ended = True
-        self.finished |= {cursor}
+        if self._finished is None:
+            self._finished = set()
+        self._finished.add(cursor)
+
+    def has_finished(self, cursor: Cursor) -> bool:
+        """Whether *cursor* has passed the end of the log."""
+        return self._finished is not None and cursor in self._finished
 
     def take_up(self, cursor: Cursor) -> None:
         """Note that *cursor* has not passed the end of the log, which may be another log now."""
-        if cursor in self.finished:
-            self.finished -= {cursor}
+        if self._finished is not None:
+            self._finished.discard(cursor)
 
     def holds_up(self, cursor: Cursor) -> bool:
         """Whether *cursor* must read up to the end of the log, and may not go live before."""
-        return self.is_ended and cursor not in self.finished
+        return self.is_ended and not self.has_finished(cursor)
 
     def note_search(self, end: Position, has_close: bool) -> None:
         """Note that the log was searched for a `CLOSE` up to *end*."""
@@ -185,7 +190,7 @@ class Tail:
         self.position, self.bounds = news.end, news.piece.bounds
         self.is_ended = bool(news.piece.ended)
         if not self.is_ended:
-            self.finished = NONE
+            self._finished = None
         self.recent.extend(news.publications)
         self._recent_bytes += sum(len(publication.frame) for publication in news.publications)
         history = self.bounds.history

@@ -1,6 +1,8 @@
 """The end of each log here, and its figures."""
 
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from ssestream import Channels, SseStream
 from ssestream.brokers.broker import Bounds, Entry, Position, Slice
 from ssestream.channels import tail as tails
+from ssestream.channels.cursor import Cursor
 from ssestream.channels.publication import News
 from ssestream.channels.statistics import ChannelStatistics
 from ssestream.channels.tail import Tail
@@ -41,6 +44,24 @@ def test_statistics_add_up(channels: Channels) -> None:
         assert channels.channel("news").statistics().delivered == 12
     nothing_remains(channels)
     assert channels.channel("news").statistics() == ChannelStatistics(0, 0, 0, 0, 0, 0)
+
+
+# -- the end of a log
+
+
+def test_what_an_end_costs_does_not_depend_on_how_many_have_passed_it() -> None:
+    """Twenty thousand streams pass the end of one log."""
+    subscription = SimpleNamespace(flow=None)
+    cursors = [Cursor(subscription, "job", None, None, None) for _ in range(20_000)]
+    tail = Tail("job")
+    began = time.process_time()
+    for cursor in cursors:
+        tail.finish(cursor)
+    assert all(map(tail.has_finished, cursors))
+    for cursor in cursors:
+        tail.take_up(cursor)
+    assert not any(map(tail.has_finished, cursors))
+    assert time.process_time() - began < 2
 
 
 # -- the last entries
