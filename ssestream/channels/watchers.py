@@ -10,12 +10,22 @@ A report costs one append, whatever is published meanwhile.
 """
 
 import functools
+import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from ..brokers.broker import CONTROL, Bounds, Broker, BrokerError, ChannelError, Slice, Terms
+from ..brokers.broker import (
+    CONTROL,
+    Bounds,
+    Broker,
+    BrokerError,
+    ChannelError,
+    Entry,
+    Slice,
+    Terms,
+)
 from ..runtime.calls import run_logged
 from ..runtime.clock import clock
 from ..runtime.loop import checkpoint, logger
@@ -39,7 +49,7 @@ TURN = 32
 #: Seconds between two looks whether an empty channel has ended.
 ASKED = 10.0
 
-_REPORT = CONTROL + b"watchers "
+_REPORT = re.compile(CONTROL + b"watchers ([0-9a-z]+) ([0-9]{1,9})")
 
 Function = Callable[[str], Any]
 
@@ -71,7 +81,7 @@ class _Vigil:
         before = 0 if before > piece.last else before
         new = [each for each in piece.entries if each.number > before]
         self._read_to = piece.last
-        if count or any(_parse(each.frame)[1] for each in new):
+        if count or any(number for _, number in _reports_in(new)):
             self._was_watched, self._empty_since = True, None
         if count or not self._was_watched:
             return False
@@ -163,7 +173,7 @@ class Watchers:
         return self._broker.read(REPORTS + name, 0, MOST, MOST_BYTES)
 
     def _count(self, name: str, piece: Slice) -> int:
-        counts = dict(_parse(entry.frame) for entry in piece.entries)
+        counts = dict(_reports_in(piece.entries))
         counts[self._identity] = self._count_here(name)
         return sum(counts.values())
 
@@ -248,7 +258,7 @@ class Watchers:
             self._came.clear()
         for number, (name, count) in enumerate(due, 1):
             try:
-                frame = _REPORT + f"{self._identity} {count}".encode()
+                frame = CONTROL + f"watchers {self._identity} {count}".encode()
                 self._broker.append(REPORTS + name, frame, _TERMS)
             except ChannelError as error:  # it concerns no other channel
                 logger.debug("watchers: %s", error)
@@ -296,7 +306,13 @@ class Watchers:
 _TERMS = Terms(bounds=Bounds(1, LEASE), ttl=2 * LEASE)
 
 
-def _parse(frame: bytes) -> tuple[str, int]:
-    """The process of a report, and its count."""
-    _, identity, count = frame.decode().split(" ")
-    return identity, int(count)
+def _reports_in(entries: Iterable[Entry]) -> Iterator[tuple[str, int]]:
+    """The process and the count of each report, oldest first.
+
+    Other entries are left out: an app may publish to any channel, also to one that is named as a
+    log of reports.
+    """
+    for entry in entries:
+        report = _REPORT.fullmatch(entry.frame)
+        if report is not None:
+            yield report[1].decode(), int(report[2])

@@ -52,6 +52,21 @@ def test_a_stream_that_unsubscribes_is_no_watcher(channels: Channels) -> None:
         assert channels.channel("room").watchers() == 0
 
 
+def test_what_an_app_publishes_among_the_reports_is_no_report(channels: Channels) -> None:
+    """The log of the reports is a channel too, and an app may let its users name channels."""
+    left: list[str] = []
+    channels.channel("room").on_empty(left.append, grace=0)
+    with Client(counted(channels)):
+        counts(channels, 1)
+        channels.publish("watchers:room", {"data": "hello"})
+        for frame in (b"\0watchers", b"\0watchers x -5", b"\0watchers x 1 2", b"\0watchers \xff 1"):
+            broker_of(channels).append("watchers:room", frame)
+        assert channels.channel("room").watchers() == 1
+    until(lambda: left == ["room"], "the room to be empty")
+    counts(channels, 0)
+    channels.channel("room").off_empty(left.append)
+
+
 def test_a_process_that_says_no_more_counts_out(channels: Channels) -> None:
     """The log forgets its reports by their age."""
     terms = Terms(bounds=Bounds(1, 1.0), ttl=60)
