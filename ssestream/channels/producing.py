@@ -7,12 +7,13 @@ beside it: the process that ends the channel may not have the code that makes th
 
 import os
 import secrets
-import threading
+import time
 from types import TracebackType
 from typing import Any
 
 from ..brokers.broker import CONTROL, Bounds, ChannelEnded, Position, Refused, Terms
 from ..errors import BrokerError
+from ..runtime.clock import clock
 from ..runtime.loop import logger
 from .exchange import Exchange
 from .last_message import Last, Status, last_frame
@@ -22,6 +23,9 @@ from .tasks import spawn
 #: How often a lease is renewed in its own time; the seconds between two tries while the broker
 #: is away.
 RENEWALS, AGAIN = 3, 0.5
+
+#: Seconds between two looks whether the block is over.
+LOOK = 0.5
 
 #: Seconds for which the last message of a lost producer is kept.
 KEPT = 7 * 86400.0
@@ -47,7 +51,7 @@ class Producing:
         self._token = secrets.token_hex(8).encode()
         self._process = os.getpid()
         self._begin: Position | None = None
-        self._over = threading.Event()
+        self._is_over = False
 
     def __enter__(self) -> Any:
         if self._begin is not None:
@@ -72,7 +76,7 @@ class Producing:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
+        self._is_over = True
         if os.getpid() != self._process:
             return  # a child process has left its copy of the block
         status: Status = "done"
@@ -105,10 +109,10 @@ class Producing:
     def _renew(self) -> None:
         """Renew the lease until the block is over, or the channel is not this producer's."""
         pause = self._lease / RENEWALS
-        while not self._over.wait(pause) and os.getpid() == self._process:
+        while self._goes_on_after(pause) and os.getpid() == self._process:
             pause = self._lease / RENEWALS
             try:
-                if not self._goes_on():
+                if not self._renew_once():
                     return
             except BrokerError as error:
                 logger.debug("the lease of %r was not renewed: %s", self._name, error)
@@ -116,12 +120,22 @@ class Producing:
             except Exception:
                 logger.exception("the lease of %r was not renewed", self._name)
 
-    def _goes_on(self) -> bool:
+    def _goes_on_after(self, seconds: float) -> bool:
+        """Wait so long, or until the block is over. Returns whether the block goes on."""
+        # A threading.Event would hold up all greenlets of a process in which gevent has patched
+        # ``time`` and not ``threading``.
+        until = clock.real() + seconds
+        while not self._is_over and (left := until - clock.real()) > 0:
+            time.sleep(min(left, LOOK))
+        return not self._is_over
+
+    def _renew_once(self) -> bool:
+        """Renew the lease. Returns whether to renew it again."""
         begin, broker, name = self._begin, self._broker, self._name
         if begin is None or last_words(broker, name)[0] != self._token:
             return False
-        if self._over.is_set() or broker.renew(name, begin, self._lease):
-            return not self._over.is_set()
-        if not self._over.is_set():
+        if self._is_over or broker.renew(name, begin, self._lease):
+            return not self._is_over
+        if not self._is_over:
             logger.warning("%r has ended or was deleted while its producer goes on", name)
         return False

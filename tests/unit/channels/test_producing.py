@@ -279,3 +279,23 @@ def test_work_without_a_wait_keeps_the_lease_unless_gevent_has_patched(patch: st
     code = _LEASES.format(patch=patch)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
     assert done.stdout.split() == [b"False" if patch else b"True", b"True"]
+
+
+#: A block in a greenlet, in a process in which gevent has patched waits and not threads.
+_BLOCK = """
+from gevent import monkey; monkey.patch_all(thread=False)
+import gevent
+from ssestream import Channels
+def produce():
+    with Channels().channel("job").producer(ttl=30):
+        gevent.sleep(0.1)
+    print("over")
+gevent.spawn(produce).join()
+"""
+
+
+def test_the_renewal_of_a_lease_holds_up_no_greenlet() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _BLOCK], capture_output=True, timeout=30, check=True
+    )
+    assert done.stdout == b"over\n"
