@@ -13,7 +13,7 @@ from .errors import MessageError
 from .plain import plain_bytes, plain_text
 from .runtime.loop import logger
 from .runtime.origin import Origin
-from .wire import Decoder, Message, is_number
+from .wire import Decoder, Message, is_retry
 
 #: Characters of a wrong or an unfinished text that an error or the log shows.
 _SHOWN = 40
@@ -56,7 +56,7 @@ class Messages:
         return (*self._text.before_a_message(), item)
 
     def rest(self, origin: Origin | None) -> Iterable[Message]:
-        """The messages behind the last item. Logs an event that has not ended.
+        """The messages that are left after the last item. Logs an event that has not ended.
 
         *origin* is the request of the source, for the log.
         """
@@ -73,7 +73,8 @@ class EventText(Decoder):
         super().__init__()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("strict")
         self._most = most
-        # The bytes of all parts since the last blank line, without the part that has this line.
+        # The bytes of all parts after the one with the last blank line, or with the last heartbeat
+        # between two events.
         self._held = 0
         self._wrong: MessageError | None = None
 
@@ -139,13 +140,13 @@ class EventText(Decoder):
         if self._wrong is not None:
             return None
         name, _, value = line.partition(":")
-        if not line:
+        if not line or (line == ":" and not self._fields):
             self._held = 0
         elif name and name not in _NAMES:
             self._refuse_line(line)
         elif name == "id" and "\0" in value:
             self._refuse(f"'id' must not hold NUL: {value[:_SHOWN]!r}", "id")
-        elif name == "retry" and not is_number(value.removeprefix(" ")):
+        elif name == "retry" and not is_retry(value.removeprefix(" ")):
             self._refuse(f"'retry' must be digits, not {value[:_SHOWN]!r}", "retry")
         return super()._line(line)
 
@@ -163,7 +164,7 @@ class EventText(Decoder):
         )
 
     def _refuse(self, what: str, field: str | None = None) -> None:
-        """Let `take` raise after the messages before the wrong text."""
+        """Let `take` raise, but only after it has given the messages before the wrong text."""
         self._wrong = self._wrong or MessageError(what, field)
 
 

@@ -40,10 +40,10 @@ from .errors import MessageError
 from .plain import plain_bytes, plain_int, plain_text
 from .runtime.callables import kind_of
 
-#: The most digits of a ``retry`` that is text. Python reads no more of them as a number.
+#: The most digits of a ``retry`` that is text. Python refuses to read a longer number.
 MOST_DIGITS = 4300
 
-#: Characters of an unknown key that are searched for a similar field, and shown.
+#: Characters of a wrong key or value that an error shows, and that are compared with the fields.
 _SHOWN = 40
 
 #: The keys of a message, in the order of the wire.
@@ -56,8 +56,8 @@ _DATA_ALONE: tuple[str, ...] = ("data",)
 #: have come. The blank line separates it from the first message.
 OK = b":ok\n\n"
 
-#: The comment that a silent stream sends. Without a blank line, because some clients fail on
-#: an empty event.
+#: The comment that a silent stream sends. It has no blank line, because some clients fail on an
+#: empty event.
 HEARTBEAT = b":\n"
 
 #: The headers of every stream. ``no-transform`` stops compressing middleware and proxies from
@@ -115,7 +115,7 @@ def encode(message: Message, dumps: Dumps | None = None) -> bytes:
 
 
 def _texts(message: Message, dumps: Dumps | None) -> list[str]:
-    """The lines of each of the `FIELDS` of *message*."""
+    """One text for each of the `FIELDS`: its lines on the wire, or no text if it is absent."""
     if not isinstance(message, Mapping):
         raise MessageError(
             f"a message is a mapping such as {{'data': 'hello'}}, not {kind_of(message)}"
@@ -155,7 +155,8 @@ def is_frame(frame: bytes) -> bool:
     """
     if not frame.startswith(_BEGINNINGS) or not frame.endswith(b"\n\n") or b"\r" in frame:
         return False
-    if frame.find(b"\n\n") != len(frame) - 2 or b"\nid:" in frame:
+    # A line without a colon is a field without a value.
+    if frame.find(b"\n\n") != len(frame) - 2 or b"\nid:" in frame or b"\nid\n" in frame:
         return False
     try:
         return frame.isascii() or bool(frame.decode())
@@ -173,10 +174,9 @@ def retry_block(milliseconds: int) -> bytes:
 
 
 def come_back_block(milliseconds: int) -> bytes:
-    """A block that tells a client when to come back, as the last of its stream.
+    """The last block of a stream: it tells the client when to come back.
 
-    Some clients take a ``retry`` only with an event. Its ``event`` is one that nobody listens to,
-    and without ``data`` a browser fires nothing for it.
+    Some clients take a ``retry`` only with an ``event``. No browser fires this event: no ``data``.
     """
     return b"event: ssestream-retry\nretry: %d\n\n" % milliseconds
 
@@ -243,9 +243,9 @@ def _retry(value: object, dumps: Dumps | None) -> str:
         value = value // timedelta(milliseconds=1)
     elif isinstance(value, str):
         digits = plain_text(value)
-        if not is_number(digits):
+        if not is_retry(digits):
             raise MessageError(f"'retry' as str must be digits, not {digits[:_SHOWN]!r}", "retry")
-        # As it is, like Node's.
+        # Digit for digit, as Node sends it: zeros at the beginning stay.
         return f"retry: {digits}\n"
     value = _whole(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -258,13 +258,13 @@ def _retry(value: object, dumps: Dumps | None) -> str:
     return f"retry: {_digits(milliseconds, 'retry')}\n"
 
 
-def is_number(text: str) -> bool:
-    """Whether *text* is a ``retry`` on the wire."""
+def is_retry(text: str) -> bool:
+    """Whether *text* is a valid value of ``retry`` on the wire."""
     return text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
 
 
 def _whole(value: object) -> object:
-    """*value*, but a float without a fraction as an int: JavaScript's numbers are floats."""
+    """*value*, or an int if it is a float without a fraction: JavaScript's numbers are floats."""
     # From 1e21 on, JavaScript prints an exponent.
     if issubclass(type(value), float):
         number = float(value)  # type: ignore[arg-type]
@@ -381,6 +381,7 @@ class Decoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = True
         self._after_cr = False
+        # What has not ended yet: the parts of a line, and the fields of a message.
         self._partial: list[str] = []
         self._fields: dict[str, list[str]] = {}
         #: The number of heartbeats so far.
@@ -430,7 +431,7 @@ class Decoder:
         elif (
             name == "event"
             or (name == "id" and "\0" not in value)
-            or (name == "retry" and is_number(value))
+            or (name == "retry" and is_retry(value))
         ):
             self._fields[name] = [value]
         return None

@@ -1,4 +1,4 @@
-"""The heads of streams: their first headers, the headers that are sent, and the heads kept.
+"""The heads of streams: the headers of a new response, the headers that are sent, kept heads.
 
 Most streams have equal heads. Making a head takes a tenth of the time to open a stream, so a head
 is made once for all streams that have the same.
@@ -31,8 +31,9 @@ STREAM = CheckedHeaders([*HEADERS.items(), ("Content-Encoding", UNCOMPRESSED)])
 HEADS = 100
 _heads: dict[Hashable, list[tuple[str, str]]] = {}
 
-#: Headers that Werkzeug makes from the request that is answered.
-_OF_REQUEST = ("location", "content-location", "content-length")
+#: Headers of one request or of one client. A head with one of them is not kept: no other stream
+#: has the same, and a cookie may be a secret.
+_OF_REQUEST = ("location", "content-location", "content-length", "set-cookie")
 
 
 @functools.cache
@@ -77,7 +78,7 @@ def kept(key: Hashable) -> list[tuple[str, str]] | None:
 
 
 def keep(key: Hashable, head: list[tuple[str, str]]) -> None:
-    """Keep a copy of *head* under *key*, unless the head is for one request only."""
+    """Keep a copy of *head* under *key*, unless it has one of the headers `_OF_REQUEST`."""
     if not any(name.lower() in _OF_REQUEST for name, _ in head):
         if len(_heads) >= HEADS:
             _heads.clear()

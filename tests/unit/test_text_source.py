@@ -158,6 +158,14 @@ def test_one_whole_event_may_be_larger_than_the_bound() -> None:
     assert list(messages_of([f"data: {text}\n\n"] * 3)) == [{"data": text}] * 3
 
 
+def test_heartbeats_between_events_are_not_counted_together() -> None:
+    messages = list(messages_of([":\n"] * MOST + ["data: x\n\n"] + [":\n"] * MOST))
+    assert messages == [{"data": "x"}]
+    # In the middle of an event they are bounded as all other lines are.
+    with pytest.raises(MessageError, match="no end after"):
+        list(messages_of(["data: x\n"] + [":\n"] * MOST))
+
+
 def test_many_events_are_not_counted_together() -> None:
     part = "data: " + "x" * 100 + "\n\ndata: "
     messages = Messages(MOST)

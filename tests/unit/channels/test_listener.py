@@ -376,6 +376,7 @@ NO_MESSAGES = (
     b"data: one\n\ndata: two\n\n",
     b"data: one\rdata: two\n\n",
     b"event: x\nid: 7\ndata: x\n\n",
+    b"data: x\nid\n\n",
     b"id: 7\n\n",
     b"data: \xff\n\n",
     b"hello\n\n",

@@ -6,6 +6,7 @@ import flask
 from flask import Flask, Response
 
 from ssestream import ServerResponse, SseStream
+from ssestream.http import kept_heads
 from tests.kit.responses import ended
 
 
@@ -38,6 +39,15 @@ def test_the_head_of_one_stream_is_no_other_s() -> None:
     app.response_class = Correcting
     for host in ("one.example", "two.example"):
         assert head_of("moved", host)["Location"] == f"http://{host}/elsewhere"
+
+
+def test_the_head_of_one_client_is_not_kept() -> None:
+    plain = [("Content-Type", "text/event-stream")]
+    kept_heads.keep("plain", plain)
+    assert kept_heads.kept("plain") == plain
+    for name in ("Set-Cookie", "set-cookie", "Location", "Content-Length"):
+        kept_heads.keep(name, [*plain, (name, "secret")])
+        assert kept_heads.kept(name) is None
 
 
 def test_an_app_s_own_idea_of_a_head_is_asked_each_time() -> None:
