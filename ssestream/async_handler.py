@@ -17,7 +17,7 @@ class AsyncRun(Run):
 
     _task: AsyncTask | None = None
 
-    def _begin_call(self) -> None:
+    def _run_function(self) -> None:
         what = f"the async handler {self.name}"
         self._task = AsyncTask(what, self._await_call, self._context, self._ended)
 

@@ -156,9 +156,9 @@ class Express:
         JSON. Express's ``res.json``.
         """
         self._check_unsent("json()")
-        text = json_text((app_dumps() or compact_json)(unproxied(value)))
+        body = json_text((app_dumps() or compact_json)(unproxied(value))).encode()
         self._default_type("application/json; charset=utf-8")
-        return self._answer(text.encode())
+        return self._answer(body)
 
     def send(self, body: Any = None) -> "Self":
         """Answer with *body*, and end the response.

@@ -77,7 +77,7 @@ class Flow(StreamState):
         if closed:
             pipe.detach(destroying=True)
             raise StreamDestroyed("this stream is over and cannot be piped")
-        # The pipe keeps the tuple of one pipe. Most streams have one pipe: share theirs.
+        # The response keeps the tuple that it is given. A stream with one pipe shares its own.
         if not pipe.attach(pipes if len(pipes) == 1 else (pipe,)):
             self.pipe_closed(pipe)
         elif self.queue or self.ended or self.need_drain:
@@ -106,7 +106,7 @@ class Flow(StreamState):
                 Unpiped.of(self, pipe.body)
         self.move_on()
 
-    def _has_removed(self, pipe: Pipe) -> bool:
+    def _remove_pipe(self, pipe: Pipe) -> bool:
         """Remove *pipe*. False if it was removed before. Called under the lock."""
         if pipe not in self.pipes:
             return False
@@ -176,7 +176,7 @@ class Flow(StreamState):
                 taken = self.idle == "unpiped" and len(self.queue) < self.queue.high_water_mark
                 self.queue.append(frame, None if taken else callback)
                 self.hold()
-                # If not, the destination that becomes ready moves the queue on.
+                # If it cannot move now, the destination that becomes ready moves it on.
                 can_move = self._can_move()
         if drops:
             late = WriteAfterEnd("write() after end()") if self.ended else self.close_reason
@@ -287,7 +287,7 @@ class Flow(StreamState):
 
     def _settle(self) -> None:
         """Emit the events that an empty queue causes: ``drain``, ``finish``, ``end``, ``close``."""
-        ended = False
+        is_complete = False
         with self.lock:
             if self.queue or self.closed or self._pumping:
                 return
@@ -296,14 +296,14 @@ class Flow(StreamState):
             self.finished = self.finished or finished
             pipes, stream = self.pipes, self.stream
             if self.finished and pipes and all(pipe.ready for pipe in pipes):
-                ended = self.closed = True
+                is_complete = self.closed = True
                 self.pipes = ()
             self.set_pipes(self.pipes)
         if drained and not self.ended:
             emit_soon(stream, "drain")
         if finished:
             emit_soon(stream, "finish")
-        if ended:
+        if is_complete:
             emit_soon(stream, "end")
             for pipe in pipes:
                 pipe.detach(ending=True)
@@ -313,7 +313,7 @@ class Flow(StreamState):
     def pipe_closed(self, pipe: Pipe) -> None:
         """Drop *pipe*, because its destination has closed."""
         with self.lock:
-            if not self._has_removed(pipe):
+            if not self._remove_pipe(pipe):
                 return
             was_last = not self.pipes
         pipe.detach()
@@ -342,7 +342,7 @@ class Flow(StreamState):
         *dropping*, the response does not send the frames, and their callbacks get an error.
         """
         with self.lock:
-            if not self._has_removed(pipe):
+            if not self._remove_pipe(pipe):
                 return []
             was_last = not self.pipes
             if was_last:
@@ -395,10 +395,10 @@ class Flow(StreamState):
         self.forget_stream()
 
     def break_off(self, error: BaseException | None) -> None:
-        """Close the stream, whose source has failed with *error*, behind all that was written.
+        """Close the stream after all that was written, because its source has failed.
 
-        Each response sends all that waits, and is cut then. *error* is None if no ``error`` is
-        to be emitted.
+        Each response first sends all that waits, and then is cut. The stream emits ``error`` with
+        *error*, or no ``error`` if this is None.
         """
         stream, pipes = self.stream, self.pipes
         if stream is not None and error is not None and not self.closed:

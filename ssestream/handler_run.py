@@ -78,7 +78,7 @@ class Run(Inlet, Writer):
         enter_writer(self._context, self)
         self._body.when_begun(self._begin)
         self._body.add_inlet((self,))
-        self._begin_call()
+        self._run_function()
         try:
             while not (self._started or self._done):
                 self._view.wait()
@@ -101,7 +101,7 @@ class Run(Inlet, Writer):
 
     # -- in the greenlet of the function
 
-    def _begin_call(self) -> None:
+    def _run_function(self) -> None:
         start_beside(self._call_queue.loop, self._enter, self)
 
     def _enter(self) -> None:
@@ -139,7 +139,7 @@ class Run(Inlet, Writer):
         if error is not None and is_late:
             self._failed(error)
         elif error is None and (is_late or result is None or result is self._res):
-            self._look_whether_held()
+            self._warn_if_not_held()
         self._view.wake()
         if is_late and (self._begun or body.over):
             # The function may have opened something since the teardown of the request.
@@ -167,7 +167,7 @@ class Run(Inlet, Writer):
             gevent.sleep(pause)
             pause = min(2 * pause, 0.05)
 
-    def _look_whether_held(self) -> None:
+    def _warn_if_not_held(self) -> None:
         """Log that nothing writes to the response any more, if it was not ended."""
         body = self._body
         timers = any(not timer.is_over for timer in snapshot(lambda: self._timers))
@@ -220,7 +220,7 @@ class Run(Inlet, Writer):
         self._view.wake()
 
     def wait_for_room(self) -> None:
-        """Wait until the response has drained. Does nothing if not the function itself writes."""
+        """Wait until the response has drained. Does nothing for any other caller."""
         if not self._is_here():
             return
         self._end_if_gone()

@@ -116,14 +116,14 @@ class IncomingMessage:
 
     def _add(self, add: Any, event: str, handler: Callable[..., object] | None) -> Any:
         if handler is None:
-            _known(event)
+            _event_of_response(event)
             return functools.partial(self._add, add, event)
         add(*self._of_response(event, handler))
         return handler
 
     def _of_response(self, event: str, handler: Any) -> tuple[str, Callable[..., object]]:
         """The event of the response, and its handler, for *handler* of *event*."""
-        name = _known(event)
+        name = _event_of_response(event)
         if event not in _DEPARTURES:
             return name, handler
         check_callable(f"the handler of {event!r}", handler)
@@ -154,7 +154,8 @@ _EVENTS = {"close": "close", "aborted": "close", "error": "close", "end": "finis
 _DEPARTURES = ("aborted", "error")
 
 
-def _known(event: str) -> str:
+def _event_of_response(event: str) -> str:
+    """The event of the response that stands for *event* of the request. Raises if there is none."""
     if event in _EVENTS:
         return _EVENTS[event]
     why = "its body is in req.body" if event in ("data", "readable") else "res may"

@@ -47,7 +47,7 @@ class MessageQueue:
         return _empty(high_water_mark, settings.max_messages, settings.max_bytes)
 
     def appendable(self) -> "MessageQueue":
-        """This queue. If it is shared, and so must stay empty: a new queue."""
+        """This queue, or a new one if this one is shared: a shared queue must stay empty."""
         if not self._is_shared:
             return self
         return MessageQueue(self.high_water_mark, self._max_messages, self._max_bytes)

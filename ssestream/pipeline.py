@@ -65,7 +65,7 @@ def pipeline(
     leaves, even during a wait. An exception in the source is logged and destroys the
     stream; so does a `MessageError` for one of its messages. *on_error* is then called with
     the exception first, in the greenlet of the source: the message that it returns is
-    delivered behind all others, and then the client is cut. It is not called when the client
+    delivered after all others, and then the client is cut. It is not called when the client
     has left. An exception of *on_error* and a wrong message are logged. None sends no such
     message.
 
@@ -95,6 +95,7 @@ def pipeline(
 def _what_is(source: object) -> str:
     """The kind of *source*, which is no source, for an error."""
     if inspect.iscoroutine(source):
+        # Or Python would warn that nobody has awaited it.
         source.close()
         return "a coroutine: call an async def that yields, and do not await it"
     if inspect.isgeneratorfunction(source) or inspect.isasyncgenfunction(source):
@@ -200,7 +201,7 @@ class _Drawer:
         return not self._must_stop()
 
     def _failed(self, error: BaseException) -> None:
-        """Destroy the stream: at once, or behind the message that ``on_error`` makes."""
+        """Destroy the stream: at once, or after the message that ``on_error`` makes."""
         stream, on_error = self._stream, self._on_error
         origin = self._flow.call_queue.origin
         heard = bool(stream.listeners("error"))

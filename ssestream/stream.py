@@ -26,7 +26,7 @@ from .wire import HEADERS, Message, encode, id_of
 
 
 class _Usual(int):
-    """A default that ``max_messages`` may lower. The same value from an app is refused instead."""
+    """The number of a default. Its class tells it from an equal number that an app has given."""
 
 
 #: Messages that may wait before ``write()`` returns False. Node has the same default for
@@ -131,7 +131,7 @@ class SseStream(Emitter):
         """Do nothing: `Emitter` sets the call queue that the flow has already."""
 
     def _emit_here(self, event: str, *args: object) -> None:
-        self._flow.heard(event)
+        self._flow.tell_followers(event)
         super()._emit_here(event, *args)
 
     # -- the state, by the names that Node's streams use
@@ -275,8 +275,8 @@ class SseStream(Emitter):
         its ``write`` is an ``async def``, and if it is an `SseStream`. Raises
         `HeadersSent` if it is a response that is being sent already. Raises
         `StreamError` if it was ended, or if this stream is piped to it already.
-        Raises `StreamDestroyed` if the stream is
-        over or the destination is closed. Node's ``readable.pipe``.
+        Raises `StreamDestroyed` if the stream is over or the destination is closed.
+        Node's ``readable.pipe``.
         """
         if not callable(getattr(destination, "write", None)):
             raise TypeError(

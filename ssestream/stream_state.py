@@ -31,7 +31,7 @@ Idle = Literal["", "unpiped", "abandoned", "retired", "forgotten"]
 
 
 class NothingToCome:
-    """The channels of a stream whose client has all events of channels that have ended."""
+    """Stands for the channels of a stream: they have ended, and its client has all their events."""
 
     #: No content.
     status = 204
@@ -151,7 +151,8 @@ class StreamState(Belonging):
         body: Any = response.response
         is_event_stream = bool(response.mimetype == "text/event-stream")
         if not isinstance(response, OutgoingMessage):
-            # A body without a byte has no message that the view has made in another way.
+            # The view may have written events into the body by itself, without the stream. An
+            # empty body has none.
             return is_event_stream and bool(body == [] and response.status_code == 200)
         if response.closed or response.writable_ended or not isinstance(body, Body):
             return False
@@ -212,7 +213,7 @@ class StreamState(Belonging):
         with self.lock:
             self.followers = (*self.followers, follower)
 
-    def heard(self, event: str) -> None:
+    def tell_followers(self, event: str) -> None:
         """Tell the followers that the stream emits *event* now. Called before the handlers."""
         for follower in self.followers:
             run_logged(follower.heard, event)

@@ -308,7 +308,7 @@ class Body(Uncopyable):
             if self.over or self.is_copy:
                 return
             outgoing = self.outgoing
-            # First *finished*: other threads read both without the lock.
+            # Set `finished` before `over`: other threads read both without the lock.
             self.finished = finished
             self.over = True
             self.cause = cause
@@ -394,13 +394,17 @@ class Body(Uncopyable):
                 emit_soon(outgoing, "drain")
 
     def _encoded(self, chunk: bytes | None) -> bytes:
-        if chunk is not None:
-            if not self._begun:
-                self._begin_examination()
-            if self._gzip is not None:
-                return self._gzip.chunk(chunk)
-            self._plain = True
-            return chunk
+        if chunk is None:
+            return self._last_chunk()
+        if not self._begun:
+            self._begin_examination()
+        if self._gzip is not None:
+            return self._gzip.chunk(chunk)
+        self._plain = True
+        return chunk
+
+    def _last_chunk(self) -> bytes:
+        """The end of the gzip data. If there is none, end the response and raise."""
         if self._gzip is not None and not (self.closed or self.breaks_off):
             gzip, self._gzip = self._gzip, None
             # The client may also stall while it takes the end of the gzip data.

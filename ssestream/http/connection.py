@@ -138,6 +138,7 @@ class Connection(Watched):
 
     @property
     def reachable(self) -> bool:
+        """Whether there is a socket to watch and to cut."""
         return self._sock is not None
 
     @property
@@ -291,7 +292,7 @@ class Connection(Watched):
         """
         if mark and self.delimited:
             with self._lock:
-                # Only of a socket that was taken over the framing is known.
+                # The framing is known only for a socket that `take_over` has returned.
                 if type(self._sock) is SocketType:
                     _send_now(self._sock, NO_CHUNK)
         self.release(cut=True)

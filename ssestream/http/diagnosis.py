@@ -243,7 +243,7 @@ def never_ended(name: str) -> None:
 
 
 def cancelled_with_view(tasks: list[str]) -> None:
-    """An ``async def`` view has returned, and the *tasks* that it had started are no more."""
+    """Warn that an ``async def`` view has returned, and its unfinished *tasks* were cancelled."""
     _warn(
         "%s: the async def view has returned, and with it ended its event loop, which cancelled"
         " the tasks that the view had started (%s): nothing writes to the stream. Use"

@@ -27,9 +27,9 @@ def is_cut(cause: Cause | None, settings: Settings) -> bool:
 
 
 def cause_of_whole(cause: Cause) -> Cause:
-    """The cause that counts for a response that ends for *cause*, but is whole by then.
+    """The cause for which a response ends that is whole, although *cause* should end it.
 
-    A whole response is not broken off, so a breaking cause becomes a clean one.
+    A whole response is not broken off. So a breaking cause becomes a clean one.
     """
     if cause in BREAKING:
         return "shutdown" if cause == "interrupted" else "ended"
@@ -41,7 +41,7 @@ def last_block(
 ) -> bytes:
     """The bytes that the client gets last. No bytes if the end says everything.
 
-    *is_whole* is whether the app has said its last word. *dropped* are the frames that a refused
+    *is_whole* is whether the app has ended the response. *dropped* are the frames that a refused
     client does not get: it needs their first id when it comes back.
     """
     if cause == "interrupted":

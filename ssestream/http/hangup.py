@@ -96,9 +96,9 @@ class Watched:
         with self._lock:
             self._on_writable = on_writable
             if self._watch is not None:
-                self._watch.await_room(self._fd, self)
+                self._watch.await_writable(self._fd, self)
 
-    def has_room(self) -> None:
+    def became_writable(self) -> None:
         """The socket has room again. Called by the watch."""
         with self._lock:
             on_writable, self._on_writable = self._on_writable, None
@@ -162,7 +162,7 @@ class _Watch:
             self._connections[fd] = connection
             try:
                 self._epoll.register(fd, _DEPARTURE)
-            except FileExistsError:  # the last socket of this number was closed unannounced
+            except FileExistsError:  # an earlier socket of this number was closed without `remove`
                 self._epoll.modify(fd, _DEPARTURE)
 
     def remove(self, fd: int, connection: Watched) -> None:
@@ -174,7 +174,7 @@ class _Watch:
                 except OSError:  # closed already: the kernel has forgotten it
                     pass
 
-    def await_room(self, fd: int, connection: Watched) -> None:
+    def await_writable(self, fd: int, connection: Watched) -> None:
         with self._lock:
             if self._connections.get(fd) is connection:
                 self._epoll.modify(fd, _DEPARTURE | select.EPOLLOUT)
@@ -201,15 +201,15 @@ class _Watch:
                 logger.exception("%s: handling an event of its socket failed", connection.name)
 
     def _tell(self, connection: Watched, fd: int, events: int) -> None:
-        # Any other event than room is the peer's FIN or worse. Do not ask for it again: the
-        # loop would spin until the release.
+        # Any event but EPOLLOUT says that the peer has sent a FIN, or that the connection is
+        # broken. Do not ask for it again: the loop would spin until the release.
         if events & ~select.EPOLLOUT:
             connection.hang_up()
             return
         with self._lock:
             if self._connections.get(fd) is connection:
                 self._epoll.modify(fd, _DEPARTURE)
-        connection.has_room()
+        connection.became_writable()
 
 
 class _PeekWatch:
@@ -227,7 +227,7 @@ class _PeekWatch:
         watcher = self._loop.libev.io(os.dup(fd), 1, ref=False)
         _, stale = self._watchers.get(fd, (None, None))
         self._watchers[fd] = (connection, watcher)
-        if stale is not None:  # the last socket of this number was closed unannounced
+        if stale is not None:  # an earlier socket of this number was closed without `remove`
             self._drop(stale)
         self._loop.call(self._start, fd, connection)
 
@@ -242,12 +242,12 @@ class _PeekWatch:
             del self._watchers[fd]
             self._drop(watcher)
 
-    def await_room(self, fd: int, connection: Watched) -> None:
+    def await_writable(self, fd: int, connection: Watched) -> None:
         watcher = self._loop.libev.io(os.dup(fd), 2, ref=False)
 
         def ready() -> None:
             _dispose(watcher)
-            connection.has_room()
+            connection.became_writable()
 
         self._loop.call(watcher.start, ready)
 

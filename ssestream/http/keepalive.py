@@ -126,8 +126,8 @@ class Keepalive:
             self._stream.cut("client")
             return None
         # First the heartbeat: the look at the client then counts it like any other frame.
-        beat_at = self._beat_at(now)
-        client_at = self._client_at(now)
+        beat_at = self._beat(now)
+        client_at = self._check_client(now)
         if client_at is None:
             return None
         if now >= self._old_at:
@@ -138,7 +138,7 @@ class Keepalive:
 
     __call__ = look
 
-    def _beat_at(self, now: float) -> float:
+    def _beat(self, now: float) -> float:
         """Send a heartbeat if it is due. Return when the next one is due."""
         heartbeat = self._settings.heartbeat
         if heartbeat is None:
@@ -150,7 +150,7 @@ class Keepalive:
             silent_since = now
         return silent_since + heartbeat * chance.uniform(EARLIEST, 1.0)
 
-    def _client_at(self, now: float) -> float | None:
+    def _check_client(self, now: float) -> float | None:
         """Look at the client. Return when to look again, or None if the client was cut."""
         settings = self._settings
         every = _look_every(settings.send_timeout, settings.tcp_user_timeout)

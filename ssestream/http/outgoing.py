@@ -156,8 +156,8 @@ class OutgoingMessage(Emitter):
         self._body.done()
 
 
-#: The methods ``write`` of this package's responses. A stream that is piped into a response with
-#: another one, of an app's subclass, calls it for every message.
+#: The methods ``write`` of this package's responses. If an app's subclass overrides ``write``, a
+#: stream that is piped into it calls the app's method for every message.
 OWN_WRITES: set[Any] = {OutgoingMessage.write}
 
 

@@ -80,7 +80,7 @@ class OutputBuffer:
         # Messages among the waiting frames. A frame can hold none, one or several.
         self._messages = 0
         self._taken_messages = 0
-        #: Messages and bytes that have left, without those that *account* counts.
+        #: Messages and bytes that have left. `account` counts others, and they are not in here.
         self.messages_sent = self.bytes_sent = 0
         self._within = BETWEEN
         self._ended = False
@@ -96,7 +96,7 @@ class OutputBuffer:
 
     @property
     def written_at(self) -> float:
-        """When a frame was last here or was sent past this buffer: now if one waits."""
+        """When a frame last waited here, or was sent past this buffer. Now, if a frame waits."""
         return clock.now() if self._waiting else max(self._written_at, self.account.written_at)
 
     def sent(self) -> tuple[int, int]:
@@ -329,9 +329,10 @@ class OutputBuffer:
         self._written_at = self.taken_at = clock.now()
 
     def take_unput(self, length: int, messages: int) -> None:
-        """Account for a chunk that was sent directly and that the socket did not take whole.
+        """Count a chunk that was never put here as a chunk in the reader's hand.
 
-        *length* is its size in bytes, and *messages* the number of its messages.
+        It was sent directly, and the socket took only a part of it. *length* is its size in bytes,
+        and *messages* the number of its messages.
         """
         with self._lock:
             self.waiting_reader = None

@@ -29,7 +29,7 @@ def last_event_id(environ: dict[str, Any]) -> tuple[str | None, bool]:
     the ``lastEventId`` query parameter. If the parameter comes several times, the last one
     that is not empty counts: a polyfill appends its own to the page's URL, and this is newer.
 
-    The id is None if the client sent none, or one that no browser can have been given.
+    The id is None if the client sent none, or if it sent an id that no browser can have.
     """
     header = environ.get("HTTP_LAST_EVENT_ID")
     if not header:
