@@ -42,6 +42,7 @@
 #   handler.py         @handler: Express's (req, res), a function that writes between waits
 #   incoming.py        req: Express's names over Flask's request
 #   once.py            await an event of a stream
+#   files.py           tail_file: a followed file as a source
 #   timers.py          set_interval and its family
 #   run_log.py         the log of one run: its beginning, its state, its end
 #   producer.py        the source of a run, drawn into its log

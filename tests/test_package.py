@@ -42,6 +42,7 @@ FLOORS = (
         "async_source",
         "channels",
         "datastar",
+        "files",
         "formats",
         "handler",
         "handler_run",

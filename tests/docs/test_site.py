@@ -60,6 +60,7 @@ def documented(module: str) -> set[str]:
     [
         "ssestream",
         "ssestream.datastar",
+        "ssestream.files",
         "ssestream.formats",
         "ssestream.gunicorn",
         "ssestream.htmx",
