@@ -61,7 +61,7 @@ class ThreadLoop:
         """Run until nothing more can happen. gevent never asks for *nowait* or *once* here."""
         while True:
             for _ in range(len(self._calls)):
-                self._make(self._calls.popleft())
+                self._run_call(self._calls.popleft())
             self._call_due()
             if not self._calls:
                 if not self._stays and not any(each.ref for each in self._active):
@@ -141,7 +141,7 @@ class ThreadLoop:
         """Let `run` return when no watcher is active, as no other thread calls any more."""
         self._stays = False
 
-    def _make(self, call: "_Call") -> None:
+    def _run_call(self, call: "_Call") -> None:
         callback, args = call.begin()
         if callback is not None and args is not None:
             self.call(callback, args)
@@ -323,6 +323,8 @@ class Descriptor(Watcher):
 
     def __init__(self, loop: ThreadLoop, fd: int, events: int, ref: bool) -> None:
         super().__init__(loop, ref)
+        if fd < 0:  # as gevent's own loops: otherwise its waiter would wait for ever
+            raise ValueError(f"fd must be positive: {fd}")
         self.fd, self.events = fd, events
         # The watcher in the shared loop. Only the shared loop's thread touches it.
         self._watcher: Any = None

@@ -183,6 +183,15 @@ def test_sockets_are_watched_in_the_shared_loop_and_closed_ones_no_more() -> Non
     other.close()
 
 
+def test_a_number_that_is_no_descriptor_is_refused_as_by_gevents_own_loops() -> None:
+    def wait() -> str:
+        with pytest.raises(ValueError, match="fd must be positive: -1"):
+            gevent.socket.wait_read(-1, timeout=5)
+        return "refused"
+
+    assert run(wait) == "refused"
+
+
 def test_names_are_looked_up_and_calls_made_in_gevents_threads() -> None:
     def main() -> tuple[Any, Any]:
         found = gevent.socket.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
