@@ -172,11 +172,11 @@ class Slice(NamedTuple):
             return False
         return at.number > self.last or bool(at.check and self.check and at.check != self.check)
 
-    def read_after(self, entry: str) -> "Slice":
-        """The same slice, with *entry* as the check of the entry that was asked for."""
-        return self._replace(check=entry)
+    def with_check(self, check: str) -> "Slice":
+        """The same slice, with the *check* of the entry that its reader asked for."""
+        return self._replace(check=check)
 
-    def told_after(self, at: Position) -> "Slice":
+    def with_after(self, at: Position) -> "Slice":
         """The same slice, as `Broker.wait` returns it to a caller that follows from *at*."""
         return self._replace(after=at)
 

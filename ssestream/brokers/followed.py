@@ -1,4 +1,4 @@
-"""The channels that a broker is asked to follow, and the position in each (see `broker.Broker`)."""
+"""The channels that a broker follows, and which of them may have news (see `broker.Broker`)."""
 
 import itertools
 
@@ -6,7 +6,7 @@ from ..runtime.threads import new_lock
 from .broker import ChannelError, News, Position, Slice
 
 
-class Followed:
+class FollowedLogs:
     """The followed channels of one broker. Thread-safe.
 
     One thread or greenlet, in `Broker.wait`, looks for news and moves the positions. Any thread
@@ -87,7 +87,7 @@ class Followed:
             if isinstance(piece, ChannelError):
                 del self._positions[channel]
             else:
-                piece = piece.told_after(at)
+                piece = piece.with_after(at)
                 self._positions[channel] = at = piece.read_to
                 if at.number != piece.last:
                     self._unchecked[channel] = None

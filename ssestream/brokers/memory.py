@@ -38,7 +38,7 @@ from .broker import (
     Slice,
     Terms,
 )
-from .followed import Followed
+from .followed import FollowedLogs
 from .memory_log import Log
 
 #: The most channels in one result of `MemoryBroker.wait`, so that other work has its turn.
@@ -61,7 +61,7 @@ class MemoryBroker:
         self.lock = new_lock()
         self._waker: Waker | None = None
         self._woken = False
-        self._followed = Followed()
+        self._followed = FollowedLogs()
         # A heap of logs by `Log.due`. The number keeps equal times apart.
         self._due: list[tuple[float, int, Log]] = []
         self._numbers = itertools.count()
@@ -196,7 +196,7 @@ class MemoryBroker:
     def after_fork(self) -> None:
         self.lock = new_lock()
         self._waker = None
-        self._followed = Followed()
+        self._followed = FollowedLogs()
         self._identity = secrets.token_hex(4)
 
     # -- the following methods are called with the lock held
@@ -226,7 +226,7 @@ class MemoryBroker:
             return self._slice(channel, at.number, WAITED, WAITED_BYTES)
         log = self._logs.get(channel)
         check = "" if log is None else log.check_of(at.number)
-        return self._slice(channel, 0, WAITED, WAITED_BYTES).read_after(check)
+        return self._slice(channel, 0, WAITED, WAITED_BYTES).with_check(check)
 
     def _is_of_log(self, channel: str, at: Position) -> bool:
         """Whether *at* is a position in the log of *channel*, and not in an earlier log."""

@@ -54,13 +54,13 @@ class GroupedSender(Sender, DirectReader):
             sent = -1
         cursor.advance(batch.place, batch.messages)
         if sent != len(chunk):
-            self.keep(batch, sent)
+            self.go_on_alone(batch, sent)
             return
         self.buffer.sent_past(batch.messages, len(batch.frames), now)
         _with_room(cursor, self.loop, now).join(self, cursor)
 
-    def keep(self, batch: Batch, sent: int) -> None:
-        """Take over from a broadcast, as the socket took only *sent* bytes of *batch*.
+    def go_on_alone(self, batch: Batch, sent: int) -> None:
+        """Send the rest of *batch*, of which the socket took only *sent* bytes from a broadcast.
 
         A *sent* of -1 means that the connection is broken. Logs an error: the broadcast must go
         on, because each other sender must keep its own rest. Otherwise its next chunk would
@@ -142,7 +142,7 @@ class Cohort(SharedPlace):
             self._account.count(batch.messages, len(batch.frames), now)
         # Call these without the lock, because a stream that ends takes locks of its own.
         for sender, sent in missed:
-            sender.keep(batch, sent)
+            sender.go_on_alone(batch, sent)
         return len(counts)
 
     def _send_to_all(self, chunk: bytes) -> list[int]:

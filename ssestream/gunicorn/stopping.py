@@ -160,7 +160,7 @@ class Stopping:
                 gevent.sleep(LOOK_MS / 1000)
             os._exit(0)
 
-    def leave(self) -> None:
+    def restore_signals(self) -> None:
         """Called in a job: give the signals back their usual handlers."""
         worker = self._worker
         usual: dict[int, Any] = {
@@ -183,8 +183,8 @@ _blocked: dict[int, set[int]] = {}
 
 
 def _before_fork() -> None:
-    # A signal that came to a job before `leave` would be lost: the worker's handler would take
-    # it, or Python would forget it. A blocked signal waits.
+    # A signal that came to a job before `restore_signals` would be lost: the worker's handler
+    # would take it, or Python would forget it. A blocked signal waits.
     if _stopping is not None:
         _blocked[_get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
 
@@ -199,7 +199,7 @@ def _after_fork() -> None:
     if _stopping is not None and process.is_job:
         # Only the main thread can set signal handlers.
         with contextlib.suppress(ValueError):
-            _stopping.leave()
+            _stopping.restore_signals()
     _unblock()
     _blocked.clear()
 

@@ -16,7 +16,7 @@ class Unwrapped(NamedTuple):
     #: The innermost iterable that is known.
     body: object
     #: The iterable whose ``close()`` is still to be called when the body is over (PEP 3333).
-    #: It is the body itself where that is all.
+    #: The body itself, if nothing around it is to be closed.
     owed: Any
 
 
@@ -47,7 +47,7 @@ _DEPTH = 10
 
 
 def unwrapped(iterable: object) -> Unwrapped:
-    """What is inside *iterable*; itself where that is not known."""
+    """What is inside *iterable*: *iterable* itself if its class is not known."""
     owed = None
     for _ in range(_DEPTH):
         kind = _KINDS.get((type(iterable).__module__, type(iterable).__qualname__))

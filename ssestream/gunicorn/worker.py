@@ -312,6 +312,7 @@ class _Handover:
         self.body = body
         #: The app's answer: the body, or a middleware's wrapper around it.
         self.outer = outer
+        #: The iterable whose ``close()`` is called when the body is over.
         self.owed = owed
         self.response = response
         self.environ = environ

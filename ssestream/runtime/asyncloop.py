@@ -93,7 +93,7 @@ class AsyncTask:
 
     def _begin(self) -> None:
         loop = self._loop
-        # Not by the loop's own task factory: a handler does not hold itself.
+        # Without the task factory of the loop, which would let the handler hold its own task.
         self._task = self._context.run(asyncio.Task, self._run(), loop=loop.asyncio)
         loop.tasks.add(self)
 

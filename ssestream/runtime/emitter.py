@@ -68,7 +68,8 @@ class Emitter(Uncopyable, pyee.EventEmitter):
     def _add_event_handler(self, event: str, k: Any, v: Any) -> None:
         check_callable(f"the handler of {event!r}", k)
         self._make_table()
-        if v is not k:  # of once(): pyee's own function, which the log calls by the app's name
+        # With once(), *v* is pyee's own function. The log must name the app's handler instead.
+        if v is not k:
             functools.update_wrapper(v, k, updated=())
         super()._add_event_handler(event, k, v)
 

@@ -117,7 +117,7 @@ class _Process:
 process = _Process()
 
 
-class Held(Protocol):
+class ForkSafe(Protocol):
     """An object that must be in a consistent state when the process forks."""
 
     @property
@@ -137,19 +137,19 @@ class AtFork:
     Threads fork one after another: a thread cannot release the locks of another thread.
     """
 
-    def __init__(self, members: Iterable[Held]) -> None:
+    def __init__(self, members: Iterable[ForkSafe]) -> None:
         self._members = members
         self._turn = _new_lock()
         # The locked members of the forking thread, as a stack: a greenlet may fork while
         # another greenlet of the thread is forking.
-        self._held: list[list[Held]] = []
+        self._held: list[list[ForkSafe]] = []
         os.register_at_fork(
             before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child
         )
 
     def _before(self) -> None:
         self._turn.acquire()
-        held: list[Held] = []
+        held: list[ForkSafe] = []
         # Python forks even if this raises, and then calls `_in_parent`.
         self._held.append(held)
         for each in self._all():
@@ -168,7 +168,7 @@ class AtFork:
         for each in self._all():
             each.after_fork()
 
-    def _all(self) -> list[Held]:
+    def _all(self) -> list[ForkSafe]:
         return snapshot(lambda: self._members)
 
 

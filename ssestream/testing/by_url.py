@@ -72,7 +72,7 @@ class ByUrl:
 
 
 class _Answer:
-    """A response, as the cookies' jar asks for it."""
+    """The headers of a response, in the form that a cookie jar reads."""
 
     def __init__(self, told: Message) -> None:
         self._told = told

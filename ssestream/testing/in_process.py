@@ -65,7 +65,7 @@ class InProcess:
 
 
 class _HandedOver(dict[str, Any]):
-    """An environ of which the app gets a plain copy. Werkzeug makes it, and nobody else has it."""
+    """An environ whose copy is a plain dict. Werkzeug calls the app with such a copy."""
 
     def copy(self) -> dict[str, Any]:
         return dict(self)

@@ -36,7 +36,7 @@ from .announcement import MOST_BYTES
 from .client import opener
 from .errors import is_of_channel, may_pass
 from .explained import explained
-from .follows import Follows
+from .follow_requests import FollowRequests
 from .held import Held
 from .keys import (
     bounds_key_of,
@@ -150,7 +150,7 @@ class RedisBroker:
         self._woken = False
         # Whether the waker was woken for a change of what is followed, since then.
         self._hurries = False
-        self._follows = Follows()
+        self._requests = FollowRequests()
         self._forget()
 
     def _forget(self) -> None:
@@ -231,11 +231,11 @@ class RedisBroker:
             self._news({PINGED: Position("*", 0)}, 0, 0)
 
     def follow(self, channel: str, position: Position) -> None:
-        self._follows.follow(channel, position)
+        self._requests.follow(channel, position)
         self._hurry()
 
     def unfollow(self, channel: str) -> None:
-        self._follows.unfollow(channel)
+        self._requests.unfollow(channel)
         self._hurry()
 
     def wait(self) -> News:
@@ -343,7 +343,7 @@ class RedisBroker:
 
     def _listen(self, pool: Pool) -> Listener:
         servers = Nodes(pool.client) if pool.cluster else OneServer(self._open())
-        return Listener(pool, servers, self._follows)
+        return Listener(pool, servers, self._requests)
 
     def _my_waker(self) -> PollableWaker:
         with self.lock:

@@ -1,4 +1,4 @@
-"""The channels that a broker of Redis follows, and which of them have changed since."""
+"""The channels that a broker of Redis is to follow, and the requests that still wait."""
 
 from itertools import islice
 
@@ -6,10 +6,11 @@ from ...runtime.threads import new_lock
 from ..broker import ChannelError, News, Position, Slice
 
 
-class Follows:
-    """The followed channels with their positions, and the changes for the listener.
+class FollowRequests:
+    """The followed channels with their positions, and the requests for the listener.
 
-    Thread-safe. The listener takes the changes a batch at a time, and moves the positions. The
+    Any thread may follow and unfollow channels: this is a request to subscribe in Redis, or to
+    unsubscribe. The listener takes the requests a batch at a time, and moves the positions. The
     position of a channel is the same object until it is moved or followed anew.
     """
 
@@ -78,6 +79,6 @@ class Follows:
             else:
                 self._positions[channel] = piece.read_to
                 # A piece in the place of earlier news has the position before that.
-                piece = piece if piece.after else piece.told_after(at)
+                piece = piece if piece.after else piece.with_after(at)
         news[channel] = piece
         return True

@@ -25,7 +25,7 @@ from ..broker import WAITED, WAITED_BYTES, ChannelError, News, Position, Slice
 from ..waker import PollableWaker
 from .announcement import parse
 from .errors import is_of_pubsub_channel, without_rights
-from .follows import Follows
+from .follow_requests import FollowRequests
 from .poller import POLL, poll
 from .pool import Pool
 from .servers import Servers
@@ -62,10 +62,10 @@ class Listener:
     Only one caller uses it at a time.
     """
 
-    def __init__(self, pool: Pool, servers: Servers, follows: Follows) -> None:
+    def __init__(self, pool: Pool, servers: Servers, requests: FollowRequests) -> None:
         self.pool = pool
         self._servers = servers
-        self._follows = follows
+        self._requests = requests
         # By the name of the server.
         self._subscribers: dict[str, Subscriber] = {}
         # Whether the servers are polled, because they cannot announce.
@@ -81,15 +81,17 @@ class Listener:
         self._round_seconds = CHECK
         # The channels that the account may not subscribe to. They are only checked.
         self._refused: set[str] = set()
-        # Whether a server has confirmed a subscription, or was polled, and a log was read.
-        self._has_heard = self._works = False
+        # Whether a server has confirmed a subscription, or was polled.
+        self._has_heard = False
+        # Whether a log was read.
+        self._works = False
         # Whether the last wait has ended for a wake and has left logs for the next to read.
         self._has_put_off = False
         # When the servers were last asked which of them announces which channel, and the channels
         # that had then moved to no server that is known.
         self._renewed_at = -math.inf
         self._moved: set[str] = set()
-        follows.change(follows.names())
+        requests.change(requests.names())
 
     def wait(self, waker: PollableWaker, take_wake: Callable[[], bool], read: Read) -> News:
         """Wait for news. Returns without news after a wake, or after `LONGEST` seconds.
@@ -108,7 +110,7 @@ class Listener:
                 self._hear(readable, news)
             self._check()
             # After a failure, a wake is answered only when all works again that is needed.
-            ends = was_woken and (self._works or not self._follows)
+            ends = was_woken and (self._works or not self._requests)
             # A wake does not wait for the logs, unless the last one did not either.
             if self._due and (self._has_put_off or not ends):
                 self._read_due(news, read)
@@ -122,7 +124,7 @@ class Listener:
 
     def _seconds_left(self, deadline: float) -> float:
         """The seconds until there is something to do besides hearing."""
-        if self._due or (self._follows.has_changes and self._has_room()):
+        if self._due or (self._requests.has_changes and self._has_room()):
             return 0.0
         now = clock.real()
         left = [deadline - now, self._part_at - now]
@@ -140,10 +142,10 @@ class Listener:
 
     def _subscribe(self) -> None:
         """Send some of the changes of what is followed, if Redis has answered the last ones."""
-        if not (self._follows.has_changes and self._has_room()):
+        if not (self._requests.has_changes and self._has_room()):
             return
         # If the account may not subscribe at all, a few refusals show this.
-        changes = self._follows.take_changes(BATCH if self._has_heard else REFUSED)
+        changes = self._requests.take_changes(BATCH if self._has_heard else REFUSED)
         if self._polls:
             self._due.update((name, None) for name, is_followed in changes.items() if is_followed)
             return
@@ -188,13 +190,13 @@ class Listener:
                     self._has_heard = True
                     self._due[name] = None
                 elif told is False:
-                    self._follows.change([name])
+                    self._requests.change([name])
                 else:
                     self._take_refusal(server, name, told)
 
     def _take(self, name: str, text: bytes, news: News) -> None:
         """Take the announcement *text* for news, or let the log be read."""
-        at = self._follows.at(name)
+        at = self._requests.at(name)
         if at is None:
             return
         announced = parse(text)
@@ -207,7 +209,7 @@ class Listener:
             )
             if announced.continues(at) and not is_full:
                 piece = announced.slice(earlier)  # type: ignore[arg-type]
-                if self._follows.pass_on(name, at, piece, news):
+                if self._requests.pass_on(name, at, piece, news):
                     return
         self._due[name] = None
 
@@ -217,11 +219,11 @@ class Listener:
             self._take_move(server, name)
         elif self._servers.sharded and "unknown command" in str(error):
             self._polls = True
-            self._follows.change(self._follows.names())
+            self._requests.change(self._requests.names())
         elif is_of_pubsub_channel(error):
             self._refused.add(name)
             self._due[name] = None
-            if not self._has_heard and len(self._refused) >= min(REFUSED, len(self._follows)):
+            if not self._has_heard and len(self._refused) >= min(REFUSED, len(self._requests)):
                 raise without_rights(error)
             if len(self._refused) == 1:
                 logger.warning(
@@ -243,7 +245,7 @@ class Listener:
         if self._servers.of(name) == server:
             self._moved.add(name)
         else:
-            self._follows.change([name])
+            self._requests.change([name])
 
     # -- the logs
 
@@ -252,12 +254,12 @@ class Listener:
         for subscriber in self._subscribers.values():
             subscriber.check()
         if self._polls:
-            positions = self._follows.positions()
+            positions = self._requests.positions()
             self._due.update(dict.fromkeys(poll(self.pool, positions) if positions else ()))
             self._has_heard = True
         now = clock.real()
         if self._moved and now > self._renewed_at + PART:
-            self._follows.change(list(self._moved))
+            self._requests.change(list(self._moved))
             self._moved.clear()
         if now >= self._part_at:
             self._check_some(now)
@@ -268,16 +270,16 @@ class Listener:
         before, self._checked = self._checked, math.ceil(len(self._round) * share)
         self._due.update(dict.fromkeys(self._round[before : self._checked]))
         if share >= 1:
-            self._round, self._checked, self._round_began = self._follows.names(), 0, now
+            self._round, self._checked, self._round_began = self._requests.names(), 0, now
             self._round_seconds = check_seconds(len(self._round))
-            self._follows.change(list(self._refused))
+            self._requests.change(list(self._refused))
             self._refused.clear()
         self._part_at = now + max(PART, self._round_seconds / (len(self._round) + 1))
 
     def _read_due(self, news: News, read: Read) -> None:
         """Read some of the logs that are to be read."""
         names = [name for name in islice(self._due, AT_ONCE) if name not in news]
-        positions = {name: at for name in names if (at := self._follows.at(name)) is not None}
+        positions = {name: at for name in names if (at := self._requests.at(name)) is not None}
         found = read(positions) if positions else {}
         self._works = self._works or bool(positions)
         pieces = [piece for piece in found.values() if isinstance(piece, Slice)]
@@ -291,7 +293,7 @@ class Listener:
                 continue
             if isinstance(piece, Slice) and piece.read_to.number < piece.last:
                 self._due[name] = None  # the rest, after the others
-            self._follows.pass_on(name, positions[name], piece, news)
+            self._requests.pass_on(name, positions[name], piece, news)
 
     # -- the end
 

@@ -101,7 +101,7 @@ class Subscriber:
         if self._unanswered:
             raise exceptions.TimeoutError(f"no answer to {self._words[0]}")
         if self.asked:
-            # Another right than to subscribe is not needed: a PING might be refused.
+            # Subscribe once more, and send no PING: the account may have no right to it.
             self.send({next(iter(self.asked)): True})
 
     def receive(self) -> list[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...runtime.forking import AtFork
 from ..broker import PLAIN, WAITED, WAITED_BYTES, Bounds, ChannelError, News, Position, Slice, Terms
-from ..followed import Followed
+from ..followed import FollowedLogs
 from ..waker import PollableWaker
 from .database import Database
 from .deletion import has_expired, sweep
@@ -52,7 +52,7 @@ class SqliteBroker:
         self._waker: PollableWaker | None = None
         self._watch: FileWatch | None = None
         self._woken = False
-        self._followed = Followed()
+        self._followed = FollowedLogs()
         self._seen = Seen()
 
     # -- the contract
@@ -211,7 +211,7 @@ class SqliteBroker:
         piece = self._logs.read(db, name, after, WAITED, WAITED_BYTES)
         if isinstance(piece, Slice) and piece.has_other_past(at):
             whole = self._logs.read(db, name, 0, WAITED, WAITED_BYTES)
-            return whole.read_after(piece.check) if isinstance(whole, Slice) else whole
+            return whole.with_check(piece.check) if isinstance(whole, Slice) else whole
         return piece
 
 

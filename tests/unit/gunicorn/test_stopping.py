@@ -188,7 +188,7 @@ def test_a_job_gives_back_only_the_signals_of_the_worker(worker: Worker) -> None
     signal.signal(signal.SIGTERM, worker.handle_quit)
     signal.signal(signal.SIGINT, stopping.quit)
     signal.signal(signal.SIGQUIT, of_the_app)
-    stopping.leave()
+    stopping.restore_signals()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert signal.getsignal(signal.SIGQUIT) == of_the_app
