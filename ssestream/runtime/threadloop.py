@@ -18,14 +18,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from gevent import monkey
 from gevent.hub import Hub, set_hub
 
 from .children import child_watcher
 from .clock import clock
 from .loop import Loop
-
-_ThreadQueue: Callable[[], Any] = monkey.get_original("queue", "SimpleQueue")
+from .threads import ThreadQueue
 
 
 class ThreadLoop:
@@ -49,7 +47,7 @@ class ThreadLoop:
         self._stays = True
         self._calls: deque[_Call] = deque()
         # Gets an entry for each call from another thread, which wakes the loop.
-        self._wakes = _ThreadQueue()
+        self._wakes = ThreadQueue()
         # A heap of: the due time, a unique number, the timer, and the timer's `starts` then.
         self._timers: list[tuple[float, int, Timer, int]] = []
         self._numbers = itertools.count()
@@ -353,7 +351,7 @@ class Descriptor(Watcher):
         if self.loop.shared.here():
             self._drop()
         elif not self.loop.shared.is_copy:  # in a job, no thread runs the copy
-            stopped = _ThreadQueue()
+            stopped = ThreadQueue()
             self.loop.shared.call(self._unwatch, stopped)
             stopped.get()
 
