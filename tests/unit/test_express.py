@@ -122,7 +122,7 @@ def test_the_apps_json_provider_writes_json() -> None:
     assert answer(lambda res: res.json({"x": object()}), app=app).data == b'{"x":"own"}'
 
 
-@pytest.mark.parametrize("value", [object(), float("nan")])
+@pytest.mark.parametrize("value", [object(), float("nan"), "\ud800"])
 def test_what_is_no_json_is_refused_and_changes_nothing(value: object) -> None:
     res = ServerResponse()
     with pytest.raises((TypeError, ValueError)):
