@@ -29,7 +29,7 @@ class Faults:
 
     def __init__(
         self,
-        seed: int,
+        seed: int | str,
         seconds: float,
         server: Server,
         redis: RedisServer | None,

@@ -34,6 +34,9 @@ ENDS = ("done", "failed", "stopped", "lost")
 #: Seconds that nothing comes to any watcher before nothing is waited for any more.
 PATIENCE = 30.0
 
+#: Seconds that further faults are planned for, when runs go on after those of the plan.
+AGAIN = 40.0
+
 #: Seconds between two freezes of a worker, on average, and how long it is frozen.
 FREEZE, FROZEN = 6.0, (0.3, 4.0)
 
@@ -78,6 +81,7 @@ class Watcher:
                 self.is_done = True
             if status != 200:
                 return
+            self._chaos.visits += 1
             decoder = Decoder()
             self._take(decoder.feed(data))
             while time.monotonic() < leaves_at or self._chaos.settling:
@@ -117,10 +121,14 @@ class RunsChaos:
         workers: int,
         worker_class: str,
         redis_executable: str | None = None,
+        fault_pace: float = 1.0,
+        seconds: float = 7200.0,
     ) -> None:
         self.seed, self.settling, self.heard_at = seed, False, time.monotonic()
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
+        #: How often watchers have come.
+        self.visits = 0
         self._runs, self._events, self._together = runs, events, together
         self._folder = tempfile.mkdtemp(prefix="ssestream-runs-")
         self._redis: RedisServer | None = None
@@ -130,6 +138,7 @@ class RunsChaos:
             self._redis = RedisServer(executable, durable=True)
         self._url = f"sqlite:///{self._folder}/events.db" if self._redis is None else ""
         self._worker_class, self._workers = worker_class, workers
+        self._fault_pace, self._until = fault_pace, time.monotonic() + seconds
         self._started: set[str] = set()
         self._dice = random.Random(f"{seed}:runs")
         self.port = 0
@@ -145,7 +154,8 @@ class RunsChaos:
         self._server = Server(
             self._worker_class,
             "tests.servers.apps.runs:app",
-            env={"BROKER": self._url},
+            # A run must outlive the whole of a long chaos: it is judged at the end.
+            env={"BROKER": self._url, "RUNS_TTL": "7200"},
             args=("-c", "tests/servers/apps/reload.conf.py", "--workers", str(self._workers)),
         )
         try:
@@ -161,51 +171,77 @@ class RunsChaos:
 
     def _play(self) -> None:
         pace = 0.02
-        seconds = max(4.0, self._runs / self._together * self._events * pace)
-        faults = Faults(self.seed, seconds, self._server, self._redis)
-        over = threading.Event()
-        freezer = threading.Thread(target=self._freeze, args=(over,))
+        seconds = self._runs / self._together * self._events * pace
+        seconds = min(AGAIN, max(4.0, seconds))
+        faults = [Faults(self.seed, seconds, self._server, self._redis, self._fault_pace)]
+        ending = threading.Event()
+        freezer = threading.Thread(target=self._freeze, args=(ending,))
         watchers: list[Watcher] = []
         greenlets: list[Any] = []
-        queue = [f"run{number}" for number in range(self._runs)]
-        faults.begin()
+        queue = [f"run{number}" for number in reversed(range(self._runs))]
+        faults[0].begin()
         freezer.start()
         starters = [
             gevent.spawn(self._start, queue, pace, watchers, greenlets)
             for _ in range(self._together)
         ]
         try:
+            while not all(starter.ready() for starter in starters):
+                gevent.sleep(0.05)
+                # On a busy machine runs take longer than planned, and so do workers that boot. If
+                # faults went on before a worker serves, none would ever serve.
+                over = faults[-1].over and not faults[-1].wrong
+                if over and self._ask("/status/none") is not None:
+                    seed = f"{self.seed}:{len(faults)}"
+                    faults.append(Faults(seed, AGAIN, self._server, self._redis, self._fault_pace))
+                    faults[-1].begin()
             gevent.joinall(starters, raise_error=True)
-            while not faults.over:
+            while not faults[-1].over:
                 gevent.sleep(0.05)
         finally:
-            over.set()
+            ending.set()
             freezer.join()
-        self.wrong += faults.wrong
+        for each in faults:
+            self.wrong += each.wrong
+            self.counts += each.counts
         self.settling, self.heard_at = True, time.monotonic()
         while not all(each.is_done for each in watchers):
             if time.monotonic() > self.heard_at + PATIENCE:
                 break
             gevent.sleep(0.05)
         gevent.killall(greenlets)
-        self.counts += faults.counts
         self._judge(watchers)
-        print(f"seed {self.seed}: {dict(self.counts)}", flush=True)
+        self._report(watchers)
+
+    def _report(self, watchers: list[Watcher]) -> None:
+        ends = [f"{self.counts[end]} {end}" for end in ENDS]
+        events = sum(len(watcher.messages) for watcher in watchers)
+        print(
+            f"seed {self.seed}: {len(self._started)} of {self._runs} runs ({', '.join(ends)}),"
+            f" {events} messages at {len(watchers)} watchers in {self.visits} visits",
+            flush=True,
+        )
+        faults = {name: self.counts[name] for name in sorted(self.counts) if name not in ENDS}
+        print(f"faults: {faults}", flush=True)
 
     def _start(
         self, queue: list[str], pace: float, watchers: list[Watcher], greenlets: list[Any]
     ) -> None:
         """Start runs one after another, and their watchers."""
-        while queue:
+        while queue and time.monotonic() < self._until:
             id = queue.pop()
-            for number in range(self._dice.randint(1, 3)):
-                watchers.append(Watcher(self, id, number))
-                greenlets.append(gevent.spawn(watchers[-1].follow))
+            own = [Watcher(self, id, number) for number in range(self._dice.randint(1, 3))]
+            following = [gevent.spawn(watcher.follow) for watcher in own]
+            watchers += own
+            greenlets += following
             path = f"/start/{id}?count={self._events}&pace={pace}"
             while self._ask(path) is None:
                 gevent.sleep(0.1)
             self._started.add(id)
-            gevent.sleep(self._events * pace)
+            if len(self._started) % 100 == 0:
+                print(f"{len(self._started)} of {self._runs} runs have started", flush=True)
+            # On a busy machine a run takes longer than its pace. No more of them go on together.
+            gevent.joinall(following, timeout=PATIENCE + self._events * pace)
 
     def _ask(self, path: str) -> Any:
         try:
@@ -275,7 +311,11 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=int(environ.get("SSESTREAM_EVENTS", 200)))
     parser.add_argument("--together", type=int, default=20)
     parser.add_argument("--workers", type=int, default=4)
+    # A worker that boots takes long on a busy machine, and no run can start while all boot.
+    parser.add_argument("--fault-pace", type=float, default=1.0)
+    parser.add_argument("--seconds", type=float, default=7200.0, help="start no more after these")
     given = parser.parse_args()
+    print(f"{given.broker}, {given.worker}, seed {given.seed}", flush=True)
     chaos = RunsChaos(
         given.broker,
         given.seed,
@@ -284,6 +324,8 @@ def main() -> int:
         together=given.together,
         workers=given.workers,
         worker_class=given.worker,
+        fault_pace=given.fault_pace,
+        seconds=given.seconds,
     )
     wrong = chaos.run()
     print("\n".join(wrong) or "nothing is wrong")

@@ -96,3 +96,8 @@ def late() -> ServerResponse:
     tell(event="late", key=request.args["key"])
     gevent.sleep(float(request.args["after"]))
     return piped()
+
+
+@app.get("/pid")
+def pid() -> str:
+    return str(os.getpid())

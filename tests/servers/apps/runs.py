@@ -15,7 +15,7 @@ app.config["SSESTREAM_RETRY_AFTER"] = [10, 100]
 # A client that vanishes is noticed soon.
 app.config["SSESTREAM_TCP_USER_TIMEOUT"] = 4.0
 channels = Channels(os.environ["BROKER"])
-runs = Runs(channels, cancel_after=4.0)
+runs = Runs(channels, ttl=float(os.environ.get("RUNS_TTL", 600)), cancel_after=4.0)
 
 
 def numbers(id: str, count: int, pace: float) -> Iterator[dict[str, Any]]:
