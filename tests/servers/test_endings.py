@@ -17,7 +17,7 @@ import pytest
 from ssestream.wire import Decoder
 from tests.kit.servers import PATIENCE, Client, Server, body_of
 from tests.servers.test_reload import let_run_until
-from tests.servers.test_shutdown import SOON, WORKERS, gone_after
+from tests.servers.test_shutdown import IN_TIME, WORKERS, gone_after
 
 pytestmark = pytest.mark.server
 
@@ -135,7 +135,7 @@ def test_each_stream_ends_as_its_clients_understand_it(
             str(number) for number in range(len(answer.data) - (answer is own))
         ]
     assert time.monotonic() - began >= GRACEFUL - 1.0
-    assert gone_after(pid, began) < GRACEFUL + SOON
+    assert gone_after(pid, began) < GRACEFUL + IN_TIME
     assert "Worker graceful timeout" not in server.log()
 
 
@@ -170,7 +170,7 @@ def test_a_worker_that_is_to_end_at_once_lets_no_answer_finish(
     answer.read_to_end()
     assert not answer.is_whole
     assert answer.messages[-1] == INTERRUPTED
-    assert gone_after(pid, began) < 2 * SOON
+    assert gone_after(pid, began) < IN_TIME
 
 
 def test_answers_that_are_whole_end_a_worker_before_its_time(serve: Callable[..., Server]) -> None:
