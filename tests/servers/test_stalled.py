@@ -41,7 +41,7 @@ def state(server: Server) -> dict[str, Any]:
 
 
 def sent_to(state: dict[str, Any]) -> set[int]:
-    """The ports of the clients that the server is sending to, or has tried to send more to."""
+    """The ports of the clients that the server is sending to, and of those that were cut there."""
     return {*state["in_sendall"], *state["cut_in_sendall"]}
 
 

@@ -80,21 +80,8 @@ def write() -> str:
     return "started"
 
 
-#: The ports of clients that were cut while the server was sending to them, and of those for whom
-#: a `Sender` had more than the socket took.
+#: The ports of clients that were cut while the server was sending to them.
 cut_in_sendall: set[int] = set()
-
-
-def note_rests(keep_rest: Callable[..., None]) -> Callable[..., None]:
-    """Note the clients whose sockets take only a part. Any look may come too seldom."""
-
-    def noting(sender: Sender, rest: memoryview) -> None:
-        # Its client may just have left.
-        with contextlib.suppress(OSError):
-            cut_in_sendall.add(sender.sock.getpeername()[1])
-        keep_rest(sender, rest)
-
-    return noting
 
 
 def note_cuts(write: Callable[..., None]) -> Callable[..., None]:
@@ -120,7 +107,6 @@ def note_cuts(write: Callable[..., None]) -> Callable[..., None]:
 
 if "SETTINGS" in os.environ:  # in the server, and not in a test that imports this
     gunicorn.util.write = note_cuts(gunicorn.util.write)
-    Sender._keep_rest = note_rests(Sender._keep_rest)  # type: ignore[method-assign]
 
 
 @app.get("/state")
