@@ -11,6 +11,8 @@ asyncio loop of its own.
 
 import asyncio
 import contextlib
+import sys
+import warnings
 from asyncio import _get_running_loop, _set_running_loop  # for those who write loops
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ _LibevLoop: Any = gevent.config.loop
 def loop_in_hub() -> Iterator[asyncio.AbstractEventLoop]:
     """A loop for the calling thread, which has no hub yet. The loop is closed at the end."""
     expect_children()
+    _wait_for_children_in_threads()
     hub = Hub(loop=_ThreadsLoop(default=False))
     set_hub(hub)
     loop = asyncio.SelectorEventLoop(_Selector(hub))
@@ -45,6 +48,21 @@ def loop_in_hub() -> Iterator[asyncio.AbstractEventLoop]:
     finally:
         loop.close()
         hub.destroy(destroy_loop=True)
+
+
+def _wait_for_children_in_threads() -> None:
+    """Let asyncio ask ``os.waitpid``, which is gevent's, for the ends of its child processes.
+
+    From Python 3.12 on, asyncio opens a descriptor of a new child (pidfd). libev takes the end of
+    each child of the process, and a child may have ended before that. Then there is nothing to
+    open, and asyncio raises ``ProcessLookupError``.
+    """
+    if sys.version_info >= (3, 12) and sys.version_info < (3, 14):
+        with warnings.catch_warnings():
+            # There is no other way, and Python 3.14 has none.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            if not isinstance(asyncio.get_child_watcher(), asyncio.ThreadedChildWatcher):
+                asyncio.set_child_watcher(asyncio.ThreadedChildWatcher())
 
 
 class _Selector(GeventSelector):  # type: ignore[misc]
