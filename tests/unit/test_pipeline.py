@@ -21,7 +21,7 @@ from ssestream import (
 )
 from ssestream.wire import Decoder
 from tests.kit.sink import Sink
-from tests.kit.visit import Visit, on_threads_and_greenlets, until
+from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 
 
 class Played:
@@ -332,6 +332,8 @@ def test_a_source_may_wait_in_its_finally() -> None:
 
 @on_threads_and_greenlets
 def test_a_source_that_a_handler_of_close_ends_may_wait_in_its_finally() -> None:
+    if not in_greenlet() and gevent.version_info[0] < 25:
+        pytest.skip("gevent 24 wakes a waiter of another thread before the calls of its loop")
     steps: list[str] = []
     over = gevent.event.Event()
 
