@@ -332,7 +332,7 @@ def test_a_source_may_wait_in_its_finally() -> None:
 
 @on_threads_and_greenlets
 def test_a_source_that_a_handler_of_close_ends_may_wait_in_its_finally() -> None:
-    if not in_greenlet() and gevent.version_info[0] < 25:
+    if not in_greenlet() and int(gevent.__version__.partition(".")[0]) < 25:
         pytest.skip("gevent 24 wakes a waiter of another thread before the calls of its loop")
     steps: list[str] = []
     over = gevent.event.Event()
