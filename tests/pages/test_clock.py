@@ -1,5 +1,6 @@
 """The example page with its three clocks, in a real browser against a real server."""
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -171,12 +172,17 @@ def test_after_a_restart_of_the_server_every_clock_resumes(
 ) -> None:
     server = serve("gevent", "examples.clock:app", port=free_port())
     page = show(driver, server)
+    film = Film(page) if os.environ.get("SSESTREAM_PICTURE") == "1" else None
+    if film is not None:
+        film.take_ticks(4)
     for clock in CLOCKS:
         wait_until(lambda clock=clock: page.id(clock) >= 2, f"some messages of /{clock}")
     server.stop()
     for clock in CLOCKS:
         wait_until(lambda clock=clock: page.log(clock, "error"), f"onerror of /{clock}")
         assert page.state(clock) == "connecting"
+    if film is not None:
+        film.take(2000)
     last = {clock: page.id(clock) for clock in CLOCKS}
     page.server = serve("gevent", "examples.clock:app", port=server.port)
     for clock in CLOCKS:
@@ -186,6 +192,9 @@ def test_after_a_restart_of_the_server_every_clock_resumes(
         assert page.console(f"/{clock} opens with id {last[clock] + 1}") == 1
         assert page.state(clock) == "open"
     assert "resume" in page.seen()
+    if film is not None:
+        film.take_ticks(4)
+        film.save(ROOT / "docs" / "clock.gif")
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
@@ -235,6 +244,36 @@ def take_pictures(page: Page) -> None:
             emulate(page.driver, scheme, width)
             page.driver.save_screenshot(str(Path(elsewhere) / f"{scheme}-{width}.png"))
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+class Film:
+    """The moving picture of the README."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._frames: list[bytes] = []
+        # Milliseconds for which each frame is shown.
+        self._shown: list[int] = []
+
+    def take(self, milliseconds: int) -> None:
+        emulate(self._page.driver, "light", 1180)
+        self._frames.append(self._page.driver.get_screenshot_as_png())
+        self._shown.append(milliseconds)
+
+    def take_ticks(self, count: int) -> None:
+        """One frame after each of *count* messages of a clock."""
+        for _ in range(count):
+            before = self._page.id("clock")
+            wait_until(lambda before=before: self._page.id("clock") > before, "a tick")
+            self.take(1000)
+
+    def save(self, path: Path) -> None:
+        from PIL import Image
+
+        images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in self._frames]
+        small = [each.resize((each.width * 2 // 3, each.height * 2 // 3)) for each in images]
+        first, *rest = (each.quantize(64) for each in small)
+        first.save(path, save_all=True, append_images=rest, duration=self._shown, loop=0)
 
 
 def emulate(driver: Any, scheme: str, width: int) -> None:
