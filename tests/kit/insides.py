@@ -88,4 +88,5 @@ def slots_of(wheel: TimerWheel) -> dict[int, list[TimerHandle]]:
 
 
 def entered_in(wheel: TimerWheel) -> list[TimerHandle]:
-    return [each for slot in slots_of(wheel).values() for each in slot]
+    # Another thread may add one meanwhile.
+    return [each for slot in list(slots_of(wheel).values()) for each in list(slot)]

@@ -4,7 +4,8 @@ import threading
 
 from ssestream import Channels
 from ssestream.runtime.emitter import Emitter
-from ssestream.runtime.wheel import TimerHandle, TimerWheel
+from ssestream.runtime.timerheap import heaps
+from ssestream.runtime.wheel import TimerHandle, TimerWheel, wheels
 from tests.kit.following import Client
 from tests.kit.insides import broker_of, call_queue_of, entered_in, exchange_of, listener_of
 from tests.kit.visit import until
@@ -13,6 +14,20 @@ from tests.kit.visit import until
 def idle(channels: Channels) -> None:
     """Wait until neither the listener of *channels* nor one of its readers runs."""
     until(lambda: not listener_of(channels).is_running, "the listener to end")
+
+
+def forget_timers() -> None:
+    """End the timers and the checks of streams that earlier tests have left in this process.
+
+    A clock that a test moves by minutes would run a short one of them ten thousand times.
+    """
+    for _, heap in heaps():
+        for entry in heap.entries():
+            entry.is_over = True
+            heap.discard(entry)
+    for _, wheel in wheels():
+        for handle in entered_in(wheel):
+            handle.cancel()
 
 
 def end_all_of(channels: Channels) -> None:

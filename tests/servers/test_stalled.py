@@ -31,7 +31,7 @@ ROOM = 40 << 20
 #: How stalled clients end: by the bound on what waits, or by the deadline.
 WAYS: dict[str, dict[str, Any]] = {
     "overflow": {"SSESTREAM_SEND_TIMEOUT": None},
-    "stalled": {"SSESTREAM_OVERFLOW": "drop-oldest", "SSESTREAM_SEND_TIMEOUT": 4},
+    "stalled": {"SSESTREAM_OVERFLOW": "drop-oldest", "SSESTREAM_SEND_TIMEOUT": 10},
 }
 
 

@@ -16,6 +16,12 @@ from ssestream import (
     pipeline,
     set_interval,
 )
+from tests.kit.states import forget_timers
+
+
+@pytest.fixture(autouse=True)
+def no_timers_of_others() -> None:
+    forget_timers()
 
 
 @pytest.fixture

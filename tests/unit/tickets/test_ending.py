@@ -13,6 +13,7 @@ from ssestream.testing import stopped_clock, stream
 from ssestream.tickets import ending
 from ssestream.tickets.ending import end_at
 from tests.kit.following import Client
+from tests.kit.states import forget_timers
 from tests.kit.visit import on_threads_and_greenlets, until
 
 
@@ -89,6 +90,7 @@ def test_a_clock_that_is_set_back_does_not_prolong_the_stream(
 
 
 def test_a_clock_that_a_test_moves_by_hand_ends_the_stream() -> None:
+    forget_timers()
     app = Ending(1000.0)
     with stopped_clock() as hand, stream(app, "/") as events:
         assert events.next().data == "waits"
