@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tests.kit.servers import ROOT
+from tests.kit.servers import PATIENCE, ROOT
 
 
 def run_program(
@@ -16,5 +16,5 @@ def run_program(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=4 * PATIENCE,
     )

@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[2]
 #: The servers on which the client's socket is in reach.
 SERVERS = ("gevent", "gevent_pywsgi", "gthread", "sync", "pywsgi", "flask", "SseWorker")
 
-PATIENCE = 20.0
+PATIENCE = 60.0
+
+#: Seconds for which two looks that follow each other count at most.
+_LOOK = 1.0
 
 #: For a gunicorn that would make a socket to be spoken to by; 23 does not know of it.
 NO_CONTROL_SOCKET = ("--no-control-socket",) if "control_socket_disable" in make_settings() else ()
@@ -54,11 +57,29 @@ server.serve_forever()
 """
 
 
+class Patience:
+    """*seconds* of looking for *what*.
+
+    A machine that stands still for a minute takes a second of them: what is looked for stood, too.
+    """
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self._left, self._looked_at = seconds, time.monotonic()
+        self._error = f"waited {seconds} s in vain for {what}"
+
+    def look(self) -> None:
+        """Raise `AssertionError` if the seconds are used up."""
+        now = time.monotonic()
+        self._left -= min(now - self._looked_at, _LOOK)
+        self._looked_at = now
+        assert self._left > 0, self._error
+
+
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Return what *condition* gives as soon as that is true; fail after *seconds*."""
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds, what)
     while not (result := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        patience.look()
         time.sleep(0.005)
     return result
 

@@ -17,16 +17,17 @@ import gevent
 import gevent.socket
 import pytest
 
-from tests.kit.servers import PATIENCE, Client
+from tests.kit.servers import PATIENCE, Client, Patience
 
 App = Callable[..., Any]
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """As `tests.kit.servers.wait_until`, and lets the greenlets of this thread run."""
-    with gevent.Timeout(seconds, AssertionError(f"waited {seconds} s in vain for {what}")):
-        while not (result := condition()):
-            gevent.sleep(0.001)
+    patience = Patience(seconds, what)
+    while not (result := condition()):
+        patience.look()
+        gevent.sleep(0.001)
     return result
 
 

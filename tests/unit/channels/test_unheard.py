@@ -39,10 +39,10 @@ def interrupt(server: Server) -> None:
     the signal is sent again until the server has ended.
     """
     assert server.process is not None
-    for _ in range(6):
+    for _ in range(12):
         server.process.send_signal(signal.SIGINT)
         try:
-            server.process.wait(PATIENCE / 4)
+            server.process.wait(PATIENCE / 12)
             return
         except subprocess.TimeoutExpired:
             pass
