@@ -74,7 +74,8 @@ class Reader:
         pieces = [
             each["data"] for each in Decoder().feed(body_of(received)) if set(each) == {"data"}
         ]
-        has_all = pieces == [*map(str, range(count)), "[DONE]"]
+        # Of an answer without an end, no list of a million pieces is made.
+        has_all = len(pieces) == count + 1 and pieces == [*map(str, range(count)), "[DONE]"]
         if has_all and is_whole:
             return "whole"
         # Until its worker has waited, nothing ends an answer.
