@@ -1,8 +1,10 @@
 """``python -m tests.long.reloads``: gunicorn reloads again and again while answers run.
 
-Most answers can end while their worker waits for them: each must come whole. The others have no
-end: each must be broken, so that no client takes it for a whole one. The next reload comes as soon
-as another worker serves and as many answers run as are asked for.
+Answers that can end while their worker waits for them must come whole. At one reload of twenty
+there are some without an end, too: each must be broken, so that no client takes it for a whole one.
+gunicorn's master handles no other reload while an old worker waits, so that these reloads take all
+of its graceful timeout. The next reload comes as soon as another worker serves and as many answers
+run as are asked for.
 
 It exits with 1 if an answer was lost or taken for whole, and with 2 if it only ran out of time.
 
@@ -25,23 +27,23 @@ from tests.kit.servers import Server, ask, body_of
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 #: Seconds that gunicorn waits for a worker that stops. Far more than an answer takes that can end.
-GRACEFUL = 30
+GRACEFUL = 20
 
 #: Pieces of an answer that can end, and the milliseconds between two.
-PIECES, PACE = (3, 20), 150
+PIECES, PACE = (3, 12), 150
 
 #: Pieces of an answer without an end.
 ENDLESS = 1_000_000
 
-#: Of so many readers, one asks for answers without an end.
-ONE_IN = 20
+#: So many answers without an end run at one reload of so many.
+ENDLESS_ANSWERS, ONE_IN = 12, 20
 
 #: Seconds without a byte of an answer, after which it is lost, and seconds for one reload.
 PATIENCE = 120.0
 
 
 class Reader:
-    """A client that asks for one answer after another, as long as it `asks`."""
+    """A client that asks for one answer after another as long as it `asks`, at least for one."""
 
     def __init__(self, port: int, seed: str, is_endless: bool) -> None:
         self.asks = True
@@ -52,9 +54,11 @@ class Reader:
         self._running = gevent.spawn(self._run)
 
     def _run(self) -> None:
-        while self.asks:
+        while True:
             count = ENDLESS if self._is_endless else self._dice.randint(*PIECES)
             self.ends[self._read(count)] += 1
+            if self._is_endless or not self.asks:
+                return
 
     def _read(self, count: int) -> str:
         received, error = b"", ""
@@ -107,11 +111,22 @@ def reload_under_answers(
         server.start()
         # Some are between two answers at any time.
         for number in range(answers + answers // 5 + 1):
-            readers.append(Reader(server.port, f"{seed}:{number}", number % ONE_IN == 0))
+            readers.append(Reader(server.port, f"{seed}:{number}", False))
         assert server.process is not None
         pid = _pid(server)
         while done < reloads and time.monotonic() < began + seconds:
-            _wait(lambda: sum(each.is_reading for each in readers) >= answers, "answers to run")
+            endless: list[Reader] = []
+            if done % ONE_IN == 0:
+                for number in range(ENDLESS_ANSWERS):
+                    endless.append(Reader(server.port, f"{seed}:{done}:{number}", True))
+            readers += endless
+            _wait(
+                lambda: (
+                    sum(each.is_reading for each in readers) >= answers  # noqa: B023
+                    and all(each.is_reading for each in endless)
+                ),  # noqa: B023
+                "answers to run",
+            )
             server.process.send_signal(signal.SIGHUP)
             pid = _another_pid(server, pid)
             done += 1
