@@ -12,6 +12,7 @@ The seed decides how long the answers are, not when a reload meets them.
 """
 
 import argparse
+import functools
 import random
 import signal
 import time
@@ -119,14 +120,9 @@ def reload_under_answers(
             if done % ONE_IN == 0:
                 for number in range(ENDLESS_ANSWERS):
                     endless.append(Reader(server.port, f"{seed}:{done}:{number}", True))
+            _wait(functools.partial(_all_read, endless), "answers without an end to run")
             readers += endless
-            _wait(
-                lambda: (
-                    sum(each.is_reading for each in readers) >= answers  # noqa: B023
-                    and all(each.is_reading for each in endless)
-                ),  # noqa: B023
-                "answers to run",
-            )
+            _wait(lambda: sum(each.is_reading for each in readers) >= answers, "answers to run")
             server.process.send_signal(signal.SIGHUP)
             pid = _another_pid(server, pid)
             done += 1
@@ -152,6 +148,10 @@ def reload_under_answers(
             print(f"{count} answers: {end}")
         print("\n".join(list(wrong)[:20]) or "nothing is wrong", flush=True)
     return bool(wrong), done == reloads
+
+
+def _all_read(readers: list[Reader]) -> bool:
+    return all(each.is_reading for each in readers)
 
 
 def _pid(server: Server) -> bytes:
