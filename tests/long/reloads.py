@@ -121,7 +121,7 @@ def reload_under_answers(
                 for number in range(ENDLESS_ANSWERS):
                     endless.append(Reader(server.port, f"{seed}:{done}:{number}", True))
             _wait(functools.partial(_all_read, endless), "answers without an end to run")
-            readers += endless
+            readers.extend(endless)
             _wait(lambda: sum(each.is_reading for each in readers) >= answers, "answers to run")
             server.process.send_signal(signal.SIGHUP)
             pid = _another_pid(server, pid)
