@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_docs import blocks
+from tests.kit.promptness import at_best
 from tests.kit.servers import ROOT, Client, Server, free_port
-from tests.servers.test_shutdown import SOON, ended_cleanly, streams
+from tests.servers.test_shutdown import IN_TIME, SOON, ended_cleanly, streams
 
 pytestmark = pytest.mark.server
 
@@ -69,23 +70,26 @@ def server(
 
 def ended_after(server: Server, began: float) -> float:
     assert server.process is not None
-    assert server.process.wait(10) == 0, server.log()
+    assert server.process.wait(60) == 0, server.log()
     return time.monotonic() - began
 
 
 def test_on_sigterm_every_stream_ends_cleanly_and_the_process_soon_after(
     server: Callable[..., Server],
 ) -> None:
-    running = server()
-    clients = streams(running, CLIENTS)
-    assert running.process is not None
-    began = time.monotonic()
-    running.process.send_signal(signal.SIGTERM)
-    seconds = ended_after(running, began)
-    pauses = ended_cleanly(running, clients)
-    assert seconds < SOON
-    assert len(set(pauses)) > CLIENTS / 2
-    assert "Traceback" not in running.log()
+    def stop() -> float:
+        running = server()
+        clients = streams(running, CLIENTS)
+        assert running.process is not None
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        seconds = ended_after(running, began)
+        pauses = ended_cleanly(running, clients)
+        assert len(set(pauses)) > CLIENTS / 2
+        assert "Traceback" not in running.log()
+        return seconds
+
+    at_best(stop, SOON)
 
 
 def test_so_it_does_with_clients_that_never_read(server: Callable[..., Server]) -> None:
@@ -100,7 +104,7 @@ def test_so_it_does_with_clients_that_never_read(server: Callable[..., Server]) 
     assert running.process is not None
     began = time.monotonic()
     running.process.send_signal(signal.SIGTERM)
-    assert ended_after(running, began) < SOON
+    assert ended_after(running, began) < IN_TIME
     ended = sorted(event["key"] for event in running.events(event="close"))
     assert ended == sorted(f"{kind}{number}" for kind in "fs" for number in range(20))
     for client in clients:
@@ -115,6 +119,6 @@ def test_a_stop_right_after_the_start_is_no_error(server: Callable[..., Server])
     began = time.monotonic()
     running.process.send_signal(signal.SIGTERM)
     # By the recipe, or, before that has taken the signal, by the system.
-    assert running.process.wait(10) in (0, -signal.SIGTERM)
-    assert time.monotonic() - began < SOON
+    assert running.process.wait(60) in (0, -signal.SIGTERM)
+    assert time.monotonic() - began < IN_TIME
     assert "Traceback" not in running.log()

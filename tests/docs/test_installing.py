@@ -49,7 +49,7 @@ def test_the_project_serves_its_streams(
         b'{"tea": 3}',
         {"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(ask, timeout=20) as answer:
+    with urllib.request.urlopen(ask, timeout=60) as answer:
         stored = json.load(answer)["id"]
     received = offers.read_until(b'data: {"tea":3}\n\n')
     assert f"id: {stored}\n".encode() in received

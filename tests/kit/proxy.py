@@ -103,7 +103,7 @@ class Gunicorn(Server):
         self.folder = folder
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(folder / "notify"))
-        self.notify.settimeout(20)
+        self.notify.settimeout(60)
         self.env |= {
             "PYTHONPATH": str(ROOT),
             "NOTIFY_SOCKET": str(folder / "notify"),
@@ -251,7 +251,7 @@ class Deployment:
         connection = http.client.HTTPSConnection(
             "localhost",
             self.https,
-            timeout=20,
+            timeout=60,
             source_address=(source, 0),
             context=unchecked(),
         )
@@ -263,7 +263,7 @@ class Deployment:
     def stop(self) -> None:
         if self.nginx is not None:
             self.nginx.terminate()
-            self.nginx.wait(10)
+            self.nginx.wait(60)
         self.gunicorn.stop()
 
 

@@ -250,7 +250,7 @@ COMPARED = ("Content-Type", "Location", "Set-Cookie", "X-A")
 
 
 def ask(program: NodeProgram | Server, number: int) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=60)
     headers = {
         "Accept": "text/event-stream",
         "Content-Type": "application/json",

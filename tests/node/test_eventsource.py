@@ -129,7 +129,7 @@ def test_any_messages_arrive_in_a_browser_as_what_they_are(
     post = urllib.request.Request(
         server.url + "/messages", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(post, timeout=20) as answer:
+    with urllib.request.urlopen(post, timeout=60) as answer:
         number = answer.read().decode()
     path = f"/messages/{number}"
     got = driver.execute_async_script(COLLECT, path, names_of(sent), THE_END)

@@ -92,7 +92,7 @@ def test_both_programs_say_that_the_client_has_left(
 
 def ask(program: Program, path: str, value: object = None) -> tuple[int, str, bytes]:
     """The status, the media type and the body of an answer that ends."""
-    connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=60)
     method, body = ("GET", None) if value is None else ("POST", json.dumps(value))
     connection.request(method, path, body, {"Content-Type": "application/json"})
     answer = connection.getresponse()

@@ -175,7 +175,7 @@ class Greenlets(Stage):
         self.see("--")
 
     def until(self, condition: Callable[[], Any]) -> None:
-        with gevent.Timeout(5):
+        with gevent.Timeout(60):
             while not condition():
                 gevent.sleep(0.001)
 

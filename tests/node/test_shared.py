@@ -110,7 +110,7 @@ def visit(module: NodeScript, url: str, **more: Any) -> dict[str, Any]:
 
 
 def visits(server: Server, key: str) -> list[dict[str, Any]]:
-    with urllib.request.urlopen(f"{server.url}/visits/{key}", timeout=20) as answer:
+    with urllib.request.urlopen(f"{server.url}/visits/{key}", timeout=60) as answer:
         found: list[dict[str, Any]] = json.load(answer)
     return found
 

@@ -128,7 +128,7 @@ def test_an_answer_is_read_by_any_client_on_any_server(
     body = json.dumps({"question": QUESTION}).encode()
     headers = {"Content-Type": "application/json"}
     asked = urllib.request.Request(f"{server.url}/answers", body, headers)
-    with urllib.request.urlopen(asked, timeout=20) as got:
+    with urllib.request.urlopen(asked, timeout=60) as got:
         id = json.load(got)["id"]
     for _ in range(2):
         client = Client(server.port).get(f"/answers/{id}/events", "Connection: close")
@@ -145,6 +145,6 @@ def test_what_is_no_question_is_refused(
     headers = {"Content-Type": "application/json"}
     asked = urllib.request.Request(f"{server.url}/answers", body, headers)
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(asked, timeout=20)
+        urllib.request.urlopen(asked, timeout=60)
     assert caught.value.code == 400
     caught.value.close()

@@ -82,11 +82,11 @@ def server(serve: Callable[..., Server], tmp_path: Path) -> Server:
 
 
 def post(server: Server, path: str, body: str = "") -> Any:
-    return urllib.request.urlopen(f"{server.url}{path}", body.encode(), timeout=20)
+    return urllib.request.urlopen(f"{server.url}{path}", body.encode(), timeout=60)
 
 
 def visits(server: Server, path: str) -> int:
-    with urllib.request.urlopen(f"{server.url}/visits", timeout=20) as answer:
+    with urllib.request.urlopen(f"{server.url}/visits", timeout=60) as answer:
         return json.load(answer).count(path)
 
 

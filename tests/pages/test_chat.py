@@ -144,7 +144,7 @@ def post(server: Server, room: str, said: object, kind: str = "application/json"
         f"{server.url}/{room}/messages", body, headers={"Content-Type": kind}
     )
     try:
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -404,6 +404,6 @@ def test_the_script_serves_the_page_and_its_stream() -> None:
             body.encode(),
             headers={"Content-Type": "application/json"},
         )
-        urllib.request.urlopen(asked, timeout=20).close()
+        urllib.request.urlopen(asked, timeout=60).close()
         ann.read_until(b'"text":"hello"')
         ann.fin()

@@ -46,7 +46,7 @@ def post(server: Server, example: str, text: str) -> None:
     else:
         headers, body = {}, urllib.parse.urlencode({"text": text}).encode()
     asked = urllib.request.Request(f"{server.url}/notes", body, headers)
-    urllib.request.urlopen(asked, timeout=20).close()
+    urllib.request.urlopen(asked, timeout=60).close()
 
 
 class Page:
@@ -115,7 +115,7 @@ def test_a_page_shows_each_note_once_over_a_reload_of_the_server(
 
 
 def visits(server: Server, path: str) -> int:
-    with urllib.request.urlopen(f"{server.url}/visits", timeout=20) as answer:
+    with urllib.request.urlopen(f"{server.url}/visits", timeout=60) as answer:
         return answer.read().decode().count(path)
 
 

@@ -158,7 +158,7 @@ def test_a_job_that_is_run_by_hand_has_a_page_before_it_has_begun(
     )
     try:
         page.wait_for_the_end()
-        assert job.wait(20) == 0
+        assert job.wait(60) == 0
     finally:
         job.kill()
         job.wait()
@@ -208,7 +208,7 @@ def test_more_jobs_than_may_run_at_once_are_refused(
     for _ in range(5):
         asked = urllib.request.Request(f"{server.url}/jobs", b"")
         try:
-            with urllib.request.urlopen(asked, timeout=20) as answer:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
                 codes.append(answer.status)
         except urllib.error.HTTPError as error:
             with error:

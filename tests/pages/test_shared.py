@@ -80,7 +80,7 @@ class Site:
     def ask(self, path: str, method: str = "GET") -> bytes:
         # Not by the cable, which may be cut.
         asked = urllib.request.Request(self.server.url + path, method=method)
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
             return bytes(answer.read())
 
     def open(self, path: str = "/events", **options: Any) -> Tab:

@@ -1,5 +1,6 @@
 """Async sources and handlers on real servers, with the real clients of ``openai`` and ``httpx``."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kit.model import Model
+from tests.kit.promptness import at_best
 from tests.kit.servers import Client, Server, body_of, wait_until
 
 pytestmark = pytest.mark.server
@@ -49,7 +51,7 @@ def server(request: pytest.FixtureRequest, model: Model) -> Iterator[Server]:
 
 
 def state(server: Server) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{server.url}/state", timeout=20) as answer:
+    with urllib.request.urlopen(f"{server.url}/state", timeout=60) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
 
@@ -71,29 +73,35 @@ def test_an_answer_arrives_whole(server: Server, model: Model, shape: str, clien
 def test_a_departure_ends_the_answer_at_the_model(
     server: Server, model: Model, shape: str, client: str
 ) -> None:
-    delays = []
-    for number in range(3):
-        who = f"{shape}-{client}-{number}"
+    numbers = itertools.count()
+
+    def departure() -> float:
+        who = f"{shape}-{client}-{next(numbers)}"
         reader = Client(server.port).get(f"/{shape}/{client}/-1/{who}")
         reader.read_until(b"piece3 ")
         assert model.connected == 1
         left = time.monotonic()
         reader.fin()
-        delays.append(server.wait_for(event="ended", who=who)["at"] - left)
+        ended: float = server.wait_for(event="ended", who=who)["at"]
         wait_until(lambda: not model.connected, "the model's client to leave")
-    # The best of three, as the machine may be busy.
-    assert min(delays) < 0.1
+        return ended - left
+
+    at_best(departure, 0.1)
 
 
 def test_a_departure_ends_an_await_that_nothing_else_would_end(server: Server) -> None:
-    delays = []
-    for number in range(4):
-        reader = Client(server.port).get(f"/stuck/stuck-{number}")
+    numbers = itertools.count()
+
+    def departure() -> float:
+        who = f"stuck-{next(numbers)}"
+        reader = Client(server.port).get(f"/stuck/{who}")
         reader.read_until(b"\r\n\r\n")
         left = time.monotonic()
         reader.fin()
-        delays.append(server.wait_for(event="ended", who=f"stuck-{number}")["at"] - left)
-    assert min(delays) < 0.1
+        ended: float = server.wait_for(event="ended", who=who)["at"]
+        return ended - left
+
+    at_best(departure, 0.1)
 
 
 def test_many_answers_run_side_by_side_and_leave_nothing(server: Server, model: Model) -> None:
@@ -128,7 +136,7 @@ def test_a_worker_that_stops_ends_its_answers_and_its_loop(kind: str, model: Mod
         pid = state(server)["pid"]
         os.kill(pid, signal.SIGTERM)
         server.wait_for(event="ended", who="stops")
-        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the worker to end", 10)
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the worker to end")
         wait_until(lambda: not model.connected, "the model's client to leave")
     finally:
         server.stop()

@@ -64,7 +64,7 @@ class Tail:
 
     def end(self) -> tuple[int, str]:
         """Its exit code, and what it said to the standard error, once it has ended."""
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=60)
         assert out == b""
         return self.process.returncode, err.decode()
 
@@ -143,7 +143,7 @@ def test_a_line_is_published_before_the_next_one_comes(url: str, channels: Chann
             event_id = process.stdout.readline().decode().strip()
             assert channels.history("news")[-1] == {"id": event_id, "data": str(number)}
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_wrong_line_is_named_and_those_before_it_are_stored(url: str, channels: Channels) -> None:
@@ -225,7 +225,7 @@ def test_a_tail_prints_nothing_that_steers_a_terminal(
     hostile = "a\x1b[2J\x07\x7f\x9b1m\u202e\u2066\u2028\ufeff\U000e0041 é\u200d\U0001f600"
     channels.publish("news", {"data": hostile})
     tailing = tail("--url", url, "--last", "1", "--count", "1", "news")
-    out, _ = tailing.process.communicate(timeout=20)
+    out, _ = tailing.process.communicate(timeout=60)
     line = out.decode()
     assert json.loads(line)["data"] == hostile
     shown = line.rstrip("\n").replace("\u200d", "")
@@ -331,7 +331,7 @@ def test_a_tail_whose_reader_has_enough_ends_quietly(
     assert following.process.stdout is not None
     following.process.stdout.close()
     channels.publish("news", {"data": 2})
-    assert following.process.wait(20) == 0
+    assert following.process.wait(60) == 0
     assert following.process.stderr is not None
     assert following.process.stderr.read() == b""
 
@@ -397,7 +397,7 @@ def test_a_tail_of_a_channel_that_has_ended_prints_all_of_it_and_ends(
         assert [each["data"] for each in found] == expected[count:]
         assert following.end() == (0, "")
     last = tail("--url", url, "--last", "2", "job")
-    assert last.process.wait(20) == 0
+    assert last.process.wait(60) == 0
 
 
 def test_a_tail_ends_also_if_the_last_entry_is_too_old(

@@ -74,7 +74,7 @@ def post(server: Server, path: str, message: dict[str, Any] | None = None) -> No
     body = b"" if message is None else json.dumps(message).encode()
     headers = {"Content-Type": "application/json"}
     asked = urllib.request.Request(server.url + path, body, headers, method="POST")
-    urllib.request.urlopen(asked, timeout=20).close()
+    urllib.request.urlopen(asked, timeout=60).close()
 
 
 # -- who gets it

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.kit.promptness import at_best
 from tests.kit.servers import SERVERS, Client, Server, wait_until
 
 pytestmark = pytest.mark.server
@@ -48,7 +49,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def get_json(server: Server, path: str) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", path, headers={"Connection": "close"})
     answer = json.loads(connection.getresponse().read())
     connection.close()
@@ -76,20 +77,26 @@ def opened(server: Server, behind_at: str | None, mark: bytes) -> tuple[Client, 
     return client, key, behind
 
 
+def median_of(departure: Callable[[], float]) -> float:
+    """The seconds of most of some rounds, as a single round may be quick by chance."""
+    return statistics.median(departure() for _ in range(ROUNDS))
+
+
 def departs(server: Server, leave: Leave, behind_at: str | None = None) -> None:
     """Open a stream, leave it, and see what the server makes of that; some rounds of it."""
-    delays = []
     clients = []
-    for _ in range(ROUNDS):
+
+    def departure() -> float:
         client, key, behind = opened(server, behind_at, b":ok\n\n")
         left = time.monotonic()
         leave(client)
-        delays.append(server.wait_for(event="close", key=key)["at"] - left)
+        closed: float = server.wait_for(event="close", key=key)["at"]
         server.wait_for(event="stream close", key=key)
         server.wait_for(event="unpipe", key=key)
         clients.append((client, key, behind))
-    # One slow round may be the machine's; most of them are the promise.
-    assert statistics.median(delays) < AT_ONCE, delays
+        return closed - left
+
+    at_best(lambda: median_of(departure), AT_ONCE)
     for client, key, behind in clients:
         assert len(server.events(event="close", key=key)) == 1
         assert len(server.events(event="unpipe", key=key)) == 1
@@ -126,18 +133,24 @@ def test_so_is_one_with_a_pipelined_request_behind(
 
 @pytest.mark.parametrize("leave", [fin, rst, half_close])
 def test_so_is_one_that_leaves_before_the_first_byte(server: Any, leave: Leave) -> None:
-    key = next(_keys)
-    client = Client(server.port).get(f"/late?key={key}")
-    server.wait_for(event="in view", key=key)
-    leave(client)
-    (Path(server.env["RELEASE_DIR"]) / key).touch()
-    opened = server.wait_for(event="open", key=key)
-    closed = server.wait_for(event="close", key=key)
-    assert closed["at"] - opened["at"] < AT_ONCE
-    server.wait_for(event="stream close", key=key)
-    client.fin()
-    timers_are_dead(server, [key])
-    assert len(server.events(event="close", key=key)) == 1
+    keys = []
+
+    def departure() -> float:
+        key = next(_keys)
+        keys.append(key)
+        client = Client(server.port).get(f"/late?key={key}")
+        server.wait_for(event="in view", key=key)
+        leave(client)
+        (Path(server.env["RELEASE_DIR"]) / key).touch()
+        opened: float = server.wait_for(event="open", key=key)["at"]
+        closed: float = server.wait_for(event="close", key=key)["at"]
+        server.wait_for(event="stream close", key=key)
+        client.fin()
+        return closed - opened
+
+    at_best(departure, AT_ONCE)
+    timers_are_dead(server, keys)
+    assert all(len(server.events(event="close", key=key)) == 1 for key in keys)
 
 
 @pytest.mark.parametrize("leave", [fin, rst, half_close])
@@ -190,16 +203,18 @@ def test_tls_hides_no_departure(
 ) -> None:
     args = ("--certfile", certificate[0], "--keyfile", certificate[1])
     server = serve("gevent", "tests.servers.apps.app:app", args=args)
-    delays = []
-    for _ in range(ROUNDS):
-        name = next(_keys)
-        client = Client(server.port, tls=True).get(f"/quiet?key={name}")
+
+    def departure() -> float:
+        key = next(_keys)
+        client = Client(server.port, tls=True).get(f"/quiet?key={key}")
         client.read_until(b":ok\n\n")
         left = time.monotonic()
         leave(client)
-        delays.append(server.wait_for(event="close", key=name)["at"] - left)
+        closed: float = server.wait_for(event="close", key=key)["at"]
         client.fin()
-    assert statistics.median(delays) < AT_ONCE, delays
+        return closed - left
+
+    at_best(lambda: median_of(departure), AT_ONCE)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ MESSAGES: Any = [{"role": "user", "content": "?"}]
 
 def chat(server: Server, case: str) -> Iterator[Any]:
     url = f"{server.url}/v1"
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=20) as client:
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
         completions = client.chat.completions
         with completions.create(model=case, messages=MESSAGES, stream=True) as chunks:
             yield from chunks
@@ -41,7 +41,7 @@ def chat(server: Server, case: str) -> Iterator[Any]:
 def claude(server: Server, case: str) -> Iterator[anthropic.MessageStream]:
     url = server.url
     with (
-        anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=20) as client,
+        anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as client,
         client.messages.stream(model=case, max_tokens=9, messages=MESSAGES) as stream,
     ):
         yield stream

@@ -1,6 +1,7 @@
 """A handler of Express's shape on real servers, beside Flask-SQLAlchemy, -Login and -Session."""
 
 import http.client
+import itertools
 import json
 import re
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.promptness import at_best
 from tests.kit.servers import Client, Server, body_of, wait_until
 
 pytestmark = pytest.mark.server
@@ -29,7 +31,7 @@ def ask(
     server: Server, path: str, method: str = "GET", cookie: str = "", value: Any = None
 ) -> tuple[int, bytes, str]:
     """The status, the body and the cookie of an answer that ends."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     headers = {"Connection": "close", "Cookie": cookie}
     body = None
     if value is not None:
@@ -130,15 +132,19 @@ def test_users_sessions_and_databases_are_there_and_no_connection_is_held(
 
 
 def test_a_departure_is_noticed_within_milliseconds(server: Server) -> None:
-    delays = []
-    for number in range(10):
-        client = Client(server.port).get(f"/ticks?who={number}")
+    numbers = itertools.count()
+
+    def departure() -> float:
+        who = str(next(numbers))
+        client = Client(server.port).get(f"/ticks?who={who}")
         client.read_until(b"data: 1\n\n")
         left = time.monotonic()
         client.fin()
-        delays.append(server.wait_for(event="ended", who=str(number))["at"] - left)
-    # The best of ten, as the machine may be busy. A tick comes after 50 ms at the latest.
-    assert min(delays) < 0.01
+        ended: float = server.wait_for(event="ended", who=who)["at"]
+        return ended - left
+
+    # The next tick, whose write fails, comes 50 ms after the last one.
+    at_best(departure, 0.02)
 
 
 def test_a_sync_worker_serves_one_at_a_time() -> None:

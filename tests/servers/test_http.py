@@ -75,7 +75,7 @@ def key() -> str:
 
 
 def told(server: Any, key: str) -> list[str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", f"/told?key={key}", headers={"Connection": "close"})
     answer: list[str] = json.loads(connection.getresponse().read())
     connection.close()

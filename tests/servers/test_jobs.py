@@ -211,7 +211,7 @@ def test_nor_the_end_of_its_worker(kind: str, serve: Callable[..., Server]) -> N
     assert server.wait_for(event="close", key="b")["pid"] != job.pid
     assert server.process is not None
     server.process.send_signal(signal.SIGTERM)
-    server.process.wait(20)
+    server.process.wait(60)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port)).close()
     os.kill(job.pid, signal.SIGKILL)

@@ -26,7 +26,7 @@ COUNTED = (
 
 
 def inside(server: Server) -> dict[str, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", "/inside", headers={"Connection": "close"})
     answer: dict[str, Any] = json.loads(connection.getresponse().read())
     connection.close()

@@ -19,6 +19,7 @@ import pytest
 
 from ssestream import Channels
 from tests.kit.following import Client, Following
+from tests.kit.promptness import at_best
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import ROOT, Server, wait_until
 from tests.kit.states import end_all_of
@@ -29,7 +30,7 @@ pytest.importorskip("celery")
 
 from tests.servers.apps.tasks import tasks  # noqa: E402 - it needs Celery
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 HOOKED = ("-c", "tests/servers/apps/reload.conf.py")
 
@@ -37,6 +38,9 @@ SCRIPT = ("-m", "tests.servers.apps.producing")
 
 #: Steps of a job that is over in about a second.
 SHORT = 20
+
+#: Seconds until a death is told.
+IN_TIME = TTL + 5
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +104,11 @@ class Watched:
         assert [each["data"] for each in steps] == [str(n) for n in range(len(steps))]
         return str(last["event"])
 
-    def is_lost(self) -> bool:
-        """Whether the death of the producer, which is now, is told in time."""
+    def lost_after(self) -> float:
+        """Seconds until the death of the producer, which is now, is told."""
         died = time.monotonic()
         assert self.end() == "lost"
-        return time.monotonic() - died < TTL + 5
+        return time.monotonic() - died
 
 
 Watch = Callable[[], tuple[str, Watched]]
@@ -128,32 +132,40 @@ def watch(channels: Channels, request: pytest.FixtureRequest) -> Watch:
 def test_a_script_that_a_signal_ends_is_lost(
     number: signal.Signals, env: dict[str, str], watch: Watch
 ) -> None:
-    name, watched = watch()
-    with running(env, *SCRIPT, name):
-        os.kill(watched.begins(), number)
-        assert watched.is_lost()
+    def death() -> float:
+        name, watched = watch()
+        with running(env, *SCRIPT, name):
+            os.kill(watched.begins(), number)
+            return watched.lost_after()
+
+    at_best(death, IN_TIME)
 
 
 def test_a_script_that_ctrl_c_ends_is_lost_at_once(env: dict[str, str], watch: Watch) -> None:
-    name, watched = watch()
-    with running(env, *SCRIPT, name):
-        pid = watched.begins()
-        began = time.monotonic()
-        os.kill(pid, signal.SIGINT)
-        assert watched.end() == "lost"
-        assert time.monotonic() - began < TTL
+    def interruption() -> float:
+        name, watched = watch()
+        with running(env, *SCRIPT, name):
+            os.kill(watched.begins(), signal.SIGINT)
+            return watched.lost_after()
+
+    # Before the lease has run out.
+    at_best(interruption, TTL / 2)
 
 
 def test_a_script_that_is_frozen_is_lost_and_learns_it(
     env: dict[str, str], watch: Watch, channels: Channels
 ) -> None:
-    name, watched = watch()
-    with running(env, *SCRIPT, name):
-        os.kill(watched.begins(), signal.SIGSTOP)
-        assert watched.is_lost()
-        os.kill(watched.pid, signal.SIGCONT)
-        wait_until(lambda: channels.history(f"{name}/told"), "the script to be told")
-    assert [each.get("event") for each in channels.history(name)][-1] == "lost"
+    def freeze() -> float:
+        name, watched = watch()
+        with running(env, *SCRIPT, name):
+            os.kill(watched.begins(), signal.SIGSTOP)
+            seconds = watched.lost_after()
+            os.kill(watched.pid, signal.SIGCONT)
+            wait_until(lambda: channels.history(f"{name}/told"), "the script to be told")
+        assert [each.get("event") for each in channels.history(name)][-1] == "lost"
+        return seconds
+
+    at_best(freeze, IN_TIME)
 
 
 def test_a_script_that_is_over_is_done(env: dict[str, str], watch: Watch) -> None:
@@ -199,7 +211,8 @@ def test_a_job_of_rq_that_takes_too_long_has_failed(
     worker_of_rq: psutil.Process, queue: Any, watch: Watch
 ) -> None:
     name, watched = watch()
-    queue.enqueue(produce, name, job_timeout=4)
+    # Steps for longer than the worker lets it.
+    queue.enqueue(produce, name, 10 * SHORT, job_timeout=4)
     watched.begins()
     assert watched.end() == "failed"
 
@@ -207,10 +220,13 @@ def test_a_job_of_rq_that_takes_too_long_has_failed(
 def test_a_work_horse_that_is_killed_is_lost(
     worker_of_rq: psutil.Process, queue: Any, watch: Watch
 ) -> None:
-    name, watched = watch()
-    queue.enqueue(produce, name)
-    os.kill(watched.begins(), signal.SIGKILL)
-    assert watched.is_lost()
+    def death() -> float:
+        name, watched = watch()
+        queue.enqueue(produce, name)
+        os.kill(watched.begins(), signal.SIGKILL)
+        return watched.lost_after()
+
+    at_best(death, IN_TIME)
     assert worker_of_rq.is_running()
 
 
@@ -223,7 +239,7 @@ def test_a_worker_of_rq_that_stops_lets_its_work_horse_end(
         watched.begins()
         worker.terminate()
         assert watched.end() == "done"
-        worker.wait(20)
+        worker.wait(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
@@ -235,7 +251,7 @@ def test_a_work_horse_outlives_its_worker(
         queue.enqueue(produce, name, 3 * SHORT)
         watched.begins()
         worker.send_signal(number)
-        worker.wait(20)
+        worker.wait(60)
         assert watched.end() == "done"
 
 
@@ -265,10 +281,13 @@ def test_a_task_of_celery_is_done_or_failed(worker_of_celery: psutil.Process, wa
 def test_a_task_whose_process_is_killed_is_lost_and_the_worker_goes_on(
     worker_of_celery: psutil.Process, watch: Watch
 ) -> None:
-    name, watched = watch()
-    tasks.send_task("produce", (name,))
-    os.kill(watched.begins(), signal.SIGKILL)
-    assert watched.is_lost()
+    def death() -> float:
+        name, watched = watch()
+        tasks.send_task("produce", (name,))
+        os.kill(watched.begins(), signal.SIGKILL)
+        return watched.lost_after()
+
+    at_best(death, IN_TIME)
     name, watched = watch()
     tasks.send_task("produce", (name, SHORT))
     assert watched.end() == "done"
@@ -282,7 +301,7 @@ def test_a_worker_of_celery_that_stops_lets_its_task_end(
     watched.begins()
     worker_of_celery.terminate()
     assert watched.end() == "done"
-    worker_of_celery.wait(20)
+    worker_of_celery.wait(60)
 
 
 # -- the web server
@@ -308,16 +327,20 @@ def test_a_greenlet_or_thread_of_the_web_server_ends_with_its_worker(
     watch: Watch,
 ) -> None:
     server = serve(kind, "tests.servers.apps.producing:app", env=env, args=HOOKED)
-    name, watched = watch()
-    ask(server, f"/start/{where}/{name}")
-    pid = watched.begins()
-    if how == "killed":
-        os.kill(pid, signal.SIGKILL)
-    else:
-        assert server.process is not None
-        server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: not psutil.pid_exists(pid), "the worker to end")
-    assert watched.is_lost()
+
+    def death() -> float:
+        name, watched = watch()
+        ask(server, f"/start/{where}/{name}")
+        pid = watched.begins()
+        if how == "killed":
+            os.kill(pid, signal.SIGKILL)
+        else:
+            assert server.process is not None
+            server.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: not psutil.pid_exists(pid), "the worker to end")
+        return watched.lost_after()
+
+    at_best(death, IN_TIME)
 
 
 @contextlib.contextmanager
@@ -347,10 +370,14 @@ def test_a_producer_in_a_request_is_lost_with_its_process(
     kind: str, serve: Callable[..., Server], env: dict[str, str], watch: Watch
 ) -> None:
     server = serve(kind, "tests.servers.apps.producing:app", env=env, args=HOOKED)
-    name, watched = watch()
-    with asking(server, f"/request/{name}?steps=100000"):
-        os.kill(watched.begins(), signal.SIGKILL)
-        assert watched.is_lost()
+
+    def death() -> float:
+        name, watched = watch()
+        with asking(server, f"/request/{name}"):
+            os.kill(watched.begins(), signal.SIGKILL)
+            return watched.lost_after()
+
+    at_best(death, IN_TIME)
 
 
 def posted(server: Server) -> str:

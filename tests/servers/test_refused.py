@@ -17,7 +17,7 @@ def test_nothing_is_left_behind_a_server(kind: str) -> None:
     try:
 
         def ask(path: str) -> bytes:
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
             connection.request("GET", path, headers={"Connection": "close"})
             try:
                 return connection.getresponse().read()

@@ -78,7 +78,7 @@ class Readers:
             client.fin()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("kind", "way", "how"),
     [
@@ -114,7 +114,7 @@ def test_clients_that_never_read_cost_the_others_nothing(
     in_sendall: set[int] = set()
     most = 0
     look_at = 0.0
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not readers.have_all():
         assert time.monotonic() < deadline, state(server)
         readers.read()
@@ -158,5 +158,5 @@ def test_one_for_whom_the_kernel_takes_everything_is_cut_too(
     ask(server.port, "/fan?count=10&burst=10&ms=0", "POST")
     wait_until(lambda: not state(server)["writing"], "the writer")
     wait_until(lambda: not state(server)["waiting"], "all of it to be with the kernel")
-    wait_until(lambda: state(server)["closed"] == {"stalled": 1}, "the end", seconds=5)
+    wait_until(lambda: state(server)["closed"] == {"stalled": 1}, "the end")
     client.fin()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from ssestream.wire import Decoder
+from tests.kit.promptness import at_best
 from tests.kit.servers import Client, Server, chunks_of
 
 pytestmark = pytest.mark.server
@@ -18,7 +19,7 @@ COUNT = 50_000
 
 
 def post(server: Server, path: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("POST", path, headers={"Connection": "close"})
     assert connection.getresponse().status == 200
     connection.close()
@@ -52,16 +53,16 @@ def test_an_idle_receiver_wakes_within_50_ms(kind: str, serve: Callable[..., Ser
     server = serve(kind, "tests.servers.apps.app:app")
     client = Client(server.port).get("/quiet?key=idle", version="1.0")
     client.read_until(b":ok\n\n")
-    delays = []
-    for _ in range(20):
+
+    def knock() -> float:
         client.received = b""
         post(server, "/knock?key=idle")
         client.read_until(b"\n\n")
         arrived = time.monotonic()
-        written = float(client.received.partition(b"data: ")[2])
-        delays.append(arrived - written)
-    # One late one may be the machine's; most of them are the promise.
-    assert statistics.median(delays) < 0.05, delays
+        return arrived - float(client.received.partition(b"data: ")[2])
+
+    # Most knocks of a try, as a single one may be quick by chance.
+    at_best(lambda: statistics.median(knock() for _ in range(11)), 0.05)
 
 
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])

@@ -21,7 +21,7 @@ def start(kind: str, serve: Serve, broker: str, *args: str) -> Server:
 
 
 def ask(server: Server, path: str, **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()

@@ -1,5 +1,7 @@
 """Clients whose network is gone: no FIN, no RST, no acknowledgement."""
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.kit.networks import start_networks
+from tests.kit.promptness import at_best, in_one_try
 from tests.kit.servers import SERVERS, Client, Server
 
 pytestmark = [
@@ -23,7 +26,7 @@ pytestmark = [
 BEAT = 0.5
 TIMEOUT = 1.5
 
-#: Seconds that a busy machine may add.
+#: Seconds that a busy machine may add to the best of several tries.
 NOISE = 3.0
 
 
@@ -31,13 +34,23 @@ def settings(**more: float | None) -> dict[str, str]:
     return {"SETTINGS": json.dumps({f"SSESTREAM_{key.upper()}": more[key] for key in more})}
 
 
-def gone_after(server: Server, client: Client, key: str) -> float:
-    """Seconds from its vanishing to ``close``."""
-    client.read_until(b":ok\n\n")
-    client.vanish()
-    vanished = time.monotonic()
-    closed: float = server.wait_for(event="close", key=key)["at"]
-    return closed - vanished
+def is_gone_within(
+    seconds: float, server: Server, path: str = "/quiet", receive_buffer: int | None = None
+) -> None:
+    """Show that a client of *path* that vanishes is closed within *seconds*, and once."""
+    keys = itertools.count()
+
+    def vanish() -> float:
+        key = f"vanished{next(keys)}"
+        client = Client(server.port, receive_buffer=receive_buffer).get(f"{path}?key={key}")
+        client.read_until(b":ok\n\n")
+        client.vanish()
+        vanished = time.monotonic()
+        closed: float = server.wait_for(event="close", key=key)["at"]
+        assert len(server.events(event="close", key=key)) == 1
+        return closed - vanished
+
+    at_best(vanish, seconds)
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -47,9 +60,7 @@ def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
     server = serve(
         kind, "tests.servers.apps.app:app", env=settings(heartbeat=BEAT, tcp_user_timeout=TIMEOUT)
     )
-    client = Client(server.port).get("/quiet?key=vanished")
-    assert gone_after(server, client, "vanished") < BEAT + TIMEOUT + NOISE
-    assert len(server.events(event="close")) == 1
+    is_gone_within(BEAT + TIMEOUT + NOISE, server)
 
 
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "flask"])
@@ -60,17 +71,14 @@ def test_the_function_of_a_handler_is_ended_just_as_soon(
     server = serve(
         kind, "tests.servers.apps.app:app", env=settings(heartbeat=BEAT, tcp_user_timeout=TIMEOUT)
     )
-    client = Client(server.port).get(f"/handled/{how}?key=vanished")
-    assert gone_after(server, client, "vanished") < BEAT + TIMEOUT + NOISE
-    assert len(server.events(event="close")) == 1
+    is_gone_within(BEAT + TIMEOUT + NOISE, server, f"/handled/{how}")
 
 
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_so_it_is_by_the_send_timeout(kind: str, serve: Callable[..., Server]) -> None:
     env = settings(heartbeat=BEAT, send_timeout=TIMEOUT, tcp_user_timeout=None)
     server = serve(kind, "tests.servers.apps.app:app", env=env)
-    client = Client(server.port).get("/quiet?key=vanished")
-    assert gone_after(server, client, "vanished") < BEAT + TIMEOUT + NOISE
+    is_gone_within(BEAT + TIMEOUT + NOISE, server)
 
 
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
@@ -82,9 +90,8 @@ def test_without_a_heartbeat_the_kernels_own_probes_find_it(
     )
     there = Client(server.port).get("/quiet?key=there")
     there.read_until(b":ok\n\n")
-    client = Client(server.port).get("/quiet?key=vanished")
     # The kernel counts keep-alive in whole seconds.
-    assert gone_after(server, client, "vanished") < 3 + TIMEOUT + NOISE
+    is_gone_within(3 + TIMEOUT + NOISE, server)
     # Who is silent and answers is no such client.
     assert not server.events(event="close", key="there")
     there.fin()
@@ -94,26 +101,33 @@ def test_without_a_heartbeat_the_kernels_own_probes_find_it(
 def test_one_that_reads_slowly_has_not_vanished(serve: Callable[..., Server]) -> None:
     """To the kernel's own timeout a window that stays small is as no answer."""
     timeout = 2 * TIMEOUT
-    clients = []
+    servers = []
     for kind, send_timeout in (("gevent", 5 * timeout), ("gthread", None)):
         env = settings(send_timeout=send_timeout, tcp_user_timeout=timeout)
-        server = serve(kind, "tests.servers.apps.app:app", env=env)
-        # Its window opens often, and never far.
-        clients.append(Client(server.port, receive_buffer=4096).get("/flood?key=slow"))
-        clients[-1].read_until(b":ok\n\n")
-    end = time.monotonic() + 4 * timeout
-    while time.monotonic() < end:
+        servers.append(serve(kind, "tests.servers.apps.app:app", env=env))
+
+    def read() -> tuple[bool, str]:
+        # The windows of the clients open often, and never far.
+        clients = [Client(s.port, receive_buffer=4096).get("/flood?key=slow") for s in servers]
         for client in clients:
-            assert client.sock.recv(1024), "cut, although it reads"
-        time.sleep(0.1)
+            client.read_until(b":ok\n\n")
+        end = time.monotonic() + 4 * timeout
+        with contextlib.suppress(ConnectionError):
+            while all(client.sock.recv(1024) for client in clients):
+                if time.monotonic() > end:
+                    return True, "both stay"
+                time.sleep(0.1)
+        return False, "cut, although it reads"
+
+    # A client that has no turn for so long reads nothing, and is rightly cut.
+    in_one_try(read, tries=4)
 
 
 def test_so_is_one_that_vanishes_while_it_is_written_to(serve: Callable[..., Server]) -> None:
     env = settings(send_timeout=None, tcp_user_timeout=TIMEOUT)
     server = serve("gthread", "tests.servers.apps.app:app", env=env)
-    client = Client(server.port, receive_buffer=4096).get("/flood?key=vanished")
     # Its thread sits in sendall(), and no send deadline is there to cut it.
-    assert gone_after(server, client, "vanished") < TIMEOUT + NOISE
+    is_gone_within(TIMEOUT + NOISE, server, "/flood", receive_buffer=4096)
 
 
 def test_none_leaves_it_to_the_system(serve: Callable[..., Server]) -> None:
@@ -149,7 +163,7 @@ read -r _
 """
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def networks() -> Iterator["subprocess.Popen[str]"]:
     """Two networks, and between them a cable that is pulled when a line comes."""
     process = start_networks(
@@ -159,33 +173,40 @@ def networks() -> Iterator["subprocess.Popen[str]"]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    yield process
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.close()
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
-def test_a_cable_that_is_pulled_is_noticed_too(networks: subprocess.Popen[str]) -> None:
-    assert networks.stdin is not None
-    assert networks.stdout is not None
+def pull() -> float:
+    """Seconds from the pull to ``close``."""
     seen = []
 
     def wait_for(mark: str) -> str:
-        assert networks.stdout is not None
-        for line in networks.stdout:
+        assert both.stdout is not None
+        for line in both.stdout:
             seen.append(line)
             if mark in line:
                 return line
         raise AssertionError(f"{mark!r} did not come:\n{''.join(seen)}")
 
-    wait_for("connected")
-    networks.stdin.write("\n")
-    networks.stdin.flush()
-    wait_for("pulled")
-    pulled = time.monotonic()
-    event = json.loads(wait_for('"event": "close"').partition("@event ")[2])
+    with networks() as both:
+        assert both.stdin is not None
+        wait_for("connected")
+        both.stdin.write("\n")
+        both.stdin.flush()
+        wait_for("pulled")
+        pulled = time.monotonic()
+        event = json.loads(wait_for('"event": "close"').partition("@event ")[2])
     assert event["key"] == "vanished"
-    assert event["at"] - pulled < BEAT + TIMEOUT + NOISE
+    return float(event["at"]) - pulled
+
+
+def test_a_cable_that_is_pulled_is_noticed_too() -> None:
+    at_best(pull, BEAT + TIMEOUT + NOISE)

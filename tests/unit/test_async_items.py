@@ -34,7 +34,7 @@ class Numbers:
 
 
 def in_greenlet(function: Any) -> Any:
-    return gevent.spawn(function).get(timeout=20)
+    return gevent.spawn(function).get(timeout=60)
 
 
 def test_all_items_come_in_order() -> None:
@@ -53,7 +53,7 @@ def test_its_exception_comes_behind_its_items() -> None:
 
     greenlet = gevent.spawn(draw)
     with pytest.raises(KeyError):
-        greenlet.get(timeout=20)
+        greenlet.get(timeout=60)
     assert found == [0, 1, 2]
 
 

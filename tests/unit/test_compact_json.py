@@ -100,16 +100,16 @@ def test_two_threads_may_write_one_value_at_the_same_time() -> None:
         if threading.current_thread() is not thread:
             return "here"
         inside.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return "made"
 
     write, value = json_writer(default), [object()]
     thread = threading.Thread(target=lambda: written.append(write(value)))
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(60)
     assert write(value) == '["here"]'
     go_on.set()
-    thread.join(10)
+    thread.join(60)
     assert written == ['["made"]']
 
 

@@ -134,14 +134,14 @@ def test_of_threads_that_start_one_id_at_the_same_moment_one_starts_it(runs: Run
         found: list[Any] = []
 
         def start(source: Any, id: str = f"answer{turn}", together: Any = together) -> None:
-            together.wait(20)
+            together.wait(60)
             found.append(runs.start(source, id=id).id)  # noqa: B023 - it ends with this turn
 
         threads = [threading.Thread(target=start, args=(each,)) for each in drawn]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert found == [f"answer{turn}"] * 4
         for each in sources:
             each.let_out = 1

@@ -37,7 +37,7 @@ async def by_httpx(count, who):
     try:
         async with (
             httpx.AsyncClient() as client,
-            client.stream("POST", f"{URL}/chat/completions", json=body, timeout=30) as answer,
+            client.stream("POST", f"{URL}/chat/completions", json=body, timeout=60) as answer,
         ):
             # The text of an event stream, as it comes.
             async for text in answer.aiter_text():

@@ -11,8 +11,11 @@ from flask import Flask, request
 
 from ssestream import ChannelEnded, Channels
 
-#: Seconds of the lease of a job.
-TTL = 3.0
+#: Seconds of the lease of a job, and of a job that has to outlive a machine that stands still.
+TTL, LONG_TTL = 3.0, 60.0
+
+#: Steps of a job that has no end.
+ENDLESS = 10**9
 
 BROKER = os.environ.get("BROKER", "memory://")
 
@@ -20,10 +23,14 @@ channels = Channels(BROKER)
 app = Flask(__name__)
 
 
-def produce(name: str, steps: int = 10**9, fails: bool = False) -> None:
-    """Publish this process first, and then the number of each step."""
+def produce(name: str, steps: int = ENDLESS, fails: bool = False) -> None:
+    """Publish this process first, and then the number of each step.
+
+    A job with an end has the long lease, and one without an end is there to be lost.
+    """
+    ttl = TTL if steps == ENDLESS else LONG_TTL
     try:
-        with channels.channel(name).producer(ttl=TTL) as channel:
+        with channels.channel(name).producer(ttl=ttl) as channel:
             channel.publish({"event": "pid", "data": os.getpid()})
             for step in range(steps):
                 time.sleep(0.05)
@@ -46,7 +53,7 @@ def start(where: str, name: str) -> dict[str, Any]:
 
 @app.get("/request/<name>")
 def in_request(name: str) -> dict[str, Any]:
-    produce(name, int(request.args["steps"]))
+    produce(name, int(request.args.get("steps", ENDLESS)))
     return {"pid": os.getpid()}
 
 

@@ -92,7 +92,7 @@ class Crowd:
     def stop(self) -> None:
         self._over = True
         self._broker.wake()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def _follow(self) -> None:
@@ -219,7 +219,7 @@ def test_small_entries_are_announced_and_large_ones_are_read(
     with contextlib.closing(servers[0].client()) as client:
         said = client.pubsub(ignore_subscribe_messages=True)
         said.ssubscribe("ssestream:{news}@0") if clustered else said.psubscribe("ssestream:*")
-        said.get_message(timeout=5)
+        said.get_message(timeout=60)
         sizes = [10, MOST_BYTES - 2, MOST_BYTES - 1, 10, 100_000, 1_000_000, 10]
         sent = [fresh(str(number), size) for number, size in enumerate(sizes)]
         for frame in sent:

@@ -705,7 +705,7 @@ for thread in threads:
     thread.join()
 done = threading.Thread(target=lambda: [b.append("news", b"y") for b in brokers], daemon=True)
 done.start()
-done.join(30)
+done.join(60)
 say([done.is_alive(), brokers[0].read("news", 0, 0, 0).last])
 """
 
@@ -745,7 +745,7 @@ def last():
         append(channels)
     free.set()
 threading.Thread(target=last, daemon=True).start()
-assert free.wait(20)
+assert free.wait(60)
 assert len(all_channels[0].history("news")) >= 150
 print("free")
 """

@@ -65,7 +65,7 @@ def test_a_lease_is_looked_at_when_it_may_have_run_out(
         client.sock.setblocking(False)
         with pytest.raises(BlockingIOError):
             client.sock.recv(100)
-        client.sock.settimeout(20)
+        client.sock.settimeout(60)
         assert client.all()[-1]["event"] == "lost"
     until(lambda: not exchange_of(channels).listener.watches_leases, "the looks to end")
 

@@ -764,7 +764,7 @@ def torture(seed: int, broker: Breakable, channels: Channels, each: int) -> None
         def enough() -> bool:
             return all(len(client.seen[name]) >= each for name in client.names)
 
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not enough():
             assert time.monotonic() < deadline, f"seed {seed}: {client.names} stands still"
             client.visit(lambda: enough() or time.monotonic() > deadline)

@@ -255,7 +255,7 @@ def test_one_who_left_before_the_gap_was_told_is_told_when_it_is_back(local: Mak
 
     def slowly(name: str) -> str:
         held.append(name)
-        until_then.wait(20)
+        until_then.wait(60)
         return snapshot(name)
 
     app = Following(channels, on_gap=slowly)

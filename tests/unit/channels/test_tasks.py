@@ -73,7 +73,7 @@ def test_it_is_a_greenlet_where_gevent_has_patched_waits_and_else_a_thread() -> 
 def test_what_was_stopped_is_told_and_starts_again(caplog: pytest.LogCaptureFixture) -> None:
     started = threading.Event()
     start_again(started.set, gevent.Timeout())
-    assert started.wait(10)
+    assert started.wait(60)
     assert "was stopped, and starts again" in caplog.text
     # The greenlet that was killed ends.
     with pytest.raises(GreenletExit):

@@ -79,7 +79,7 @@ def fork():
 
 def publish_for_long():
     unheard.LONG, unheard.LOOK = 0.05, 0.01
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         publish()
         time.sleep(0.02)

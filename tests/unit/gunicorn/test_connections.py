@@ -61,4 +61,4 @@ def test_a_greenlet_of_the_pool_knows_its_pool_and_its_last_answer() -> None:
 
     greenlet = pool.spawn(serve)
     assert isinstance(greenlet, Serving)
-    assert greenlet.get(timeout=10) == (pool, [None, list, None])
+    assert greenlet.get(timeout=60) == (pool, [None, list, None])

@@ -74,7 +74,7 @@ def test_a_request_has_one_connection(pair: Pair) -> None:
 
 
 def test_the_socket_is_tuned_as_nodes_is(pair: Pair) -> None:
-    pair.server.settimeout(5)
+    pair.server.settimeout(60)
     SseStream(environ(**{"gunicorn.socket": pair.server}))
     assert pair.server.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     assert pair.server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -19,7 +19,7 @@ def test_what_the_other_end_has_not_read_is_known_on_this_host(
         assert before is not None
         server.sendall(b"x" * 1000)
         until(lambda: unread(server) >= before + 1000, "the bytes")
-        client.settimeout(20)
+        client.settimeout(60)
         received = 0
         while received < 1000:
             received += len(client.recv(1000))

@@ -112,7 +112,7 @@ def test_a_view_that_takes_long_and_is_not_the_one_that_writes(
 
         timer = set_interval(tick, 20)
         for _ in range(5):
-            assert written.acquire(timeout=10)
+            assert written.acquire(timeout=60)
         clear_interval(timer)
         # The first that it writes itself.
         WRITES[how](res, sse_stream)

@@ -234,7 +234,7 @@ def test_events_come_after_the_call_that_caused_them() -> None:
     gate = threading.Lock()
     with gate:
         call_queue_of(sse_stream).call_soon(
-            lambda: seen.append("gate open") if gate.acquire(timeout=5) else None
+            lambda: seen.append("gate open") if gate.acquire(timeout=60) else None
         )
         sse_stream.destroy()
         seen.append("destroy has returned")

@@ -72,13 +72,13 @@ def test_a_child_finds_what_a_lock_guards_in_one_piece(counter: Counter) -> None
         thread.start()
     try:
         for _ in range(20):
-            assert in_child(lambda: counter.one == counter.two and counter.lock.acquire(timeout=5))
+            assert in_child(lambda: counter.one == counter.two and counter.lock.acquire(timeout=60))
     finally:
         over.set()
         for thread in threads:
             thread.join()
     # And in the parent the locks are free again.
-    assert counter.lock.acquire(timeout=5)
+    assert counter.lock.acquire(timeout=60)
     counter.lock.release()
 
 
@@ -95,7 +95,7 @@ def test_threads_may_fork_at_once(counter: Counter) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert results == [True] * 4
 
 
@@ -118,7 +118,7 @@ def test_a_member_that_fails_before_a_fork_leaves_no_lock_behind(counter: Counte
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(in_child(lambda: True)), daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert results == [True]
 
 

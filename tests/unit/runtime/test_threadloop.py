@@ -34,7 +34,7 @@ def run(main: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=run_in_hub, args=(played, current_loop()), daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert results, "it has not come to its end"
     if isinstance(results[0], BaseException):
         raise results[0]
@@ -114,9 +114,9 @@ def test_other_threads_wake_what_waits() -> None:
 
     def main() -> list[Any]:
         waits.append("event")
-        got = [event.wait(20)]
+        got = [event.wait(60)]
         waits.append("result")
-        got.append(result.get(timeout=20))
+        got.append(result.get(timeout=60))
         return got
 
     def wake() -> None:
@@ -144,10 +144,10 @@ def test_greenlets_hand_on_by_queues_and_locks() -> None:
 
         giver = gevent.spawn(give)
         for _ in range(100):
-            got.append(queue.get(timeout=20))
+            got.append(queue.get(timeout=60))
             with lock:
                 gevent.sleep(0)
-        giver.get(timeout=20)
+        giver.get(timeout=60)
         return got
 
     assert run(main) == list(range(100))
@@ -155,7 +155,7 @@ def test_greenlets_hand_on_by_queues_and_locks() -> None:
 
 def test_sockets_are_watched_in_the_shared_loop_and_closed_ones_no_more() -> None:
     mine, other = socket.socketpair()
-    other.settimeout(10)
+    other.settimeout(60)
 
     def drain() -> None:
         received = 0
@@ -174,7 +174,7 @@ def test_sockets_are_watched_in_the_shared_loop_and_closed_ones_no_more() -> Non
         gevent.sleep(0.01)
         draining = threading.Thread(target=drain)
         draining.start()
-        filling.get(timeout=10)
+        filling.get(timeout=60)
         draining.join()
         sock.close()
         return got

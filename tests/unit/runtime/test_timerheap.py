@@ -90,7 +90,7 @@ def test_many_that_wait_hold_up_no_other() -> None:
 
     def wait(number: int) -> None:
         waiting.append(number)
-        gate.wait(10)
+        gate.wait(60)
 
     ticks = Ticks()
     for number in range(5):

@@ -13,7 +13,7 @@ from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 def test_a_wake_before_the_sleep_ends_it() -> None:
     waker = Waker()
     waker.wake()
-    with gevent.Timeout(10 if in_greenlet() else None):
+    with gevent.Timeout(60 if in_greenlet() else None):
         waker.wait()
 
 
@@ -60,7 +60,7 @@ def test_a_greenlet_that_is_killed_while_it_sleeps_is_woken_no_more() -> None:
         made[0].wake()
         gevent.sleep(0.01)
         # The wake is for the next sleep.
-        with gevent.Timeout(5):
+        with gevent.Timeout(60):
             made[0].wait()
 
     gevent.spawn(scene).get()
@@ -88,7 +88,7 @@ def test_a_thread_that_sleeps_can_be_interrupted_by_its_timeout() -> None:
         with pytest.raises(gevent.Timeout), gevent.Timeout(0.02):
             waker.wait()
         waker.wake()
-        with gevent.Timeout(5):
+        with gevent.Timeout(60):
             waker.wait()
 
     gevent.spawn(scene).get()

@@ -55,7 +55,7 @@ def test_of_many_at_once_one_uses_it_up(make: Any) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert len(admitted) == 1
 
 
