@@ -16,6 +16,8 @@ POSTS = {
     "clock": ("/end", {}, 204),
     "datastar": ("/notes", {"json": {"text": "hello"}}, 200),
     "htmx": ("/notes", {"data": {"text": "hello"}}, 204),
+    # Nobody has logged in.
+    "notifications": ("/notify", {"data": {"to": "ann", "text": "hello"}}, 401),
     # None may run at all here.
     "progress": ("/jobs", {}, 429),
     "turbo": ("/notes", {"data": {"text": "hello"}}, 204),
