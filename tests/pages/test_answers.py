@@ -1,7 +1,6 @@
 """The example of an answer: it survives reloads, shows in every tab, and can be stopped."""
 
 import json
-import os
 import re
 import urllib.error
 import urllib.request
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 
 from examples.answers import WORDS, answer
-from tests.kit.servers import ROOT, Client, Server, body_of, free_port, wait_until
+from tests.kit.pictures import take_picture
+from tests.kit.servers import Client, Server, body_of, free_port, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -65,26 +65,25 @@ def page(driver: Any, serve: Callable[..., Server], env: dict[str, str]) -> Page
 
 
 def test_an_answer_is_whole_after_a_reload_in_its_middle_and_in_a_second_tab(page: Page) -> None:
-    page.ask()
+    question = "What do you think of streams?"
+    page.ask(question)
     page.wait_for_words(100)
     page.driver.refresh()
-    page.wait_for_words(100)
-    if "SSESTREAM_PICTURES" in os.environ:
-        page.driver.set_window_size(900, 620)
-        page.driver.save_screenshot(str(ROOT / "docs" / "answers.png"))
+    page.wait_for_words(300)
+    take_picture(page.driver, "answers", 800, 440)
     first, address = page.driver.current_window_handle, page.driver.current_url
     page.driver.switch_to.new_window("tab")
     page.driver.get(address)
     page.wait_for("whole answer")
-    assert page.text("answer") == whole()
+    assert page.text("answer") == whole(question)
     page.driver.close()
     page.driver.switch_to.window(first)
     page.wait_for("whole answer")
-    assert page.text("answer") == whole()
+    assert page.text("answer") == whole(question)
     # The page that is loaded when all is done shows it, too.
     page.driver.refresh()
     page.wait_for("whole answer")
-    assert page.text("answer") == whole()
+    assert page.text("answer") == whole(question)
     assert [each for each in page.driver.get_log("browser") if each["level"] == "SEVERE"] == []
 
 

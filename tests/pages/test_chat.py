@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from ssestream import Channels
+from tests.kit.pictures import take_picture
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Client, Server, free_port, wait_until
 from tests.servers.apps.scripts import script
@@ -156,15 +157,22 @@ def test_what_one_says_is_in_all_tabs_of_the_room_and_of_no_other(
 ) -> None:
     ann, bob = tabs(server, "lobby", "Ann"), tabs(server, "lobby", "Bob")
     elsewhere = tabs(server, "garden", "Eve")
-    ann.say("hello")
-    bob.wait_for_said(("Ann", "hello"))
-    bob.say("Grüße, 안녕 👋")
-    elsewhere.say("in the garden")
+    ann.say("Is anybody here?")
+    bob.wait_for_said(("Ann", "Is anybody here?"))
+    bob.say("Grüße, Привет!")
+    elsewhere.say("in the garden, 안녕 👋")
+    ann.say("I reload this page now, and nothing is lost.")
+    said = [
+        ("Ann", "Is anybody here?"),
+        ("Bob", "Grüße, Привет!"),
+        ("Ann", "I reload this page now, and nothing is lost."),
+    ]
     for tab in (ann, bob):
-        tab.wait_for_said(("Ann", "hello"), ("Bob", "Grüße, 안녕 👋"))
-    elsewhere.wait_for_said(("Eve", "in the garden"))
+        tab.wait_for_said(*said)
+    elsewhere.wait_for_said(("Eve", "in the garden, 안녕 👋"))
     assert elsewhere.here() == ["Eve"]
     assert bob.here() == ["Ann", "Bob"]
+    take_picture(bob.look(), "chat", 900, 520)
     log = elsewhere.look().get_log("browser")
     assert [entry for entry in log if entry["level"] == "SEVERE"] == []
 

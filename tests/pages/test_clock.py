@@ -1,7 +1,6 @@
 """The example page with its three clocks, in a real browser against a real server."""
 
 import io
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.pictures import WANTED, emulate, take_picture
 from tests.kit.servers import ROOT, Client, Server, body_of, free_port, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -163,8 +163,10 @@ def test_when_the_server_ends_the_stream_the_browser_comes_back_after_retry(page
     assert page.console(f"/clock opens with id {last + 1}") >= 1
     assert page.seen() >= {"error", "resume", "retry"}
     assert page.log("raw", "error") == page.log("pipeline", "error") == []
-    if os.environ.get("SSESTREAM_PICTURE") == "1":
-        take_pictures(page)
+    if WANTED:
+        wait_until(lambda: page.log("clock", "foo"), "something in the log")
+        page.click("#pipeline .switch")
+        take_picture(page.driver, "clock")
 
 
 def test_after_a_restart_of_the_server_every_clock_resumes(
@@ -172,7 +174,7 @@ def test_after_a_restart_of_the_server_every_clock_resumes(
 ) -> None:
     server = serve("gevent", "examples.clock:app", port=free_port())
     page = show(driver, server)
-    film = Film(page) if os.environ.get("SSESTREAM_PICTURE") == "1" else None
+    film = Film(page) if WANTED else None
     if film is not None:
         film.take_ticks(4)
     for clock in CLOCKS:
@@ -231,21 +233,6 @@ def test_a_last_event_id_that_is_no_number_starts_from_0(server: Server) -> None
         client.fin()
 
 
-def take_pictures(page: Page) -> None:
-    """The picture of the docs; with SSESTREAM_PICTURES, a folder, others to look at."""
-    wait_until(lambda: page.log("clock", "foo"), "something in the log")
-    page.click("#pipeline .switch")
-    emulate(page.driver, "light", 1180)
-    (ROOT / "docs").mkdir(exist_ok=True)
-    page.driver.save_screenshot(str(ROOT / "docs" / "clock.png"))
-    elsewhere = os.environ.get("SSESTREAM_PICTURES")
-    if elsewhere is not None:
-        for scheme, width in (("dark", 1180), ("light", 420), ("dark", 420)):
-            emulate(page.driver, scheme, width)
-            page.driver.save_screenshot(str(Path(elsewhere) / f"{scheme}-{width}.png"))
-    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
 class Film:
     """The moving picture of the README."""
 
@@ -274,10 +261,3 @@ class Film:
         small = [each.resize((each.width * 2 // 3, each.height * 2 // 3)) for each in images]
         first, *rest = (each.quantize(64) for each in small)
         first.save(path, save_all=True, append_images=rest, duration=self._shown, loop=0)
-
-
-def emulate(driver: Any, scheme: str, width: int) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    metrics = {"width": width, "height": 845, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -1,5 +1,6 @@
 """The example dashboard: several channels on one stream, and a plot that moves."""
 
+import math
 import os
 import re
 import signal
@@ -12,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from examples.dashboard import STORM
 from ssestream import Channels
+from tests.kit.pictures import take_picture
 from tests.kit.servers import ROOT, Server, wait_until
 from tests.servers.apps.scripts import script
 
@@ -168,12 +171,18 @@ def test_each_channel_of_the_one_stream_goes_where_it_belongs(
 def test_who_opens_the_page_sees_the_last_minute_at_once(
     driver: Any, two_workers: Server, channels: Channels
 ) -> None:
-    for second in range(50):
-        measure(channels, 1000.0 + second, 10.0, 5.0)
+    for second in range(60):
+        wind = 9 + 3.6 * math.sin(second / 6) + math.sin(second / 2)
+        measure(channels, 1000.0 + second, 19 + 3 * math.sin(second / 11), wind)
+        if wind > STORM:
+            data = {"at": 1000.0 + second, "value": wind}
+            channels.publish("warnings", {"event": "warnings", "data": data})
     page = Page(driver, two_workers.url)
     for channel in CHANNELS:
-        wait_until(lambda channel=channel: len(page.plot(channel)) == 50, f"the plot of {channel}")
-        assert [x for x, _ in page.plot(channel)] == [float(x) for x in range(11, 61)]
+        wait_until(lambda channel=channel: len(page.plot(channel)) == 60, f"the plot of {channel}")
+        assert [x for x, _ in page.plot(channel)] == [float(x) for x in range(1, 61)]
+    wait_until(lambda: len(page.warnings()) == 5, "the warnings")
+    take_picture(driver, "dashboard", 1000, 640)
 
 
 def test_when_the_workers_are_killed_the_plots_have_no_hole_and_nothing_twice(

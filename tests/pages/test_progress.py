@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from ssestream import Channels
+from tests.kit.pictures import take_picture
 from tests.kit.servers import ROOT, Client, Server, free_port, wait_until
 from tests.servers.apps.scripts import script
 
@@ -102,6 +103,8 @@ def test_the_bar_moves_and_goes_on_after_a_reload_in_the_middle(
     driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
     driver.get_log("browser")
     driver.refresh()
+    page.wait_for_step(40)
+    take_picture(driver, "progress", 800, 690)
     # A second tab shows the same.
     first = driver.current_window_handle
     address = driver.current_url
