@@ -89,6 +89,17 @@ def async_views() -> None:
         _missing("asgiref", "pip install asgiref")
 
 
+@pytest.fixture(scope="session")
+def installed() -> Callable[[str], None]:
+    """``installed("flask_cors")``: skip the test if this module of a package is missing."""
+
+    def check(module: str) -> None:
+        if importlib.util.find_spec(module) is None:
+            _missing(module, "pip install -e '.[test]'")
+
+    return check
+
+
 @pytest.fixture
 def greenlets_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Listeners and readers are greenlets, as in a process that gevent has patched."""
