@@ -76,7 +76,7 @@ LANGUAGES = ("python", "pycon", "shell", "javascript", "nginx", "ini", "docker",
 #: Packages that the program of a page needs, and that nothing else needs.
 NEEDED = {
     "docs_authentication": ("flask_login",),
-    "docs_extensions": ("flask_babel", "flask_sqlalchemy"),
+    "docs_extensions": ("flask_babel", "flask_sqlalchemy", "flask_wtf"),
     "docs_json": ("orjson", "msgspec"),
     "docs_testing_views": ("flask_login",),
 }

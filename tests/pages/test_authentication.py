@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.docs.test_docs import PROGRAMS, blocks
-from tests.kit.servers import ROOT, Server, free_port, wait_until
+from tests.kit.servers import PATIENCE, ROOT, Server, free_port, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "authentication.rst"
 APP = """
 from {name} import app, channels, tickets
 from flask import request
+from ssestream import ServerResponse, SseStream
 from ssestream.browser import init_app, ssestream_url
 from flask_login import login_required
 
@@ -33,7 +34,7 @@ init_app(app)
 
 @app.before_request
 def visited():
-    if request.path in ("/events", "/ticket", "/notifications"):
+    if request.path != "/visits":
         visits.append(request.path)
 
 @app.get("/visits")
@@ -54,6 +55,21 @@ def shared():
 @app.get("/session")
 def session_page():
     return HEAD + "<script>" + {session!r} + "</script>"
+
+@app.get("/refused/<int:status>")
+def refused(status):
+    response = app.make_response(("", status))
+    if status == 302:
+        response.location = "/visits"
+    return response
+
+@app.get("/ended")
+def ended():
+    res = ServerResponse()
+    sse_stream = SseStream(request)
+    sse_stream.pipe(res)
+    sse_stream.end({{"retry": 20}})
+    return res
 
 @app.post("/publish")
 def publish():
@@ -131,3 +147,109 @@ def test_a_page_that_has_lost_its_session_goes_to_the_log_in(driver: Any, server
     assert status == 204
     wait_until(lambda: driver.current_url.endswith("/login"), "the log-in", 30)
     assert visits(server, "/notifications") == 2
+
+
+#: States of an `EventSource`.
+CONNECTING, CLOSED = 0, 2
+
+
+def errors_of(driver: Any, url: str) -> tuple[int, int]:
+    """``readyState`` at the first error of an ``EventSource``, and the number of errors."""
+    first, count = driver.execute_async_script(
+        """
+        const [url, done] = arguments
+        const states = []
+        const source = new EventSource(url)
+        source.onerror = () => {
+          states.push(source.readyState)
+          setTimeout(() => { source.close(); done([states[0], states.length]) }, 1000)
+        }
+        """,
+        url,
+    )
+    return first, count
+
+
+@pytest.mark.parametrize("status", [401, 403, 302, 204, 503])
+def test_a_browser_does_not_come_back_after_a_refusal(
+    status: int, driver: Any, server: Server
+) -> None:
+    driver.get(f"{server.url}/visits")
+    assert errors_of(driver, f"/refused/{status}") == (CLOSED, 1)
+    assert visits(server, f"/refused/{status}") == 1
+
+
+def test_a_browser_comes_back_after_a_clean_end(driver: Any, server: Server) -> None:
+    driver.get(f"{server.url}/visits")
+    state, count = errors_of(driver, "/ended")
+    assert state == CONNECTING
+    assert count > 1
+    assert visits(server, "/ended") > 1
+
+
+# -- without a browser
+
+
+@pytest.fixture
+def page() -> dict[str, Any]:
+    """What the program of the page defines."""
+    names: dict[str, Any] = {"__name__": "shown"}
+    exec(PROGRAMS["docs_authentication"], names)
+    return names
+
+
+def test_a_stream_is_refused_with_401_and_a_page_is_sent_to_the_log_in(page: Any) -> None:
+    visitor = page["app"].test_client()
+    answer = visitor.get("/notifications", headers={"Accept": "text/event-stream"})
+    assert (answer.status_code, answer.data) == (401, b"")
+    answer = visitor.get("/notifications")
+    assert (answer.status_code, answer.location) == (302, "/login")
+
+
+def test_a_log_out_ends_the_streams_of_its_user_alone(page: Any, sse: Any) -> None:
+    visitors = {name: page["app"].test_client() for name in ("ann", "ben")}
+    streams = {}
+    for name, visitor in visitors.items():
+        assert visitor.post("/login", data={"name": name}).status_code == 204
+        # Two tabs.
+        streams[name] = [sse(visitor, "/notifications", timeout=PATIENCE) for _ in range(2)]
+    assert visitors["ann"].post("/logout").status_code == 204
+    for events in streams["ann"]:
+        wait_until(lambda events=events: events.ended == "clean", "the end of the stream")
+        events.reconnect()
+        assert events.status == 401
+    page["channels"].publish("user:ben", {"data": "for Ben"})
+    for events in streams["ben"]:
+        assert events.next().data == "for Ben"
+
+
+# -- a stream for a POST
+
+
+@pytest.mark.skipif("docs_extensions" not in PROGRAMS, reason="an extension is not installed")
+def test_a_page_sends_the_csrf_token_and_gets_its_stream(
+    driver: Any, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    (script,) = blocks(ROOT / "docs" / "extensions.rst", "javascript")
+    (tmp_path / "extended.py").write_text(PROGRAMS["docs_extensions"])
+    (tmp_path / "extended_pages.py").write_text(
+        "from extended import app\nfrom ssestream.browser import init_app\ninit_app(app)\n"
+    )
+    env = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    server = serve("gevent", "extended_pages:app", env=env)
+    driver.get(f"{server.url}/ask")
+    load = "import { SharedEventSource } from '/_ssestream/ssestream.js'\n"
+    put = """
+        const script = document.createElement('script')
+        script.type = 'module'
+        script.textContent = arguments[0]
+        document.body.append(script)
+        """
+    driver.execute_script(put, load + script)
+    text = "Why is the sky blue?"
+    wait_until(lambda: text in driver.find_element("css selector", "body").text, "the answer")
+    # Without the token, or with another one.
+    refuse = "const [done] = arguments; fetch('/answers', {method: 'POST', body: '{}', headers})"
+    for headers in ("{}", "{'X-CSRFToken': 'forged'}"):
+        code = f"const headers = {headers}; {refuse}.then((answer) => done(answer.status))"
+        assert driver.execute_async_script(code) == 400

@@ -233,24 +233,31 @@ def flask_sqlalchemy(uri: str = "sqlite://") -> Flask:
         sse_stream = SseStream(req)
         sse_stream.pipe(res)
         keeps = "keeps" in req.query
-        while True:
-            found = db.session.execute(db.text("SELECT 7")).scalar()
-            if not keeps:
-                db.session.remove()
-            if not sse_stream.write({"data": found}):
-                return
-            time.sleep(0.02)
+        try:
+            while True:
+                found = db.session.execute(db.text("SELECT 7")).scalar()
+                if not keeps:
+                    db.session.remove()
+                if not sse_stream.write({"data": found}):
+                    return
+                time.sleep(0.02)
+        finally:
+            db.session.remove()
+            left.append("/held")
 
     @app.get("/rows")
     def rows() -> Response:
         """A source that opens an app context for each of its questions."""
 
         def source() -> Iterator[dict[str, Any]]:
-            while True:
-                with app.app_context():
-                    found = db.session.execute(db.text("SELECT 7")).scalar()
-                yield {"data": found}
-                time.sleep(0.02)
+            try:
+                while True:
+                    with app.app_context():
+                        found = db.session.execute(db.text("SELECT 7")).scalar()
+                    yield {"data": found}
+                    time.sleep(0.02)
+            finally:
+                left.append("/rows")
 
         return pipeline(source(), SseStream(request), ServerResponse())
 
