@@ -20,7 +20,7 @@ INDEX = (DOCS / "index.rst").read_text()
 
 def listed() -> list[str]:
     """The pages that the front page describes, as names for a toctree."""
-    links = re.findall(r"<([\w/]+)\.rst>`_", INDEX)
+    links = re.findall(r"<([\w/]+)\.rst>`_(?!_)", INDEX)
     return list(links)
 
 
