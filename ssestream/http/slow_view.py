@@ -27,32 +27,39 @@ _SINCE_KEY = "ssestream.written_since"
 class UnreturnedBuffer(OutputBuffer):
     """The buffer of a response until its view has returned it; see `returned`.
 
-    A class of its own, so that the buffer of an open stream has nothing to check.
+    A class of its own, so that the buffer of an open stream has nothing to check. Another thread
+    may make the buffer an ordinary one while a method here runs: the methods use no `super` and
+    nothing that only this class has.
     """
 
     __slots__ = ()
 
     def put(self, frame: bytes) -> bool:
-        self.look()
-        return super().put(frame)
+        _look(self._lock)
+        return OutputBuffer.put(self, frame)
 
     def put_if_clear(self, frame: bytes, messages: int) -> bool:
         # A frame without a message is the library's own.
         if messages:
-            self.look()
-        return super().put_if_clear(frame, messages)
+            _look(self._lock)
+        return OutputBuffer.put_if_clear(self, frame, messages)
 
     def look(self) -> None:
         """Warn if the view of this response writes now, and has written for long."""
-        if flask.has_request_context():
-            environ = flask.request.environ
-            call_queue = known_call_queue(environ)
-            # A request and its response share a lock.
-            if call_queue is not None and call_queue.lock is self._lock:
-                _written(environ)
+        _look(self._lock)
 
     def become_ordinary(self) -> None:
         self.__class__ = OutputBuffer  # type: ignore[assignment]
+
+
+def _look(lock: Any) -> None:
+    """Warn if the view of the response with this *lock* writes now, and has written for long."""
+    if flask.has_request_context():
+        environ = flask.request.environ
+        call_queue = known_call_queue(environ)
+        # A request and its response share a lock.
+        if call_queue is not None and call_queue.lock is lock:
+            _written(environ)
 
 
 def returned(buffer: OutputBuffer) -> None:
@@ -64,8 +71,9 @@ def returned(buffer: OutputBuffer) -> None:
 def look_at_queue(stream: Belonging, pipes: tuple[Any, ...]) -> None:
     """Warn if a view writes for long into the queue of *stream*, which has these *pipes*."""
     for pipe in pipes:
-        if type(pipe.buffer) is UnreturnedBuffer:
-            pipe.buffer.look()
+        buffer = pipe.buffer
+        if type(buffer) is UnreturnedBuffer:
+            UnreturnedBuffer.look(buffer)
             return
     if not pipes and belongs(stream):
         _written(flask.request.environ)

@@ -9,6 +9,7 @@ import pytest
 from ssestream import ServerResponse, SseStream, clear_interval, set_interval
 from ssestream.http import slow_view
 from ssestream.http.outgoing import HIGH_WATER_MARK
+from ssestream.http.output import OutputBuffer
 from tests.kit.servers import wait_until
 
 #: What a view can write with, in turns.
@@ -135,3 +136,20 @@ def test_a_view_that_writes_to_the_streams_of_others(
                 sse_stream.write({"data": "x"})
                 res.write("data: x\n\n")
     assert told(caplog) == []
+
+
+@pytest.mark.parametrize("write", ["put", "put_if_clear"])
+def test_a_response_that_is_returned_while_another_thread_writes_to_it_takes_the_frame(
+    write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = slow_view.UnreturnedBuffer(HIGH_WATER_MARK)
+
+    def returns() -> bool:
+        slow_view.returned(buffer)
+        return False
+
+    monkeypatch.setattr(flask, "has_request_context", returns)
+    buffer.put(b"one ") if write == "put" else buffer.put_if_clear(b"one ", 1)
+    assert type(buffer) is OutputBuffer
+    assert buffer.put(b"two")
+    assert buffer.take() == b"one two"
