@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import doctest
+import functools
 import importlib.util
 import io
 import math
@@ -52,16 +53,19 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT).with_suffix("")).replace("/", "_").lower()
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of *language* in *page*, from its first to its last."""
+@functools.cache
+def _literals(page: Path) -> list[tuple[list[str], str]]:
+    """The classes and the text of each literal block; each page is read once in a process."""
     tree = docutils.core.publish_doctree(
         page.read_text(), str(page), settings_overrides={**SETTINGS, "warning_stream": False}
     )
-    return [
-        block.astext()
-        for block in tree.findall(docutils.nodes.literal_block)
-        if block["classes"] == ["code", language]
-    ]
+    literals = tree.findall(docutils.nodes.literal_block)
+    return [(block["classes"], block.astext()) for block in literals]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of *language* in *page*, from its first to its last."""
+    return [text for classes, text in _literals(page) if classes == ["code", language]]
 
 
 def program(page: Path) -> str:

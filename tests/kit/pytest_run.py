@@ -34,7 +34,7 @@ def run_pytest(folder: Path, tests: str, conftest: str = "") -> str:
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{info.parent}", "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     return done.stdout + done.stderr
 

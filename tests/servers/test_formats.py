@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 
 from tests.conftest import NODE_MODULES
@@ -17,6 +15,22 @@ from tests.servers.apps.formats import TEXT, TOOL_CALL
 pytestmark = pytest.mark.server
 
 WHOLE = "".join(TEXT)
+
+
+@pytest.fixture(scope="module")
+def openai() -> Any:
+    # It takes a second to import, in each process that collects these tests.
+    import openai
+
+    return openai
+
+
+@pytest.fixture(scope="module")
+def anthropic() -> Any:
+    # It takes seconds to import, in each process that collects these tests.
+    import anthropic
+
+    return anthropic
 
 
 @pytest.fixture(scope="module", params=["gevent", "SseWorker", "gthread"])
@@ -29,7 +43,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 MESSAGES: Any = [{"role": "user", "content": "?"}]
 
 
-def chat(server: Server, case: str) -> Iterator[Any]:
+def chat(openai: Any, server: Server, case: str) -> Iterator[Any]:
     url = f"{server.url}/v1"
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
         completions = client.chat.completions
@@ -38,7 +52,7 @@ def chat(server: Server, case: str) -> Iterator[Any]:
 
 
 @contextmanager
-def claude(server: Server, case: str) -> Iterator[anthropic.MessageStream]:
+def claude(anthropic: Any, server: Server, case: str) -> Iterator[Any]:
     url = server.url
     with (
         anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as client,
@@ -47,30 +61,32 @@ def claude(server: Server, case: str) -> Iterator[anthropic.MessageStream]:
         yield stream
 
 
-def test_the_openai_library_reads_an_answer(server: Server) -> None:
-    chunks = list(chat(server, "text"))
+def test_the_openai_library_reads_an_answer(server: Server, openai: Any) -> None:
+    chunks = list(chat(openai, server, "text"))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == WHOLE
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert {(chunk.id, chunk.model) for chunk in chunks} == {(chunks[0].id, "parrot")}
 
 
-def test_the_openai_library_reads_calls_of_tools(server: Server) -> None:
-    deltas = [chunk.choices[0].delta for chunk in chat(server, "chat")]
+def test_the_openai_library_reads_calls_of_tools(server: Server, openai: Any) -> None:
+    deltas = [chunk.choices[0].delta for chunk in chat(openai, server, "chat")]
     calls = [call.model_dump() for delta in deltas for call in delta.tool_calls or ()]
     assert calls == [TOOL_CALL]
     assert "".join(delta.content or "" for delta in deltas) == "ab"
 
 
-def test_whole_chunks_are_passed_on_as_they_are(server: Server) -> None:
-    chunks = list(chat(server, "relay"))
+def test_whole_chunks_are_passed_on_as_they_are(server: Server, openai: Any) -> None:
+    chunks = list(chat(openai, server, "relay"))
     assert [chunk.id for chunk in chunks] == ["theirs", "theirs"]
     assert chunks[0].choices[0].finish_reason == "length"
 
 
-def test_the_openai_library_is_told_of_an_error_after_all_that_came(server: Server) -> None:
+def test_the_openai_library_is_told_of_an_error_after_all_that_came(
+    server: Server, openai: Any
+) -> None:
     got: list[str] = []
-    chunks = chat(server, "fails")
+    chunks = chat(openai, server, "fails")
     with pytest.raises(openai.APIError) as caught:
         got.extend(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert "".join(got) == WHOLE
@@ -78,24 +94,29 @@ def test_the_openai_library_is_told_of_an_error_after_all_that_came(server: Serv
     assert caught.value.type == "server_error"
 
 
-def test_the_anthropic_library_reads_an_answer(server: Server) -> None:
-    with claude(server, "text") as stream:
+def test_the_anthropic_library_reads_an_answer(server: Server, anthropic: Any) -> None:
+    with claude(anthropic, server, "text") as stream:
         assert "".join(stream.text_stream) == WHOLE
         message = stream.get_final_message()
     assert (message.model, message.role, message.stop_reason) == ("parrot", "assistant", "end_turn")
     assert [block.type for block in message.content] == ["text"]
 
 
-def test_the_anthropic_library_reads_blocks_between_text(server: Server) -> None:
-    with claude(server, "anthropic") as stream:
+def test_the_anthropic_library_reads_blocks_between_text(server: Server, anthropic: Any) -> None:
+    with claude(anthropic, server, "anthropic") as stream:
         content: Any = stream.get_final_message().content
     assert [block.type for block in content] == ["text", "thinking", "text"]
     assert [content[0].text, content[1].thinking, content[2].text] == ["a", "hm", "b"]
 
 
-def test_the_anthropic_library_is_told_of_an_error_after_all_that_came(server: Server) -> None:
+def test_the_anthropic_library_is_told_of_an_error_after_all_that_came(
+    server: Server, anthropic: Any
+) -> None:
     got: list[str] = []
-    with pytest.raises(anthropic.APIStatusError) as caught, claude(server, "fails") as stream:
+    with (
+        pytest.raises(anthropic.APIStatusError) as caught,
+        claude(anthropic, server, "fails") as stream,
+    ):
         got.extend(stream.text_stream)
     assert "".join(got) == WHOLE
     assert "The answer failed." in str(caught.value)

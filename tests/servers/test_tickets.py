@@ -99,7 +99,7 @@ def test_a_client_that_comes_back_with_new_tickets_misses_nothing(
     seen: list[str] = []
     last_id = ""
     for number in range(4):
-        ticket = issued(server, "ann", expires=0.5)
+        ticket = issued(server, "ann", expires=3)
         client = Client(server.port).get(
             f"/events?ticket={ticket}&lastEventId={last_id}", version="1.0"
         )

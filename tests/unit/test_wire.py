@@ -33,6 +33,7 @@ from tests.kit.messages import (
     pieces,
     right_messages,
 )
+from tests.kit.promptness import at_best
 
 # Read in both directions: encode() gives the bytes, and a Decoder gives the
 # message back, with ids as text and every line end as LF. Where that differs
@@ -367,16 +368,19 @@ def test_bytes_that_cannot_be_had_are_refused() -> None:
 
 
 def test_a_key_of_ten_megabytes_is_refused_at_once() -> None:
-    began = time.process_time()
-    tracemalloc.start()
-    try:
-        with pytest.raises(MessageError, match="unknown field 'dddd"):
-            encode({"d" * 10**7: 1})
-        _, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert most < 15 * 10**6
-    assert time.process_time() - began < 0.3
+    def refusal() -> float:
+        began = time.process_time()
+        tracemalloc.start()
+        try:
+            with pytest.raises(MessageError, match="unknown field 'dddd"):
+                encode({"d" * 10**7: 1})
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 15 * 10**6
+        return time.process_time() - began
+
+    at_best(refusal, 0.3)
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict, MappingProxyType, MultiDict, LocalProxy])

@@ -16,6 +16,7 @@ from ssestream.runtime.forking import process
 from ssestream.testing import Clock, stopped_clock
 from tests.kit.brokers import everything, frames
 from tests.kit.following import Client, Following, data_of, publish
+from tests.kit.states import forget_timers
 
 Make = Callable[..., Channels]
 
@@ -103,7 +104,8 @@ def has_dropped(broker: MemoryBroker) -> bool:
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    """It stands until the test moves it."""
+    """It stands until the test moves it, with no timers of other tests."""
+    forget_timers()
     with stopped_clock() as clock:
         yield clock
 

@@ -1,6 +1,7 @@
 """What is Redis's own among the brokers, against real servers."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -34,8 +35,9 @@ from ssestream.brokers.redis.servers import OneServer
 from tests.kit.brokers import all_closed, follow, frames, wait
 from tests.kit.brokers import news as heard
 from tests.kit.programs import run_program
+from tests.kit.promptness import at_best, in_one_try
 from tests.kit.redis_server import RedisServer
-from tests.kit.servers import ROOT, free_port, wait_until
+from tests.kit.servers import PATIENCE, ROOT, free_port, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -343,20 +345,26 @@ def test_what_is_down_raises_in_time_and_without_the_password(
     broker: Callable[..., RedisBroker], kind: str
 ) -> None:
     port = free_port()
-    reader = broker(f"{kind}://me:secret@127.0.0.1:{port}/0")
-    calls: list[tuple[Callable[[], object], float]] = [
-        (lambda: reader.append("news", b"one"), 5),
-        (lambda: reader.read("news", 0, 10, 1000), 5),
-        # One has waited for it, and the next need not.
-        (lambda: reader.read("news", 0, 10, 1000), 2),
-        (lambda: wait(reader, {"news": Position("", 0)}), 7),
-    ]
-    for call, seconds in calls:
-        began = time.monotonic()
-        with pytest.raises(BrokerError, match=f"127.0.0.1:{port}") as caught:
-            call()
-        assert time.monotonic() - began < seconds
-        assert "secret" not in str(caught.value)
+
+    def ask() -> tuple[bool, list[float]]:
+        reader = broker(f"{kind}://me:secret@127.0.0.1:{port}/0")
+        calls: list[tuple[Callable[[], object], float]] = [
+            (lambda: reader.append("news", b"one"), 5),
+            (lambda: reader.read("news", 0, 10, 1000), 5),
+            # One has waited for it, and the next need not.
+            (lambda: reader.read("news", 0, 10, 1000), 2),
+            (lambda: wait(reader, {"news": Position("", 0)}), 7),
+        ]
+        took = []
+        for call, _ in calls:
+            began = time.monotonic()
+            with pytest.raises(BrokerError, match=f"127.0.0.1:{port}") as caught:
+                call()
+            took.append(time.monotonic() - began)
+            assert "secret" not in str(caught.value)
+        return all(each < most for each, (_, most) in zip(took, calls, strict=True)), took
+
+    in_one_try(ask, tries=4)
 
 
 def test_what_is_down_for_a_moment_costs_the_publisher_nothing(
@@ -472,7 +480,7 @@ def test_a_queue_for_a_connection_ends_in_time_and_is_no_redis_that_is_down(
             each.read("news", 0, 10, 1000)
         with pytest.raises(Busy):
             each.append("news", b"two")
-        assert 1 < time.monotonic() - began < 10
+        assert 1 < time.monotonic() - began < PATIENCE
         assert isinstance(caught.value, BrokerError)
         # The listener does not stand in it.
         assert frames(heard(each, {"news": Position(at.log, 0)})["news"]) == [b"one"]
@@ -482,21 +490,27 @@ def test_a_queue_for_a_connection_ends_in_time_and_is_no_redis_that_is_down(
 def test_a_frozen_redis_raises_in_time_and_later_stores_at_most_once(
     redis_server: RedisServer, broker: Callable[..., RedisBroker]
 ) -> None:
-    publisher = broker(redis_server.url)
-    publisher.append("news", b"before")
-    redis_server.freeze()
-    try:
-        began = time.monotonic()
-        with pytest.raises(BrokerError):
-            publisher.append("news", b"once")
-        assert time.monotonic() - began < 5
-    finally:
-        redis_server.thaw()
-    # All its tries wait in the sockets; a late one is read before what is new.
-    client = redis_server.client()
-    wait_until(lambda: client.xlen("ssestream:{news}") == 2, "a late try")
-    publisher.append("news", b"after")
-    assert all_of(publisher, "news") == [b"before", b"once", b"after"]
+    numbers = itertools.count()
+
+    def freeze() -> float:
+        name, publisher = f"news{next(numbers)}", broker(redis_server.url)
+        publisher.append(name, b"before")
+        redis_server.freeze()
+        try:
+            began = time.monotonic()
+            with pytest.raises(BrokerError):
+                publisher.append(name, b"once")
+            took = time.monotonic() - began
+        finally:
+            redis_server.thaw()
+        # All its tries wait in the sockets; a late one is read before what is new.
+        client = redis_server.client()
+        wait_until(lambda: client.xlen(f"ssestream:{{{name}}}") == 2, "a late try")
+        publisher.append(name, b"after")
+        assert all_of(publisher, name) == [b"before", b"once", b"after"]
+        return took
+
+    at_best(freeze, 5)
 
 
 def test_a_frozen_redis_fails_a_wait_in_time(
@@ -553,14 +567,18 @@ def test_a_wake_is_answered_at_once_though_redis_is_frozen(
 ) -> None:
     reader = broker(redis_server.url)
     quiet(redis_server, reader, {"news": reader.append("news", b"one")})
-    redis_server.freeze()
-    try:
+
+    def wake() -> float:
         thread, result = in_thread(reader.wait)
         began = time.monotonic()
         reader.wake()
         thread.join(60)
-        assert time.monotonic() - began < 1
         assert result == [{}]
+        return time.monotonic() - began
+
+    redis_server.freeze()
+    try:
+        at_best(wake, 1)
     finally:
         redis_server.thaw()
 
@@ -1208,12 +1226,17 @@ print(json.dumps({"pause": pause, "crowded": crowded, "in order": got == list(ra
 def test_a_patched_process_waits_in_a_greenlet_and_publishes_from_any_thread(
     redis_server: RedisServer,
 ) -> None:
-    done = run_program(PATCHED, redis_server.url, options=("-W", "error"))
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["in order"]
-    assert said["crowded"]
-    assert said["pause"] < 2  # and not until Redis answers
+    def pause() -> float:
+        redis_server.client().flushall()
+        done = run_program(PATCHED, redis_server.url, options=("-W", "error"))
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)
+        assert said["in order"]
+        assert said["crowded"]
+        return float(said["pause"])
+
+    # And not until Redis answers.
+    at_best(pause, 2)
 
 
 # -- ways to reach it
@@ -1237,10 +1260,15 @@ def works(each: RedisBroker) -> None:
 def test_a_password(start_redis: Start, broker: Callable[..., RedisBroker]) -> None:
     server = start_redis("--requirepass", "s3cret/:@")
     works(broker(f"redis://:s3cret%2F%3A%40@127.0.0.1:{server.port}/3"))
-    began = time.monotonic()
-    with pytest.raises(BrokerError, match=r"(?i)password"):
-        broker(f"redis://:wrong@127.0.0.1:{server.port}/3").append("news", b"one")
-    assert time.monotonic() - began < 1  # no use in trying again
+
+    def ask() -> float:
+        began = time.monotonic()
+        with pytest.raises(BrokerError, match=r"(?i)password"):
+            broker(f"redis://:wrong@127.0.0.1:{server.port}/3").append("news", b"one")
+        return time.monotonic() - began
+
+    # It is no use to try again.
+    at_best(ask, 1)
 
 
 def test_an_account_may_have_few_rights(

@@ -24,7 +24,7 @@ from ssestream.brokers.redis.announcement import MOST_BYTES
 from tests.kit.brokers import Elsewhere, all_closed, everything, frames
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
 from tests.kit.redis_server import RedisServer, make_cluster, move_slot
-from tests.kit.servers import ROOT, wait_until
+from tests.kit.servers import PATIENCE, ROOT, wait_until
 from tests.kit.states import end_all_of
 from tests.kit.visit import until
 from tests.unit.brokers.test_redis import Follower, pool_of, works
@@ -194,7 +194,7 @@ def test_a_cluster_before_redis_7_is_polled(
     began = time.monotonic()
     writer.append(names[2], fresh("last"))
     wait_until(lambda: crowd.held[names[2]] == [*sent, fresh("last")], "the last")
-    assert time.monotonic() - began < poller.POLL + 10
+    assert time.monotonic() - began < poller.POLL + PATIENCE
     wait_until(lambda: crowd.held[names[1]] == [*sent, *sent], "all of it again")
     assert crowd.held[names[0]] == sent
     crowd.stop()

@@ -38,8 +38,8 @@ def test_a_wake_from_another_thread_ends_the_wait() -> None:
     thread = threading.Timer(0.05, waker.wake)
     thread.start()
     began = time.monotonic()
-    assert waker.wait(10) == (True, [])
-    assert time.monotonic() - began < 9
+    assert waker.wait(100) == (True, [])
+    assert time.monotonic() - began < 90
     thread.join()
 
 

@@ -21,6 +21,7 @@ from ssestream.wire import Decoder, encode, is_frame
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
 from tests.kit.insides import exchange_of, listener_of, over
 from tests.kit.programs import run_program
+from tests.kit.promptness import at_best
 from tests.kit.states import idle
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 
@@ -268,20 +269,23 @@ def test_while_the_broker_is_away_streams_stay_open_and_then_catch_up(
 
 
 def test_the_broker_is_tried_at_growing_intervals_that_are_at_random() -> None:
-    broker = Breakable()
-    channels = over(broker)
-    broker.leave()
-    stream = SseStream()
-    channels.subscribe(stream, "news")
-    until(lambda: len(broker.tried) > 14, "it to be tried again")
-    times = [at for _, at in broker.tried]
-    pauses = [after - before for before, after in itertools.pairwise(times[2:])]
-    assert min(pauses[-4:]) > 0.03
-    assert max(pauses[:2]) < 0.03 + 0.05
-    assert len({round(pause, 4) for pause in pauses[-5:]}) > 1
-    broker.come_back()
-    stream.destroy()
-    idle(channels)
+    def first_pauses() -> float:
+        broker = Breakable()
+        channels = over(broker)
+        broker.leave()
+        stream = SseStream()
+        channels.subscribe(stream, "news")
+        until(lambda: len(broker.tried) > 14, "it to be tried again")
+        times = [at for _, at in broker.tried]
+        pauses = [after - before for before, after in itertools.pairwise(times[2:])]
+        assert min(pauses[-4:]) > 0.03
+        assert len({round(pause, 4) for pause in pauses[-5:]}) > 1
+        broker.come_back()
+        stream.destroy()
+        idle(channels)
+        return max(pauses[:2])
+
+    at_best(first_pauses, 0.03 + 0.05)
 
 
 @pytest.mark.parametrize("calls", [("wait",), ("read",), ("read", "wait"), ("append",)])

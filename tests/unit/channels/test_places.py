@@ -236,7 +236,7 @@ def broken(path: str) -> Callable[[], None]:
     source.close()
 
     def put_back() -> None:
-        target = sqlite3.connect(path, timeout=5)
+        target = sqlite3.connect(path, timeout=60)
         copy.backup(target)
         target.close()
         copy.close()

@@ -16,6 +16,7 @@ from ssestream.channels.statistics import ChannelStatistics
 from ssestream.channels.tail import Tail
 from ssestream.wire import encode
 from tests.kit.following import Client, Following, publish
+from tests.kit.promptness import at_best
 from tests.kit.states import nothing_remains
 from tests.kit.visit import until
 
@@ -54,14 +55,18 @@ def test_what_an_end_costs_does_not_depend_on_how_many_have_passed_it() -> None:
     subscription = SimpleNamespace(flow=None)
     cursors = [Cursor(subscription, "job", None, None, None) for _ in range(20_000)]
     tail = Tail("job")
-    began = time.process_time()
-    for cursor in cursors:
-        tail.finish(cursor)
-    assert all(map(tail.has_finished, cursors))
-    for cursor in cursors:
-        tail.take_up(cursor)
-    assert not any(map(tail.has_finished, cursors))
-    assert time.process_time() - began < 2
+
+    def pass_by() -> float:
+        began = time.process_time()
+        for cursor in cursors:
+            tail.finish(cursor)
+        assert all(map(tail.has_finished, cursors))
+        for cursor in cursors:
+            tail.take_up(cursor)
+        assert not any(map(tail.has_finished, cursors))
+        return time.process_time() - began
+
+    at_best(pass_by, 2)
 
 
 # -- the last entries

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import anthropic.types
 import pytest
 
 from ssestream.formats import anthropic_messages, anthropic_messages_error, anthropic_messages_last
@@ -74,7 +73,10 @@ def test_nothing_follows_an_error() -> None:
 
 
 def test_an_event_of_the_library_is_passed_on() -> None:
-    made = anthropic.types.RawMessageStopEvent.model_validate({"type": "message_stop"})
+    # It takes seconds to import, in each process that collects these tests.
+    from anthropic.types import RawMessageStopEvent
+
+    made = RawMessageStopEvent.model_validate({"type": "message_stop"})
     assert events(["a", made]) == events(["a"])
 
 

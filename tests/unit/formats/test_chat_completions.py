@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import openai.types.chat
 import pytest
 
 from ssestream import MessageError
@@ -48,7 +47,10 @@ def test_a_chunk_of_the_library_is_passed_on_without_what_it_did_not_have() -> N
         "model": "other",
         "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}],
     }
-    made = openai.types.chat.ChatCompletionChunk.model_validate(chunk)
+    # It takes a second to import, in each process that collects these tests.
+    from openai.types.chat import ChatCompletionChunk
+
+    made = ChatCompletionChunk.model_validate(chunk)
     assert data_of([made]) == [chunk, "[DONE]"]
 
 

@@ -29,7 +29,7 @@ from tests.kit.insides import (
     settings_of,
     slots_of,
 )
-from tests.kit.states import entered
+from tests.kit.states import entered, forget_timers
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 from tests.unit.runtime.test_wheel import others_are_kept
 
@@ -354,6 +354,8 @@ def test_a_beat_is_counted_and_is_no_message(opened: Opened) -> None:
 @on_threads_and_greenlets
 @pytest.mark.parametrize("options", [{}, {"heartbeat": None}, {"send_timeout": None}])
 def test_a_stream_ends_when_it_is_old_whether_it_beats_or_not(options: dict[str, Any]) -> None:
+    # Those of other tests, which a clock that moves by minutes would run very often.
+    forget_timers()
     app, _ = app_of(max_age=100, **options)
     with stopped_clock() as clock, stream(app) as events:
         clock.advance(100 * EARLIEST - 1)
@@ -368,7 +370,7 @@ def test_a_stream_with_nothing_but_an_age_ends_when_it_is_old() -> None:
     app, kept = app_of(max_age=SHORT, heartbeat=None, send_timeout=None)
     with Visit(app) as visit:
         visit.read_until(b":ok\n\n")
-        until(lambda: kept[0][0].destroyed, "its end", 5)
+        until(lambda: kept[0][0].destroyed, "its end")
         visit.read_to_end()
     assert visit.body.startswith(b":ok\n\nevent: ssestream-retry\nretry: ")
 
@@ -384,7 +386,7 @@ def test_a_stream_ends_whose_server_has_closed_its_socket_and_not_its_body(
     app, kept = app_of(**{"heartbeat": SHORT, "send_timeout": 10 * SHORT, **options})
     body = app(environ, lambda *args: None)
     theirs.close()
-    until(lambda: kept[0][0].destroyed, "its end", 5)
+    until(lambda: kept[0][0].destroyed, "its end")
     assert next(iter(body), None) is None
     client.close()
 
@@ -407,4 +409,4 @@ def test_a_stream_that_is_over_beats_no_more_and_is_let_go() -> None:
         gc.collect()
         return ref() is None
 
-    until(collected, "the response to be let go", 5)
+    until(collected, "the response to be let go")

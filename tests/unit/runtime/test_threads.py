@@ -83,20 +83,20 @@ def test_the_end_of_the_process_waits_for_calls_and_not_for_ever(
     pool.submit(gate.wait)
     began = time.monotonic()
     pool.finish()
-    assert 0.05 <= time.monotonic() - began < 10
+    assert 0.05 <= time.monotonic() - began < 60
     gate.set()
 
 
 def test_a_child_does_not_wait_for_the_calls_of_its_parent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "LAST_SECONDS", 60.0)
+    monkeypatch.setattr(room, "LAST_SECONDS", 200.0)
     pool, gate = Pool(), threading.Event()
     pool.submit(gate.wait)
     pool.forget()
     began = time.monotonic()
     pool.finish()
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100
     gate.set()
 
 
