@@ -38,7 +38,7 @@ _OF_ADAPTERS = tuple(_ADAPTERS)
 _said: set[str] = set()
 
 #: The end of each warning of a cause that makes streams hang.
-_MORE = ". See docs/hangs.rst of ssestream"
+MORE = ". See docs/hangs.rst of ssestream"
 
 # See `explain_standard_way_with`.
 _why_standard_way: Callable[[Any], str] | None = None
@@ -65,14 +65,14 @@ def look_at_server(connection: Connection, loop: Loop) -> None:
             _warn(
                 "%s: its server runs greenlets, and gevent has not patched %s: code that waits"
                 " there stops every stream of this process. Call gevent.monkey.patch_all()"
-                " before everything else" + _MORE,
+                " before everything else" + MORE,
                 connection.name,
                 ", ".join(unpatched),
             )
     elif connection.serial:
         _warn(
             "%s: its server answers one request at a time, and this stream blocks it."
-            " Use gunicorn's gevent worker, or gthread with more threads than streams" + _MORE,
+            " Use gunicorn's gevent worker, or gthread with more threads than streams" + MORE,
             connection.name,
         )
     elif not connection.reachable:
@@ -95,7 +95,7 @@ def look_at_server(connection: Connection, loop: Loop) -> None:
 _LAST_THREAD = (
     "%s: this stream has taken the last of the %d threads of its server, and every other request"
     " waits until a stream ends: give the server more --threads than there are streams, use"
-    " gunicorn's gevent worker, or set SSESTREAM_MAX_STREAMS below the threads" + _MORE
+    " gunicorn's gevent worker, or set SSESTREAM_MAX_STREAMS below the threads" + MORE
 )
 
 
@@ -146,7 +146,7 @@ def held_back(connection: Connection) -> None:
     _warn(
         "%s: something between this stream and its server holds back what is sent to the"
         " client, such as a middleware that compresses or collects responses. Exempt"
-        " text/event-stream from it" + _MORE,
+        " text/event-stream from it" + MORE,
         connection.name,
     )
 
@@ -200,7 +200,7 @@ def view_writes_on() -> None:
     _warn(
         "%s: its view (%s) has written for over a second and has not returned. Nothing is sent"
         " before it returns its response: return the response first, and write from"
-        " set_interval(), pipeline() or a thread" + _MORE,
+        " set_interval(), pipeline() or a thread" + MORE,
         _view(),
         flask.request.endpoint,
     )
@@ -211,7 +211,7 @@ def never_piped(connection: Connection | None = None) -> None:
     _warn(
         "%s: the view made an SseStream and returned a response that the stream is not piped"
         " into: the client gets no event, and on most servers not even a head. Call"
-        " sse_stream.pipe(res) before the view returns res" + _MORE,
+        " sse_stream.pipe(res) before the view returns res" + MORE,
         _view() if connection is None else connection.name,
     )
 
@@ -250,7 +250,7 @@ def cancelled_with_view(tasks: list[str]) -> None:
     _warn(
         "%s: the async def view has returned, and with it ended its event loop, which cancelled"
         " the tasks that the view had started (%s): nothing writes to the stream. Use"
-        " set_interval(), a thread, or a generator that pipeline() draws from" + _MORE,
+        " set_interval(), a thread, or a generator that pipeline() draws from" + MORE,
         _view(),
         ", ".join(map(escape, tasks)),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ssestream
+from ssestream.http import diagnosis
 from ssestream.runtime.emitter import Emitter
 from tests.docs.test_docs import own_members
 from tests.kit.servers import ROOT
@@ -38,6 +39,22 @@ def test_the_site_has_every_page() -> None:
     assert {*in_toctrees(INDEX)} == pages | {"reference/index"}
     made = {page.stem for page in (DOCS / "reference").glob("*.rst")} - {"index"}
     assert {*in_toctrees((DOCS / "reference" / "index.rst").read_text())} == made
+
+
+def test_the_page_on_streams_that_hang_is_found_at_the_beginning_and_in_the_log() -> None:
+    assert "<docs/hangs.rst>" in (ROOT / "README.rst").read_text()
+    assert "<hangs.rst>" in INDEX.partition("First steps\n")[0]
+    (named,) = re.findall(r"docs/\w+\.rst", diagnosis.MORE)
+    assert (ROOT / named) == DOCS / "hangs.rst"
+
+
+def test_the_list_of_the_public_names_is_whole() -> None:
+    names = (DOCS / "api.rst").read_text().partition("from ssestream import (")[2].partition(")")[0]
+    assert re.findall(r"\w+", names) == sorted(ssestream.__all__, key=_as_imports_are_sorted)
+
+
+def _as_imports_are_sorted(name: str) -> tuple[bool, str]:
+    return name[0].islower(), name
 
 
 def documented(module: str) -> set[str]:

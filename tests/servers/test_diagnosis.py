@@ -29,6 +29,7 @@ def test_a_server_that_one_stream_occupies(path: str, serve: Callable[..., Serve
     (warning,) = warnings_of(server)
     assert repr(path) in warning
     assert "one request at a time" in warning
+    assert "docs/hangs.rst" in warning
     assert "secret" not in warning
 
 
@@ -109,6 +110,7 @@ def test_a_view_that_writes_on_and_does_not_return(
     (warning,) = warnings_of(server)
     assert f"'/loop/{how}': its view (loop) has written for over a second" in warning
     assert "return the response first" in warning
+    assert "docs/hangs.rst" in warning
     assert "secret" not in warning
 
 
