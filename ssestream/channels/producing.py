@@ -7,6 +7,7 @@ beside it: the process that ends the channel may not have the code that makes th
 
 import os
 import secrets
+import threading
 import time
 from types import TracebackType
 from typing import Any
@@ -32,7 +33,8 @@ KEPT = 7 * 86400.0
 
 
 class Producing:
-    """The context manager of `Channel.producer`, which is described there. It serves one block.
+    """The context manager of `Channel.producer`, which is described there. It serves one block,
+    also when two threads enter it at the same moment.
 
     *channel* is the handle that the block gets, and *terms* are those of its messages.
     """
@@ -52,10 +54,20 @@ class Producing:
         self._process = os.getpid()
         self._begin: Position | None = None
         self._is_over = False
+        self._unused = threading.Lock()
 
     def __enter__(self) -> Any:
-        if self._begin is not None:
+        if not self._unused.acquire(blocking=False):
             raise RuntimeError("this producer has had its block: make another one")
+        try:
+            self._take_lease()
+        except BaseException:
+            self._unused.release()
+            raise
+        spawn(self._renew)
+        return self._channel
+
+    def _take_lease(self) -> None:
         broker, name = self._broker, self._name
         if broker.read(name, 0, 0, 0).ended:
             raise ChannelEnded(name)
@@ -67,8 +79,6 @@ class Producing:
             name, begin, Terms(self._terms.bounds, self._terms.ttl, lease=self._lease)
         )
         self._process = os.getpid()
-        spawn(self._renew)
-        return self._channel
 
     def __exit__(
         self,

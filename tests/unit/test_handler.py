@@ -437,6 +437,29 @@ def test_head_runs_the_function_as_far_as_its_first_write() -> None:
     assert "went on" not in played.seen
 
 
+@on_threads_and_greenlets
+def test_a_request_that_is_kept_stays_the_one_of_its_client() -> None:
+    """Flask's own ``request`` is of whoever asks for it."""
+    kept: set[Any] = set()
+
+    def function(req: Any, res: ServerResponse) -> None:
+        kept.add(req)
+        req.on("close", lambda: kept.discard(req))
+        SseStream(req).pipe(res)
+        played.seen.append(sorted(each.query["name"] for each in kept))
+
+    played = Played(function)
+    with played.visit(QUERY_STRING="name=ada") as first:
+        first.read_until(b":ok")
+        with played.visit(QUERY_STRING="name=bob") as second:
+            second.read_until(b":ok")
+            assert sorted(each.query["name"] for each in kept) == ["ada", "bob"]
+        until(lambda: len(kept) == 1, "the second client to leave")
+        assert [each.query["name"] for each in kept] == ["ada"]
+    until(lambda: not kept, "the first client to leave")
+    assert [each for each in played.seen if each != "teardown"] == [["ada"], ["ada", "bob"]]
+
+
 # -- the contexts
 
 

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream import BrokerError, ChannelEnded, Channels
+from ssestream import BrokerError, Channel, ChannelEnded, Channels
 from ssestream.brokers.broker import PLAIN, Position, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import producing
 from tests.kit.following import Client, Following, data_of, numbers
 from tests.kit.insides import broker_of, over
 from tests.kit.promptness import at_best, in_one_try
+from tests.kit.servers import PATIENCE
 from tests.kit.visit import on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]
@@ -256,6 +258,71 @@ def test_the_lease_is_renewed_when_the_broker_is_back() -> None:
         broker.is_away = False
         before = broker.renewed
         until(lambda: broker.renewed > before, "the lease to be renewed")
+
+
+class Gated(MemoryBroker):
+    """One that a block enters when the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.is_asked = threading.Event(), threading.Event()
+
+    def read(self, *args: Any, **options: Any) -> Any:
+        self.is_asked.set()
+        assert self.gate.wait(PATIENCE)
+        return super().read(*args, **options)
+
+
+def test_of_two_threads_that_enter_one_producer_one_has_its_block() -> None:
+    broker = Gated()
+    channel = over(broker).channel("job")
+    producer = channel.producer()
+
+    def block() -> None:
+        with producer as job:
+            job.publish({"data": 0})
+
+    first = threading.Thread(target=block)
+    first.start()
+    assert broker.is_asked.wait(PATIENCE)
+    with pytest.raises(RuntimeError, match="make another one"), producer:
+        raise AssertionError("the block must not run")
+    broker.gate.set()
+    first.join(PATIENCE)
+    assert events_of(channel.history()) == [None, "done"]
+
+
+def test_a_producer_whose_broker_was_away_may_be_entered_again() -> None:
+    broker = Away()
+    channel = over(broker).channel("job")
+    producer = channel.producer()
+    broker.is_away = True
+    with pytest.raises(BrokerError, match="away"), producer:
+        raise AssertionError("the block must not run")
+    broker.is_away = False
+    with producer:
+        pass
+    assert events_of(channel.history()) == ["done"]
+
+
+def test_threads_publish_in_one_block_and_its_end_comes_after_all_of_them(
+    channels: Channels,
+) -> None:
+    def publish(job: Channel, name: str) -> None:
+        for n in range(50):
+            job.publish({"data": f"{name}{n}"})
+
+    with channels.channel("job", history=500).producer() as job:
+        threads = [threading.Thread(target=publish, args=(job, name)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    messages = job.history()
+    assert events_of(messages) == [None] * 100 + ["done"]
+    for name in "ab":
+        of_one = [each for each in data_of(messages) if str(each).startswith(name)]
+        assert of_one == [f"{name}{n}" for n in range(50)]
 
 
 def test_wrong_arguments_are_refused(channels: Channels) -> None:
