@@ -22,7 +22,8 @@ from ..channels.fanout import STREAMS_AT_ONCE, DirectReader, SharedPlace
 from ..channels.place import Place
 from ..channels.publication import Batch
 from ..http.account import ALONE, Account
-from ..http.connection import SEND_FLAGS, SocketType
+from ..http.connection import SEND_FLAGS
+from ..http.lent_socket import SocketType
 from ..runtime.loop import Loop, logger
 from ..runtime.threads import new_lock
 from ..runtime.waker import Wakeable

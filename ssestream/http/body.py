@@ -347,8 +347,9 @@ class Body(Uncopyable):
             return
         if self.connection is not None:
             # Without the cut a stopping worker would wait for the client's next request.
-            stops = registry.draining and self.settings is not None
-            self.connection.release(cut=stops or not self.connection.delimited)
+            ends = registry.draining and self.settings is not None
+            ends = ends or not self.connection.delimited
+            self.connection.release(cut=ends and not self.connection.closes_itself)
         self.finish("client")
         self.outgoing = None
         self.call_queue.run()

@@ -1,11 +1,12 @@
-"""The client's socket behind a WSGI request: find it, tune it, ask it, cut it.
+"""The client's socket behind a WSGI request: tune it, ask it, cut it.
 
-``hangup`` watches it for the client's departure.
+``client_socket`` finds it, and ``hangup`` watches it for the client's departure.
 """
 
 import contextlib
 import fcntl
 import functools
+import os
 import re
 import socket
 import ssl
@@ -15,26 +16,15 @@ import termios
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gevent import monkey
-
-from ..runtime.loop import logger
 from ..runtime.threads import new_lock
+from .client_socket import find_socket
 from .hangup import Socket, Watched, fileno
+from .lent_socket import LentSocket, SocketType
 from .origin import call_queue_of
 from .peer import unread
 
-#: The interpreter's own class of sockets, which is smaller than ``socket.socket``.
-SocketType: Any = monkey.get_original("socket", "SocketType")
 #: For ``send()``: a client that has just left must not end the process with a signal.
 SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
-
-# The keys of the environ under which servers put the socket: gunicorn's gevent, gthread and
-# sync workers, its gevent_pywsgi worker, Werkzeug's development server.
-_ENVIRON_KEYS = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket")
-
-# gunicorn puts this key into the environ of an HTTP/2 request. The socket of such a request
-# also carries other requests, so it must not be watched or cut.
-_HTTP2_KEY = "gunicorn.http2.send_trailers"
 
 _CACHE_KEY = "ssestream.http.connection"
 
@@ -150,6 +140,14 @@ class Connection(Watched):
         return self._sock is not None and fileno(self._sock) < 0
 
     @property
+    def closes_itself(self) -> bool:
+        """Whether the server closes the connection when it has sent the response.
+
+        Such a server may still have bytes of the response when it is done with the body.
+        """
+        return type(self._sock) is LentSocket
+
+    @property
     def name(self) -> str:
         """The client and the path of the request, for the log.
 
@@ -173,7 +171,7 @@ class Connection(Watched):
             return found
         delimited = environ.get("SERVER_PROTOCOL", "HTTP/1.1") not in ("HTTP/1.0", "HTTP/0.9")
         connection = cls(
-            _find(environ),
+            find_socket(environ),
             delimited,
             environ.get("REMOTE_ADDR"),
             environ.get("PATH_INFO", ""),
@@ -196,6 +194,8 @@ class Connection(Watched):
             if self._watch is not None:
                 self._watch.remove(self._fd, self)
                 self._watch = None
+                if type(sock) is LentSocket:
+                    os.close(self._fd)
             # Under the lock: after another release the server may close the socket and give
             # its number to a new one.
             if cut:
@@ -310,23 +310,6 @@ class Connection(Watched):
             pass
 
 
-def _find(environ: Mapping[str, Any]) -> Any:
-    if _HTTP2_KEY in environ:
-        return None
-    for key in _ENVIRON_KEYS:
-        if _is_socket(environ.get(key)):
-            return environ[key]
-    # gevent.pywsgi and wsgiref put the file of the request's body into the environ. There is
-    # a socket inside this file.
-    source = environ.get("wsgi.input")
-    for reader in (getattr(source, "rfile", None), source):
-        sock = getattr(getattr(reader, "raw", None), "_sock", None)
-        if _is_socket(sock):
-            return sock
-    logger.debug("no client socket in the environ of %r", environ.get("SERVER_SOFTWARE"))
-    return None
-
-
 def has_connection(environ: Mapping[str, Any]) -> bool:
     """Whether `Connection.of` was called for *environ*, as every stream of the request does."""
     return _CACHE_KEY in environ
@@ -345,10 +328,6 @@ def _is_serial(environ: Mapping[str, Any]) -> bool:
         return "uwsgi.version" in environ
     # Werkzeug's server with processes forks for each request, so no request waits.
     return not (environ.get("wsgi.multiprocess") and str(name).startswith("Werkzeug/"))
-
-
-def _is_socket(value: Any) -> bool:
-    return hasattr(value, "setsockopt") and fileno(value) >= 0
 
 
 def _set(sock: Any, options: tuple[_Option, ...]) -> None:

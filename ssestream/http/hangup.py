@@ -23,6 +23,7 @@ from gevent import monkey
 from ..runtime.loop import Loop, logger
 from ..runtime.threads import new_lock
 from ..runtime.weak import snapshot
+from .lent_socket import LentSocket
 
 
 def _plain(module: str, name: str) -> Any:
@@ -77,7 +78,8 @@ class Watched:
             fd = fileno(self._sock)
             if fd < 0 or self._owner is not None:
                 return
-            self._fd = fd
+            # The kernel reports nothing about a descriptor that the server has closed.
+            self._fd = os.dup(fd) if type(self._sock) is LentSocket else fd
             self._owner = owner
             self._watch = watch_of(loop)
             self._watch.add(fd, self)

@@ -55,15 +55,21 @@ def server(
         started.append(Script("pywsgi", script, port=port, env=env).start())
         return started[-1]
 
-    def flask(**env: str) -> Server:
+    def threaded(**env: str) -> Server:
         (recipe,) = (code for code in RECIPES if "WSGIServer" not in code)
         (tmp_path / "drained.py").write_text(
             f"{recipe}\n\nfrom tests.servers.apps.app import app\ndrain_on_sigterm()\n"
         )
-        return serve("flask", "drained:app", env={**env, "PYTHONPATH": f"{ROOT}:{tmp_path}"})
+        return serve(
+            request.param,
+            "drained:app",
+            env={**env, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+            threads=CLIENTS + 8,
+            args=("--connection-limit=1000",) if request.param == "waitress" else (),
+        )
 
     started: list[Server] = []
-    yield {"pywsgi": pywsgi, "flask": flask}[request.param]
+    yield pywsgi if request.param == "pywsgi" else threaded
     for each in started:
         each.stop()
 
@@ -74,6 +80,7 @@ def ended_after(server: Server, began: float) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.parametrize("server", ["pywsgi", "flask", "waitress"], indirect=True)
 def test_on_sigterm_every_stream_ends_cleanly_and_the_process_soon_after(
     server: Callable[..., Server],
 ) -> None:

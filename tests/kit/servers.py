@@ -21,7 +21,16 @@ from gunicorn.config import make_settings
 ROOT = Path(__file__).parents[2]
 
 #: The servers on which the client's socket is in reach.
-SERVERS = ("gevent", "gevent_pywsgi", "gthread", "sync", "pywsgi", "flask", "SseWorker")
+SERVERS = (
+    "gevent",
+    "gevent_pywsgi",
+    "gthread",
+    "sync",
+    "pywsgi",
+    "flask",
+    "waitress",
+    "SseWorker",
+)
 
 PATIENCE = 60.0
 
@@ -85,7 +94,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
 
 
 class Server:
-    """One server process. *kind* is one of `SERVERS`, ``"waitress"`` or ``"uvicorn"``."""
+    """One server process. *kind* is one of `SERVERS`, or ``"uvicorn"``."""
 
     def __init__(
         self,
@@ -117,7 +126,8 @@ class Server:
             return [python, "-m", "flask", "--app", self._app, "run", "-p", port, *self._args]
         if self.kind == "waitress":
             threads = f"--threads={self._threads}"
-            return [python, "-m", "waitress", f"--listen={bind}", threads, self._app]
+            listen = f"--listen={bind}"
+            return [python, "-m", "waitress", listen, threads, *self._args, self._app]
         if self.kind == "uvicorn":
             return [python, "-m", "uvicorn", "--port", str(self.port), *self._args, self._app]
         worker = "ssestream.gunicorn.SseWorker" if self.kind == "SseWorker" else self.kind

@@ -217,50 +217,8 @@ def test_tls_hides_no_departure(
     at_best(lambda: median_of(departure), AT_ONCE)
 
 
-@pytest.fixture(scope="module")
-def waitress(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    release = tmp_path_factory.mktemp("release")
-    env = {"RELEASE_DIR": str(release), "SETTINGS": '{"SSESTREAM_HEARTBEAT": 0.2}'}
-    server = Server("waitress", "tests.servers.apps.app:app", env=env)
-    yield server.start()
-    server.stop()
-
-
-@pytest.mark.parametrize("behind_at", [None, "once", "later"])
-@pytest.mark.parametrize("leave", [fin, rst])
-def test_waitress_hides_the_socket_and_the_heartbeat_finds_out(
-    waitress: Server, leave: Leave, behind_at: str | None
+def test_waitress_that_reads_on_and_may_close_the_socket_first_hides_none(
+    serve: Callable[..., Server],
 ) -> None:
-    client, key, _ = opened(waitress, behind_at, b"\n:\n")
-    leave(client)
-    waitress.wait_for(event="close", key=key)
-    waitress.wait_for(event="unpipe", key=key)
-    client.fin()
-    timers_are_dead(waitress, [key])
-    assert len(waitress.events(event="close", key=key)) == 1
-
-
-@pytest.mark.parametrize("leave", [fin, rst])
-def test_so_it_does_for_one_that_leaves_before_the_first_byte(waitress: Any, leave: Leave) -> None:
-    key = next(_keys)
-    client = Client(waitress.port).get(f"/late?key={key}")
-    waitress.wait_for(event="in view", key=key)
-    leave(client)
-    (Path(waitress.env["RELEASE_DIR"]) / key).touch()
-    waitress.wait_for(event="close", key=key)
-    client.fin()
-    timers_are_dead(waitress, [key])
-    assert len(waitress.events(event="close", key=key)) == 1
-
-
-def test_to_waitress_a_half_closed_client_is_still_there(waitress: Server) -> None:
-    """It reads nothing while it serves, and what it writes arrives."""
-    key = next(_keys)
-    client = Client(waitress.port).get(f"/quiet?key={key}")
-    client.read_until(b":ok\n\n")
-    client.half_close()
-    client.received = b""
-    client.read_until(b"\n:\n")
-    assert not waitress.events(event="close", key=key)
-    client.fin()
-    waitress.wait_for(event="close", key=key)
+    args = ("--channel-request-lookahead=1",)
+    departs(serve("waitress", "tests.servers.apps.app:app", args=args), fin)

@@ -55,7 +55,7 @@ class InProcess:
     scope="module",
     params=[
         *IN_PROCESS,
-        *(pytest.param(kind, marks=pytest.mark.server) for kind in (*SERVERS, "waitress")),
+        *(pytest.param(kind, marks=pytest.mark.server) for kind in SERVERS),
     ],
 )
 def server(request: pytest.FixtureRequest) -> Iterator[Any]:

@@ -216,7 +216,7 @@ def test_what_is_no_event_stream_does_not_beat() -> None:
 
 @on_threads_and_greenlets
 def test_a_beat_finds_out_that_a_client_without_a_socket_has_left() -> None:
-    """As under waitress: only a write tells."""
+    """As over HTTP/2 of gunicorn: only a write tells."""
     app, kept = app_of(heartbeat=SHORT)
     with Visit(app, reachable=False) as visit:
         visit.read_until(b":ok\n\n")
