@@ -142,6 +142,16 @@ def test_docutils_renders_every_page_without_a_warning(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_row_of_a_table_has_no_empty_cell(page: Path) -> None:
+    # In a simple table, text of a second line in the first column begins another row.
+    tree = docutils.core.publish_doctree(page.read_text(), settings_overrides=SETTINGS)
+    for table in tree.findall(docutils.nodes.tbody):
+        for row in table.findall(docutils.nodes.row):
+            cells = [cell.astext() for cell in row.findall(docutils.nodes.entry)]
+            assert all(cells), cells
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_link_to_a_file_leads_to_one(page: Path) -> None:
     tree = docutils.core.publish_doctree(page.read_text(), settings_overrides=SETTINGS)
     references = tree.findall(docutils.nodes.reference)

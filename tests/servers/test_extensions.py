@@ -92,9 +92,15 @@ def test_a_stream_opens_at_once_and_ends_with_its_client(
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """All of them on one server."""
     env = {"EXTENSIONS": ",".join(filter(is_there, EXTENSIONS))}
-    server = Server(request.param, "tests.servers.apps.extensions:app", env=env)
-    yield server.start()
-    server.stop()
+    # They take some seconds of the processor to import.
+    args = ("--timeout", "600")
+    server = Server(request.param, "tests.servers.apps.extensions:app", env=env, args=args)
+    server.start()
+    try:
+        ask(server.port, "/left", patience=5 * PATIENCE)
+        yield server
+    finally:
+        server.stop()
 
 
 def post(server: Server, path: str) -> Any:
