@@ -1,8 +1,9 @@
 // Prints what the AI SDK makes of an answer: the message of its chat transport, and its error.
+// With the id of a chat, it asks for the answer that is under way there, and prints null for none.
 
 import { DefaultChatTransport, readUIMessageStream } from 'ai'
 
-const [url] = process.argv.slice(2)
+const [url, chatId] = process.argv.slice(2)
 let protocol
 const transport = new DefaultChatTransport({
   api: url,
@@ -12,11 +13,13 @@ const transport = new DefaultChatTransport({
     return response
   },
 })
-const stream = await transport.sendMessages({
-  chatId: 'chat',
-  messages: [],
-  trigger: 'submit-message',
-})
+const stream = chatId
+  ? await transport.reconnectToStream({ chatId })
+  : await transport.sendMessages({ chatId: 'chat', messages: [], trigger: 'submit-message' })
+if (stream === null) {
+  console.log('null')
+  process.exit()
+}
 let message
 let error = null
 const messages = readUIMessageStream({

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import NODE_MODULES
-from tests.kit.servers import Server
+from tests.kit.servers import Client, Server
 from tests.servers.apps.formats import TEXT, TOOL_CALL
 
 pytestmark = pytest.mark.server
@@ -135,10 +136,35 @@ def test_the_anthropic_library_is_told_of_an_error_after_all_that_came(
 def test_the_ai_sdk_reads_an_answer(
     server: Server, node: str, case: str, parts: list[Any], error: str | None
 ) -> None:
-    program = NODE_MODULES.parent / "ai_sdk.mjs"
-    run = subprocess.run(
-        [node, program, f"{server.url}/ui/{case}"], capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 0, run.stderr
-    got = json.loads(run.stdout)
+    got = read_by_the_ai_sdk(node, f"{server.url}/ui/{case}")
     assert got == {"id": "m", "parts": parts, "error": error, "protocol": "v1"}
+
+
+def read_by_the_ai_sdk(node: str, *args: str) -> Any:
+    program = NODE_MODULES.parent / "ai_sdk.mjs"
+    run = subprocess.run([node, program, *args], capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.node
+def test_the_ai_sdk_resumes_the_answer_that_is_under_way_and_no_other(
+    server: Server, node: str
+) -> None:
+    """Its ``resumeStream`` asks for ``/api/chat/ID/stream`` when the page is opened."""
+    chats = f"{server.url}/chats"
+    assert read_by_the_ai_sdk(node, chats, "first") is None
+    whoever_started = Client(server.port).get("/chats/first", method="POST")
+    whoever_started.read_until(b'"Hel"')
+    whoever_started.fin()
+    program = NODE_MODULES.parent / "ai_sdk.mjs"
+    resumed = subprocess.Popen([node, program, chats, "first"], stdout=subprocess.PIPE, text=True)
+    try:
+        server.wait_for(resumed="first")
+        urllib.request.urlopen(f"{chats}/first/go-on", b"", timeout=60).close()
+        printed, _ = resumed.communicate(timeout=240)
+    finally:
+        resumed.kill()
+    got = json.loads(printed)
+    assert (got["id"], got["parts"], got["error"]) == ("m", [["text", "Hello"]], None)
+    assert read_by_the_ai_sdk(node, chats, "first") is None

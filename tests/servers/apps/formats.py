@@ -1,11 +1,12 @@
 """Answers in each of the formats, for the vendors' own clients."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from flask import Flask, request
 
-from ssestream import ServerResponse, SseStream, pipeline
+from ssestream import Channels, Runs, ServerResponse, SseStream, pipeline
 from ssestream.formats import (
     UI_MESSAGES_HEADERS,
     anthropic_messages,
@@ -14,7 +15,9 @@ from ssestream.formats import (
     chat_completions_error,
     ui_messages,
     ui_messages_error,
+    ui_messages_last,
 )
+from tests.servers.apps import tell
 
 app = Flask(__name__)
 
@@ -80,6 +83,39 @@ def ui(case: str) -> ServerResponse:
     res = ServerResponse(headers=UI_MESSAGES_HEADERS)
     source = ui_messages(pieces(case), message_id="m")
     return pipeline(source, SseStream(request), res, on_error=ui_messages_error)
+
+
+runs = Runs(Channels("memory://"), last=ui_messages_last)
+
+#: The answers that wait, each in its middle, until they may go on.
+gates: dict[str, threading.Event] = {}
+
+
+def in_two_halves(chat: str) -> Iterator[str]:
+    yield "Hel"
+    gates[chat].wait()
+    yield "lo"
+
+
+@app.post("/chats/<chat>")
+def start(chat: str) -> ServerResponse:
+    gates[chat] = threading.Event()
+    run = runs.start(ui_messages(in_two_halves(chat), message_id="m"), id=chat)
+    return run.stream(request)
+
+
+@app.post("/chats/<chat>/go-on")
+def go_on(chat: str) -> str:
+    gates[chat].set()
+    return ""
+
+
+@app.get("/chats/<chat>/stream")
+def resume(chat: str) -> Any:
+    if runs.status(chat) != "running":
+        return "", 204
+    tell(resumed=chat)
+    return runs.stream(chat, request)
 
 
 @app.post("/v1/messages")
