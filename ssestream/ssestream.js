@@ -50,7 +50,9 @@ export class EventStreamParser {
 
 const random = () => Math.random().toString(36).slice(2);
 
+// Hidden pages round timers up.
 const sleep = (ms, signal) =>
+  ms > 0 &&
   new Promise((done) => {
     const end = () => done(signal.removeEventListener('abort', end), clearTimeout(timer));
     const timer = setTimeout(end, Math.min(ms, LONGEST));

@@ -3,8 +3,10 @@
 // In:  {"parse": [[base64, ...], ...]}: for each stream the pieces that it comes in
 // Out: [{"blocks": [[type, data, id], ...], "retry": number or null}, ...]
 //
-// In:  {"visit": url, "options": {...}, "tokens": [...], "abortAfter": events}
-// Out: {"got": [[type, data, id, origin], ...], "said": [[event, state], ...], "reasons": [...]},
+// In:  {"visit": url, "options": {...}, "tokens": [...], "abortAfter": events, "random": number,
+//       "abortIn": milliseconds}
+// Out: {"got": [[type, data, id, origin], ...], "said": [[event, state], ...], "reasons": [...],
+//       "opened": when first, ...},
 //      when the source has closed
 
 import readline from 'node:readline'
@@ -16,7 +18,10 @@ function parse(pieces) {
   return { blocks, retry: parser.retry }
 }
 
-function visit({ visit: url, options, tokens, abortAfter }) {
+const { random } = Math
+
+function visit({ visit: url, options, tokens, abortAfter, random: fixed, abortIn }) {
+  Math.random = fixed === undefined ? random : () => fixed
   const abort = new AbortController()
   const token = () => {
     const next = tokens.shift()
@@ -27,7 +32,9 @@ function visit({ visit: url, options, tokens, abortAfter }) {
   const source = new SharedEventSource(url, all)
   const [got, said, reasons] = [[], [], []]
   return new Promise((done) => {
-    const end = () => done({ got, said, reasons, reason: source.reason, id: source.lastEventId })
+    let opened
+    const end = () =>
+      done({ got, said, reasons, opened, reason: source.reason, id: source.lastEventId })
     for (const type of ['message', 'close', 'done'])
       source.addEventListener(type, (e) => {
         got.push([e.type, e.data, e.lastEventId, e.origin])
@@ -35,7 +42,15 @@ function visit({ visit: url, options, tokens, abortAfter }) {
         // An event comes before the source is closed.
         setTimeout(() => source.readyState === source.CLOSED && end())
       })
-    source.onopen = () => said.push(['open', source.state])
+    source.onopen = () => {
+      opened ??= Date.now()
+      said.push(['open', source.state])
+    }
+    const stop = () => {
+      abort.abort()
+      end()
+    }
+    if (abortIn) setTimeout(stop, abortIn)
     source.onerror = () => {
       said.push(['error', source.state])
       reasons.push(source.reason)

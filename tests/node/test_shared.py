@@ -1,6 +1,7 @@
 """``ssestream.js`` under Node: its parser, and one connection with all that can happen to it."""
 
 import base64
+import itertools
 import json
 import random
 import urllib.request
@@ -216,3 +217,43 @@ def test_it_waits_as_long_as_the_server_says(module: NodeScript, server: Server)
     # The ``retry`` of the stream, and the Retry-After of the 503. Timers may be a little early.
     assert second - first >= 295
     assert third - second >= 995
+
+
+@pytest.mark.server
+def test_chance_adds_up_to_half_of_what_doubles_with_each_failure_up_to_a_bound(
+    module: NodeScript, server: Server
+) -> None:
+    def delays(key: str, random: float, most: int) -> list[int]:
+        url = f"{server.url}/plan/{key}/clean-503-503-503-204?retry=200"
+        answer = visit(module, url, options={"maxDelay": most}, random=random)
+        times = [reason["at"] for reason in answer["reasons"]]
+        return [after - before for before, after in itertools.pairwise(times)]
+
+    # A clean end after an event is no failure. Timers may be a little early.
+    for got, wanted in zip(delays("grows", 1, 3000), (700, 1200, 1700, 1700), strict=True):
+        assert got >= wanted - 5
+    # Without chance the wait is that of the server, which a busy machine may make longer.
+    least = delays("least", 0, 3000)
+    assert all(each >= 195 for each in least)
+    assert min(least) < 600
+
+
+@pytest.mark.server
+def test_three_intervals_without_a_heartbeat_are_silence_and_not_fewer(
+    module: NodeScript, server: Server
+) -> None:
+    url = f"{server.url}/plan/silent/hang-204"
+    answer = visit(module, url, options={**FAST, "heartbeat": 400})
+    first, last = answer["reasons"]
+    assert (first["code"], last["status"]) == ("silence", 204)
+    assert [event[1] for event in answer["got"]] == ["0"]
+    assert [each["id"] for each in visits(server, "silent")] == [None, "é 0"]
+    assert first["at"] - answer["opened"] >= 3 * 400 - 5
+
+
+@pytest.mark.server
+def test_none_is_silent_if_no_interval_is_given(module: NodeScript, server: Server) -> None:
+    url = f"{server.url}/plan/patient/hang-204"
+    answer = visit(module, url, options={**FAST, "heartbeat": 0}, abortAfter=2, abortIn=1500)
+    assert [reason["code"] for reason in answer["reasons"]] == []
+    assert answer["reason"]["code"] == "abort"

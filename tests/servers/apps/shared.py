@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def lines(number: int, step: str) -> Any:
     yield {"id": f"é {number}", "data": number}
     if step == "cut":
         raise LookupError("the source has failed")
+    if step == "hang":
+        time.sleep(60)
     if step == "close":
         yield {"event": "close", "data": "bye"}
         yield {"data": "behind the last"}
