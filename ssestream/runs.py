@@ -134,10 +134,10 @@ class Runs(Uncopyable):
         try:
             begin = log.begin(on_disconnect, digest, self._limits.bounds, self._ttl)
         except Refused:
-            _close(source)
             state = self._state(log)
             if state is not None and state.key != digest:
                 raise ValueError(f"there is a run {log.id!r} with another key") from None
+            _close(source)
             return run
         if not exchange.broker.shared:
             exchange.audience.published()

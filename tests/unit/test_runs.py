@@ -128,6 +128,30 @@ def test_a_run_starts_once(runs: Runs, make: Make, url: str) -> None:
     assert list(drawn) == []
 
 
+class Closable:
+    """A source without messages, which counts how often it is closed."""
+
+    closings = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def close(self) -> None:
+        self.closings += 1
+
+
+@on_threads_and_greenlets
+def test_a_source_that_starts_no_run_is_closed_once(runs: Runs) -> None:
+    runs.start([{"data": 1}], id="answer", key="ada")
+    again, other, wrong = Closable(), Closable(), Closable()
+    assert runs.start(again, id="answer", key="ada").id == "answer"
+    with pytest.raises(ValueError, match="there is a run 'answer' with another key"):
+        runs.start(other, id="answer", key="bob")
+    with pytest.raises(ValueError, match=r"^id is made of"):
+        runs.start(wrong, id="no id")
+    assert [each.closings for each in (again, other, wrong)] == [1, 1, 1]
+
+
 def test_of_threads_that_start_one_id_at_the_same_moment_one_starts_it(runs: Runs) -> None:
     for turn in range(10):
         sources = [Source(1) for _ in range(4)]
