@@ -11,7 +11,7 @@ from flask.json.provider import DefaultJSONProvider, JSONProvider
 
 from .compact_json import json_value, json_writer
 from .errors import MessageError
-from .plain import unproxied
+from .plain import reader_of, unproxied
 from .runtime.callables import is_coroutine
 from .runtime.loop import logger
 from .settings import DEFAULTS, Options, Settings
@@ -40,11 +40,14 @@ _of_apps: "weakref.WeakKeyDictionary[flask.Flask, tuple[dict[str, Any], Settings
 _of_apps = weakref.WeakKeyDictionary()
 
 
+_read_app = reader_of(flask.current_app)
+
+
 def current_app() -> flask.Flask | None:
     """The current app itself, not Flask's proxy for it; None outside an app context."""
     if not flask.has_app_context():
         return None
-    app: flask.Flask = unproxied(flask.current_app)
+    app: flask.Flask = _read_app()
     return app
 
 

@@ -24,8 +24,17 @@ def unproxied(value: Any) -> Any:
     """
     # type() tells a proxy from its value; isinstance() does not.
     while issubclass(type(value), LocalProxy):
-        value = value._get_current_object()
+        value = reader_of(value)()
     return value
+
+
+def reader_of(proxy: Any) -> Callable[[], Any]:
+    """A function that returns the value for which *proxy*, a proxy of Werkzeug's, stands now.
+
+    The function raises ``RuntimeError`` if the proxy has no value then.
+    """
+    reader: Callable[[], Any] = proxy._get_current_object
+    return reader
 
 
 def plain_text(value: Any) -> str:

@@ -34,6 +34,7 @@ from .http.origin import call_queue_of
 from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .http.output import OutputBuffer
 from .http.slow_view import UnreturnedBuffer, returned
+from .http.view import current_request
 from .runtime.callables import check_callable
 from .wire import HEADERS
 
@@ -98,7 +99,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
         environ = call_queue = None
         if flask.has_request_context():
-            environ = flask.request.environ
+            environ = current_request().environ
             call_queue = call_queue_of(environ)
         buffer = OutputBuffer if call_queue is None else UnreturnedBuffer
         OutgoingMessage.__init__(self, call_queue, high_water_mark, buffer)

@@ -94,7 +94,7 @@ class Cursor:
         self.place = place
 
     def stand_at(self, place: Place) -> None:
-        """Stand at *place* from now on. Only for a cursor that is in no group any more."""
+        """Stand at *place* from now on. Only for a cursor that is in no group."""
         self.place = place
 
     def advance(self, place: Place, messages: int) -> None:

@@ -87,7 +87,8 @@ class Listener:
             spawn(self._listen)
         elif new and self.tails.unplaced(1):
             self._broker.wake()
-        self._ailing.followed(new)
+        if new:
+            self._ailing.followed(new)
 
     def remove(self, cursors: list[Cursor]) -> None:
         """Let *cursors* follow their channels no more."""

@@ -14,6 +14,7 @@ from .cursor import Cursor
 from .health import Health
 from .ids import UNKNOWN
 from .leases import Leases
+from .place import Place
 from .publication import CLOSE, publications_of
 from .subscription import HAS_ENDED, UNHEARD_CLOSE, UNHEARD_CUT, Subscription
 from .tail import Tails
@@ -83,7 +84,7 @@ class Replay:
 
     def _place(self, cursor: Cursor) -> bool:
         """Give *cursor* its first position. Returns whether it has all of a log that has ended."""
-        at = cursor.position
+        at = cursor.place.position
         piece = self._broker.read(cursor.name, 0 if at is None else at.number, 0, 0)
         self._leases.note(cursor.name, piece)
         cursor.subscribe_at(piece.end)
@@ -94,9 +95,11 @@ class Replay:
             cursor.go_to(UNKNOWN)
         elif at.number == piece.last and at.log == piece.log:
             cursor.go_to(piece.end)
+        if not piece.ended:
+            return False
         at = cursor.position
         # The client may have left before it got the id of the end itself.
-        done = at is not None and at.log == piece.log and 0 < piece.ended <= at.number + 1
+        done = at is not None and at.log == piece.log and piece.ended <= at.number + 1
         if done and piece.first <= piece.ended:
             cursor.go_to(piece.end)
         return done
@@ -105,13 +108,14 @@ class Replay:
         """Give *cursor* its first position: before its latest entries, or at the end of the log."""
         with self._tails.lock:
             latest = self._latest.pop(cursor, 0)
-            if cursor.position is None:
+            if cursor.place.position is None:
                 before = max(piece.first - 1, piece.last - latest)
                 # Nothing comes any more to a log that has ended, so give what there is.
                 if latest == ALL or (piece.ended and not latest):
                     before = 0
                 at_end = before == piece.last
-                cursor.go_to(piece.end if at_end else Position(piece.log, before))
+                # A cursor without a position is in no group.
+                cursor.stand_at(Place(piece.end if at_end else Position(piece.log, before)))
 
     def forget(self, cursors: list[Cursor]) -> None:
         """Forget *cursors*, which are removed."""

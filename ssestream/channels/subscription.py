@@ -75,7 +75,7 @@ class Subscription:
         """Whether each cursor has a position. Before that, no event can have a complete id."""
         cursors = self.cursors
         if len(cursors) == 1:
-            return cursors[0].position is not None
+            return cursors[0].place.position is not None
         return all(cursor.position is not None for cursor in cursors)
 
     def cursor_of(self, name: str) -> Cursor | None:
@@ -318,7 +318,7 @@ class Subscription:
         return with_id(frame, self._id().encode())
 
     def _id(self) -> str:
-        return format_id({each.name: each.position or UNKNOWN for each in self.cursors})
+        return format_id({each.name: each.place.position or UNKNOWN for each in self.cursors})
 
 
 def _end(stream: SseStream, why: str, name: str | None) -> None:

@@ -91,7 +91,8 @@ class Tail:
 
     def add(self, cursor: Cursor) -> None:
         """Add *cursor*, which is not live yet."""
-        if cursor.position is None:
+        at = cursor.place.position
+        if at is None:
             # The broker could not tell the end of the log. The listener hears of every entry
             # after its own position.
             cursor.subscribe_at(self.position)
@@ -99,7 +100,7 @@ class Tail:
             self.position = cursor.subscribed_at
         elif self.position == cursor.subscribed_at:
             # Many cursors share one position object, which saves memory.
-            if cursor.position is cursor.subscribed_at:
+            if at is cursor.subscribed_at:
                 cursor.go_to(self.position)
             cursor.subscribe_at(self.position)
         cursor.join(self)
@@ -117,8 +118,9 @@ class Tail:
 
     def go_live(self, cursor: Cursor) -> None:
         """Let the listener move *cursor*, which is at the end of the log, from now on."""
-        if self._place.position != cursor.position:
-            self._place = cursor.place
+        place = cursor.place
+        if self._place.position != place.position:
+            self._place = place
         # Share one place with the others, which saves memory.
         cursor.stand_at(self._place)
         self.live.add(cursor)
@@ -326,7 +328,7 @@ class Tails:
         None if there was no such read.
         """
         with self.lock:
-            tail, at = self.of(cursor), cursor.position
+            tail, at = self.of(cursor), cursor.place.position
             if tail is None or cursor.subscription.closed:
                 return True
             # A cursor beyond the listener goes live only after a read: otherwise its log may

@@ -26,6 +26,7 @@ import greenlet
 from gevent import monkey
 
 from ..http.diagnosis import warn_of_memory
+from ..http.view import current_request
 from ..runtime.clock import clock
 from ..runtime.forking import process
 from ..runtime.frames import of_threads
@@ -219,7 +220,7 @@ def _runs_server() -> bool:
 
 def _says_several() -> bool:
     """Whether the server of the current request says that it has several processes."""
-    if flask.request.environ.get("wsgi.multiprocess"):
+    if current_request().environ.get("wsgi.multiprocess"):
         process.has_others()
     return _is_one_of_several()
 

@@ -122,7 +122,8 @@ class Body(Uncopyable):
     @property
     def closed(self) -> bool:
         """Whether the response is over, or is a copy in a job."""
-        return self.over or self.is_copy
+        # As in `is_copy`, without the call: each stream asks several times in its life.
+        return self.over or (process.is_job and self.call_queue.is_copy)
 
     @property
     def aborted(self) -> bool:

@@ -6,10 +6,9 @@ The view raises later, or another response takes its place. The discarded respon
 
 from typing import Any
 
-import flask
 from flask.signals import request_tearing_down
 
-from .view import current_context
+from .view import current_context, current_request
 
 # In an environ: the responses that were made for the request, each with its request context.
 _KEY = "ssestream.responses"
@@ -29,7 +28,7 @@ def sent(environ: dict[str, Any], response: Any) -> None:
 
 def _close_unsent(sender: object, **extra: object) -> None:
     context = current_context()
-    environ = flask.request.environ
+    environ = current_request().environ
     known = environ.pop(_KEY, None)
     if known is None:
         return

@@ -13,12 +13,13 @@ The response decides when the stream ends:
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flask
 from flask.signals import request_finished, request_tearing_down
 
-from ..plain import unproxied
+from ..plain import reader_of
 from .async_view import cancelled_tasks, note_loop
 from .diagnosis import cancelled_with_view, never_piped
 
@@ -26,6 +27,13 @@ from .diagnosis import cancelled_with_view, never_piped
 # context, and the old name is deprecated. Typed as Any, because type checkers take the proxy for
 # its target.
 _context: Any = vars(flask.globals).get("request_ctx", flask.globals.app_ctx)
+
+#: Returns the context of the current request itself. Raises ``RuntimeError`` outside of requests.
+#: A view may copy its context to another thread: then one request has several contexts.
+current_context: Callable[[], Any] = reader_of(_context)
+
+#: Returns the current request itself. Raises ``RuntimeError`` outside of requests.
+current_request: Callable[[], Any] = reader_of(flask.request)
 
 _KEY = "ssestream.streams"
 
@@ -51,21 +59,13 @@ class Belonging:
         raise NotImplementedError
 
 
-def current_context() -> Any:
-    """The context of the current request itself. Raises ``RuntimeError`` outside of requests.
-
-    A view may copy its context to another thread: then one request has several contexts.
-    """
-    return unproxied(_context)
-
-
 def belong(environ: dict[str, Any], stream: Belonging) -> None:
     """End *stream* with its request, if *environ* is the environ of the current Flask request."""
     if not flask.has_request_context():
         return
     note_loop(environ)
     context = current_context()
-    if flask.request.environ is environ:
+    if current_request().environ is environ:
         environ[_KEY] = (*environ.get(_KEY, ()), (context, stream))
 
 
@@ -74,14 +74,14 @@ def belongs(stream: Belonging) -> bool:
     if not flask.has_request_context():
         return False
     context = current_context()
-    known = flask.request.environ.get(_KEY, ())
+    known = current_request().environ.get(_KEY, ())
     return any(owner is context and each is stream for owner, each in known)
 
 
 def _take_streams() -> list[Belonging]:
     """Remove and return the streams that belong to the current request context."""
     context = current_context()
-    environ = flask.request.environ
+    environ = current_request().environ
     known = environ.pop(_KEY, None)
     if known is None:
         return []
@@ -93,7 +93,7 @@ def _take_streams() -> list[Belonging]:
 
 
 def _answered(sender: object, response: Any, **extra: object) -> None:
-    tasks = cancelled_tasks(flask.request.environ)
+    tasks = cancelled_tasks(current_request().environ)
     if tasks:
         cancelled_with_view(tasks)
     body = getattr(response, "response", None)
