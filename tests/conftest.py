@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ def _missing(what: str, how: str) -> None:
         pytest.fail(f"{what} is missing, and SSESTREAM_TEST_ALL=1 leaves nothing out: {how}")
     # For a machine with nothing but Python and a shell.
     pytest.skip(f"left out, as {what} is not installed: {how}")
+
+
+@pytest.fixture(scope="session")
+def uwsgi() -> None:
+    if not Path(sys.executable).with_name("uwsgi").exists():
+        _missing("uWSGI", "pip install pyuwsgi")
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def server(
         return started[-1]
 
     def threaded(**env: str) -> Server:
-        (recipe,) = (code for code in RECIPES if "WSGIServer" not in code)
+        (recipe,) = (code for code in RECIPES if "signal.SIGINT" in code)
         (tmp_path / "drained.py").write_text(
             f"{recipe}\n\nfrom tests.servers.apps.app import app\ndrain_on_sigterm()\n"
         )

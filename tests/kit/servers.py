@@ -32,6 +32,12 @@ SERVERS = (
     "SseWorker",
 )
 
+#: uWSGI's ways to serve many streams, with the options of each. The client's socket is in reach.
+UWSGI = {
+    "uwsgi-gevent": ("--gevent", "64", "--gevent-monkey-patch"),
+    "uwsgi-threads": ("--enable-threads", "--threads", "64"),
+}
+
 PATIENCE = 60.0
 
 #: Seconds for which two looks that follow each other count at most.
@@ -94,7 +100,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
 
 
 class Server:
-    """One server process. *kind* is one of `SERVERS`, or ``"uvicorn"``."""
+    """One server process. *kind* is one of `SERVERS` or `UWSGI`, or ``"uvicorn"``."""
 
     def __init__(
         self,
@@ -128,6 +134,13 @@ class Server:
             threads = f"--threads={self._threads}"
             listen = f"--listen={bind}"
             return [python, "-m", "waitress", listen, threads, *self._args, self._app]
+        if self.kind in UWSGI:
+            # The path of the environment's Python, which uWSGI itself would resolve at a reload.
+            program = [str(Path(python).with_name("uwsgi")), "--binary-path", python]
+            options = ["--master", "--die-on-term", *UWSGI[self.kind]]
+            if "--socket" not in self._args:
+                options += ["--http-socket", bind]
+            return [*program, *options, *self._args, "--module", self._app]
         if self.kind == "uvicorn":
             return [python, "-m", "uvicorn", "--port", str(self.port), *self._args, self._app]
         worker = "ssestream.gunicorn.SseWorker" if self.kind == "SseWorker" else self.kind
@@ -137,7 +150,7 @@ class Server:
         return [*command, *self._args, self._app]
 
     def start(self) -> "Server":
-        if self.kind == "waitress" and not self.port:
+        if self.kind in ("waitress", *UWSGI) and not self.port:
             self.port = free_port()
         self.process = subprocess.Popen(
             self._command(),
@@ -150,13 +163,16 @@ class Server:
         )
         found = wait_until(self._listening, f"{self.kind} to listen")
         self.port = int(found[1])
-        if self.kind not in ("pywsgi", "flask", "waitress", "uvicorn"):
+        if self.kind not in ("pywsgi", "flask", "waitress", "uvicorn", *UWSGI):
             wait_until(lambda: "Booting worker" in self.log(), "a worker")
         return self
 
     def _listening(self) -> re.Match[str] | None:
         assert self.process is not None
         assert self.process.poll() is None, f"{self.kind} did not start:\n{self.log()}"
+        if self.kind in UWSGI:
+            spawned = "spawned uWSGI worker" in self.log()
+            return re.search(r"bound to TCP address [\d.]+:(\d+)", self.log()) if spawned else None
         return re.search(r"https?://[\w.\[\]:]*?:(\d+)", self.log())
 
     @property
@@ -187,8 +203,9 @@ class Server:
         return self.events(**match)[0]
 
     def worker_pid(self) -> int:
-        """The process that serves: gunicorn's worker, or the server itself."""
-        booted = re.findall(r"Booting worker with pid: (\d+)", self.log())
+        """The process that serves: the worker of gunicorn or uWSGI, or the server itself."""
+        mark = r"(?:Booting worker with pid: |spawned uWSGI worker \d+ \(pid: )(\d+)"
+        booted = re.findall(mark, self.log())
         assert self.process is not None
         return int(booted[-1]) if booted else self.process.pid
 
