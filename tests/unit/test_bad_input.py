@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from flask import Flask
+from flask import Flask, Request
 from werkzeug.test import EnvironBuilder
 
 import ssestream
@@ -20,6 +21,7 @@ from ssestream import (
     ClientDisconnected,
     HeadersSent,
     MessageError,
+    Runs,
     ServerResponse,
     Settings,
     SseStream,
@@ -32,6 +34,7 @@ from ssestream import (
     set_interval,
     set_timeout,
 )
+from ssestream.incoming import IncomingMessage
 from tests.kit.sink import Sink
 
 NAN = float("nan")
@@ -88,6 +91,10 @@ class Through(SseStream):
         self.push = push  # type: ignore[method-assign]
 
 
+def req() -> IncomingMessage:
+    return IncomingMessage(Request(environ()), ServerResponse())
+
+
 TAKERS: dict[str, Callable[[Any], object]] = {
     "subscribe": lambda f: Channels().subscribe(SseStream(), "news", filter=f),
     "Channel.subscribe": lambda f: Channels().channel("news").subscribe(SseStream(), filter=f),
@@ -104,6 +111,37 @@ TAKERS: dict[str, Callable[[Any], object]] = {
     "client_key": lambda f: Settings(client_key=f),
     "pipe": lambda f: SseStream().pipe(SimpleNamespace(write=f)),
     "push": lambda f: Channels().subscribe(Through(f), "news"),
+    "set_interval": lambda f: clear_interval(set_interval(f, 1000)),
+    "req.on": lambda f: req().on("close", f),
+    "req.on()": lambda f: req().on("aborted")(f),
+    "req.once": lambda f: req().once("error", f),
+    "on_error": lambda f: pipeline([], SseStream(), Sink(), on_error=f),
+    "producer": lambda f: Channels().channel("news").producer(last=f),
+    "Runs": lambda f: Runs(Channels(), last=f),
+}
+
+#: The words by which an error names the argument. Those that are missing are the taker's name.
+NAMES = {
+    "subscribe": "filter",
+    "Channel.subscribe": "filter",
+    "SseStream.on": "the handler of 'drain'",
+    "SseStream.on()": "the handler of 'drain'",
+    "SseStream.once": "the handler of 'drain'",
+    "ServerResponse.add_listener": "the handler of 'close'",
+    "ServerResponse.once()": "the handler of 'close'",
+    "call_on_close": "func",
+    "write": "callback",
+    "write with an encoding": "callback",
+    "write_message": "callback",
+    "set_timeout": "callback",
+    "set_interval": "callback",
+    "pipe": "write() of a destination",
+    "push": "push() of a stream",
+    "req.on": "the handler of 'close'",
+    "req.on()": "the handler of 'aborted'",
+    "req.once": "the handler of 'error'",
+    "producer": "last",
+    "Runs": "last",
 }
 
 
@@ -330,7 +368,10 @@ def test_a_wrong_argument_is_refused_in_words_that_help(
 def test_what_somebody_would_have_to_await_is_refused_where_it_is_given(
     taker: str, useless: str
 ) -> None:
-    with pytest.raises(TypeError, match=r"must be a plain function: nobody would (await|iterate)"):
+    name = re.escape(NAMES.get(taker, taker))
+    with pytest.raises(
+        TypeError, match=rf"^{name} must be a plain function: nobody would (await|iterate)"
+    ):
         TAKERS[taker](USELESS[useless])
 
 
