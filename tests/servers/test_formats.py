@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import NODE_MODULES
-from tests.kit.servers import Client, Server
+from tests.kit.servers import Client, Server, body_of
 from tests.servers.apps.formats import TEXT, TOOL_CALL
 
 pytestmark = pytest.mark.server
@@ -168,3 +168,26 @@ def test_the_ai_sdk_resumes_the_answer_that_is_under_way_and_no_other(
     got = json.loads(printed)
     assert (got["id"], got["parts"], got["error"]) == ("m", [["text", "Hello"]], None)
     assert read_by_the_ai_sdk(node, chats, "first") is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "last"),
+    [
+        ("/v1/chat/completions", {"model": "fails"}, b'"error":'),
+        ("/ui/fails", {}, b'"type":"error"'),
+        ("/v1/messages", {"model": "fails"}, b"event: error\n"),
+    ],
+)
+def test_an_answer_that_fails_has_its_message_and_then_a_cut(
+    server: Server, path: str, body: dict[str, str], last: bytes
+) -> None:
+    sent = json.dumps(body)
+    client = Client(server.port)
+    client.sock.sendall(
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(sent)}\r\n\r\n{sent}".encode()
+    )
+    received = client.read_to_end()
+    assert last in body_of(received).rpartition(b"\n\n")[0].rpartition(b"\n\n")[2]
+    # The last chunk would tell the client that the answer is whole.
+    assert not received.endswith(b"0\r\n\r\n")

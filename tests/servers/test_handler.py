@@ -65,11 +65,14 @@ def test_what_is_written_comes_at_once_and_a_departure_ends_the_function(
     assert len(server.events(event="teardown", who=leave)) == 1
 
 
-def test_a_plain_wait_is_ended_too_or_at_the_next_write(server: Server) -> None:
-    client = Client(server.port).get("/busy?who=busy")
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_plain_wait_is_ended_too_or_at_the_next_write(server: Server, method: str) -> None:
+    who = f"busy-{method}"
+    client = Client(server.port)
+    client.get(f"/busy?who={who}", "Content-Length: 0", method=method)
     client.read_until(b":\n")
     client.fin()
-    server.wait_for(event="ended", who="busy")
+    server.wait_for(event="ended", who=who)
 
 
 def test_nothing_is_queued_for_a_client_that_reads_nothing_or_has_left(server: Server) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import flask
 import pytest
-from flask import Flask, current_app, g, request, session
+from flask import Blueprint, Flask, current_app, g, request, session
 from flask.views import MethodView
 
 from ssestream import (
@@ -585,3 +585,37 @@ def test_nothing_is_written_to_a_client_that_has_left_by_a_function_that_ended()
         visit.read_until(b"begun")
     until(lambda: len(played.seen) > 1, "the end")
     assert set(played.seen) <= {"teardown", "cancelled", StreamDestroyed}
+
+
+def test_a_method_view_of_a_blueprint_may_be_async() -> None:
+    blueprint = Blueprint("own", __name__)
+
+    class Jobs(MethodView):
+        init_every_request = False
+        kind = "of the class"
+
+        @handler
+        async def get(self, req: Any, res: ServerResponse, id: int) -> Any:
+            await asyncio.sleep(0)
+            if id == 404:
+                return res.status(404).json({"error": "no such job"})
+            res.write(f"{self.kind} {id} {request.blueprint} {req.params}")
+            await asyncio.sleep(0.01)
+            res.end(" end")
+            return None
+
+        @handler
+        async def post(self, req: Any, res: ServerResponse, id: int) -> None:
+            res.write(f"{req.body} ")
+            await asyncio.sleep(0.01)
+            res.end(str(id))
+
+    blueprint.add_url_rule("/jobs/<int:id>", view_func=Jobs.as_view("jobs"))
+    app = Flask(__name__)
+    app.register_blueprint(blueprint, url_prefix="/own")
+    client = app.test_client()
+    assert client.get("/own/jobs/7").data == b"of the class 7 own {'id': 7} end"
+    assert client.post("/own/jobs/8", json=[1]).data == b"[1] 8"
+    missing = client.get("/own/jobs/404")
+    assert (missing.status_code, missing.json) == (404, {"error": "no such job"})
+    assert client.put("/own/jobs/9").status_code == 405

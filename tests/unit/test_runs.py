@@ -427,3 +427,61 @@ def test_a_message_with_an_id_fails_the_run(runs: Runs, log: Callable[[], list[A
     run = runs.start([{"data": 1, "id": "7"}])
     ended(runs, run.id, "failed")
     assert len(log()) == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (SystemExit, "failed"),
+        (KeyboardInterrupt, "failed"),
+        (GeneratorExit, "failed"),
+        (gevent.GreenletExit, "lost"),
+    ],
+)
+def test_whatever_a_source_raises_its_run_ends_and_others_go_on(
+    runs: Runs, raised: type[BaseException], status: str
+) -> None:
+    def source() -> Iterator[dict[str, Any]]:
+        yield {"data": 1}
+        raise raised
+
+    run = runs.start(source())
+    ended(runs, run.id, status)
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert [each.get("event") for each in client.all()] == [None, status]
+    following = runs.start([{"data": 1}])
+    ended(runs, following.id, "done")
+
+
+def test_a_run_may_have_any_id_of_the_allowed_characters(runs: Runs, channels: Channels) -> None:
+    ids = ["-", "@", ".", "..", "run:run", "a+b", "A:b_c.d@e-f", "x" * 80]
+    app = app_of(runs)
+    for number, id in enumerate(ids):
+        runs.start([{"data": number}], id=id)
+    for number, id in enumerate(ids):
+        ended(runs, id, "done")
+        with Client(app, f"/{id}") as client:
+            assert data_of(client.all()) == [str(number), ""]
+            last_id = client.last_id
+        assert status_of(app, f"/{id}", last_id) == 204
+    # The slash is in no single part of a path.
+    assert runs.start([], id="ann/7").id == "ann/7"
+    ended(runs, "ann/7", "done")
+
+
+@pytest.mark.parametrize("last_id", ["rubbish", "0", "-1", "a,b=c.1", "x" * 5000, "\xff"])
+def test_a_watcher_whose_last_id_is_none_of_the_run_gets_all_of_it(
+    runs: Runs, last_id: str
+) -> None:
+    runs.start([{"data": n} for n in range(3)], id="answer")
+    ended(runs, "answer", "done")
+    with Client(app_of(runs), "/answer", last_id) as client:
+        assert data_of(client.all()) == [*numbers(3), ""]
+
+
+def test_a_stop_before_the_start_stops_nothing(runs: Runs) -> None:
+    assert not runs.stop("answer")
+    run = runs.start([{"data": 1}], id="answer")
+    ended(runs, run.id, "done")
+    assert not run.stop()
+    assert run.status == "done"

@@ -93,7 +93,7 @@ def kept():
     return {"kind": session.get("kind")}
 
 
-@app.get("/ticks")
+@app.route("/ticks", methods=["GET", "POST"])
 @handler
 def ticks(req, res):
     number = 0
@@ -106,7 +106,7 @@ def ticks(req, res):
         tell(event="ended", who=req.query["who"])
 
 
-@app.get("/busy")
+@app.route("/busy", methods=["GET", "POST"])
 @handler
 def busy(req, res):
     """Waits as a plain library does, which only gevent's patches can interrupt."""

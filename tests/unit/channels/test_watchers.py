@@ -13,6 +13,8 @@ from ssestream.channels import watchers
 from tests.kit.following import Client, Following
 from tests.kit.insides import broker_of, exchange_of, over
 from tests.kit.promptness import in_one_try
+from tests.kit.redis_server import RedisServer
+from tests.kit.states import end_all_of
 from tests.kit.visit import on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]
@@ -241,6 +243,27 @@ def test_a_broker_that_was_away_makes_nobody_leave(monkeypatch: pytest.MonkeyPat
 
     # A test that has no turn for so long reports too late.
     in_one_try(be_away)
+
+
+def test_a_redis_that_restarts_empty_makes_nobody_leave(redis_server: RedisServer) -> None:
+    here, there = Channels(redis_server.url), Channels(redis_server.url)
+    called: list[str] = []
+    there.channel("room").on_empty(called.append, grace=2)
+    try:
+        with Client(counted(here)):
+            counts(there, 1)
+            redis_server.stop()
+            # Longer than the last report of *here* would count.
+            gevent.sleep(watchers.LEASE + 1)
+            redis_server.start()
+            counts(there, 1)
+            assert called == []
+        until(lambda: called == ["room"], "the call")
+        assert there.channel("room").watchers() == 0
+    finally:
+        there.channel("room").off_empty(called.append)
+        for each in (here, there):
+            end_all_of(each)
 
 
 class Damaged(MemoryBroker):
