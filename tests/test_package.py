@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ssestream
+from tests.conftest import HERE, LONGEST
 from tests.house import (
     FILES,
     FOREIGN_WRITES,
@@ -245,3 +246,8 @@ def test_every_room_has_a_test_file_of_its_name() -> None:
     tests = Path(__file__).parent
     missing = {room for room in rooms if not (tests / file_of_tests(room)).is_file()}
     assert missing == set()
+
+
+def test_the_files_of_tests_that_begin_first_are_there() -> None:
+    missing = [name for name in LONGEST if not (HERE / name).is_file()]
+    assert missing == []

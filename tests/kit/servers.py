@@ -115,7 +115,9 @@ class Server:
         self.kind = kind
         self._app = app
         self._args = args
-        self.env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **(env or {})}
+        # It keeps what it compiles, also where this process keeps nothing.
+        own = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(ROOT)}
+        self.env = {**os.environ, **own, **(env or {})}
         self._threads = threads
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None

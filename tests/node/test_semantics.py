@@ -194,11 +194,11 @@ class Threads(Stage):
         number = self.seen.count("--")
         expected = sorted(self._expected[number]) if number < len(self._expected) else []
         with contextlib.suppress(AssertionError):  # the test says it better
-            wait_until(lambda: sorted(in_steps(self.seen)[-1]) == expected, "a step", 3)
+            wait_until(lambda: sorted(in_steps(self.seen)[-1]) == expected, "a step", 20)
         self.see("--")
 
     def until(self, condition: Callable[[], Any]) -> None:
-        wait_until(condition, "a condition", 5)
+        wait_until(condition, "a condition", 60)
 
     def start(self, function: Callable[[], None]) -> None:
         threading.Thread(target=function).start()

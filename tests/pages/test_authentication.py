@@ -145,7 +145,7 @@ def test_a_page_that_has_lost_its_session_goes_to_the_log_in(driver: Any, server
         "fetch('/logout', {method: 'POST'}).then((answer) => arguments[0](answer.status))"
     )
     assert status == 204
-    wait_until(lambda: driver.current_url.endswith("/login"), "the log-in", 30)
+    wait_until(lambda: driver.current_url.endswith("/login"), "the log-in")
     assert visits(server, "/notifications") == 2
 
 

@@ -60,7 +60,7 @@ class Page:
         return list(self.driver.execute_script(script))
 
     def shows(self, notes: list[str]) -> None:
-        wait_until(lambda: len(self.notes()) >= len(notes), f"{notes[-1]!r} on the page", 40)
+        wait_until(lambda: len(self.notes()) >= len(notes), f"{notes[-1]!r} on the page", 100)
         assert self.notes() == notes
 
     def add(self, text: str) -> None:
@@ -86,8 +86,8 @@ def reload(server: Server) -> None:
     wait_until(lambda: booted() >= 2, "both workers")
     before, exited = booted(), gone()
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: booted() >= before + 2, "the new workers", 40)
-    wait_until(lambda: gone() >= exited + 2, "the end of the old workers", 40)
+    wait_until(lambda: booted() >= before + 2, "the new workers", 100)
+    wait_until(lambda: gone() >= exited + 2, "the end of the old workers", 100)
 
 
 @pytest.mark.parametrize("name", PAGES)

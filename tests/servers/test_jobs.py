@@ -1,6 +1,7 @@
 """A job that a view forks has nothing of what its parent serves."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -248,7 +249,9 @@ def test_a_job_says_and_ends_nothing_behind_tls(
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+@pytest.mark.parametrize(
+    "kind", ["SseWorker", "gthread", pytest.param("gevent", marks=pytest.mark.long)]
+)
 def test_a_job_that_is_a_new_process_has_nothing_of_its_parents_streams(
     kind: str, method: str, serve: Callable[..., Server]
 ) -> None:
@@ -308,8 +311,15 @@ def test_a_timer_that_preload_leaves_in_the_master_is_named_once_in_a_worker(
     assert "not here: tests.servers.apps.preloaded.tick. Set it in" in line
 
 
-@pytest.mark.parametrize("broker", ["memory", "sqlite", "redis"])
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+#: Each worker and each broker once; the rest of their pairs are nearly the same.
+PAIRS = [("SseWorker", "memory"), ("gevent", "sqlite"), ("gthread", "redis")]
+ALL_PAIRS = itertools.product(["SseWorker", "gevent", "gthread"], ["memory", "sqlite", "redis"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "broker"),
+    [pytest.param(*pair, marks=[] if pair in PAIRS else [pytest.mark.long]) for pair in ALL_PAIRS],
+)
 def test_so_are_a_pipeline_and_a_subscription_and_an_event_is_there(
     serve: Start, kind: str, broker: str, request: pytest.FixtureRequest
 ) -> None:

@@ -39,6 +39,12 @@ WORKERS = {
     "sync": ("sync", (*HOOKED, *GRACEFUL)),
 }
 
+#: Of all workers, where they nearly do the same.
+FEW_WORKERS = [
+    pytest.param(kind, marks=[pytest.mark.long] if kind in ("gevent_pywsgi", "sync") else [])
+    for kind in WORKERS
+]
+
 
 def streams(server: Server, count: int, prefix: str = "s") -> list[Client]:
     clients = [Client(server.port).get(f"/quiet?key={prefix}{n}") for n in range(count)]
@@ -84,7 +90,10 @@ PASSED_ON = (signal.SIGINT, signal.SIGHUP, signal.SIGTTOU)
         pytest.param(kind, how, marks=[pytest.mark.long] if again else [])
         for how in (signal.SIGTERM, signal.SIGQUIT, *PASSED_ON)
         for kind in WORKERS
-        for again in [how in PASSED_ON and kind not in ("SseWorker", "gevent")]
+        for again in [
+            (how in PASSED_ON and kind != "SseWorker")
+            or (how == signal.SIGQUIT and kind in ("gevent_pywsgi", "sync"))
+        ]
     ],
 )
 def test_a_worker_with_open_streams_stops_soon(
@@ -133,7 +142,7 @@ def test_so_does_one_with_hundreds(kind: str, serve: Callable[..., Server]) -> N
         wait_until(lambda n=count: server.log().count("Booting worker") > n, "the next worker")
 
 
-@pytest.mark.parametrize("kind", WORKERS)
+@pytest.mark.parametrize("kind", FEW_WORKERS)
 def test_gunicorns_own_hook_for_an_interrupt_is_called_once(
     kind: str, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -156,7 +165,7 @@ def test_gunicorns_own_hook_for_an_interrupt_is_called_once(
     assert server.log().count("interrupted") == 1
 
 
-@pytest.mark.parametrize("kind", WORKERS)
+@pytest.mark.parametrize("kind", FEW_WORKERS)
 def test_a_worker_whose_master_is_gone_ends_its_streams_and_goes(
     kind: str, serve: Callable[..., Server]
 ) -> None:
@@ -201,8 +210,9 @@ def post_worker_init(worker):
 @pytest.mark.parametrize(
     ("how", "worker_class"),
     [
-        *((how, "gthread") for how in ("python", *TAKEN_IN)),
-        ("python", "gevent"),
+        *((how, "gthread") for how in ("python", "star", "name", "beside", "worker")),
+        *(pytest.param(how, "gthread", marks=pytest.mark.long) for how in ("both stars", "module")),
+        pytest.param("python", "gevent", marks=pytest.mark.long),
         ("python", "ssestream.gunicorn.SseWorker"),
     ],
 )

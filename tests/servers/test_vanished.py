@@ -53,7 +53,13 @@ def is_gone_within(
     at_best(vanish, seconds)
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.long] if kind in ("sync", "pywsgi") else [])
+        for kind in SERVERS
+    ],
+)
 def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
     kind: str, serve: Callable[..., Server]
 ) -> None:
@@ -63,7 +69,9 @@ def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
     is_gone_within(BEAT + TIMEOUT + NOISE, server)
 
 
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "flask"])
+@pytest.mark.parametrize(
+    "kind", ["SseWorker", "gthread", "flask", pytest.param("gevent", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("how", ["stream", "by-hand"])
 def test_the_function_of_a_handler_is_ended_just_as_soon(
     how: str, kind: str, serve: Callable[..., Server]

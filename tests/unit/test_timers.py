@@ -103,7 +103,7 @@ def test_shorter_timers_come_first() -> None:
     with stopped_clock() as clock:
         for delay in (300, 100, 200):
             set_timeout(seen.append, delay, delay)
-        clock.advance(0.3)
+        clock.advance(0.31)
     assert seen == [100, 200, 300]
 
 
@@ -309,7 +309,7 @@ def test_a_timer_that_is_over_holds_nothing(when: str) -> None:
         gc.collect()
         return all(ref() is None for ref in refs)
 
-    until(collected, "the callback to be let go by a timer that is over", 2)
+    until(collected, "the callback to be let go by a timer that is over")
     assert isinstance(timer, Timer)
 
 

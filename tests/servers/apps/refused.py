@@ -49,7 +49,7 @@ def nothing_is_left(ask: Callable[[], Any], begun: int) -> None:
         return bool(said["begun"] >= begun and not said["left"] and not said["subscribers"])
 
     try:
-        until(over, "all to be gone", 10)
+        until(over, "all to be gone", 60)
     except AssertionError:
         raise AssertionError(f"left is {ask()}") from None
 

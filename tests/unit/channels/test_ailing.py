@@ -363,7 +363,7 @@ def test_what_works_and_fails_in_turn_is_told_twice(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More than the time between two failures on a busy machine.
-    monkeypatch.setattr(health, "STEADY", 3.0)
+    monkeypatch.setattr(health, "STEADY", 8.0)
     channels = Channels()
     broker: Any = broker_of(channels)
     read, failures = broker.read, [0]
