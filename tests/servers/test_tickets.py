@@ -80,6 +80,22 @@ def test_revoking_ends_the_streams_in_all_workers_and_lets_no_ticket_in_again(
     assert all(b"later" not in client.received for client in hers)
 
 
+def test_a_cut_ends_the_streams_of_its_key_in_all_workers_and_a_ticket_lets_them_in_again(
+    serve: Serve, shared_url: str
+) -> None:
+    server = start("SseWorker", serve, shared_url, "--workers", "2")
+    ann, eve = (issued(server, key) for key in ("ann", "eve"))
+    hers, his = in_both_workers(server, ann), in_both_workers(server, eve)
+    assert ask(server, "/cut?key=ann")[0] == 200
+    for client in hers:
+        client.read_to_end()
+    again = admitted(server, ann)
+    assert ask(server, "/publish?data=later")[0] == 200
+    for client in (*his, again):
+        client.read_until(b"data: later\n")
+    assert all(b"later" not in client.received for client in hers)
+
+
 def test_a_ticket_for_one_use_is_used_up_in_all_workers(serve: Serve, shared_url: str) -> None:
     server = start("SseWorker", serve, shared_url, "--workers", "2")
     once = issued(server, "ann", once=1)

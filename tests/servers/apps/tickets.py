@@ -37,6 +37,12 @@ def revoke() -> dict[str, Any]:
     return {}
 
 
+@app.get("/cut")
+def cut() -> dict[str, Any]:
+    channels.cut("news", request.args["key"])
+    return {}
+
+
 @app.get("/publish")
 def publish() -> dict[str, Any]:
     return {"id": channels.publish("news", {"data": request.args["data"]})}
