@@ -75,11 +75,14 @@ class Watched:
         if loop.is_copy:
             return
         with self._lock:
-            fd = fileno(self._sock)
-            if fd < 0 or self._owner is not None:
+            if self._owner is not None:
                 return
+            sock = self._sock
             # The kernel reports nothing about a descriptor that the server has closed.
-            self._fd = os.dup(fd) if type(self._sock) is LentSocket else fd
+            fd = sock.copy_descriptor() if type(sock) is LentSocket else fileno(sock)
+            if fd < 0:
+                return
+            self._fd = fd
             self._owner = owner
             self._watch = watch_of(loop)
             self._watch.add(fd, self)

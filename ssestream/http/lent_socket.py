@@ -35,6 +35,18 @@ class LentSocket(SocketType):  # type: ignore[misc]
         except OSError:
             return -1
 
+    def copy_descriptor(self) -> int:
+        """A copy of the descriptor, which the caller must close; -1 if the server has closed it."""
+        try:
+            copy = os.dup(super().fileno())
+        except OSError:
+            return -1
+        # The server may have closed it just before, and a new file may have its number.
+        if os.fstat(copy).st_ino == self._inode:
+            return copy
+        os.close(copy)
+        return -1
+
     def gettimeout(self) -> None:
         """None: the server has set whether the socket blocks, and must find it so."""
 

@@ -147,7 +147,7 @@ def test_a_departure_is_noticed_within_milliseconds(server: Server) -> None:
         return ended - left
 
     # The next tick, whose write fails, comes 50 ms after the last one.
-    at_best(departure, 0.02)
+    at_best(departure, 0.01)
 
 
 def test_a_sync_worker_serves_one_at_a_time() -> None:

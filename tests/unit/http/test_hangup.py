@@ -13,6 +13,7 @@ import pytest
 from ssestream import ServerResponse, SseStream
 from ssestream.http import hangup
 from ssestream.http.connection import Connection
+from ssestream.http.lent_socket import LentSocket
 from ssestream.runtime.loop import current_loop
 from tests.kit.pair import Pair
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
@@ -179,6 +180,39 @@ def test_a_released_connection_is_watched_no_more(way: str, pair: Pair) -> None:
     left = watch._connections if way == "epoll" else watch._watchers
     assert pair.server.fileno() not in left
     pair.server.sendall(b"it is not closed")
+
+
+@on_threads_and_greenlets
+def test_of_a_descriptor_that_is_lent_a_copy_is_watched_and_closed(way: str, pair: Pair) -> None:
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    # Makes the watch of the loop.
+    Watched(pair.server).connection.release()
+    loop_turns()
+    before = opened()
+    watched = Watched(LentSocket(pair.server.fileno()))
+    loop_turns()
+    watch = hangup.watch_of(current_loop())
+    left = watch._connections if way == "epoll" else watch._watchers
+    assert list(left)
+    assert pair.server.fileno() not in left
+    watched.connection.release()
+    until(lambda: not left and opened() <= before, "the copy to be closed")
+    pair.server.sendall(b"it is not closed")
+    again = Watched(LentSocket(pair.server.fileno()))
+    pair.fin()
+    until(lambda: again.gone, "the departure")
+    again.connection.release()
+
+
+def test_a_lent_descriptor_that_was_closed_is_not_watched(pair: Pair) -> None:
+    lent = LentSocket(pair.server.fileno())
+    pair.server.close()
+    assert lent.copy_descriptor() == -1
+    watched = Watched(lent)
+    watched.connection.release()
+    assert watched.gone == 0
 
 
 @on_threads_and_greenlets
