@@ -61,6 +61,12 @@ def loop_turns() -> None:
     pair.close()
 
 
+def under_watch(way: str) -> Any:
+    """The descriptors that the current loop watches."""
+    watch = hangup.watch_of(current_loop())
+    return watch._connections if way == "epoll" else watch._watchers
+
+
 LEAVING = [Pair.fin, Pair.rst, Pair.half_close]
 
 
@@ -176,9 +182,7 @@ def test_a_released_connection_is_watched_no_more(way: str, pair: Pair) -> None:
     loop_turns()
     assert watched.gone == 0
     assert not watched.connection.reachable
-    watch = hangup.watch_of(current_loop())
-    left = watch._connections if way == "epoll" else watch._watchers
-    assert pair.server.fileno() not in left
+    assert pair.server.fileno() not in under_watch(way)
     pair.server.sendall(b"it is not closed")
 
 
@@ -193,8 +197,7 @@ def test_of_a_descriptor_that_is_lent_a_copy_is_watched_and_closed(way: str, pai
     before = opened()
     watched = Watched(LentSocket(pair.server.fileno()))
     loop_turns()
-    watch = hangup.watch_of(current_loop())
-    left = watch._connections if way == "epoll" else watch._watchers
+    left = under_watch(way)
     assert list(left)
     assert pair.server.fileno() not in left
     watched.connection.release()
