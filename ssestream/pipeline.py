@@ -26,7 +26,7 @@ from .runtime.beside import end_function, start_beside
 from .runtime.callables import check_callable
 from .runtime.calls import run_logged
 from .runtime.forking import process
-from .runtime.loop import Loop, loop_of
+from .runtime.loop import Loop, checkpoint, loop_of
 from .runtime.origin import log_failure
 from .runtime.threads import new_lock
 from .stream import D, SseStream, flow_of
@@ -177,6 +177,8 @@ class _Drawer:
             for item in self._source:
                 if not self._write(messages.of(item)):
                     return
+                if messages.is_turn_over():
+                    checkpoint()
             if self._write(messages.rest(self._flow.call_queue.origin)):
                 self._stream.end()
         except WriteAfterEnd:

@@ -20,7 +20,7 @@ from .run_log import RunLog
 from .runtime.beside import end_function, start_beside
 from .runtime.calls import run_logged
 from .runtime.clock import clock
-from .runtime.loop import Loop, current_loop, logger, loop_of
+from .runtime.loop import Loop, checkpoint, current_loop, logger, loop_of
 from .runtime.origin import log_failure
 from .runtime.threads import new_lock
 from .settings import DEFAULTS
@@ -151,6 +151,8 @@ class Producer:
         for item in self._source:
             for message in messages.of(item):
                 self._append(message)
+            if messages.is_turn_over():
+                checkpoint()
         for message in messages.rest(None):
             self._append(message)
 

@@ -15,6 +15,9 @@ from .runtime.loop import logger
 from .runtime.origin import Origin
 from .wire import Decoder, Message, is_retry
 
+#: So many parts in a row that complete no message are a turn of their source.
+TURN = 16
+
 #: Characters of a wrong or an unfinished text that an error or the log shows.
 _SHOWN = 40
 
@@ -55,6 +58,13 @@ class Messages:
             return (item,)
         return (*self._text.before_a_message(), item)
 
+    def is_turn_over(self) -> bool:
+        """Whether the last `TURN` items have completed no message.
+
+        Nobody has waited for a client then. Whoever draws the items must let others run.
+        """
+        return self._text is not None and self._text.is_turn_over()
+
     def rest(self, origin: Origin | None) -> Iterable[Message]:
         """The messages that are left after the last item. Logs an event that has not ended.
 
@@ -76,12 +86,15 @@ class EventText(Decoder):
         # The bytes of all parts after the one with the last blank line, or with the last heartbeat
         # between two events.
         self._held = 0
+        # Parts since the last message.
+        self._silent = 0
         self._wrong: MessageError | None = None
 
     def take(self, part: Any) -> Iterator[Message]:
         """Take *part*, and give the messages that are complete now."""
         data, wrong = _bytes(part)
         self._held += len(data)
+        self._silent += 1
         try:
             messages = self.feed(data)
         except UnicodeDecodeError as error:
@@ -90,7 +103,9 @@ class EventText(Decoder):
             messages = self.feed(error.object[: error.start])
             byte = error.object[error.start]
             wrong = MessageError(f"text as bytes must be UTF-8, and the byte {byte:#04x} is not")
-        yield from filter(_says_something, messages)
+        for message in filter(_says_something, messages):
+            self._silent = 0
+            yield message
         self._look_at_beginning()
         if self._held > self._most:
             self._refuse(
@@ -100,6 +115,12 @@ class EventText(Decoder):
         self._wrong = self._wrong or wrong
         if self._wrong is not None:
             raise self._wrong
+
+    def is_turn_over(self) -> bool:
+        if self._silent < TURN:
+            return False
+        self._silent = 0
+        return True
 
     def before_a_message(self) -> list[Message]:
         """The comment that is not followed by a blank line. Raises in the middle of an event."""

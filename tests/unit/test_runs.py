@@ -485,3 +485,22 @@ def test_a_stop_before_the_start_stops_nothing(runs: Runs) -> None:
     ended(runs, run.id, "done")
     assert not run.stop()
     assert run.status == "done"
+
+
+@on_threads_and_greenlets
+def test_a_source_of_heartbeats_that_never_waits_is_stopped(runs: Runs) -> None:
+    begun: list[bool] = []
+    closed: list[bool] = []
+
+    def source() -> Iterator[str]:
+        try:
+            while True:
+                begun.append(True)
+                yield ":\n"
+        finally:
+            closed.append(True)
+
+    run = runs.start(source(), id="silent")
+    until(lambda: begun, "the source's start")
+    assert run.stop()
+    until(lambda: closed, "the source's end")
