@@ -11,7 +11,7 @@ from ..runtime.wheel import wheels
 from .waiting import PATIENCE, wait_until
 
 #: Seconds for a loop that has not answered yet: nobody seems to run its hub.
-BRIEF = 0.1
+BRIEF = 0.02
 
 _T = TypeVar("_T")
 
