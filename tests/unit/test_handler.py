@@ -445,8 +445,8 @@ def test_a_request_that_is_kept_stays_the_one_of_its_client() -> None:
     def function(req: Any, res: ServerResponse) -> None:
         kept.add(req)
         req.on("close", lambda: kept.discard(req))
-        SseStream(req).pipe(res)
         played.seen.append(sorted(each.query["name"] for each in kept))
+        SseStream(req).pipe(res)
 
     played = Played(function)
     with played.visit(QUERY_STRING="name=ada") as first:
