@@ -1,0 +1,1 @@
+"""``python -m ssestream doctor``: why does a stream hang?"""
