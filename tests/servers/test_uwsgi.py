@@ -1,6 +1,7 @@
 """The promises of a stream on uWSGI: departures, heartbeats, stalled clients, ends."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -77,6 +78,8 @@ def test_a_worker_that_stops_ends_its_streams_cleanly(
     )
     touched = tmp_path / "touched"
     touched.touch()
+    # uWSGI looks at whole seconds only.
+    os.utime(touched, (0, 0))
     server = serve(
         "uwsgi-gevent",
         "drained:app",
