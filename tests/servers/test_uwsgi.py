@@ -79,7 +79,9 @@ def test_a_worker_that_stops_ends_its_streams_cleanly(
     touched = tmp_path / "touched"
     touched.touch()
     # uWSGI looks at whole seconds only.
-    os.utime(touched, (0, 0))
+    # uWSGI compares whole seconds: a touch in the same second would be none.
+    an_hour_ago = time.time() - 3600
+    os.utime(touched, (an_hour_ago, an_hour_ago))
     server = serve(
         "uwsgi-gevent",
         "drained:app",
