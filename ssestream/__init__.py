@@ -50,6 +50,7 @@
 #   runs.py            Runs: producers that outlive their requests
 #   tickets/           signed permissions to follow channels
 #
+#   doctor/            why does a stream hang? asked from outside, and of its set-up
 #   testing/           clients and a clock for the tests of an app
 #   gunicorn/          SseWorker only; no other server enters here
 #   __main__.py        the command line

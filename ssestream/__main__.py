@@ -1,5 +1,7 @@
 """The command line: publish to a channel, print its events, end it, delete it, and set its bounds.
 
+And examine a stream that hangs.
+
 ``python -m ssestream --help`` shows all commands and options.
 """
 
@@ -8,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -15,6 +18,7 @@ from .brokers import open_broker
 from .brokers.broker import CONTROL, END, Broker, ChannelError, Position, Slice, check_name
 from .channels.channels import Channels
 from .channels.ids import format_id, parse_id
+from .doctor import command as doctor
 from .errors import BrokerError
 from .printable import escape, escape_json
 from .wire import Decoder, is_frame, with_id
@@ -25,7 +29,7 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 _HELP = """\
 exit codes:
   0    done
-  1    the broker failed or could not be reached
+  1    the broker failed or could not be reached; the doctor found a fault
   2    wrong usage: an argument or a message is wrong
   130  ended by Ctrl-C
 """
@@ -81,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
+        if options.command == "doctor":
+            return _examine(options)
         url = options.url or os.environ.get("SSESTREAM_URL")
         if not url:
             raise ValueError("no broker: give --url, or set SSESTREAM_URL")
@@ -117,7 +123,8 @@ def _fail(code: int, error: Exception) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m ssestream",
-        description="Publish to the channels of an app, and print their events, from a shell.",
+        description="Publish to the channels of an app, print their events, and find out why a"
+        " stream hangs, from a shell.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -170,6 +177,13 @@ def _parser() -> argparse.ArgumentParser:
         "--last", type=_positive, default=0, metavar="N", help="begin with the last N messages"
     )
     tail.add_argument("--count", type=_positive, metavar="N", help="end after N messages")
+    examining = commands.add_parser(
+        "doctor",
+        help="find out why a stream hangs",
+        description=doctor.HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.add_arguments(examining)
     return parser
 
 
@@ -189,6 +203,19 @@ def _command(commands: Any, name: str, what: str, description: str) -> argparse.
     )
     command.add_argument("channel", metavar="CHANNEL")
     return command
+
+
+def _examine(options: argparse.Namespace) -> int:
+    """Print all that the doctor finds, as soon as it is found."""
+    levels = []
+    for what, findings in doctor.examine(options):
+        print(escape(what), flush=True)
+        for finding in findings:
+            levels.append(finding.level)
+            print(textwrap.indent(str(finding), "  "), flush=True)
+    faults, notes = levels.count("fault"), levels.count("note")
+    print(f"faults: {faults}, notes: {notes}")
+    return FAILED if faults else 0
 
 
 def _positive(text: str) -> int:

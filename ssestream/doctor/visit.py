@@ -1,0 +1,181 @@
+"""One stream, asked for as a browser does, with the time at which each piece of it came."""
+
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from werkzeug.datastructures import Headers
+
+from ..testing.http_reader import HttpReader
+from ..wire import Decoder
+
+#: Bytes that are read at once.
+PIECE = 64 * 1024
+
+#: Seconds for a connection, with its TLS handshake.
+CONNECT_WITHIN = 10.0
+
+#: What browsers accept: a proxy compresses for them, and would not for a client without this.
+ENCODINGS = "gzip, deflate, br, zstd"
+
+
+class NotHttp(Exception):
+    """The server's answer is no response of HTTP/1.1."""
+
+
+class Visit:
+    """A client of the stream at *url*. A context manager: at its end the client has left.
+
+    All times are seconds since the request was sent.
+
+    :param headers: more headers of the request: pairs of a name and a text.
+    :param context: for ``https``; None for the system's certificates.
+    :raise OSError: if no connection comes about; an ``ssl.SSLError`` is one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Sequence[tuple[str, str]] = (),
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        host, is_secure = parts.hostname or "", parts.scheme == "https"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        #: ``"h2"`` if the server would speak HTTP/2 with a browser.
+        self.protocol: str | None = None
+        if is_secure:
+            self.protocol = offered(host, parts.port or 443, context)
+        self._sock = _connect(host, parts.port or (443 if is_secure else 80), is_secure, context)
+        lines = [
+            f"GET {target} HTTP/1.1",
+            f"Host: {parts.netloc.rpartition('@')[2]}",
+            "Accept: text/event-stream",
+            f"Accept-Encoding: {ENCODINGS}",
+            "Cache-Control: no-cache",
+            *(f"{name}: {text}" for name, text in headers),
+        ]
+        self._reader = HttpReader("GET")
+        self._decoder = Decoder()
+        self._unpack: Callable[[bytes], bytes] = bytes
+        self._began = time.monotonic()
+        #: When the head came; None before.
+        self.head_after: float | None = None
+        #: When each piece of the body came.
+        self.times: list[float] = []
+        #: Each message, and when it came.
+        self.messages: list[tuple[float, dict[str, str | int]]] = []
+        #: How the response ended, and when; None while it is open.
+        self.ended: Literal["clean", "cut"] | None = None
+        self.ended_after: float | None = None
+        try:
+            self._sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
+        except OSError:
+            self._sock.close()
+            raise
+
+    def __enter__(self) -> "Visit":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._sock.close()
+
+    @property
+    def status(self) -> int:
+        """The status of the response; 0 before its head has come."""
+        return 0 if self._reader.head is None else self._reader.head[0]
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the response; none before its head has come."""
+        return Headers() if self._reader.head is None else self._reader.head[1]
+
+    @property
+    def now(self) -> float:
+        return time.monotonic() - self._began
+
+    def listen(self, condition: Callable[[], Any], seconds: float) -> bool:
+        """Read until *condition* is true, until the end, or for *seconds*.
+
+        :returns: whether *condition* is true.
+        :raise NotHttp: if the server's answer is no response of HTTP/1.1.
+        """
+        until = self.now + seconds
+        while not condition():
+            left = until - self.now
+            if self.ended is not None or left <= 0:
+                return False
+            self._sock.settimeout(left)
+            try:
+                data = self._sock.recv(PIECE)
+            except TimeoutError:
+                return bool(condition())
+            except OSError:
+                data = b""
+            self._take(data)
+        return True
+
+    def _take(self, data: bytes) -> None:
+        try:
+            if data:
+                self._reader.feed(data)
+            else:
+                self._reader.close()
+        except (ValueError, IndexError) as error:
+            raise NotHttp(f"the answer begins with {data[:40]!r}") from error
+        now = self.now
+        if self.head_after is None and self._reader.head is not None:
+            self.head_after = now
+            self._unpack = _unpacker(self.headers.get("Content-Encoding", ""))
+        body = self._reader.take()
+        if body:
+            self.times.append(now)
+            try:
+                text = self._unpack(body)
+            except zlib.error as error:
+                raise NotHttp(f"its Content-Encoding is not true: {error}") from error
+            self.messages += [(now, message) for message in self._decoder.feed(text)]
+        if self._reader.is_complete or not data:
+            self.ended = "clean" if self._reader.is_complete else "cut"
+            self.ended_after = now
+
+
+def offered(host: str, port: int, context: ssl.SSLContext | None) -> str | None:
+    """The protocol that the server chooses for a browser, such as ``"h2"``; None for none.
+
+    :raise OSError: if no connection comes about.
+    """
+    context = context or ssl.create_default_context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    try:
+        with (
+            socket.create_connection((host, port), timeout=CONNECT_WITHIN) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            return secure.selected_alpn_protocol()
+    finally:
+        context.set_alpn_protocols(["http/1.1"])
+
+
+def _connect(host: str, port: int, is_secure: bool, context: ssl.SSLContext | None) -> Any:
+    sock = socket.create_connection((host, port), timeout=CONNECT_WITHIN)
+    if not is_secure:
+        return sock
+    context = context or ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        return context.wrap_socket(sock, server_hostname=host)
+    except OSError:
+        sock.close()
+        raise
+
+
+def _unpacker(encoding: str) -> Callable[[bytes], bytes]:
+    """What makes text of a body; bytes as they are for an encoding that Python does not know."""
+    if encoding in ("gzip", "x-gzip", "deflate"):
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
+    return bytes
