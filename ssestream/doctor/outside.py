@@ -62,8 +62,9 @@ def examine_url(url: str, outside: Outside, is_last: bool = True) -> Iterator[Fi
                     yield from _version(parts.scheme, visit)
                 yield from _return(url, visit, outside)
     except ssl.SSLError as error:
+        why_not = getattr(error, "verify_message", "") or error
         yield fault(
-            f"TLS with {parts.hostname} fails: {error.reason or error}",
+            f"TLS with {parts.hostname} fails: {why_not}",
             "a browser opens no connection",
             "the certificate of the server; --insecure asks in spite of it",
         )
@@ -184,7 +185,12 @@ def _return(url: str, visit: Visit, outside: Outside) -> Iterator[Finding]:
     has_missed = len(ids) > 1 and bool(events) and str(events[-1].get("id")) == ids[-1]
     known = ids[-2] if has_missed else ids[-1]
     with outside.visit(url, ("Last-Event-ID", known)) as again:
-        again.listen(lambda: any("data" in each for _, each in again.messages), RETURN_WITHIN)
+        again.listen(
+            lambda: (
+                again.status not in (0, 200) or any("data" in each for _, each in again.messages)
+            ),
+            RETURN_WITHIN,
+        )
         came = next((each for _, each in again.messages if "data" in each), {})
     if again.status not in (200, 204):
         yield fault(

@@ -147,28 +147,28 @@ class Visit:
 def offered(host: str, port: int, context: ssl.SSLContext | None) -> str | None:
     """The protocol that the server chooses for a browser, such as ``"h2"``; None for none.
 
-    :raise OSError: if no connection comes about.
+    :raise OSError: if no connection comes about; an ``ssl.SSLError`` is one.
     """
-    context = context or ssl.create_default_context()
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    try:
-        with (
-            socket.create_connection((host, port), timeout=CONNECT_WITHIN) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secure,
-        ):
-            return secure.selected_alpn_protocol()
-    finally:
-        context.set_alpn_protocols(["http/1.1"])
+    with _secure(host, port, context, ["h2", "http/1.1"]) as sock:
+        protocol: str | None = sock.selected_alpn_protocol()
+        return protocol
 
 
 def _connect(host: str, port: int, is_secure: bool, context: ssl.SSLContext | None) -> Any:
-    sock = socket.create_connection((host, port), timeout=CONNECT_WITHIN)
-    if not is_secure:
-        return sock
+    if is_secure:
+        return _secure(host, port, context, ["http/1.1"])
+    return socket.create_connection((host, port), timeout=CONNECT_WITHIN)
+
+
+def _secure(host: str, port: int, context: ssl.SSLContext | None, protocols: list[str]) -> Any:
     context = context or ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(protocols)
+    sock = socket.create_connection((host, port), timeout=CONNECT_WITHIN)
     try:
         return context.wrap_socket(sock, server_hostname=host)
+    except TimeoutError as error:
+        sock.close()
+        raise ssl.SSLError(f"no handshake within {CONNECT_WITHIN:.0f} s") from error
     except OSError:
         sock.close()
         raise

@@ -1,0 +1,190 @@
+"""``python -m ssestream doctor`` before real servers, and nginx set wrong in each of its ways."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ssestream.doctor.finding import Finding
+from ssestream.doctor.outside import Outside, examine_reload, examine_url
+from tests.kit.proxy import unchecked
+from tests.kit.servers import Server, free_port, wait_until
+
+pytestmark = pytest.mark.server
+
+APP = "tests.servers.apps.doctor:app"
+
+NGINX = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    default_type application/octet-stream;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    limit_conn_zone $binary_remote_addr zone=clients:1m;
+    server {{
+        listen 127.0.0.1:{plain};
+        return 301 https://localhost:{port}$request_uri;
+    }}
+    server {{
+        listen 127.0.0.1:{port} ssl{http2};
+        ssl_certificate {certificate};
+        ssl_certificate_key {key};
+        location / {{
+            proxy_pass http://127.0.0.1:{upstream};
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            {wrong}
+        }}
+    }}
+}}
+"""
+
+#: An `https` port of nginx, and its `http` port, for what is set wrong in its `location`.
+Behind = Callable[..., tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server("SseWorker", APP)
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def behind(
+    nginx: str, certificate: tuple[str, str], tmp_path: Path, server: Server
+) -> Iterator[Behind]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(wrong: str = "", http2: str = " http2", upstream: int = 0) -> tuple[int, int]:
+        port, plain = free_port(), free_port()
+        conf = tmp_path / "nginx.conf"
+        conf.write_text(
+            NGINX.format(
+                folder=tmp_path,
+                port=port,
+                plain=plain,
+                http2=http2,
+                certificate=certificate[0],
+                key=certificate[1],
+                upstream=upstream or server.port,
+                wrong=wrong,
+            )
+        )
+        command = [nginx, "-p", str(tmp_path), "-c", str(conf), "-e", str(tmp_path / "error.log")]
+        started.append(subprocess.Popen(command))
+        wait_until((tmp_path / "nginx.pid").exists, "nginx")
+        return port, plain
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(60)
+
+
+def outside(wait: float) -> Outside:
+    return Outside(wait=wait, context=unchecked())
+
+
+def found(findings: Iterator[Finding]) -> tuple[list[str], list[str]]:
+    """The faults, and the notes."""
+    every = list(findings)
+    return (
+        [each.seen for each in every if each.level == "fault"],
+        [each.seen for each in every if each.level == "note"],
+    )
+
+
+# -- nginx
+
+
+@pytest.mark.long
+def test_a_right_nginx_has_neither_fault_nor_note(behind: Behind) -> None:
+    port, _ = behind()
+    assert found(examine_url(f"https://localhost:{port}/kept", outside(17))) == ([], [])
+    assert found(examine_url(f"https://localhost:{port}/probe", outside(20))) == ([], [])
+
+
+def test_nginx_that_collects_events(behind: Behind) -> None:
+    port, _ = behind("proxy_ignore_headers X-Accel-Buffering;")
+    faults, _ = found(examine_url(f"https://localhost:{port}/probe", outside(20)))
+    assert any("of the probe came up to" in each for each in faults), faults
+
+
+def test_nginx_that_cuts_silent_streams(behind: Behind) -> None:
+    port, _ = behind("proxy_read_timeout 2s;")
+    faults, _ = found(examine_url(f"https://localhost:{port}/quiet?key=cut", outside(14)))
+    (seen,) = faults
+    assert "without its last chunk, after 2." in seen
+    assert "of silence" in seen
+
+
+def test_nginx_that_cannot_reach_the_app(behind: Behind) -> None:
+    port, _ = behind(upstream=free_port())
+    assert found(examine_url(f"https://localhost:{port}/kept", outside(1))) == (["status 502"], [])
+
+
+def test_nginx_that_drops_the_last_id(behind: Behind) -> None:
+    port, _ = behind('proxy_set_header Last-Event-ID "";')
+    _, notes = found(examine_url(f"https://localhost:{port}/kept", outside(2)))
+    assert any("is not given the event after it" in each for each in notes), notes
+
+
+def test_nginx_without_http2(behind: Behind) -> None:
+    port, _ = behind(http2="")
+    _, notes = found(examine_url(f"https://localhost:{port}/kept", outside(2)))
+    assert "browsers get HTTP/1.1" in notes
+
+
+def test_nginx_with_too_few_connections_for_a_client(behind: Behind) -> None:
+    port, _ = behind("limit_conn clients 1;", http2="")
+    faults, _ = found(examine_url(f"https://localhost:{port}/kept", outside(2)))
+    assert "a client that comes back with an id gets status 503" in faults
+
+
+def test_nginx_that_compresses(behind: Behind) -> None:
+    port, _ = behind("gzip on; gzip_types text/event-stream; gzip_min_length 0;")
+    faults, notes = found(examine_url(f"https://localhost:{port}/kept", outside(2)))
+    assert not faults
+    assert "the stream is compressed (gzip)" in notes
+
+
+def test_nginx_that_leads_to_tls(behind: Behind) -> None:
+    port, plain = behind()
+    faults, _ = found(examine_url(f"http://127.0.0.1:{plain}/kept", outside(1)))
+    assert faults == [f"status 301, to 'https://localhost:{port}/kept'"]
+
+
+def test_a_certificate_that_nobody_trusts(behind: Behind) -> None:
+    port, _ = behind()
+    faults, _ = found(examine_url(f"https://localhost:{port}/kept", Outside(wait=1)))
+    (seen,) = faults
+    assert "TLS with localhost fails: self-signed certificate" in seen
+
+
+# -- gunicorn
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "level"),
+    [
+        ("SseWorker", (), "ok"),
+        ("gevent", ("--graceful-timeout", "2"), "fault"),
+    ],
+)
+def test_what_a_reload_of_gunicorn_does_to_a_stream(
+    kind: str, args: tuple[str, ...], level: str
+) -> None:
+    server = Server(kind, APP, args=args)
+    server.start()
+    try:
+        assert server.process is not None
+        url = f"http://127.0.0.1:{server.port}/kept"
+        (finding,) = examine_reload(url, server.process.pid, outside(1))
+        assert finding.level == level, finding
+    finally:
+        server.stop()
