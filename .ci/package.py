@@ -3,6 +3,8 @@
 PyPI's own checks come between. Takes a folder to work in. Nothing is imported from the checkout.
 """
 
+import configparser
+import email
 import subprocess
 import sys
 import urllib.request
@@ -41,6 +43,15 @@ written = {
 assert written <= set(names), written - set(names)
 assert all(name.startswith(("ssestream/", "ssestream-")) for name in {*names} - {PLUGIN}), names
 assert PLUGIN in names
+
+# The links that a page of the package shows.
+setup = configparser.ConfigParser()
+setup.read(checkout / "setup.cfg")
+urls = setup["metadata"]["project_urls"].strip().splitlines()
+[metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
+told = email.message_from_bytes(zipfile.ZipFile(wheel).read(metadata)).get_all("Project-URL")
+assert told == [url.replace(" = ", ", ", 1) for url in urls], told
+assert all(", https://" in url for url in told), told
 
 venv.create(work / "venv", with_pip=True, clear=True)
 python = work / "venv" / "bin" / "python"

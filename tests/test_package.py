@@ -3,6 +3,7 @@
 import ast
 import configparser
 import graphlib
+import json
 import re
 import sys
 import types
@@ -216,6 +217,16 @@ def test_tox_tests_each_python_that_the_package_is_for() -> None:
     named = re.findall(r"^Programming Language :: Python :: (3\.\d+)$", classifiers, re.MULTILINE)
     tested = re.findall(r"\bpy(3)(\d+)\b", tox["tox"]["env_list"])
     assert named == [".".join(each) for each in tested]
+
+
+@pytest.mark.node
+def test_the_link_to_the_original_is_the_address_that_the_original_gives(packages: Path) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(PACKAGE.parent / "setup.cfg")
+    links = dict(re.findall(r"^(.+) = (.+)$", setup["metadata"]["project_urls"], re.MULTILINE))
+    original = json.loads((packages / "ssestream" / "package.json").read_text())
+    there = original["repository"].replace("git://", "https://").removesuffix(".git")
+    assert links["Original for Node"] == there
 
 
 def test_the_changes_begin_with_this_version() -> None:
