@@ -3,6 +3,7 @@
 Each shows every note once and in order, also over a reload of the server.
 """
 
+import json
 import re
 import signal
 import urllib.parse
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.pictures import take_picture
 from tests.kit.servers import Server, free_port, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
@@ -21,6 +23,8 @@ Serve = Callable[..., Server]
 
 # Open streams need not hold up the end of a test.
 ARGS = ("-w", "2", "--graceful-timeout", "1")
+
+NOTES = ["Milk, bread and apples", "The projector is back", "Grüße aus Wien"]
 
 #: What a visitor must not be able to put into the page.
 HOSTILE = "<b>bold</b> & \"x\" </template><script>document.title = 'hacked'</script>"
@@ -42,7 +46,7 @@ def post(server: Server, example: str, text: str) -> None:
     """Add a note as a program does, and not as the page."""
     if example == "datastar":
         headers = {"Content-Type": "application/json"}
-        body = b'{"text": "%b"}' % text.encode()
+        body = json.dumps({"text": text}).encode()
     else:
         headers, body = {}, urllib.parse.urlencode({"text": text}).encode()
     asked = urllib.request.Request(f"{server.url}/notes", body, headers)
@@ -96,14 +100,17 @@ def test_a_page_shows_each_note_once_over_a_reload_of_the_server(
 ) -> None:
     example, path = PAGES[name]
     server = start(example, serve, tmp_path)
-    post(server, example, "before")
+    for text in NOTES:
+        post(server, example, text)
     page = Page(driver, f"{server.url}{path}")
-    page.shows(["before"])
+    page.shows(NOTES)
+    if name == "htmx 4":
+        take_picture(driver, "hypermedia", 800, 430)
     page.add(HOSTILE)
-    page.shows(["before", HOSTILE])
+    page.shows([*NOTES, HOSTILE])
     reload(server)
     post(server, example, "after")
-    notes = ["before", HOSTILE, "after"]
+    notes = [*NOTES, HOSTILE, "after"]
     page.shows(notes)
     assert "Notes" in driver.title
     if name == "Datastar":
