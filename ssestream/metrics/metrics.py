@@ -1,0 +1,110 @@
+"""Metrics: the numbers of this process, or of all processes of the host."""
+
+import atexit
+import os
+import weakref
+from typing import Any
+
+import flask
+
+from ..channels.channels import Channels
+from ..runtime.forking import process
+from ..runtime.loop import logger
+from ..timers import set_interval
+from .folder import Folder
+from .number import Number
+from .reading import Group, read
+
+#: Milliseconds after which a process writes its numbers again.
+PACE = 5000
+
+
+class Metrics:
+    """The numbers of streams and channels, for a system that watches them.
+
+    :param app: the app whose processes are counted together; None for no app.
+    :param channels: the `Channels` whose numbers are added; None adds none.
+    :param group: a function from the name of a channel to a group of channels, such as
+        ``"user"`` for ``"user.17"``. Its numbers are those of the group. None for a name leaves the
+        channel out. Without a function, all channels are one group. Return few different groups:
+        each is a time series.
+    :param folder: a folder of this host for the files in which the processes of *app* write their
+        numbers every five seconds. None gives the numbers of one process only. All workers use the
+        same folder, and nobody else uses it.
+    :raise TypeError: if *channels* is no `Channels`, *group* cannot be called, or there is a
+        *folder* and no *app*.
+    """
+
+    def __init__(
+        self,
+        app: flask.Flask | None = None,
+        channels: Channels | None = None,
+        *,
+        group: Group | None = None,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if channels is not None and not isinstance(channels, Channels):
+            raise TypeError(f"channels must be a Channels, not {type(channels).__name__}")
+        if group is not None and not callable(group):
+            raise TypeError(f"group must be a function, not {type(group).__name__}")
+        if folder is not None and app is None:
+            raise TypeError("a folder needs an app: its requests begin the writing in each worker")
+        self._channels, self._group = channels, group
+        self._folder = None if folder is None else Folder(folder)
+        self._writes_in = 0
+        self._failed = False
+        if app is not None and folder is not None:
+            _with_folders.add(self)
+            app.before_request(self._begin)
+
+    def numbers(self) -> list[Number]:
+        """The numbers of this process now."""
+        return read(self._channels, self._group)
+
+    def numbers_of_all(self) -> list[Number]:
+        """The sums over all processes that share the folder; without one, as `numbers`.
+
+        The numbers of other processes may be five seconds old. A counter never falls, as the
+        counts of processes that are gone are kept in the folder.
+
+        :raise OSError: if the folder cannot be written or read.
+        """
+        if self._folder is None:
+            return self.numbers()
+        self._folder.write(self.numbers())
+        return self._folder.read()
+
+    def _begin(self) -> None:
+        """Before a request: let this process write its numbers from now on."""
+        if self._writes_in == os.getpid() or process.is_job:
+            return
+        self._writes_in = os.getpid()
+        set_interval(self._write, PACE)
+        atexit.register(self._write)
+
+    def _write(self) -> None:
+        if self._folder is None or self._writes_in != os.getpid():
+            return
+        try:
+            self._folder.write(self.numbers())
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                logger.error("metrics: the numbers of this process are not written: %s", error)
+            self._failed = True
+
+    def after_fork(self) -> None:
+        """Called in a child, which has no part in the file of its parent."""
+        if self._folder is not None:
+            self._folder.after_fork()
+
+
+_with_folders: Any = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for metrics in list(_with_folders):
+        metrics.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

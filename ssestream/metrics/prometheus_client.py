@@ -1,0 +1,48 @@
+"""The numbers for Prometheus, by its own client library."""
+
+from collections.abc import Iterator
+
+import flask
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector as _Collector
+
+from .metrics import Metrics
+from .number import Number
+
+#: The beginning of each name.
+PREFIX = "ssestream_"
+
+
+class Collector(_Collector):
+    """A collector of prometheus_client: the numbers of *metrics* at the time of each scrape.
+
+    >>> from prometheus_client import REGISTRY
+    >>> from ssestream.metrics import Metrics
+    >>> REGISTRY.register(Collector(Metrics()))
+
+    With a folder, each process gives the sums over all processes. So ask one of them only, as a
+    scrape through the server's port does.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """The numbers as families of samples."""
+        return map(_family, self._metrics.numbers_of_all())
+
+
+def view(metrics: Metrics) -> flask.Response:
+    """The numbers of *metrics* alone, as the text that Prometheus reads."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector(metrics))
+    return flask.Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _family(number: Number) -> CounterMetricFamily | GaugeMetricFamily:
+    make = CounterMetricFamily if number.kind == "counter" else GaugeMetricFamily
+    family = make(PREFIX + number.name, number.text, labels=number.labels)
+    for labels, value in number.samples.items():
+        family.add_metric(labels, value)
+    return family

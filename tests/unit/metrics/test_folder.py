@@ -1,0 +1,132 @@
+"""The numbers of several processes in one folder."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ssestream.metrics.folder import Folder
+from ssestream.metrics.number import Number
+from tests.kit.servers import PATIENCE, ROOT
+
+PROGRAM = """
+import os, sys
+from ssestream.metrics.folder import Folder
+from ssestream.metrics.number import Number
+
+folder = Folder(sys.argv[1])
+for line in sys.stdin:
+    command, *values = line.split()
+    if command == "write":
+        opened, is_open = map(float, values)
+        folder.write([
+            Number("opened", "counter", "Opened.", (), {(): opened}),
+            Number("open", "gauge", "Open.", (), {(): is_open}),
+        ])
+    elif command == "fork" and os.fork() == 0:
+        folder.after_fork()
+        print("child", os.getpid(), flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    if command != "fork":
+        print("done", flush=True)
+"""
+
+
+class Process:
+    """Another process that writes into the folder *path*."""
+
+    def __init__(self, path: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(path)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def write(self, opened: int, is_open: int) -> None:
+        assert self.do(f"write {opened} {is_open}") == "done\n"
+
+    def do(self, command: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        self.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Process, Process]]:
+    pair = Process(tmp_path), Process(tmp_path)
+    yield pair
+    for each in pair:
+        each.close()
+
+
+def sums(folder: Folder) -> dict[str, float]:
+    return {number.name: number.samples[()] for number in folder.read()}
+
+
+def test_the_numbers_of_all_are_added(pair: tuple[Process, Process], tmp_path: Path) -> None:
+    pair[0].write(10, 3)
+    pair[1].write(20, 4)
+    assert sums(Folder(tmp_path)) == {"opened": 30, "open": 7}
+    pair[0].write(15, 5)
+    assert sums(Folder(tmp_path)) == {"opened": 35, "open": 9}
+
+
+def test_the_counters_of_one_that_is_killed_stay_and_its_levels_go(
+    pair: tuple[Process, Process], tmp_path: Path
+) -> None:
+    pair[0].write(10, 3)
+    pair[1].write(20, 4)
+    pair[0].kill()
+    for _ in range(2):
+        assert sums(Folder(tmp_path)) == {"opened": 30, "open": 4}
+    pair[1].kill()
+    assert sums(Folder(tmp_path)) == {"opened": 30}
+    assert not list(tmp_path.glob("[0-9]*"))
+
+
+def test_a_child_keeps_no_dead_parent_alive(pair: tuple[Process, Process], tmp_path: Path) -> None:
+    pair[0].write(10, 3)
+    child = int(pair[0].do("fork").split()[1])
+    pair[0].kill()
+    assert sums(Folder(tmp_path)) == {"opened": 10}
+    os.kill(child, 9)
+
+
+def test_a_process_of_the_number_of_a_dead_one_loses_nothing(tmp_path: Path) -> None:
+    earlier = Number("opened", "counter", "Opened.", (), {(): 5})
+    level = Number("open", "gauge", "Open.", (), {(): 5})
+    first = Folder(tmp_path)
+    first.write([earlier, level])
+    first.after_fork()  # lets go of the lock, as its death would
+    folder = Folder(tmp_path)
+    folder.write([Number("opened", "counter", "Opened.", (), {(): 1})])
+    assert sums(folder) == {"opened": 6}
+
+
+def test_one_that_writes_nothing_reads_too_and_makes_the_folder(tmp_path: Path) -> None:
+    assert Folder(tmp_path / "new" / "folder").read() == []
+
+
+def test_labels_are_kept(tmp_path: Path) -> None:
+    number = Number("closed", "counter", "Over.", ("cause",), {("client",): 2, ("a/b",): 1})
+    folder = Folder(tmp_path)
+    folder.write([number])
+    assert folder.read() == [number]

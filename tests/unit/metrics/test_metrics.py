@@ -1,0 +1,68 @@
+"""Metrics: what it takes, and when a process begins to write its numbers."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from ssestream import Channels
+from ssestream.metrics import Metrics
+from tests.kit.visit import until
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"channels": "redis://"}, "channels must be a Channels, not str"),
+        ({"group": "user"}, "group must be a function, not str"),
+        ({"folder": "/tmp/numbers"}, "a folder needs an app"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        Metrics(**arguments)
+
+
+def test_without_a_folder_all_is_this_process() -> None:
+    metrics = Metrics(channels=Channels())
+    assert {each.name for each in metrics.numbers()} == {
+        each.name for each in metrics.numbers_of_all()
+    }
+
+
+def test_a_process_writes_its_numbers_from_its_first_request_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssestream.metrics.metrics.PACE", 10)
+    app = Flask("app")
+    metrics = Metrics(app, folder=tmp_path / "numbers")
+    assert not (tmp_path / "numbers").exists()
+    app.test_client().get("/")
+    until(lambda: list(tmp_path.glob("numbers/*.json")), "the file")
+    assert {each.name for each in metrics.numbers_of_all()} == {
+        each.name for each in metrics.numbers()
+    }
+
+
+def test_a_folder_that_cannot_be_written_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ssestream.metrics.metrics.PACE", 5)
+    (tmp_path / "file").touch()
+    app = Flask("app")
+    ticks: list[None] = []
+    metrics = Metrics(app, folder=tmp_path / "file")
+    numbers = metrics.numbers
+    monkeypatch.setattr(metrics, "numbers", lambda: ticks.append(None) or numbers())
+
+    def told() -> list[str]:
+        return [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+
+    app.test_client().get("/")
+    until(lambda: len(ticks) > 3, "some tries")
+    assert len(told()) == 1
+    assert "the numbers of this process are not written" in told()[0]
+    (tmp_path / "file").unlink()
+    until(lambda: list(tmp_path.glob("file/*.json")), "the folder")
