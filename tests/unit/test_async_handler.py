@@ -459,7 +459,8 @@ def test_the_contexts_are_the_requests() -> None:
         g.own = "function"
         session["seen"] = "yes"
         res.write("begun")
-        await asyncio.sleep(0.02)
+        while not read:
+            await asyncio.sleep(0.001)
         assert request.path == req.path == "/"
         assert current_app.name == Played.__module__
         assert (g.user, g.own, session["seen"]) == ("ada", "function", "yes")
@@ -470,6 +471,8 @@ def test_the_contexts_are_the_requests() -> None:
         await asyncio.sleep(0)
         return request.path
 
+    # The response is being sent once its client has read of it. The function outlives the request.
+    read: list[bool] = []
     played = Played(function)
 
     @played.app.before_request
@@ -479,6 +482,8 @@ def test_the_contexts_are_the_requests() -> None:
     closed: list[Any] = []
     played.app.teardown_appcontext(lambda error: closed.append(threading.get_native_id()))
     with played.visit() as visit:
+        visit.read_until(b"begun")
+        read.append(True)
         assert visit.read_to_end().endswith(b"right")
         assert "session=" in visit.head
     # Of the request, and of the function, which ran on.
