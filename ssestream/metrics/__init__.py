@@ -1,6 +1,7 @@
 """The numbers of streams, channels and brokers, for those who watch an app.
 
-``ssestream.metrics.prometheus_client`` gives them to Prometheus.
+``ssestream.metrics.prometheus_client`` gives them to Prometheus, and
+``ssestream.metrics.opentelemetry`` to OpenTelemetry.
 """
 
 from .metrics import Metrics

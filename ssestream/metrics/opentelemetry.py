@@ -1,0 +1,42 @@
+"""The numbers for OpenTelemetry, by its own API."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
+
+from .metrics import Metrics
+from .number import Number
+
+#: The beginning of each name, as OpenTelemetry parts names by dots.
+PREFIX = "ssestream."
+
+
+def observe(metrics: Metrics, meter: Meter | None = None) -> None:
+    """Let *meter* read the numbers of this process at each export.
+
+    Each worker exports its own numbers, so call this in each worker: at the import of the app, or
+    after the fork with ``--preload``, where the SDK has to be set up, too. The folder of *metrics*
+    is not used.
+
+    :param meter: None for the meter ``"ssestream"`` of the global provider.
+    """
+    meter = get_meter("ssestream") if meter is None else meter
+    for number in metrics.numbers():
+        make = (
+            meter.create_observable_counter
+            if number.kind == "counter"
+            else meter.create_observable_gauge
+        )
+        make(PREFIX + number.name, [_reader(metrics, number.name)], description=number.text)
+
+
+def _reader(metrics: Metrics, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def read(options: CallbackOptions) -> Iterable[Observation]:
+        return _observations(next(each for each in metrics.numbers() if each.name == name))
+
+    return read
+
+
+def _observations(number: Number) -> Iterator[Observation]:
+    for labels, value in number.samples.items():
+        yield Observation(value, dict(zip(number.labels, labels, strict=True)))
