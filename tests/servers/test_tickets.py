@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.kit.servers import Client, Server, body_of, wait_until
+from tests.kit.servers import ROOT, Client, Server, body_of, wait_until
 
 pytestmark = pytest.mark.server
+
+PAGE = ROOT / "docs" / "authentication.rst"
 
 Serve = Callable[..., Server]
 
@@ -160,3 +162,31 @@ def test_no_log_of_gunicorn_has_a_ticket(kind: str, serve: Serve, tmp_path: Path
     assert good not in server.log()
     assert good.rpartition(".")[2] not in server.log()
     assert "ticket=-&a=1" in server.log()
+
+
+def log_of_a_stream(server: Server, ticket: str, line: str) -> str:
+    """The log, when it has the *line* of a stream that *ticket* has opened."""
+    admitted(server, ticket).fin()
+    wait_until(lambda: line in server.log(), "the line of the request")
+    return server.log()
+
+
+@pytest.mark.parametrize("kind", ["flask", "uwsgi-gevent"])
+def test_the_log_of_a_server_that_reads_no_environ_has_a_ticket_as_the_docs_say(
+    kind: str, request: pytest.FixtureRequest, serve: Serve, tmp_path: Path
+) -> None:
+    if kind == "uwsgi-gevent":
+        request.getfixturevalue("uwsgi")
+    server = start(kind, serve, f"sqlite:///{tmp_path}/a.db")
+    ticket = issued(server, "ann")
+    assert ticket in log_of_a_stream(server, ticket, "GET /events")
+
+
+def test_uwsgi_leaves_a_ticket_out_with_the_format_of_the_docs(
+    uwsgi: None, serve: Serve, tmp_path: Path
+) -> None:
+    (words,) = re.findall(r"``--log-format '(.+?)'``", PAGE.read_text())
+    broker = f"sqlite:///{tmp_path}/a.db"
+    server = start("uwsgi-gevent", serve, broker, "--log-format", words)
+    ticket = issued(server, "ann")
+    assert ticket not in log_of_a_stream(server, ticket, "127.0.0.1 GET /events 200")
