@@ -1,9 +1,11 @@
 """The page on authentication: its program and its JavaScript, in a browser."""
 
+import http.server
 import json
 import re
+import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,19 @@ def ended():
     sse_stream.end({{"retry": 20}})
     return res
 
+@app.after_request
+def answered(response):
+    visits.append(f"{{request.path}} {{response.status_code}}")
+    return response
+
+@app.get("/empty")
+def empty():
+    return HEAD
+
+@app.get("/once")
+def once():
+    return tickets.issue(["user:ann"], once=True)
+
 @app.post("/publish")
 def publish():
     channels.publish("user:ann", {{"data": request.form["text"]}})
@@ -85,11 +100,34 @@ def lock_out():
 
 
 @pytest.fixture
-def server(serve: Callable[..., Server], tmp_path: Path) -> Server:
+def elsewhere() -> Iterator[str]:
+    """The origin of another site, with an empty page at ``/``."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><link rel=icon href=data:,><title>Elsewhere</title>")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server], tmp_path: Path, elsewhere: str) -> Server:
     session, ticketed, shared = blocks(PAGE, "javascript")
     # Tickets that expire while the test runs.
     program, count = re.subn(r"expires=60\b", "expires=1.5", PROGRAMS["docs_authentication"])
     assert count == 1
+    assert "https://app.example" in program
+    program = program.replace("https://app.example", elsewhere)
     (tmp_path / "shown.py").write_text(program)
     app = APP.format(name="shown", session=session, ticketed=ticketed, shared=shared)
     (tmp_path / "shown_pages.py").write_text(app)
@@ -185,6 +223,64 @@ def test_a_browser_comes_back_after_a_clean_end(driver: Any, server: Server) -> 
     assert state == CONNECTING
     assert count > 1
     assert visits(server, "/ended") > 1
+
+
+# -- pages of another origin
+
+#: The first event of a stream, which the page itself lets be published, or ``readyState`` at the
+#: first error.
+FIRST = """
+    const [url, withCredentials, done] = arguments
+    const source = new EventSource(`${url}/notifications`, { withCredentials })
+    const end = (found) => { source.close(); done(found) }
+    source.onmessage = (event) => end(event.data)
+    source.onerror = () => end(source.readyState)
+    const body = new URLSearchParams({ text: 'for Ann' })
+    source.onopen = () => fetch(`${url}/publish`, { method: 'POST', mode: 'no-cors', body })
+    """
+
+
+def first_of(driver: Any, server: Server, with_credentials: bool) -> Any:
+    return driver.execute_async_script(FIRST, server.url, with_credentials)
+
+
+def test_a_page_of_an_origin_that_is_named_reads_a_stream_with_the_cookies_and_no_other_does(
+    driver: Any, server: Server, elsewhere: str
+) -> None:
+    log_in(driver, server)
+    driver.get(f"{elsewhere}/")
+    assert first_of(driver, server, True) == "for Ann"
+    # Without the cookies nobody has logged in.
+    assert first_of(driver, server, False) == CLOSED
+    assert visits(server, "/notifications 401") == 1
+    # Another host has another origin, and the same page.
+    driver.get(elsewhere.replace("127.0.0.1", "localhost"))
+    assert driver.title == "Elsewhere"
+    assert first_of(driver, server, True) == CLOSED
+    assert visits(server, "/notifications 403") == 1
+
+
+def test_a_ticket_for_one_use_lets_the_same_browser_in_again_from_a_page_of_the_app_alone(
+    driver: Any, server: Server, elsewhere: str
+) -> None:
+    opens = """
+        const [url, done] = arguments
+        const source = new EventSource(url)
+        source.onopen = () => done([source.close(), 'open'][1])
+        source.onerror = () => done(source.readyState)
+        """
+
+    def uses(page: str) -> list[Any]:
+        with urllib.request.urlopen(f"{server.url}/once", timeout=60) as answer:
+            url = f"{server.url}/events?ticket={answer.read().decode()}"
+        driver.get(page)
+        driver.delete_all_cookies()
+        return [driver.execute_async_script(opens, url) for _ in range(2)]
+
+    assert uses(f"{server.url}/empty") == ["open", "open"]
+    # There an EventSource keeps no cookie.
+    assert uses(f"{elsewhere}/") == ["open", CLOSED]
+    assert visits(server, "/events 401") == 1
 
 
 # -- without a browser
