@@ -45,7 +45,8 @@ class AsyncSource:
     """Draws the items of *source*, and gives them to *sink*."""
 
     def __init__(self, source: AsyncIterable[Any], sink: Sink) -> None:
-        self._source = source
+        #: The app's async iterable.
+        self.source = source
         self._sink = sink
         self._origin: Origin | None = None
         self._task: AsyncTask | None = None
@@ -53,7 +54,7 @@ class AsyncSource:
         self._room: Any = None
 
     def __str__(self) -> str:
-        return name_of(self._source)
+        return name_of(self.source)
 
     def start(self, origin: Origin | None) -> None:
         """Begin to draw. *origin* is the request, for the log."""
@@ -93,7 +94,7 @@ class AsyncSource:
         iterator: Any = None
         count = 0
         try:
-            iterator = aiter(self._source)
+            iterator = aiter(self.source)
             async for item in iterator:
                 if self._task is not None and self._task.is_cancelled:
                     logger.warning(
@@ -127,7 +128,7 @@ class AsyncSource:
         return not sink.is_over()
 
     async def _close(self, iterator: Any = None) -> None:
-        source = self._source
+        source = self.source
         first = source if iterator is None else iterator
         closes = [getattr(first, "aclose", None) or getattr(first, "close", None)]
         if first is not source:

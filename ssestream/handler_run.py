@@ -23,7 +23,7 @@ from .runtime.beside import end_function, start_beside
 from .runtime.callables import is_coroutine
 from .runtime.calls import run_logged
 from .runtime.clock import clock
-from .runtime.loop import Loop, loop_of
+from .runtime.loop import Loop, logger, loop_of
 from .runtime.origin import enter, log_failure
 from .runtime.threads import new_lock
 from .runtime.waker import Waker
@@ -36,6 +36,11 @@ MOMENT = 0.01
 
 #: Seconds in which waiting bytes may leave after the function has failed. Then the client is cut.
 LAST = 1.0
+
+#: So many writes end a function whose client has left. If the function has caught the end of all
+#: of them, later writes return False, as in Node. A loop that catches everything, and that waits
+#: only behind its write, would otherwise never wait again, and nothing else would run.
+ENDINGS = 100
 
 
 class Run(Inlet, Writer):
@@ -59,6 +64,8 @@ class Run(Inlet, Writer):
         self._begun = False
         self._done = False
         self._cancelled = False
+        # The writes that have ended the function.
+        self._endings = 0
         self._result: Any = None
         self._error: BaseException | None = None
         # In `_view` the view sleeps, and in `_sleeper` the function.
@@ -189,11 +196,20 @@ class Run(Inlet, Writer):
 
     def _end_if_gone(self) -> None:
         """End the function if its client has left."""
-        if not self._is_over():
-            return
         # In a `finally` the function is ending already, and may clean up.
-        if not isinstance(sys.exc_info()[1], self._ending):
-            raise self._ending("the client has left")
+        if not self._is_over() or isinstance(sys.exc_info()[1], self._ending):
+            return
+        if self._endings == ENDINGS:
+            return
+        self._endings += 1
+        if self._endings == ENDINGS:
+            logger.warning(
+                "%r catches %s, though its client has left, and goes on. Let it not catch that, or"
+                " raise it again",
+                self,
+                self._ending.__name__,
+            )
+        raise self._ending("the client has left")
 
     def start(self) -> None:
         """Let the view return the response, and wait here until it is being sent."""

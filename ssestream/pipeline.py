@@ -19,7 +19,8 @@ import gevent
 from gevent import GreenletExit
 from gevent.event import Event
 
-from .errors import StreamDestroyed, StreamError, WriteAfterEnd
+from .errors import MessageError, StreamDestroyed, StreamError, WriteAfterEnd
+from .http.diagnosis import refused_of
 from .http.outgoing import OutgoingMessage, body_of
 from .pipe import Destination
 from .runtime.beside import end_function, start_beside
@@ -192,13 +193,17 @@ class _Drawer:
 
     def _write(self, messages: Iterable[Message]) -> bool:
         """Write *messages*, and wait for ``drain``. Returns False if the pipeline must stop."""
-        for message in messages:
-            self._stream.write(message)
-            while self._flow.need_drain and not self._must_stop():
-                self._drained.wait()
-                self._drained.clear()
-            if self._must_stop():
-                return False
+        try:
+            for message in messages:
+                self._stream.write(message)
+                while self._flow.need_drain and not self._must_stop():
+                    self._drained.wait()
+                    self._drained.clear()
+                if self._must_stop():
+                    return False
+        except MessageError as error:
+            refused_of(self._source, error)
+            raise
         # Without this check, a source that never waits could not be stopped.
         return not self._must_stop()
 
@@ -305,9 +310,13 @@ class _AsyncDrawer(_Drawer):
         return self._put(self._messages.rest(self._flow.call_queue.origin))
 
     def _put(self, messages: Iterable[Message]) -> Iterator[None]:
-        for message in messages:
-            self._stream.write(message)
-            yield
+        try:
+            for message in messages:
+                self._stream.write(message)
+                yield
+        except MessageError as error:
+            refused_of(self._source.source, error)
+            raise
 
     def is_full(self) -> bool:
         return self._stream.writable_need_drain

@@ -6,6 +6,7 @@ The level is WARNING, or INFO if streams only cost more than they need to.
 import itertools
 import os
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Literal
 
 import flask
@@ -222,13 +223,27 @@ def refused(error: Exception) -> None:
     The exception may get lost: in a handler of the app, or in a timer among many others.
     """
     for frame in callers():
-        if not str(frame.f_globals.get("__name__")).startswith("ssestream."):
-            code = frame.f_code
-            place = f"{code.co_filename}, line {frame.f_lineno}, in {code.co_name}"
-            if f"refused: {place}" not in _said:
-                _said.add(f"refused: {place}")
-                logger.warning("a message was refused (%s): %s", place, error)
+        name = str(frame.f_globals.get("__name__"))
+        if name == "ssestream.pipeline":  # which calls `refused_of`
             return
+        if not name.startswith("ssestream."):
+            _refused(frame, error)
+            return
+
+
+def refused_of(source: Any, error: Exception) -> None:
+    """The same for a message that *source* of a pipeline has given, if it is a generator."""
+    frame = getattr(source, "gi_frame", None) or getattr(source, "ag_frame", None)
+    if frame is not None:
+        _refused(frame, error)
+
+
+def _refused(frame: FrameType, error: Exception) -> None:
+    code = frame.f_code
+    place = f"{code.co_filename}, line {frame.f_lineno}, in {code.co_name}"
+    if f"refused: {place}" not in _said:
+        _said.add(f"refused: {place}")
+        logger.warning("a message was refused (%s): %s", place, error)
 
 
 def never_ended(name: str) -> None:

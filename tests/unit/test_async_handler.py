@@ -26,6 +26,7 @@ from ssestream import (
     set_interval,
     set_timeout,
 )
+from ssestream.handler_run import ENDINGS
 from ssestream.runtime import asyncloop
 from ssestream.wire import Decoder
 from tests.kit.handlers import EVENTS, Played, errors_of
@@ -377,6 +378,40 @@ def test_a_stubborn_function_is_named(
         visit.read_until(b"begun")
     played.saw("over")
     assert "stubborn was cancelled 0.01 seconds ago" in errors_of(caplog)[0]
+
+
+@on_threads_and_greenlets
+def test_a_function_that_catches_its_end_at_each_write_holds_up_no_other_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def function(req: Any, res: ServerResponse) -> None:
+        while len(caught) < 10_000 and not gate.is_set():
+            try:
+                res.write(":\n")
+                # Each write raises behind the end, and so this wait never comes again.
+                await asyncio.sleep(0.001)
+            except BaseException as error:
+                caught.append(type(error))
+        played.seen.append("over")
+
+    async def other(req: Any, res: ServerResponse) -> Any:
+        await asyncio.sleep(0)
+        return "other"
+
+    caught: list[type[BaseException]] = []
+    gate = threading.Event()
+    played = Played(function)
+    with played.visit() as visit:
+        visit.read_until(b":\n")
+    until(lambda: errors_of(caplog), "the log")
+    with Played(other).visit() as beside:
+        assert beside.read_to_end().endswith(b"other")
+    gate.set()
+    played.saw("over")
+    # The await was ended, and then so many writes.
+    assert set(caught) == {asyncio.CancelledError}
+    assert len(caught) <= 1 + ENDINGS
+    assert "function catches CancelledError, though its client has left" in errors_of(caplog)[0]
 
 
 @on_threads_and_greenlets

@@ -24,6 +24,7 @@ from ssestream import (
     set_interval,
     set_timeout,
 )
+from ssestream.handler_run import ENDINGS
 from ssestream.wire import Decoder
 from tests.kit.handlers import EVENTS, Played, errors_of
 from tests.kit.servers import PATIENCE, body_of
@@ -334,6 +335,35 @@ def test_a_function_is_ended_when_its_client_leaves(
     played.saw("cleaned")
     assert [each for each in played.seen if each != "teardown"] == ["begun", False, "cleaned"]
     assert errors_of(caplog) == []
+
+
+@on_threads_and_greenlets
+def test_a_function_that_catches_its_end_holds_up_nobody_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def function(req: Any, res: ServerResponse) -> None:
+        while len(caught) < 10_000 and not gate.is_set():
+            try:
+                res.write(":\n")
+                # Each write raises behind the end, and so this wait never comes again.
+                gevent.sleep(0.001)
+            except BaseException as error:
+                caught.append(type(error))
+        played.seen.append("over")
+
+    caught: list[type[BaseException]] = []
+    gate = threading.Event()
+    played = Played(function)
+    with played.visit() as visit:
+        visit.read_until(b":\n")
+    until(lambda: errors_of(caplog), "the log")
+    gate.set()
+    played.saw("over")
+    # The wait was ended, and then so many writes.
+    assert set(caught) == {GreenletExit}
+    assert len(caught) <= 1 + ENDINGS
+    (line,) = errors_of(caplog)
+    assert "function catches GreenletExit, though its client has left, and goes on" in line
 
 
 def test_the_teardown_of_a_function_that_ends_as_its_client_leaves_may_wait() -> None:

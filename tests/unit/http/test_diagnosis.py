@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from ssestream import MessageError, SseStream
+from ssestream import MessageError, ServerResponse, SseStream, pipeline
 from ssestream.http import diagnosis
 from ssestream.http.connection import Connection
 from ssestream.http.diagnosis import FIRST, OF
+from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
 
 @pytest.fixture
@@ -159,3 +160,34 @@ def test_a_refused_message_is_told_of_once_with_the_line_that_wrote_it(
     assert "a message was refused" in first
     assert f"{__file__}, line " in first
     assert "in test_a_refused_message" in second
+
+
+def generator(wrong: Any) -> Any:
+    yield {"data": 1}
+    yield wrong
+
+
+async def async_generator(wrong: Any) -> Any:
+    yield {"data": 1}
+    yield wrong
+
+
+@pytest.mark.usefixtures("unsaid")
+@on_threads_and_greenlets
+@pytest.mark.parametrize("source", [generator, async_generator])
+@pytest.mark.parametrize("message", [{"event": 5}, "text"])
+def test_one_of_a_source_is_told_of_with_the_line_that_yields_it(
+    source: Any, message: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        res = pipeline(source(message), SseStream(environ), ServerResponse())
+        return res(environ, start_response)
+
+    for _ in range(2):
+        with Visit(app) as visit:
+            visit.read_to_end()
+    until(lambda: len([each for each in caplog.records if each.exc_info]) == 2, "the errors")
+    told = [each.getMessage() for each in caplog.records if "was refused" in each.getMessage()]
+    line = source.__code__.co_firstlineno + 2
+    place = f"({__file__}, line {line}, in {source.__name__})"
+    assert [each.startswith(f"a message was refused {place}: ") for each in told] == [True]
