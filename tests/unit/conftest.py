@@ -41,13 +41,27 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *args: None)
 
 
+class OfOneTest:
+    """A mark of what one test alone raises."""
+
+
 @pytest.fixture(params=RAISED, ids=lambda each: each.__name__)
 def raised(request: pytest.FixtureRequest, quiet: None) -> Any:
-    return request.param
+    """Each of `RAISED`, as a class of the test's own."""
+    return type(request.param.__name__, (request.param, OfOneTest), {})
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[Any]]]:
+def log(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[Callable[[], list[Any]]]:
     """The types of what this package has logged."""
+    own = request.getfixturevalue("raised") if "raised" in request.fixturenames else None
+
+    def types() -> list[Any]:
+        found = [record.exc_info[0] for record in caplog.records if record.exc_info]
+        # A thread of the test before may log its last failure late.
+        return [each for each in found if each is own or not issubclass(each, OfOneTest)]
+
     with caplog.at_level(logging.ERROR, "ssestream"):
-        yield lambda: [record.exc_info[0] for record in caplog.records if record.exc_info]
+        yield types
