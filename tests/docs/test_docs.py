@@ -361,6 +361,25 @@ def test_the_readme_has_two_commands_of_one_line_that_begin_from_nothing() -> No
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ")
 
 
+def test_the_first_screen_of_the_readme_starts_a_stream_and_shows_its_code() -> None:
+    lines = README.read_text().splitlines()
+    screen = "\n".join(lines[:60])
+    assert readme_commands()[0] in screen
+    assert blocks(README, "python")[0].splitlines()[-1] in screen
+    assert blocks(README, "javascript")[0].splitlines()[0] in screen
+
+
+def test_the_readme_moves_and_has_a_test_for_each_of_the_five_things() -> None:
+    text = README.read_text()
+    (picture,) = re.findall(r"^\.\. image:: (.+)$", text, re.MULTILINE)
+    assert (ROOT / picture).read_bytes().count(b"\x21\xf9\x04") > 5  # a frame each
+    five = text.partition("Five things that others")[2].partition("\n\n\n")[0]
+    points = five.split("\n* ")[1:]
+    assert len(points) == 5
+    for point in points:
+        assert re.search(r"<tests/\w+/test_\w+\.py>`__", point), point
+
+
 def test_the_continuous_integration_runs_the_test_command_of_the_readme() -> None:
     shown = subprocess.run([ROOT / ".ci" / "run", "--show"], capture_output=True, check=True)
     assert shown.stdout.decode().splitlines() == [readme_commands()[1]]

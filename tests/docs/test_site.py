@@ -3,7 +3,7 @@
 ``tox -e site`` builds the site itself, and takes a warning for an error.
 """
 
-import importlib
+import ast
 import re
 from pathlib import Path
 
@@ -41,6 +41,20 @@ def test_the_site_has_every_page() -> None:
     assert {*in_toctrees((DOCS / "reference" / "index.rst").read_text())} == made
 
 
+def test_each_example_has_a_page_and_each_page_a_picture_that_its_test_takes() -> None:
+    examples = {file.stem for file in (ROOT / "examples").glob("*.py")}
+    pages = {name: "" for name in listed() if name in examples} | {"hypermedia": ""}
+    pages = {name: (DOCS / f"{name}.rst").read_text() for name in pages}
+    # A job is a part of its example.
+    named = set(re.findall(r"examples[/.](\w+)", "\n".join(pages.values())))
+    assert named >= examples - {"progress_job"}
+    tests = "\n".join(file.read_text() for file in (ROOT / "tests" / "pages").glob("test_*.py"))
+    for name, text in pages.items():
+        assert f".. image:: {name}.png\n   :alt: " in text
+        assert (DOCS / f"{name}.png").stat().st_size > 5000
+        assert f'"{name}"' in "".join(re.findall(r"take_picture\(.*", tests)), name
+
+
 def test_the_page_on_streams_that_hang_is_found_at_the_beginning_and_in_the_log() -> None:
     assert "<docs/hangs.rst>" in (ROOT / "README.rst").read_text()
     assert "<hangs.rst>" in INDEX.partition("First steps\n")[0]
@@ -57,6 +71,19 @@ def _as_imports_are_sorted(name: str) -> tuple[bool, str]:
     return name[0].islower(), name
 
 
+def public_names_of(module: str) -> list[str]:
+    """The names of *module* that Sphinx shows. Not everybody can import each module."""
+    file = ROOT.joinpath(*module.split("."))
+    tree = ast.parse(
+        (file / "__init__.py" if file.is_dir() else file.with_suffix(".py")).read_text()
+    )
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    return [name for name in defined if not name.startswith("_")]
+
+
 def documented(module: str) -> set[str]:
     """The names of *module* that a page of docs/reference takes the docstring of."""
     text = "\n".join(page.read_text() for page in (DOCS / "reference").glob("*.rst"))
@@ -68,7 +95,7 @@ def documented(module: str) -> set[str]:
         full = name if name.startswith("ssestream.") else f"{current}.{name}"
         names.add(full)
         if directive == "automodule" and f"automodule:: {name}\n   :members:\n" in text:
-            names |= {f"{name}.{each}" for each in importlib.import_module(name).__all__}
+            names |= {f"{name}.{each}" for each in public_names_of(name)}
     return {full.rpartition(".")[2] for full in names if full.rpartition(".")[0] == module}
 
 
@@ -77,17 +104,21 @@ def documented(module: str) -> set[str]:
     [
         "ssestream",
         "ssestream.datastar",
+        "ssestream.doctor",
         "ssestream.files",
         "ssestream.formats",
         "ssestream.gunicorn",
         "ssestream.htmx",
+        "ssestream.metrics",
+        "ssestream.metrics.opentelemetry",
+        "ssestream.metrics.prometheus_client",
         "ssestream.testing",
         "ssestream.tickets",
         "ssestream.turbo",
     ],
 )
 def test_the_reference_has_each_public_name(module: str) -> None:
-    public = set(importlib.import_module(module).__all__)
+    public = set(public_names_of(module))
     if module == "ssestream.tickets":
         # The package has it under its own name.
         public -= set(ssestream.__all__)
