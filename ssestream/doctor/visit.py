@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 from werkzeug.datastructures import Headers
 
+from ..runtime.clock import clock
 from ..testing.http_reader import HttpReader
 from ..wire import Decoder
 
@@ -62,7 +62,7 @@ class Visit:
         self._reader = HttpReader("GET")
         self._decoder = Decoder()
         self._unpack: Callable[[bytes], bytes] = bytes
-        self._began = time.monotonic()
+        self._began = clock.real()
         #: When the head came; None before.
         self.head_after: float | None = None
         #: When each piece of the body came.
@@ -96,7 +96,7 @@ class Visit:
 
     @property
     def now(self) -> float:
-        return time.monotonic() - self._began
+        return clock.real() - self._began
 
     def listen(self, condition: Callable[[], Any], seconds: float) -> bool:
         """Read until *condition* is true, until the end, or for *seconds*.

@@ -4,7 +4,6 @@
 is put between both, for the scripts that change a log.
 """
 
-import contextlib
 import hashlib
 from importlib import resources
 from typing import Any
@@ -85,8 +84,23 @@ class ClusterScript:
         try:
             return self._client.evalsha(self._sha, len(keys), *keys, *args)
         except exceptions.NoScriptError:
-            # While a slot moves, another master may answer than the one that has the slot.
-            for node in self._client.get_primaries():
-                with contextlib.suppress(exceptions.ConnectionError, exceptions.TimeoutError):
-                    self._client.execute_command("SCRIPT LOAD", self._text, target_nodes=node)
+            failure = self._load(keys[0])
+        try:
             return self._client.evalsha(self._sha, len(keys), *keys, *args)
+        except exceptions.NoScriptError as error:
+            # The master of the keys may be the one that has not answered. Unlike a missing
+            # script, its failure may pass.
+            raise failure or error from None
+
+    def _load(self, key: Any) -> exceptions.RedisError | None:
+        """Load the script on all masters. Returns the last failure of a master; None for none."""
+        failure = None
+        # While a slot moves, another master may answer than the one that has the slot. redis-py
+        # knows the master of the key also when it has lost its list of all masters.
+        nodes = (self._client.get_node_from_key(key), *self._client.get_primaries())
+        for node in {each.name: each for each in nodes if each}.values():
+            try:
+                self._client.execute_command("SCRIPT LOAD", self._text, target_nodes=node)
+            except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+                failure = error
+        return failure

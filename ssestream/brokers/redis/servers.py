@@ -68,35 +68,38 @@ class Nodes:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        # By the name of the server: its pool, and the connection from there.
-        self._taken: dict[str, tuple[Any, Any]] = {}
+        # By the name of the server.
+        self._connections: dict[str, Any] = {}
 
     def of(self, channel: str) -> str:
         return str(self._client.get_node_from_key(key_of(channel)).name)
 
     def connect(self, server: str) -> Any:
-        earlier = self._taken.pop(server, None)
+        earlier = self._connections.pop(server, None)
         if earlier is not None:
-            _give_back(*earlier)
+            earlier.disconnect()
         try:
             node = self._client.get_node(node_name=server)
             pool = self._client.get_redis_connection(node).connection_pool
-            connection = pool.get_connection()
+            # Not a connection of the pool: whenever redis-py asks a node for the slots, earlier
+            # versions close all connections of its pool.
+            connection = pool.connection_class(**pool.connection_kwargs)
+            connection.connect()
         except ERRORS:
             # Another node may have taken the place of this one.
             with contextlib.suppress(*ERRORS):
                 self.renew()
             raise
-        self._taken[server] = pool, connection
+        self._connections[server] = connection
         return connection
 
     def renew(self) -> None:
         self._client.nodes_manager.initialize()
 
     def close(self) -> None:
-        taken, self._taken = self._taken, {}
-        for pool, connection in taken.values():
-            _give_back(pool, connection)
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            connection.disconnect()
 
 
 def _give_back(pool: Any, connection: Any) -> None:
