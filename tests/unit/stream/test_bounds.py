@@ -26,6 +26,7 @@ from ssestream.http.output import CHUNK, STUCK
 from ssestream.stream import flow_of
 from ssestream.wire import Decoder
 from tests.kit.insides import settings_of
+from tests.kit.promptness import in_one_try
 from tests.kit.servers import SERVERS, Client, Server, body_of, wait_until
 
 
@@ -247,10 +248,18 @@ def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
 def test_a_replay_arrives_on_real_servers(kind: str, serve: Callable[..., Server]) -> None:
     server = serve(kind, "tests.servers.apps.bursts:app")
     for how in ("view", "unpiped", "by-hand", "timer", "thread", "drain"):
-        client = Client(server.port).get(f"/{how}", "Connection: close")
-        got = Decoder().feed(body_of(client.read_to_end()))
-        assert [each["id"] for each in got if "data" in each] == list(map(str, range(5000))), how
-    assert "more was written" not in server.log()
+
+        def replay(how: str = how) -> tuple[bool, str]:
+            before = len(server.log())
+            client = Client(server.port).get(f"/{how}", "Connection: close")
+            got = Decoder().feed(body_of(client.read_to_end()))
+            ids = [each["id"] for each in got if "data" in each]
+            told = "more was written" in server.log()[before:]
+            return ids == list(map(str, range(5000))) and not told, f"{how}: {len(ids)} events"
+
+        # A writer waits 50 ms for a thread that has begun to send. On a busy machine this thread
+        # may have no turn for so long, and then its client counts as slow.
+        in_one_try(replay, 4)
 
 
 def test_only_the_slow_one_of_several_is_cut() -> None:
@@ -364,23 +373,32 @@ def write_by_hand(streams: list[SseStream], messages: list[dict[str, str]]) -> N
 def test_equal_messages_that_wait_for_many_clients_are_kept_once(
     write: Callable[..., None], size: int, count: int
 ) -> None:
-    messages = [{"data": f"{number:03}".ljust(size, "x")} for number in range(count)]
-    # No client is cut, however long a busy machine takes.
-    streams = [SseStream(send_timeout=None) for _ in range(12)]
-    slow = [Slow(stream) for stream in streams]
-    tracemalloc.start()
-    try:
-        write(streams, messages)
-        grown, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    waiting = sum(outgoing.body_of(each.message).waiting() for each in slow)
-    assert waiting > len(streams) * count * size
-    # Once, and for each client a place for each message, beside the first messages: these
-    # are not worth a look.
-    once = count * (size + EACH)
-    each = count * (64 + 24) + (2 * size if write is write_by_stream else 1000)
-    assert grown < once + len(streams) * each + 100_000
+    letters = iter("abcdefgh")
+
+    def write_all() -> tuple[bool, float]:
+        # What an earlier try has left is not found again.
+        letter = next(letters)
+        messages = [{"data": f"{number:03}".ljust(size, letter)} for number in range(count)]
+        # No client is cut, however long a busy machine takes.
+        streams = [SseStream(send_timeout=None) for _ in range(12)]
+        slow = [Slow(stream) for stream in streams]
+        tracemalloc.start()
+        try:
+            write(streams, messages)
+            grown, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        waiting = sum(outgoing.body_of(each.message).waiting() for each in slow)
+        assert waiting > len(streams) * count * size
+        # Once, and for each client a place for each message, beside the first messages: these
+        # are not worth a look.
+        once = count * (size + EACH)
+        each = count * (64 + 24) + (2 * size if write is write_by_stream else 1000)
+        allowed = once + len(streams) * each + 100_000
+        return grown < allowed, grown / allowed
+
+    # A thread that an earlier test has left may make much meanwhile.
+    in_one_try(write_all)
 
 
 @pytest.mark.server
