@@ -1,5 +1,6 @@
 """The project of the page on installing, as its files stand there, on real servers."""
 
+import configparser
 import json
 import re
 import urllib.request
@@ -27,6 +28,13 @@ def written(folder: Path) -> set[str]:
             file.parent.mkdir(exist_ok=True)
             file.write_text(block)
     return names
+
+
+def test_the_page_says_what_each_extra_is_for() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    named = re.findall(r"^``(\w+)`` {2,}\S", PAGE.read_text(), re.MULTILINE)
+    assert named == list(setup["options.extras_require"])
 
 
 @pytest.mark.parametrize("kind", ["SseWorker", "flask"])

@@ -58,4 +58,6 @@ class NodeScript:
         return json.loads(self._process.stdout.readline())
 
     def stop(self) -> None:
+        # A test that has failed may have left something that goes on for ever.
+        self._process.kill()
         self._process.communicate()
