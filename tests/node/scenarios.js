@@ -477,6 +477,15 @@ const scenarios = {
     })
   },
 
+  async pipe_to_another_stream() {
+    const sse = newStream()
+    const other = new SseStream()
+    await piped(other, 'a')
+    throwing('pipe', () => sse.pipe(other))
+    write(sse, 1)
+    await settle()
+  },
+
   async callbacks_come_in_order() {
     const sse = newStream()
     await piped(sse, 'a')

@@ -180,6 +180,7 @@ DIVERGENCES: list[tuple[str, str, bytes | str, Any, bytes | str]] = [
         {"datas": "x"},
         "did you mean 'data'?",
     ),
+    ("5 a text for a message is a blank line there", "'text'", b"\n", "text", "not str"),
     (
         "5 a wrong retry is sent as it prints there",
         "{retry: 'soon', data: 'x'}",

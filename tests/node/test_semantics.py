@@ -457,6 +457,13 @@ TABLE = [
         ["write 1 -> true | pipe throws ERR_HTTP_HEADERS_SENT | piped: false"],
     ),
     Row(
+        "pipe_to_another_stream",
+        there=["a got :ok | a pipe SseStream", "write 1 -> true | a got "],
+        here=["a got :ok | a pipe SseStream", "write 1 -> true | pipe throws TypeError"],
+        because="there each chunk of the one is an empty message of the other, and what was written"
+        " is lost; here it is refused",
+    ),
+    Row(
         "pipe_returns_its_destination",
         [
             "a got :ok | a pipe SseStream",
@@ -1210,6 +1217,18 @@ def pipe_to_a_response_that_is_being_sent(stage: Stage) -> None:
             sse.pipe(client.res)
         stage.write(sse, 1)
         stage.see(f"piped: {str(sse.writable_length == 0).lower()}")
+
+
+@play
+def pipe_to_another_stream(stage: Stage) -> None:
+    sse, other = stage.stream(), SseStream()
+    stage.piped(other, "a")
+    try:
+        sse.pipe(other)
+    except TypeError:
+        stage.see("pipe throws TypeError")
+    stage.write(sse, 1)
+    stage.settle()
 
 
 @play
