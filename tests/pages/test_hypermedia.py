@@ -141,3 +141,28 @@ def test_fragments_go_where_their_name_or_target_says_and_the_last_message_close
     for _ in range(40):
         driver.execute_async_script("setTimeout(arguments[0], 20)")
     assert (came, visits(server, f"{path}/events")) == (1, 1)
+
+
+#: What a page shows when all messages of a library have come, without the list itself.
+AT_THE_END = {
+    "turbo": "return [document.title, document.querySelector('.some').textContent]",
+    "datastar": "return [document.querySelector('i').textContent.replace(' old', ''),"
+    " document.querySelector('.some').textContent.replace('\\n', ' ')]",
+}
+
+
+@pytest.mark.parametrize("library", AT_THE_END)
+def test_each_message_of_turbo_and_of_datastar_does_what_its_name_says(
+    library: str, driver: Any, serve: Serve
+) -> None:
+    env = {"EXAMPLE": library, "NPM": "/npm", "SSESTREAM_URL": "memory://"}
+    server = serve("gevent", "tests.servers.apps.hypermedia:app", env=env, port=free_port())
+    driver.get(f"{server.url}/{library}")
+
+    def at_the_end() -> bool:
+        return bool(driver.execute_script(AT_THE_END[library]) == ['"said" & done', "some more"])
+
+    wait_until(at_the_end, "the last message")
+    script = "return [...document.querySelectorAll('#list > li')].map((e) => e.textContent)"
+    assert driver.execute_script(script) == ["FIRST", "before", "A", "after", "last"]
+    assert driver.find_elements("id", "gone") == []
