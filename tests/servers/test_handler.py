@@ -110,7 +110,7 @@ def test_an_answer_and_a_stream_of_a_post_come_from_one_handler(server: Server) 
     server.wait_for(event="ended", who="head")
 
 
-@pytest.mark.parametrize("kind", ["idle", "asks"])
+@pytest.mark.parametrize("kind", ["idle", "asks", "awaits"])
 def test_users_sessions_and_databases_are_there_and_no_connection_is_held(
     server: Server, cookie: str, kind: str
 ) -> None:
@@ -122,10 +122,11 @@ def test_users_sessions_and_databases_are_there_and_no_connection_is_held(
     # The request's own teardown has run, and has given the connection back.
     assert told["connections"] == 0
     assert (told["user"], told["color"], told["g"], told["path"]) == ("ada", "green", kind, path)
-    if kind == "asks":
-        client.read_until(b"data: 1\n\n")
-    else:
+    if kind == "idle":
         assert connections(server) == 0
+    else:
+        client.read_until(b"data: 1\n\n")
+        assert connections(server) == 1
     assert json.loads(ask(server, "/kept", cookie=cookie)[1]) == {"kind": kind}
     client.fin()
     server.wait_for(event="ended", kind=kind)

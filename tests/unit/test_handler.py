@@ -177,6 +177,17 @@ def test_what_the_function_returns_is_an_ordinary_answer(
     assert played.seen == ["teardown"]
 
 
+def test_an_answer_that_is_returned_has_nothing_of_res() -> None:
+    def function(req: Any, res: ServerResponse) -> Any:
+        res.set("X-A", "b").status(201)
+        res.set_cookie("seen", "1")
+        return flask.redirect("/there")
+
+    answer = Played(function).app.test_client().get("/")
+    assert answer.status_code == 302
+    assert not {"X-A", "Set-Cookie"} & set(answer.headers.keys())
+
+
 @on_threads_and_greenlets
 def test_an_exception_is_one_of_the_view() -> None:
     def function(req: Any, res: ServerResponse) -> None:
@@ -286,13 +297,18 @@ def test_a_function_that_nothing_holds_is_told_of_by_its_name(
         res.write("begun")
         set_interval(lambda: None, 1000)
 
+    def pipes(req: Any, res: ServerResponse) -> None:
+        sse = SseStream(req)
+        sse.write({"data": "begun"})
+        sse.pipe(res)
+
     for function, words in ((forgetful, "forgetful"), (silent, "silent")):
         played = Played(function)
         for _ in range(2):
             with played.visit():
                 until(lambda words=words: any(words in each for each in errors_of(caplog)), words)
     assert len(errors_of(caplog)) == 2
-    for function in (listens, ticks):
+    for function in (listens, ticks, pipes):
         with Played(function).visit() as visit:
             visit.read_until(b"begun")
     assert len(errors_of(caplog)) == 2

@@ -1,11 +1,13 @@
 """Answers that end in a way that the address says, and the pages of the clients that read them."""
 
 import json
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 from flask import Flask, Response, request, send_from_directory
 
 from ssestream import ServerResponse, SseStream, pipeline
@@ -14,6 +16,9 @@ MODULES = Path(__file__).parents[2] / "node" / "node_modules"
 
 #: Milliseconds until a client comes back.
 RETRY = 100
+
+#: The same, far later than a client comes back that was told nothing.
+LATE = 6000
 
 #: The first message, in the formats of the clients that need one.
 FIRST: dict[str, list[Any]] = {
@@ -28,8 +33,12 @@ FIRST: dict[str, list[Any]] = {
 }
 
 app = Flask(__name__)
+app.config["SSESTREAM_RETRY_AFTER"] = (LATE, LATE)
 
 visits: Counter[str] = Counter()
+
+#: When each client has asked, in seconds, by its name and its plan.
+asked: defaultdict[str, list[float]] = defaultdict(list)
 
 
 @app.route("/<client>/<plan>", methods=["GET", "POST"])
@@ -39,10 +48,17 @@ def visit(client: str, plan: str) -> Any:
     endings = plan.split("-")
     ending = endings[min(visits[key], len(endings) - 1)]
     visits[key] += 1
+    asked[key].append(time.monotonic())
     if ending == "204":
         return "", 204
     if ending == "503":
         return "busy", 503
+    if ending == "stopped":
+        # The server ends it, as it does when a worker stops.
+        sse_stream = SseStream(request, max_age=0.01)
+        return pipeline(waiting(), sse_stream, ServerResponse())
+    if ending == "opened":
+        return pipeline([{"data": "hello"}], SseStream(request, retry=LATE), ServerResponse())
     source = messages(FIRST.get(client, FIRST["plain"]), ending)
     # The message of a source that fails is sent, and then the client is cut.
     return pipeline(
@@ -55,6 +71,16 @@ def messages(first: list[Any], ending: str) -> Iterator[dict[str, Any]]:
         yield {"retry": RETRY, "data": data}
     if ending == "cut":
         raise LookupError("the source has failed")
+
+
+def waiting() -> Iterator[dict[str, Any]]:
+    yield {"data": "hello"}
+    gevent.sleep(60)
+
+
+@app.get("/asked")
+def when() -> Any:
+    return asked
 
 
 @app.get("/visits")

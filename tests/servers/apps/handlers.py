@@ -1,5 +1,6 @@
 """Handlers of Express's shape, with the extensions that many Flask apps have."""
 
+import asyncio
 import os
 import tempfile
 import time
@@ -86,6 +87,27 @@ def account(req, res, kind):
             gevent.sleep(30)
     finally:
         tell(event="ended", kind=kind)
+
+
+@app.get("/account/awaits")
+@login_required
+@handler
+async def account_awaited(req, res):
+    """The same in a task. The teardown of the request runs beside it."""
+    g.own = session["kind"] = "awaits"
+    assert db.session.get(User, 1).name == "ada"
+    try:
+        res.write_head(200, {"Content-Type": "text/event-stream"})
+        res.write(f"data: {current_user.name} {session['color']}\n\n")
+        while in_use():
+            await asyncio.sleep(0.001)
+        told = {"connections": in_use(), "g": g.own, "user": current_user.name}
+        told |= {"color": session["color"], "path": request.path, "app": current_app.name}
+        tell(event="started", kind="awaits", **told)
+        res.write(f"data: {db.session.query(User).count()}\n\n")
+        await asyncio.sleep(60)
+    finally:
+        tell(event="ended", kind="awaits")
 
 
 @app.get("/kept")
