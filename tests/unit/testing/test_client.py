@@ -91,6 +91,8 @@ def test_an_end_is_clean_or_a_cut(app: Flask) -> None:
     with stream(app, "/five") as events:
         events.rest()
         assert events.ended == "clean"
+    # It stays so for a client that has left.
+    assert events.ended == "clean"
     with stream(app, "/cut") as events:
         assert events.next().data == "half"
         app.extensions["stream"].destroy()
@@ -98,6 +100,7 @@ def test_an_end_is_clean_or_a_cut(app: Flask) -> None:
         assert events.ended == "cut"
         with pytest.raises(WaitedInVain, match="GET /cut was cut"):
             events.next()
+    assert events.ended == "cut"
 
 
 def test_a_client_that_has_left_has_what_came_before(app: Flask) -> None:
