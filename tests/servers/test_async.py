@@ -13,7 +13,7 @@ import pytest
 
 from tests.kit.model import Model
 from tests.kit.promptness import at_best
-from tests.kit.servers import Client, Server, body_of, wait_until
+from tests.kit.servers import UWSGI, Client, Server, body_of, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -87,6 +87,23 @@ def test_a_departure_ends_the_answer_at_the_model(
         return ended - left
 
     at_best(departure, 0.1)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("uwsgi")
+@pytest.mark.parametrize("shape", ["pipeline", "handler"])
+@pytest.mark.parametrize("kind", ["gevent_pywsgi", "pywsgi", "waitress", *UWSGI])
+def test_so_does_one_on_the_other_servers(kind: str, shape: str, model: Model) -> None:
+    server = start(kind, model)
+    try:
+        for client in ("openai", "httpx"):
+            reader = Client(server.port).get(f"/{shape}/{client}/-1/{client}")
+            reader.read_until(b"piece3 ")
+            reader.fin()
+            server.wait_for(event="ended", who=client)
+            wait_until(lambda: not model.connected, "the model's client to leave")
+    finally:
+        server.stop()
 
 
 def test_a_departure_ends_an_await_that_nothing_else_would_end(server: Server) -> None:
