@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -328,6 +329,63 @@ def test_tabs_that_slept_go_on(site: Callable[..., Site]) -> None:
     here.wait_for_all()
     assert here.leader() is awake
     wait_until(lambda: here.streams()["open"] == 1, "one stream")
+    # They may lead again.
+    here.remove(awake)
+    here.leader()
+    here.wait_for_open()
+    here.publish()
+    here.wait_for_all()
+
+
+@pytest.mark.parametrize(("count", "streams"), [(200, 1), (300, 2)], ids=["few", "many"])
+def test_a_tab_that_was_kept_for_the_back_button_gets_what_it_has_missed(
+    site: Callable[..., Site], count: int, streams: int
+) -> None:
+    here = site(2)
+    here.publish()
+    here.wait_for_all()
+    (kept,) = (tab for tab in here.tabs if not tab.leads())
+    (leader,) = (tab for tab in here.tabs if tab is not kept)
+    # What the browser tells a page. Whether it keeps one is its own affair.
+    tell = "dispatchEvent(new PageTransitionEvent(arguments[0], { persisted: true }))"
+    kept.run(tell, "pagehide")
+    here.publish(count)
+    wait_until(lambda: len(leader.got()) == here.published, "the events", SOON)
+    assert kept.got() == [0, 1, 2]
+    kept.run(tell, "pageshow")
+    here.wait_for_all()
+    here.publish()
+    here.wait_for_all()
+    # From the other tab, or else from the server.
+    assert here.streams()["open"] == streams
+
+
+def test_a_tab_that_sleeps_and_wakes_while_many_events_come_gets_each_once(
+    site: Callable[..., Site],
+) -> None:
+    here = site(2)
+    (sleeper,) = (tab for tab in here.tabs if not tab.leads())
+    sleeper.cdp("Page.enable")
+    woken = threading.Event()
+
+    def publish() -> None:
+        while not woken.is_set():
+            here.publish(2)
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    try:
+        # It asks for what it has missed, while more comes.
+        for _ in range(30):
+            sleeper.cdp("Page.setWebLifecycleState", state="frozen")
+            sleeper.cdp("Page.setWebLifecycleState", state="active")
+            sleeper.run("return 0")
+    finally:
+        woken.set()
+        publishing.join()
+    here.publish()
+    here.wait_for_all()
+    assert here.streams() == {"open": 1, "opened": 1}
 
 
 def test_when_the_clock_jumps_the_connection_is_made_anew(site: Callable[..., Site]) -> None:
