@@ -341,17 +341,20 @@ def test_tabs_that_slept_go_on(site: Callable[..., Site]) -> None:
 def test_a_tab_that_was_kept_for_the_back_button_gets_what_it_has_missed(
     site: Callable[..., Site], count: int, streams: int
 ) -> None:
-    here = site(2)
+    here = site(3)
     here.publish()
     here.wait_for_all()
-    (kept,) = (tab for tab in here.tabs if not tab.leads())
-    (leader,) = (tab for tab in here.tabs if tab is not kept)
+    leader = here.leader()
+    other, kept = (tab for tab in here.tabs if tab is not leader)
     # What the browser tells a page. Whether it keeps one is its own affair.
     tell = "dispatchEvent(new PageTransitionEvent(arguments[0], { persisted: true }))"
     kept.run(tell, "pagehide")
     here.publish(count)
-    wait_until(lambda: len(leader.got()) == here.published, "the events", SOON)
+    wait_until(lambda: len(other.got()) == here.published, "the events", SOON)
     assert kept.got() == [0, 1, 2]
+    # What came before a tab leads can be had from it, too.
+    here.remove(leader)
+    wait_until(lambda: other.leads() and other.state() == "open", "another leader", SOON)
     kept.run(tell, "pageshow")
     here.wait_for_all()
     here.publish()
@@ -421,6 +424,22 @@ def test_a_leader_that_says_nothing_any_more_is_replaced_and_follows(
     wait_until(lambda: late.got()[-3:] == [6, 7, 8], "the events of the late tab", SOON)
     wait_until(lambda: here.streams()["open"] == 1, "one stream", SOON)
     late.close()
+
+
+def test_a_leader_that_falls_silent_is_replaced_though_no_tab_joins(
+    site: Callable[..., Site],
+) -> None:
+    here = site(2, "/events?heartbeat=0.2", heartbeat=500)
+    here.publish()
+    here.wait_for_all()
+    leader = here.leader()
+    (other,) = (tab for tab in here.tabs if tab is not leader)
+    # The other tab asks when not even a heartbeat was told for four intervals.
+    leader.run("BroadcastChannel.prototype.postMessage = () => {}")
+    wait_until(lambda: other.leads() and other.state() == "open", "another leader", SOON)
+    here.publish()
+    here.wait_for_all()
+    wait_until(lambda: here.streams()["open"] == 1, "one stream", SOON)
 
 
 def test_a_page_that_comes_back_by_the_back_button_goes_on(site: Callable[..., Site]) -> None:
