@@ -308,7 +308,9 @@ class Body(Uncopyable):
         with self.call_queue.lock:
             if self.over or self.is_copy:
                 return
-            outgoing = self.outgoing
+            outgoing, connection = self.outgoing, self.connection
+            if connection is not None:
+                connection.owe_close(True)
             # Set `finished` before `over`: other threads read both without the lock.
             self.finished = finished
             self.over = True
@@ -320,8 +322,8 @@ class Body(Uncopyable):
             emit_soon(outgoing, "error", error)
         # Cut first. A server that learns of the end while it can still send would keep the
         # connection, and would serve the next request on it.
-        if cut and self.connection is not None:
-            self.connection.cut(mark=cause != "client")
+        if cut and connection is not None:
+            connection.cut(mark=cause != "client")
         self.buffer.close()
         keepalive, self._keepalive = self._keepalive, None
         if keepalive is not None:
@@ -332,6 +334,8 @@ class Body(Uncopyable):
         for inlet in inlets:
             inlet.closed()
         emit_soon(outgoing, "close")
+        if connection is not None:
+            connection.owe_close(False)
 
     def close(self) -> None:
         """The server is done with the body (PEP 3333). Runs the handlers that wait."""

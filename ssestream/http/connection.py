@@ -102,7 +102,7 @@ class Connection(Watched):
     stream and the response; None makes a new one.
     """
 
-    __slots__ = ("_client", "_path", "delimited", "serial")
+    __slots__ = ("_client", "_path", "delimited", "owes_close", "serial")
 
     def __init__(
         self,
@@ -119,12 +119,18 @@ class Connection(Watched):
         self.delimited = delimited
         #: Whether the server answers one request at a time in this process.
         self.serial = serial
+        #: Whether the response is over, and has yet to emit ``"close"``.
+        self.owes_close = False
         self._sock = sock
         self._fd = -1
         self._lock = lock or new_lock()
         self._watch = None
         self._owner = None
         self._on_writable = None
+
+    def owe_close(self, owes_close: bool) -> None:
+        """Note whether the response, which is over, has yet to emit ``"close"``."""
+        self.owes_close = owes_close
 
     @property
     def reachable(self) -> bool:

@@ -161,6 +161,10 @@ class Served:
             except BaseException as error:
                 self.error = self.error or error
             self._ended = self._ended or "cut"
+            if has_connection(self._environ):
+                # Another thread has noticed the departure, and may be about to emit "close".
+                connection = Connection.of(self._environ)
+                wait_until(lambda: not connection.owes_close, PATIENCE)
             queue = known_call_queue(self._environ)
             if queue is None:
                 self._finish()

@@ -1,6 +1,7 @@
 """An app in this process is served as on a server, and its client sees what a client would."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,10 +11,28 @@ import werkzeug.test
 from flask import Flask, request
 
 from ssestream import ServerResponse, SseStream, pipeline
+from ssestream.http.registry import registry
 from ssestream.testing import WaitedInVain, in_process, stream
 from tests.kit.visit import on_threads_and_greenlets, until
 
 Environ = dict[str, Any]
+
+
+def test_the_handlers_of_close_have_run_though_the_thread_that_emits_it_is_slow(
+    app: Flask, ticks: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's thread is done first: the thread that has noticed the departure has no turn."""
+    close = registry.close
+
+    def slow(*args: Any) -> None:
+        time.sleep(0.05)
+        close(*args)
+
+    monkeypatch.setattr(type(registry), "close", lambda self, *args: slow(*args))
+    for number in range(1, 6):
+        with stream(app, "/ticks"):
+            pass
+        assert ticks() == number
 
 
 @on_threads_and_greenlets
