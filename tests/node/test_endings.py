@@ -198,6 +198,18 @@ def test_each_client_that_comes_back_takes_the_last_retry_and_htmx_4_not_the_fir
         assert times[1] - times[0] < LATE / 1000
 
 
+@pytest.mark.browser
+def test_datastar_gives_up_after_ten_tries(
+    server: Server, chromium: tuple[str, str], tmp_path: Path
+) -> None:
+    with browser(chromium, tmp_path) as driver:
+        driver.get(f"{server.url}/page/datastar?plans=sooner")
+        told = "return window.told.includes('retries-failed')"
+        wait_until(lambda: driver.execute_script(told), "Datastar to give up")
+    # Its first request, and ten tries.
+    assert visits(server)["datastar sooner"] == 11
+
+
 @pytest.fixture(scope="module")
 def read(server: Server, node: str) -> dict[tuple[str, str], str]:
     """What each client in Node makes of each ending."""

@@ -14,8 +14,8 @@ from ssestream import ServerResponse, SseStream, pipeline
 
 MODULES = Path(__file__).parents[2] / "node" / "node_modules"
 
-#: Milliseconds until a client comes back.
-RETRY = 100
+#: Milliseconds until a client comes back, and until one comes that doubles its pause each time.
+RETRY, SOONER = 100, 1
 
 #: The same, far later than a client comes back that was told nothing.
 LATE = 6000
@@ -59,17 +59,18 @@ def visit(client: str, plan: str) -> Any:
         return pipeline(waiting(), sse_stream, ServerResponse())
     if ending == "opened":
         return pipeline([{"data": "hello"}], SseStream(request, retry=LATE), ServerResponse())
-    source = messages(FIRST.get(client, FIRST["plain"]), ending)
+    retry = SOONER if ending == "sooner" else RETRY
+    source = messages(FIRST.get(client, FIRST["plain"]), ending, retry)
     # The message of a source that fails is sent, and then the client is cut.
     return pipeline(
-        source, SseStream(request), ServerResponse(), on_error=lambda _: {"retry": RETRY}
+        source, SseStream(request), ServerResponse(), on_error=lambda _: {"retry": retry}
     )
 
 
-def messages(first: list[Any], ending: str) -> Iterator[dict[str, Any]]:
+def messages(first: list[Any], ending: str, retry: int) -> Iterator[dict[str, Any]]:
     for data in first:
-        yield {"retry": RETRY, "data": data}
-    if ending == "cut":
+        yield {"retry": retry, "data": data}
+    if ending in ("cut", "sooner"):
         raise LookupError("the source has failed")
 
 
@@ -159,7 +160,10 @@ def htmx4() -> str:
 @app.get("/page/datastar")
 def datastar() -> str:
     return (
-        PAGE + "<script type=module src=/modules/@starfederation/datastar/dist/datastar.js>"
+        PAGE + "<script>window.told = [];"
+        "document.addEventListener('datastar-sse', (event) => told.push(event.detail.type))"
+        "</script>"
+        "<script type=module src=/modules/@starfederation/datastar/dist/datastar.js>"
         "</script>" + each("""<div data-on-load="@get('/datastar/{plan}')"></div>""")
     )
 
