@@ -64,11 +64,16 @@ def test_a_cut_and_a_response_that_is_no_stream_are_told(app: Flask, url: str) -
         assert events.ended == "cut"
 
 
-def test_a_stalled_client_reads_nothing(url: str) -> None:
-    with stream(url, "/five?start=2") as events:
+def test_a_stalled_client_reads_nothing_until_it_reads_on(app: Flask, url: str) -> None:
+    channels = app.extensions["ssestream"]
+    with stream(f"{url}/news") as events:
+        until(lambda: "news" in channels.statistics(), "the subscription")
         events.stall()
+        channels.publish("news", {"data": "late"})
         with pytest.raises(WaitedInVain, match="stalled"):
-            events.take(6, timeout=0.1)
+            events.next(timeout=0.2)
+        events.resume()
+        assert events.next().data == "late"
 
 
 def test_it_speaks_tls(app: Flask, certificate: tuple[str, str]) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 
-from ssestream import statistics
+from ssestream import ServerResponse, SseStream, statistics
+from ssestream.runtime.clock import clock
 from ssestream.testing import Event, WaitedInVain, stopped_clock, stream
 from tests.kit.visit import on_threads_and_greenlets, until
 
@@ -32,6 +33,28 @@ def test_the_handlers_of_close_have_run_when_the_block_is_over(
         with stream(app, "/ticks"):
             pass
         assert ticks() == number
+
+
+@on_threads_and_greenlets
+def test_a_handler_of_close_that_takes_a_while_has_returned_as_well(app: Flask) -> None:
+    returned: list[bool] = []
+
+    @app.get("/slow")
+    def slow() -> ServerResponse:
+        res = ServerResponse()
+        SseStream(request).pipe(res)
+
+        @res.on("close")
+        def closed() -> None:
+            began = clock.real()
+            until(lambda: clock.real() > began + 0.2, "a while")
+            returned.append(True)
+
+        return res
+
+    with stream(app, "/slow"):
+        assert returned == []
+    assert returned == [True]
 
 
 def test_an_event_has_json(app: Flask) -> None:
@@ -144,13 +167,13 @@ def test_events_that_come_while_it_is_away_are_not_lost(app: Flask) -> None:
 
 
 def test_it_comes_back_after_retry_on_a_stopped_clock(app: Flask) -> None:
-    with stopped_clock() as clock, stream(app, "/ticks") as events:
-        clock.advance(1)
+    with stopped_clock() as hand, stream(app, "/ticks") as events:
+        hand.advance(1)
         assert events.next().id == "0"
         assert events.retry == 2000
         events.reconnect()
-        assert clock.now == 3
-        clock.advance(1)
+        assert hand.now == 3
+        hand.advance(1)
         assert events.next().id == "1"
 
 
@@ -184,11 +207,11 @@ def test_a_body_is_posted_as_json_and_headers_are_sent(app: Flask) -> None:
 def test_a_stalled_client_is_cut_and_others_are_not(app: Flask) -> None:
     before = statistics().closed.get("stalled", 0)
     channels = app.extensions["ssestream"]
-    with stopped_clock() as clock, stream(app, "/news") as stalled, stream(app, "/news") as reads:
+    with stopped_clock() as hand, stream(app, "/news") as stalled, stream(app, "/news") as reads:
         stalled.stall()
         channels.publish("news", {"data": "x"})
         assert reads.next().data == "x"
-        clock.advance(20)
+        hand.advance(20)
         assert (stalled.ended, reads.ended) == ("cut", None)
         # The clock moves for the streams of other tests, too.
         assert statistics().closed["stalled"] > before

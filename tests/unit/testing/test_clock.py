@@ -78,6 +78,20 @@ def test_a_heartbeat_comes_after_the_silence(app: Flask) -> None:
         assert events.ended is None
 
 
+@pytest.mark.parametrize("offset", [0.01, 0.2, 0.3, 0.7, 0.99])
+def test_a_heartbeat_comes_at_the_end_of_the_silence_wherever_it_began(
+    app: Flask, offset: float
+) -> None:
+    channels = app.extensions["ssestream"]
+    with stopped_clock() as clock, stream(app, "/news") as events:
+        clock.advance(offset)
+        channels.publish("news", {"data": "x"})
+        events.next()
+        before = events.heartbeats
+        clock.advance(15)
+        assert events.heartbeats == before + 1
+
+
 def test_a_stream_ends_at_its_age(app: Flask) -> None:
     app.config["SSESTREAM_MAX_AGE"] = 3600
     with stopped_clock() as clock, stream(app, "/news") as events:

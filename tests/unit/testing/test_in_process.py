@@ -172,6 +172,7 @@ def test_a_client_that_takes_nothing_is_not_sent_everything(app: Flask) -> None:
         assert events.next().data == "x" * 1000
 
 
+@on_threads_and_greenlets
 def test_the_app_finds_a_plain_environ_and_no_context_of_the_test(app: Flask) -> None:
     seen: list[Any] = []
 
