@@ -20,8 +20,8 @@ from ssestream import (
     statistics,
 )
 from ssestream.wire import Decoder
-from tests.kit.sink import Sink
 from tests.kit.promptness import in_one_try
+from tests.kit.sink import Sink
 from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 
 
