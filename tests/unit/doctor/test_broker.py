@@ -1,0 +1,40 @@
+"""A broker by its URL: which room examines it, and what no finding tells."""
+
+from pathlib import Path
+
+import pytest
+
+from ssestream.doctor.broker import examine_broker
+from tests.kit.servers import free_port
+
+
+def test_memory_is_a_note() -> None:
+    (finding,) = examine_broker("memory://")
+    assert finding.level == "note"
+    assert "one worker" in finding.change
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://app:secret-word@host/", "mysql://..."),
+        ("redis://app:secret-word#@host/0", "has a #"),
+        ("redis://host:port", "the host or its port is not valid"),
+        ("sqlite://", "names no file"),
+        ("nothing", "without a scheme"),
+    ],
+)
+def test_a_url_that_no_broker_can_use_is_a_fault_in_the_brokers_words(url: str, words: str) -> None:
+    (finding,) = examine_broker(url)
+    assert finding.level == "fault"
+    assert words in finding.seen
+    assert "secret-word" not in str(finding)
+
+
+def test_each_kind_is_examined_in_its_room(tmp_path: Path) -> None:
+    found = examine_broker(f"sqlite:///{tmp_path}/events.db")
+    assert any(f"{tmp_path}/events.db" in each.seen for each in found)
+    (finding,) = examine_broker(f"redis://app:secret-word@127.0.0.1:{free_port()}/0")
+    assert finding.level == "fault"
+    assert "refused" in finding.seen
+    assert "secret-word" not in str(finding)
