@@ -412,6 +412,7 @@ def test_a_source_that_keeps_its_cancellation_to_itself_is_named_and_closed(
         try:
             while True:
                 yield {"data": 1}
+                played.seen.append("waits")
                 try:
                     await asyncio.sleep(PATIENCE)
                 except asyncio.CancelledError:
@@ -422,8 +423,9 @@ def test_a_source_that_keeps_its_cancellation_to_itself_is_named_and_closed(
     played = Played(stubborn)
     with Visit(played) as visit:
         visit.read_until(b"data: 1\n\n")
+        played.saw("waits")
     played.saw("cleaned")
-    assert played.seen == ["caught", "cleaned"]
+    assert played.seen == ["waits", "caught", "cleaned"]
     (line,) = warnings_of(caplog)
     assert "stubborn has caught asyncio.CancelledError" in line
 
@@ -436,6 +438,7 @@ def test_a_source_that_does_not_end_is_named(
 
     async def endless(played: Played) -> AsyncIterator[Any]:
         yield {"data": 1}
+        played.seen.append("waits")
         while not warnings_of(caplog):
             try:
                 await asyncio.sleep(0.001)
@@ -446,6 +449,7 @@ def test_a_source_that_does_not_end_is_named(
     played = Played(endless)
     with Visit(played) as visit:
         visit.read_until(b"data: 1\n\n")
+        played.saw("waits")
     played.saw("over")
     (line,) = warnings_of(caplog)
     assert "endless was cancelled 0.01 seconds ago" in line
