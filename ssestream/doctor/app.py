@@ -1,6 +1,8 @@
 """An app as its server loads it: its settings, its channels, and gevent's patches."""
 
 import ast
+import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -14,6 +16,8 @@ from gevent import monkey
 
 from ..brokers.broker import Broker
 from ..channels.channels import Channels
+from ..config import app_settings
+from ..settings import Settings
 from .finding import Finding, fault, note, ok
 from .settings import examine_settings
 
@@ -64,8 +68,9 @@ def examine_app(name: str, workers: int | None) -> list[Finding]:
         return [*found, *examine_settings(), *_channels(app, module, workers)]
 
 
+@functools.cache
 def load_app(name: str) -> tuple[Any, types.ModuleType]:
-    """The app *name* and its module, as gunicorn loads them.
+    """The app *name* and its module, as gunicorn loads them. They are loaded once.
 
     :raise NotLoaded: if the module, the name in it, or the call raises or is not there.
     """
@@ -81,6 +86,16 @@ def load_app(name: str) -> tuple[Any, types.ModuleType]:
     except (Exception, SystemExit) as error:
         raise NotLoaded(f"{type(error).__name__}: {error}") from error
     return found, module
+
+
+def settings_of(name: str) -> Settings | None:
+    """The settings of the app *name*; None if it does not load, or if they are wrong."""
+    with contextlib.suppress(NotLoaded, TypeError, ValueError):
+        app, _ = load_app(name)
+        if isinstance(app, flask.Flask):
+            with app.app_context():
+                return app_settings()
+    return None
 
 
 def _evaluate(node: ast.expr, module: types.ModuleType) -> Any:

@@ -1,10 +1,14 @@
 """The arguments of ``python -m ssestream doctor``, and what they ask for."""
 
 import argparse
+import contextlib
+import shlex
 import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from .app import examine_app, settings_of
+from .broker import examine_broker
 from .finding import Finding
 from .outside import WAIT, Outside, examine_reload, examine_url
 
@@ -15,6 +19,11 @@ first, and then the address of each proxy before it: the first URL with a fault 
 fault is. Each finding says what was seen, why that matters, and what to change.
 
   python -m ssestream doctor http://127.0.0.1:8000/clock https://example.com/clock
+
+Looks inside, too: at the app, at the configuration of gunicorn, and at the broker of channels. Run
+it where the server runs, in the directory of the app, with the server's account and environment.
+
+  python -m ssestream doctor --app shop:app --gunicorn='-c gunicorn.conf.py' --broker redis://host
 
 exit codes:
   0    no fault was found; there may be notes
@@ -53,6 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="send SIGHUP to gunicorn's master while a stream of the last URL is open. All open"
         " streams of that server end",
     )
+    parser.add_argument(
+        "--app", metavar="MODULE:APP", help="load the app, as gunicorn does, and look at its set-up"
+    )
+    parser.add_argument(
+        "--gunicorn",
+        metavar="='ARGUMENTS'",
+        help="the arguments of gunicorn's command line, whose configuration is read",
+    )
+    parser.add_argument("--broker", metavar="URL", help="the URL of the app's channels")
 
 
 def examine(options: argparse.Namespace) -> Iterator[tuple[str, Iterator[Finding]]]:
@@ -60,10 +78,13 @@ def examine(options: argparse.Namespace) -> Iterator[tuple[str, Iterator[Finding
 
     :raise ValueError: if nothing is asked for, or a URL is none.
     """
-    if not options.urls:
-        raise ValueError("nothing to examine: give a URL")
+    if not options.urls and options.reload is not None:
+        raise ValueError("--reload needs a URL, whose stream is open meanwhile")
+    if not options.urls and (options.app, options.gunicorn, options.broker) == (None,) * 3:
+        raise ValueError("nothing to examine: give a URL, --app, --gunicorn or --broker")
     for url in options.urls:
         _check(url)
+    yield from _inside(options)
     context = ssl.create_default_context() if options.insecure else None
     if context is not None:
         context.check_hostname = False
@@ -76,6 +97,27 @@ def examine(options: argparse.Namespace) -> Iterator[tuple[str, Iterator[Finding
             f"a reload of process {options.reload}",
             examine_reload(options.urls[-1], options.reload, outside),
         )
+
+
+def _inside(options: argparse.Namespace) -> Iterator[tuple[str, Iterator[Finding]]]:
+    """The set-up: each part that *options* name."""
+    workers, arguments = None, []
+    if options.gunicorn is not None:
+        arguments = shlex.split(options.gunicorn)
+        try:
+            from .gunicorn import examine_gunicorn, read_gunicorn
+        except ImportError as error:
+            raise ValueError(f"--gunicorn needs gunicorn in this environment: {error}") from error
+        with contextlib.suppress(ValueError):  # which the findings say
+            workers = read_gunicorn(arguments).workers
+    if options.app is not None:
+        yield f"the app {options.app}", iter(examine_app(options.app, workers))
+    if options.gunicorn is not None:
+        settings = None if options.app is None else settings_of(options.app)
+        yield "gunicorn", iter(examine_gunicorn(arguments, settings))
+    if options.broker is not None:
+        # Without the URL, which may have a password.
+        yield "the broker", iter(examine_broker(options.broker))
 
 
 def _check(url: str) -> None:

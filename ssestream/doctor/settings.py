@@ -1,11 +1,8 @@
 """The settings of an app's streams, against proxies and the limits of the process."""
 
-import contextlib
 import logging
 import resource
 from collections.abc import Iterator
-
-import flask
 
 from ..config import app_settings
 from ..runtime.loop import logger
@@ -21,13 +18,6 @@ SHORT_AGE = 60
 
 #: Descriptors that a worker needs besides one for each stream: files, listeners, brokers.
 MORE_DESCRIPTORS = 50
-
-
-def settings_of(app: flask.Flask) -> Settings | None:
-    """The settings of *app*; None if they are wrong."""
-    with app.app_context(), contextlib.suppress(TypeError, ValueError):
-        return app_settings()
-    return None
 
 
 def examine_settings() -> Iterator[Finding]:

@@ -1,8 +1,10 @@
 """``python -m ssestream doctor``: its arguments, its words, its exit codes."""
 
+import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "words"),
     [
         ((), "nothing to examine: give a URL"),
+        (("--reload", "5"), "--reload needs a URL"),
         (("example.com/clock",), "'example.com/clock'"),
         (("ftp://example.com/",), "'ftp://example.com/'"),
         (("http:///clock",), "'http:///clock'"),
@@ -98,3 +101,32 @@ def test_findings_come_as_they_are_made_and_ctrl_c_ends_the_command() -> None:
         assert b"first byte" in lines[2]
         process.send_signal(2)
         assert process.wait(PATIENCE) == 130
+
+
+def test_the_set_up_is_examined_where_the_server_runs(tmp_path: Path) -> None:
+    """A factory is called once: it may have effects. gunicorn's workers count for the channels."""
+    (tmp_path / "shop.py").write_text(
+        "from flask import Flask\nfrom ssestream import Channels\nmade = []\n"
+        "def create_app():\n    assert not made\n    made.append(Flask('shop'))\n"
+        "    made[0].config['SSESTREAM_MAX_STREAMS'] = 2000\n    Channels(made[0])\n"
+        "    return made[0]\n"
+    )
+    (tmp_path / "gunicorn.conf.py").write_text(
+        "worker_class = 'ssestream.gunicorn.SseWorker'\nworkers = 3\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "ssestream", "doctor", "--app", "shop:create_app()"]
+        + ["--gunicorn=-c gunicorn.conf.py", "--broker", "mysql://app:secret-word@host"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 1
+    titles = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert titles == ["the app shop:create_app()", "gunicorn", "the broker", "faults: 3, notes: 1"]
+    assert "the channels are in memory://, and there are 3 workers" in done.stdout
+    assert "SSESTREAM_MAX_STREAMS is 2000, and worker_connections is 1000" in done.stdout
+    assert "secret-word" not in done.stdout

@@ -7,7 +7,7 @@ import flask
 import pytest
 
 from ssestream.doctor.finding import Finding
-from ssestream.doctor.settings import examine_descriptors, examine_settings, settings_of
+from ssestream.doctor.settings import examine_descriptors, examine_settings
 
 
 def examine(**config: Any) -> list[Finding]:
@@ -57,13 +57,3 @@ def test_descriptors() -> None:
     assert examine_descriptors("SSESTREAM_MAX_STREAMS", 1).level == "ok"
     finding = examine_descriptors("SSESTREAM_MAX_STREAMS", 10**9)
     assert "LimitNOFILE=1000001000" in finding.change
-
-
-def test_the_settings_of_an_app() -> None:
-    app = flask.Flask("app")
-    app.config["SSESTREAM_MAX_STREAMS"] = 5
-    settings = settings_of(app)
-    assert settings is not None
-    assert settings.max_streams == 5
-    app.config["SSESTREAM_MAX_STREAMS"] = "5"
-    assert settings_of(app) is None
