@@ -1,11 +1,14 @@
 """Answers in three vendors' formats, as the vendors' own clients read them."""
 
 import json
+import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -44,8 +47,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 MESSAGES: Any = [{"role": "user", "content": "?"}]
 
 
-def chat(openai: Any, server: Server, case: str) -> Iterator[Any]:
-    url = f"{server.url}/v1"
+def chat(openai: Any, server: Server, case: str, under: str = "") -> Iterator[Any]:
+    url = f"{server.url}{under}/v1"
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
         completions = client.chat.completions
         with completions.create(model=case, messages=MESSAGES, stream=True) as chunks:
@@ -53,8 +56,8 @@ def chat(openai: Any, server: Server, case: str) -> Iterator[Any]:
 
 
 @contextmanager
-def claude(anthropic: Any, server: Server, case: str) -> Iterator[Any]:
-    url = server.url
+def claude(anthropic: Any, server: Server, case: str, under: str = "") -> Iterator[Any]:
+    url = f"{server.url}{under}"
     with (
         anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as client,
         client.messages.stream(model=case, max_tokens=9, messages=MESSAGES) as stream,
@@ -124,6 +127,53 @@ def test_the_anthropic_library_is_told_of_an_error_after_all_that_came(
     assert "secret" not in str(caught.value)
 
 
+#: How a run ends, whether its client has a whole answer, and whether it gets an error.
+ENDS = [
+    ("text", True, False),
+    ("is stopped", False, False),
+    ("fails", False, True),
+    ("is lost", False, True),
+]
+
+
+@pytest.mark.parametrize(("case", "is_whole", "is_error"), ENDS)
+def test_the_openai_library_reads_a_run_whatever_its_end(
+    server: Server, openai: Any, case: str, is_whole: bool, is_error: bool
+) -> None:
+    chunks: list[Any] = []
+    with pytest.raises(openai.APIError) if is_error else nullcontext():
+        chunks.extend(chat(openai, server, case, "/runs"))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == WHOLE
+    assert (chunks[-1].choices[0].finish_reason == "stop") == is_whole
+
+
+@pytest.mark.parametrize(("case", "is_whole", "is_error"), ENDS)
+def test_the_anthropic_library_reads_a_run_whatever_its_end(
+    server: Server, anthropic: Any, case: str, is_whole: bool, is_error: bool
+) -> None:
+    got: list[str] = []
+    message: Any = None
+    with (
+        pytest.raises(anthropic.APIStatusError) if is_error else nullcontext(),
+        claude(anthropic, server, case, "/runs") as stream,
+    ):
+        got.extend(stream.text_stream)
+        message = stream.get_final_message()
+    assert "".join(got) == WHOLE
+    if message is not None:
+        assert message.stop_reason == ("end_turn" if is_whole else None)
+
+
+@pytest.mark.node
+@pytest.mark.parametrize(("case", "is_whole", "is_error"), ENDS)
+def test_the_ai_sdk_reads_a_run_whatever_its_end(
+    server: Server, node: str, case: str, is_whole: bool, is_error: bool
+) -> None:
+    got = read_by_the_ai_sdk(node, f"{server.url}/runs/ui/{quote(case)}")
+    assert got["parts"] == [["text", WHOLE]]
+    assert got["error"] == ("The answer failed." if is_error else None)
+
+
 @pytest.mark.node
 @pytest.mark.parametrize(
     ("case", "parts", "error"),
@@ -157,17 +207,61 @@ def test_the_ai_sdk_resumes_the_answer_that_is_under_way_and_no_other(
     whoever_started = Client(server.port).get("/chats/first", method="POST")
     whoever_started.read_until(b'"Hel"')
     whoever_started.fin()
-    program = NODE_MODULES.parent / "ai_sdk.mjs"
-    resumed = subprocess.Popen([node, program, chats, "first"], stdout=subprocess.PIPE, text=True)
-    try:
+    with resuming(node, chats, "first") as resumed:
         server.wait_for(resumed="first")
         urllib.request.urlopen(f"{chats}/first/go-on", b"", timeout=60).close()
-        printed, _ = resumed.communicate(timeout=240)
-    finally:
-        resumed.kill()
-    got = json.loads(printed)
-    assert (got["id"], got["parts"], got["error"]) == ("m", [["text", "Hello"]], None)
+        got = json.loads(resumed.communicate(timeout=240)[0])
+    assert got == {"id": "m", "parts": [["text", "Hello"]], "error": None, "protocol": "v1"}
     assert read_by_the_ai_sdk(node, chats, "first") is None
+
+
+@contextmanager
+def resuming(node: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+    program = NODE_MODULES.parent / "ai_sdk.mjs"
+    resumed = subprocess.Popen([node, program, *args], stdout=subprocess.PIPE, text=True)
+    with resumed:
+        try:
+            yield resumed
+        finally:
+            resumed.kill()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("gevent", marks=pytest.mark.long),
+        "SseWorker",
+        pytest.param("gthread", marks=pytest.mark.long),
+    ],
+)
+def test_an_answer_that_the_ai_sdk_has_resumed_is_whole_after_a_reload_of_the_server(
+    kind: str, serve: Callable[..., Server], node: str, tmp_path: Path
+) -> None:
+    """It asks by GET, and would take a clean end for the end of the answer."""
+    gate = tmp_path / "gate"
+    server = serve(
+        kind,
+        "tests.servers.apps.formats:app",
+        env={"GATE": str(gate)},
+        args=("-c", "tests/servers/apps/reload.conf.py"),
+    )
+    chats = f"{server.url}/chats"
+    whoever_started = Client(server.port).get("/chats/first", method="POST")
+    whoever_started.read_until(b'"Hel"')
+    whoever_started.fin()
+    with resuming(node, chats, "first") as resumed:
+        server.wait_for(resumed="first")
+        other = Client(server.port).get("/chats/first/for-an-event-source", version="1.0")
+        other.read_until(b'"Hel"')
+        assert server.process is not None
+        server.process.send_signal(signal.SIGHUP)
+        # The worker ends the streams that may come back.
+        assert b"finish" not in other.read_to_end()
+        assert resumed.poll() is None
+        gate.touch()
+        got = json.loads(resumed.communicate(timeout=240)[0])
+    assert (got["parts"], got["error"]) == ([["text", "Hello"]], None)
 
 
 @pytest.mark.parametrize(
