@@ -250,6 +250,11 @@ def ask(
     return body
 
 
+def ask_json(server: Server, path: str) -> Any:
+    """What a 200 for *path* of *server* says in JSON."""
+    return json.loads(ask(server.port, path))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,13 +1,11 @@
 """A browser's own EventSource and a run: all of it once, and no visit more after its end."""
 
-import http.client
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kit.servers import Server, wait_until
+from tests.kit.servers import Server, ask_json, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -35,9 +33,11 @@ def test_a_browser_gets_all_of_a_run_and_stays_away_after_its_end(
         args=("-c", "tests/servers/apps/reload.conf.py", "--workers", "2"),
     )
     pace = 0 if has_ended else 0.05
-    ask(server, f"/start/answer?count={COUNT}&pace={pace}")
+    ask_json(server, f"/start/answer?count={COUNT}&pace={pace}")
     if has_ended:
-        wait_until(lambda: ask(server, "/status/answer")["status"] == "done", "the end of the run")
+        wait_until(
+            lambda: ask_json(server, "/status/answer")["status"] == "done", "the end of the run"
+        )
     # Any page of the server's own origin.
     driver.get(f"{server.url}/status/answer")
     driver.execute_script(FOLLOW, "/runs/answer")
@@ -48,12 +48,3 @@ def test_a_browser_gets_all_of_a_run_and_stays_away_after_its_end(
     assert driver.execute_script("return events") == [*map(str, range(COUNT)), "done"]
     # The end of the response, and the 204.
     assert driver.execute_script("return breaks") == 2
-
-
-def ask(server: Server, path: str) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    try:
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read())
-    finally:
-        connection.close()

@@ -5,7 +5,6 @@ The watcher of each channel is in the process of the test.
 
 import contextlib
 import http.client
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from ssestream import Channels
 from tests.kit.following import Client, Following
 from tests.kit.promptness import at_best
 from tests.kit.redis_server import RedisServer
-from tests.kit.servers import ROOT, Server, wait_until
+from tests.kit.servers import ROOT, Server, ask_json, wait_until
 from tests.kit.states import end_all_of
 from tests.servers.apps.producing import TTL, produce
 
@@ -307,15 +306,6 @@ def test_a_worker_of_celery_that_stops_lets_its_task_end(
 # -- the web server
 
 
-def ask(server: Server, path: str) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    try:
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-
-
 @pytest.mark.parametrize("how", ["killed", "reloaded"])
 @pytest.mark.parametrize(("kind", "where"), [("SseWorker", "greenlet"), ("gthread", "thread")])
 def test_a_greenlet_or_thread_of_the_web_server_ends_with_its_worker(
@@ -330,7 +320,7 @@ def test_a_greenlet_or_thread_of_the_web_server_ends_with_its_worker(
 
     def death() -> float:
         name, watched = watch()
-        ask(server, f"/start/{where}/{name}")
+        ask_json(server, f"/start/{where}/{name}")
         pid = watched.begins()
         if how == "killed":
             os.kill(pid, signal.SIGKILL)

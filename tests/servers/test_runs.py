@@ -1,8 +1,6 @@
 """Runs in several workers: one produces, and any of them streams, stops and notices an end."""
 
-import http.client
 import itertools
-import json
 import os
 import signal
 import time
@@ -14,7 +12,7 @@ import psutil
 import pytest
 
 from tests.kit.promptness import at_best
-from tests.kit.servers import Client, Server, body_of, wait_until
+from tests.kit.servers import Client, Server, ask_json, body_of, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -46,21 +44,12 @@ def served(kind: str, serve: Serve, tmp_path: Path, *args: str) -> Server:
     )
 
 
-def ask(server: Server, path: str) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    try:
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-
-
 def started(
     server: Server, count: int = ENDLESS, pace: float = 0.02, id: str = "answer", **query: str
 ) -> int:
     """Start the run *id*. Returns the worker that produces it."""
     more = "".join(f"&{name}={value}" for name, value in query.items())
-    return int(ask(server, f"/start/{id}?count={count}&pace={pace}{more}")["pid"])
+    return int(ask_json(server, f"/start/{id}?count={count}&pace={pace}{more}")["pid"])
 
 
 def watching(server: Server, other_than: int | None = None, id: str = "answer") -> Client:
@@ -86,7 +75,7 @@ def workers_of(server: Server, client: Client) -> list[int]:
 
 
 def status_of(server: Server, id: str = "answer") -> Any:
-    return ask(server, f"/status/{id}")["status"]
+    return ask_json(server, f"/status/{id}")["status"]
 
 
 def test_who_watches_in_another_worker_gets_all_of_it(server: Server) -> None:
@@ -126,10 +115,10 @@ def test_any_worker_stops_a_run_and_its_source_is_closed_at_once(server: Server)
         client = watching(server, id=id)
         client.read_until(b"data: 3\n")
         began = time.monotonic()
-        assert ask(server, f"/stop/{id}")["stopped"]
+        assert ask_json(server, f"/stop/{id}")["stopped"]
         closed: float = server.wait_for(closed=id)["at"]
         assert b"event: stopped\n" in client.read_to_end()
-        assert not ask(server, f"/stop/{id}")["stopped"]
+        assert not ask_json(server, f"/stop/{id}")["stopped"]
         return closed - began
 
     # Another process needs 0.5 s at most, if it does not hear of it.
