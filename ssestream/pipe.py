@@ -106,9 +106,11 @@ class Pipe(Inlet):
     def send(self, frame: bytes) -> None:
         if self.buffer is not None:
             # Not `destination.write`: the `write` of a handler's response may wait.
-            # If it returns False and no "drain" will come, the destination is closing.
-            destination: Any = self.destination
-            if not OutgoingMessage.write(destination, frame) and not self.buffer.need_drain:
+            # If it returns False and no "drain" will come, the destination is closing. Whether the
+            # buffer needs a drain tells nothing here: its reader may have sent all meanwhile.
+            destination, body = self.destination, self.body
+            flowing = OutgoingMessage.write(destination, frame)  # type: ignore[arg-type]
+            if not flowing and body is not None and (body.closed or body.retired is not None):
                 self._ready = False
             return
         self._ready = False

@@ -22,7 +22,7 @@ from ssestream.http import outgoing
 from ssestream.http.connection import Connection
 from ssestream.http.interning import EACH
 from ssestream.http.outgoing import OutgoingMessage
-from ssestream.http.output import CHUNK, STUCK
+from ssestream.http.output import CHUNK, STUCK, OutputBuffer
 from ssestream.stream import flow_of
 from ssestream.wire import Decoder
 from tests.kit.insides import settings_of
@@ -241,6 +241,27 @@ def test_a_burst_of_too_many_bytes_is_told_and_a_stalled_client_is_not(
         warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
         assert len(warnings) == told
         assert all("'/replay'" in each and "Use pipeline()" in each for each in warnings)
+
+
+def test_a_client_that_takes_all_before_its_writer_goes_on_gets_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The writer's thread has no turn between a write that fills the buffer and its next step."""
+    stream = SseStream()
+    client = Slow(stream)
+    put = OutputBuffer.put
+
+    def put_and_wait(self: OutputBuffer, frame: bytes) -> bool:
+        flowing = put(self, frame)
+        if not flowing:
+            client.read_all()
+        return flowing
+
+    monkeypatch.setattr(OutputBuffer, "put", put_and_wait)
+    # With a callback, a message takes the way through the queue.
+    for text in ("x" * 200, "behind"):
+        stream.write({"data": text}, callback=lambda error: None)
+    assert b"data: behind" in client.read_all()
 
 
 @pytest.mark.server
