@@ -9,11 +9,14 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..runtime.clock import clock
 from .number import Number, add_up
 
 #: The sum of the counters of all processes that are gone.
@@ -21,6 +24,9 @@ GONE = "gone.json"
 
 #: Its lock is held while files are read and removed.
 ALL = "all.lock"
+
+#: Seconds to wait for a lock that another process holds, and between two looks.
+PATIENCE, PAUSE = 2.0, 0.005
 
 
 class Folder:
@@ -35,12 +41,15 @@ class Folder:
         self._lock: int | None = None
         self._process = 0
         self._name = ""
+        # Held while this process writes, as a request and a timer may write at once.
+        self._writing = threading.Lock()
 
     def write(self, numbers: list[Number]) -> None:
         """Write the *numbers* of this process."""
-        if self._process != os.getpid():
-            self._begin()
-        _write(self._path / f"{self._name}.json", numbers)
+        with self._writing:
+            if self._process != os.getpid():
+                self._begin()
+            _write(self._path / f"{self._name}.json", numbers)
 
     def read(self) -> list[Number]:
         """The sums over all processes: counters also of those that are gone."""
@@ -86,6 +95,7 @@ class Folder:
 
     def after_fork(self) -> None:
         """Called in a child: let go of the parent's lock, which would outlive the parent."""
+        self._writing = threading.Lock()
         if self._lock is not None:
             os.close(self._lock)
             self._lock, self._process, self._name = None, 0, ""
@@ -125,9 +135,22 @@ def _read(file: Path) -> list[Number]:
 
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[None]:
+    """Hold the lock of *file*.
+
+    :raise TimeoutError: if another process keeps the lock, as one that stands still would.
+    """
     descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+    deadline = clock.real() + PATIENCE
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock.real() > deadline:
+                    raise TimeoutError(f"another process keeps the lock of {file}") from None
+            # Unlike a wait in flock(), this lets other greenlets run.
+            time.sleep(PAUSE)
         yield
     finally:
         os.close(descriptor)

@@ -1,8 +1,10 @@
 """The numbers of several processes in one folder."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,3 +132,38 @@ def test_labels_are_kept(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write([number])
     assert folder.read() == [number]
+
+
+def test_threads_of_a_process_write_at_once(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    start = threading.Barrier(8)
+    errors: list[Exception] = []
+
+    def write() -> None:
+        start.wait()
+        try:
+            for number in range(50):
+                folder.write([Number("opened", "counter", "Opened.", (), {(): number})])
+                folder.read()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert errors == []
+    assert sums(folder) == {"opened": 49}
+
+
+def test_a_process_that_stands_still_with_the_lock_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssestream.metrics.folder.PATIENCE", 0.05)
+    with (tmp_path / "all.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="another process keeps the lock"):
+            Folder(tmp_path).read()
+    assert Folder(tmp_path).read() == []

@@ -141,9 +141,9 @@ def test_no_deadline_is_on_another_clock(path: Path) -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "time"
     }
-    # The wall clock is for ages and expiries that several processes compare, and for dates that
-    # clients get.
-    has_wall = path.stem in ("logs", "deletion", "heads", "chat_completions", "probing")
+    # The wall clock is for ages, expiries and clocks that several processes compare, and for
+    # dates that clients get.
+    has_wall = path.stem in ("logs", "deletion", "heads", "chat_completions", "probing", "redis")
     allowed = {"sleep", *({"time"} if has_wall or path.parent.name == "tickets" else ())}
     if path.stem == "clock":
         allowed |= {"perf_counter", "clock_gettime", "CLOCK_MONOTONIC"}
