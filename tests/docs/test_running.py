@@ -25,7 +25,8 @@ WATCHING = ROOT / "docs" / "watching.rst"
 (CONF,) = blocks(CONTAINERS, "python")
 (IMAGE,) = blocks(CONTAINERS, "docker")
 (DEPLOYMENT,) = blocks(CONTAINERS, "yaml")
-HOOK, HEALTH = blocks(WATCHING, "python")
+(HOOK,) = (block for block in blocks(WATCHING, "python") if "post_worker_init" in block)
+(HEALTH,) = (block for block in blocks(WATCHING, "python") if "/live" in block)
 
 # The stream that a client of the container has open.
 STREAM = """
