@@ -157,7 +157,24 @@ def test_a_worker_that_stops_lets_its_runs_end(kind: str, serve: Serve, tmp_path
     wait_until(lambda: status_of(server) == "done", "the run to end")
 
 
-@pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
+@pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
+def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
+    kind: str, serve: Serve, tmp_path: Path
+) -> None:
+    server = served(kind, serve, tmp_path)
+    client = Client(server.port).get("/chat/answer?count=150&pace=0.02", method="POST")
+    browser = watching(server)
+    client.read_until(b"data: 3\n")
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    # A stream of a GET ends, and comes back.
+    assert b"event: done\n" not in browser.read_to_end()
+    body = body_of(client.read_until(b"event: done\n"))
+    assert [body.count(b"data: %d\n" % n) for n in range(150)] == [1] * 150
+    assert client.read_to_end().endswith(b"\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_run_that_is_longer_than_the_grace_of_its_worker_is_lost(
     kind: str, serve: Serve, tmp_path: Path
 ) -> None:

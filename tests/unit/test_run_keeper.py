@@ -11,6 +11,7 @@ from ssestream.brokers.broker import ChannelError, Position
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.run_log import LEASE, RunLog
 from tests.kit.insides import broker_of, over
+from tests.kit.promptness import in_one_try
 from tests.kit.states import nothing_remains
 from tests.kit.visit import until
 
@@ -26,9 +27,16 @@ def endless() -> Iterator[dict[str, Any]]:
         gevent.sleep(0.5)
 
 
+def at_rest() -> Iterator[dict[str, Any]]:
+    """It yields nothing: each message would renew the lease, whatever the keeper does."""
+    while True:
+        gevent.sleep(0.5)
+        yield from ()
+
+
 def test_a_run_that_goes_on_keeps_its_lease(channels: Channels) -> None:
     runs = Runs(channels)
-    run = runs.start(endless())
+    run = runs.start(at_rest())
     log = RunLog(broker_of(channels), run.id)
     gevent.sleep(LEASE + 0.5)
 
@@ -61,12 +69,15 @@ class Damaged(MemoryBroker):
 
 
 def test_a_run_whose_lease_cannot_be_renewed_takes_no_other_lease() -> None:
-    channels = over(Damaged())
-    runs = Runs(channels)
-    for id in ("damaged", "sound"):
-        runs.start(endless(), id=id)
-    gevent.sleep(LEASE + 1)
-    # A process that stood still has renewed no lease, and renews it as it goes on.
-    until(lambda: runs.status("sound") == "running", "the lease to be renewed")
-    for id in ("damaged", "sound"):
-        runs.stop(id)
+    def go_on() -> tuple[bool, Any]:
+        runs = Runs(over(Damaged()))
+        for id in ("damaged", "sound"):
+            runs.start(at_rest(), id=id)
+        gevent.sleep(LEASE + 1)
+        status = [runs.status(id) for id in ("damaged", "sound")]
+        for id in ("damaged", "sound"):
+            runs.stop(id)
+        return status == ["lost", "running"], status
+
+    # A process that stands still for so long loses its runs.
+    in_one_try(go_on)

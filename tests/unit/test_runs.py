@@ -11,7 +11,7 @@ import flask
 import gevent
 import pytest
 
-from ssestream import Channels, Run, Runs
+from ssestream import Channels, Run, Runs, run_keeper, run_log
 from ssestream.brokers.broker import Bounds, Position, Terms
 from ssestream.run_log import LEASE, RunLog
 from tests.kit.following import Client, data_of, numbers
@@ -203,7 +203,12 @@ def test_a_key_is_asked_for(runs: Runs) -> None:
 
 @on_threads_and_greenlets
 @pytest.mark.parametrize("place", ["here", "elsewhere"])
-def test_a_stopped_run_closes_its_source_at_once(runs: Runs, make: Make, place: str) -> None:
+def test_a_stopped_run_closes_its_source_at_once(
+    runs: Runs, make: Make, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A keeper that was not told would find it out at its next beat.
+    monkeypatch.setattr(run_keeper, "BEAT", 20.0)
+    monkeypatch.setattr(run_log, "LEASE", 60.0)
     shared = broker_of(make()).shared
     other = Runs(make()) if shared and place == "elsewhere" else runs
     ids = (f"answer{number}" for number in itertools.count())
@@ -257,10 +262,11 @@ def test_a_run_fails_beyond_its_bounds(
 
 def test_a_run_is_kept_whole_whatever_its_channels_keep(make: Make) -> None:
     runs = Runs(make(history=5))
-    run = runs.start({"data": n} for n in range(300))
+    # More than a channel keeps if nobody says how much.
+    run = runs.start({"data": n} for n in range(1100))
     ended(runs, run.id, "done")
     with Client(app_of(runs), f"/{run.id}") as client:
-        assert data_of(client.all()) == [*numbers(300), ""]
+        assert data_of(client.all()) == [*numbers(1100), ""]
 
 
 def test_a_run_takes_event_stream_text(runs: Runs) -> None:
@@ -379,7 +385,8 @@ def test_a_run_without_watchers_is_stopped_if_it_is_to_be(channels: Channels) ->
     runs.start(iter(source), id="answer", on_disconnect="cancel")
     app = app_of(runs)
     with Client(app, "/answer") as client:
-        for n in range(1, 5):
+        # For longer than it goes on without a watcher.
+        for n in range(1, 9):
             gevent.sleep(0.5)
             source.let_out = n
             client.take(n)

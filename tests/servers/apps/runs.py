@@ -35,6 +35,12 @@ def start(id: str) -> dict[str, Any]:
     return {"id": run.id, "pid": os.getpid()}
 
 
+@app.post("/chat/<id>")
+def chat(id: str) -> Any:
+    count, pace = int(request.args["count"]), float(request.args["pace"])
+    return runs.start(numbers(id, count, pace), id=id).stream(request)
+
+
 @app.get("/runs/<id>")
 def stream(id: str) -> Any:
     return runs.stream(id, request)
