@@ -36,7 +36,7 @@ def _of_streams() -> list[Number]:
             "Streams that are over, by the cause of their end.",
             ("cause",),
             # Each cause is there from the beginning: a rate needs the zero before the first.
-            {(cause,): now.closed.get(cause, 0) for cause in REASONS if cause != "refused"},
+            {(cause,): now.closed.get(cause, 0) for cause in REASONS},
         ),
         counter(
             "refused_streams", "Streams that were refused, as there were too many.", now.refused

@@ -205,7 +205,7 @@ def test_datastar_gives_up_after_ten_tries(
     with browser(chromium, tmp_path) as driver:
         driver.get(f"{server.url}/page/datastar?plans=sooner")
         told = "return window.told.includes('retries-failed')"
-        wait_until(lambda: driver.execute_script(told), "Datastar to give up")
+        wait_until(lambda: driver.execute_script(told), "Datastar to give up", 240)
     # Its first request, and ten tries.
     assert visits(server)["datastar sooner"] == 11
 
