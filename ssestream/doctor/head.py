@@ -114,17 +114,15 @@ def _headers(visit: Visit) -> Iterator[Finding]:
             " ssestream's own gzip flushes",
         )
     control = headers.get("Cache-Control", "").lower()
+    consequence = ""
     if "no-cache" not in control and "no-store" not in control:
+        consequence = "a cache may answer with an old stream"
+    elif "no-transform" not in control:
+        consequence = "a proxy may compress the stream, and hold events back"
+    if consequence:
         yield note(
             f"Cache-Control is {control!r}",
-            "a cache may answer with an old stream",
-            "Cache-Control: no-cache, no-transform, as ServerResponse sends; look for what"
-            " replaces the header",
-        )
-    elif "no-transform" not in control:
-        yield note(
-            f"Cache-Control is {control!r}, without no-transform",
-            "a proxy may compress the stream, and hold events back",
+            consequence,
             "Cache-Control: no-cache, no-transform, as ServerResponse sends; look for what"
             " replaces the header",
         )
