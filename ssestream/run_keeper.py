@@ -6,7 +6,6 @@ that nobody watches. A run whose producer has died is ended by a process that st
 it (see ``channels.leases``).
 """
 
-import atexit
 import json
 import os
 import time
@@ -21,7 +20,7 @@ from .http.registry import registry
 from .producer import Producer
 from .run_log import LEASE, OnDisconnect, RunLog
 from .runtime.clock import clock
-from .runtime.forking import process
+from .runtime.exiting import before_exit, worker
 from .runtime.loop import logger
 from .runtime.threads import new_lock
 from .runtime.weak import snapshot
@@ -70,6 +69,8 @@ class Keeper:
 
     def add(self, producer: Producer, on_disconnect: OnDisconnect) -> None:
         """Keep the run of *producer* until `remove`."""
+        worker.find()
+        before_exit(_let_runs_end)
         with self._lock:
             self._producers[producer] = on_disconnect
             self._watched_at[producer] = clock.real()
@@ -137,7 +138,7 @@ class Keeper:
                     self._is_beating = False
                     return
                 producers = list(self._producers.items())
-            if registry.draining and self.stopping_since is None:
+            if (registry.draining or worker.is_stopping) and self.stopping_since is None:
                 self.stopping_since = clock.real()
             try:
                 for producer, on_disconnect in producers:
@@ -201,17 +202,15 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-@atexit.register
-def _at_exit() -> None:
+def _let_runs_end() -> None:
     """Let the runs of this process end, as long as it may take. Then end the rest as lost."""
     keepers = [each for each in snapshot(lambda: _keepers) if each.producers()]
     if not keepers:
         return
-    settings = (getattr(each, "cfg", None) for each in process.servers)
-    graces = [getattr(each, "graceful_timeout", None) for each in settings]
-    grace = max([each for each in graces if isinstance(each, (int, float))], default=GRACE)
+    grace = GRACE if worker.grace is None else worker.grace
     began = min(each.stopping_since or clock.real() for each in keepers)
     while clock.real() < began + grace - LAST and any(each.producers() for each in keepers):
+        worker.live()
         time.sleep(0.05)
     for producer in [producer for each in keepers for producer in each.producers()]:
         try:

@@ -12,24 +12,20 @@ one, does not count as a script.
 """
 
 import atexit
-import itertools
 import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any, Literal
 
 import flask
-import greenlet
 from gevent import monkey
 
 from ..http.diagnosis import warn_of_memory
 from ..http.view import current_request
 from ..runtime.clock import clock
 from ..runtime.forking import process
-from ..runtime.frames import of_threads
+from ..runtime.frames import everywhere, module_of, stack, workers_of_gunicorn
 
 #: Seconds for which a script may publish before a stream follows. Some scripts never end.
 LONG = 10.0
@@ -165,19 +161,14 @@ class Audience:
         self._looked_as_child = is_child
         if is_child:
             return not _runs_server()
-        return any(_module(frame).startswith(_QUEUES) for frame in _frames())
+        return any(module_of(frame).startswith(_QUEUES) for frame in everywhere())
 
     def _finds_several(self) -> bool:
         """Whether gunicorn has several workers. Works before the first request, too."""
         if self._has_looked_for_several:
             return False
         self._has_looked_for_several = True
-        callers = [
-            frame.f_locals.get("self")
-            for frame in _frames()
-            if _module(frame).startswith("gunicorn.workers.")
-        ]
-        for worker in [*process.servers, *callers]:
+        for worker in [*process.servers, *workers_of_gunicorn()]:
             count = getattr(getattr(worker, "cfg", None), "workers", 1)
             if isinstance(count, int) and count > 1:
                 process.has_others()
@@ -215,7 +206,7 @@ os.register_at_fork(after_in_child=_scripts.clear)
 
 def _runs_server() -> bool:
     """Whether a server runs in this process, or is about to."""
-    return any(_module(frame).startswith(_SERVERS) for frame in _frames())
+    return any(module_of(frame).startswith(_SERVERS) for frame in everywhere())
 
 
 def _says_several() -> bool:
@@ -240,9 +231,9 @@ def _is_loading_or_testing() -> bool:
     """Whether the calling code runs while a module or an app is loaded, or in a test."""
     return any(
         frame.f_code.co_filename.startswith("<frozen importlib")
-        or (_module(frame) == "flask.cli" and frame.f_code.co_name == "load_app")
-        or _module(frame).startswith(_TESTS)
-        for frame in _stack(sys._getframe())
+        or (module_of(frame) == "flask.cli" and frame.f_code.co_name == "load_app")
+        or module_of(frame).startswith(_TESTS)
+        for frame in stack(sys._getframe())
     )
 
 
@@ -269,29 +260,3 @@ def _listens() -> bool:
         except OSError:
             continue
     return False
-
-
-def _module(frame: FrameType) -> str:
-    name = frame.f_globals.get("__name__")
-    return name if isinstance(name, str) else ""
-
-
-def _frames() -> Iterator[FrameType]:
-    """The frames of all threads of this process, and of greenlets that the caller's return to."""
-    waiting = []
-    parent = greenlet.getcurrent().parent
-    while parent is not None:
-        waiting.append(parent.gr_frame)
-        parent = parent.parent
-    for frame in itertools.chain([sys._getframe()], waiting, of_threads().values()):
-        yield from _stack(frame)
-
-
-def _stack(frame: FrameType | None) -> Iterator[FrameType]:
-    """*frame* and its callers in this process: a fork copies the callers in the parent, too."""
-    while frame is not None:
-        yield frame
-        is_first = frame.f_code.co_name == "_bootstrap"
-        if is_first and _module(frame) in ("multiprocessing.process", "billiard.process"):
-            return
-        frame = frame.f_back

@@ -7,11 +7,9 @@ reach a hub as every other thread does (see ``loop``). So neither ever waits for
 """
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
@@ -21,6 +19,7 @@ from gevent import monkey
 
 from .asynchub import loop_in_hub
 from .clock import clock
+from .exiting import at_exit
 from .loop import logger
 from .preconditions import check_descriptors
 from .threads import ThreadQueue, new_lock, start_thread
@@ -259,6 +258,7 @@ def _current() -> _AsyncLoop:
     with _lock:
         if _loop is None or _loop.is_over:
             _loop = _AsyncLoop()
+            at_exit(end_loop)
         return _loop
 
 
@@ -272,10 +272,6 @@ def end_loop() -> None:
         with _lock:
             if _loop is loop:
                 _loop = None
-
-
-# Before Python waits for the threads that are no daemons: the end of a task may end them.
-getattr(threading, "_register_atexit", atexit.register)(end_loop)
 
 
 def _after_fork() -> None:

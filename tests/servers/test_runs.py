@@ -35,12 +35,14 @@ def server(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Serv
     return served(str(request.param), serve, tmp_path)
 
 
-def served(kind: str, serve: Serve, tmp_path: Path, *args: str) -> Server:
+def served(
+    kind: str, serve: Serve, tmp_path: Path, *args: str, conf: tuple[str, ...] = CONF
+) -> Server:
     return serve(
         kind,
         "tests.servers.apps.runs:app",
         env={"BROKER": f"sqlite:///{tmp_path}/events.db"},
-        args=(*CONF, "--workers", "2", *args),
+        args=(*conf, "--workers", "2", *args),
     )
 
 
@@ -148,13 +150,43 @@ def test_a_watcher_that_vanishes_watches_no_more_and_holds_up_nobody(server: Ser
     assert status_of(server) == "stopped"
 
 
+@pytest.mark.parametrize("source", ["plain", "async"])
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
-def test_a_worker_that_stops_lets_its_runs_end(kind: str, serve: Serve, tmp_path: Path) -> None:
+def test_a_worker_that_stops_lets_its_runs_end(
+    kind: str, source: str, serve: Serve, tmp_path: Path
+) -> None:
     server = served(kind, serve, tmp_path)
-    started(server, count=150)
+    started(server, count=150, source=source)
     assert server.process is not None
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: status_of(server) == "done", "the run to end")
+    wait_until(lambda: status_of(server) != "running", "the run to end")
+    assert status_of(server) == "done"
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "hook"),
+    [
+        ("SseWorker", "async", True),
+        ("gevent", "plain", False),
+        pytest.param("gthread", "async", False, marks=pytest.mark.long),
+        pytest.param("gthread", "plain", True, marks=pytest.mark.long),
+        pytest.param("gevent_pywsgi", "plain", False, marks=pytest.mark.long),
+        pytest.param("gevent_pywsgi", "async", True, marks=pytest.mark.long),
+        pytest.param("sync", "plain", False, marks=pytest.mark.long),
+    ],
+)
+def test_a_worker_that_stops_has_its_grace_however_short_its_timeout_is(
+    kind: str, source: str, hook: bool, serve: Serve, tmp_path: Path
+) -> None:
+    # Without the hook, nothing but its run tells the package of the worker.
+    timeout = ("--timeout", "2")
+    server = served(kind, serve, tmp_path, *timeout, conf=CONF if hook else ())
+    pid = started(server, count=300, source=source)
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: status_of(server) != "running", "the run to end")
+    assert status_of(server) == "done"
+    assert "WORKER TIMEOUT" not in server.log()
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker to end")
 
 
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])

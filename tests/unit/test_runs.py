@@ -428,7 +428,9 @@ def test_wrong_arguments_are_refused(channels: Channels, runs: Runs) -> None:
             Runs(channels, **options)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="channels must be"):
         Runs("memory://")  # type: ignore[arg-type]
-    assert isinstance(runs.start([]), Run)
+    run = runs.start([])
+    assert isinstance(run, Run)
+    ended(runs, run.id, "done")
 
 
 def test_a_message_with_an_id_fails_the_run(runs: Runs, log: Callable[[], list[Any]]) -> None:

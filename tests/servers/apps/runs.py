@@ -1,8 +1,9 @@
 """Runs of numbers, for watchers that reload while workers and brokers die."""
 
+import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from flask import Flask, request
@@ -27,11 +28,24 @@ def numbers(id: str, count: int, pace: float) -> Iterator[dict[str, Any]]:
         tell(closed=id)
 
 
+async def async_numbers(id: str, count: int, pace: float) -> AsyncIterator[dict[str, Any]]:
+    try:
+        for n in range(count):
+            await asyncio.sleep(pace)
+            yield {"data": n}
+    finally:
+        tell(closed=id)
+
+
+SOURCES: dict[str, Any] = {"plain": numbers, "async": async_numbers}
+
+
 @app.get("/start/<id>")
 def start(id: str) -> dict[str, Any]:
     count, pace = int(request.args["count"]), float(request.args["pace"])
+    source = SOURCES[request.args.get("source", "plain")](id, count, pace)
     on_disconnect: Any = request.args.get("on_disconnect", "continue")
-    run = runs.start(numbers(id, count, pace), id=id, on_disconnect=on_disconnect)
+    run = runs.start(source, id=id, on_disconnect=on_disconnect)
     return {"id": run.id, "pid": os.getpid()}
 
 

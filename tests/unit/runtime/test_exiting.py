@@ -1,0 +1,95 @@
+"""What runs when the process ends: its order, and what still works then."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ssestream.runtime import exiting
+from ssestream.runtime.forking import process
+
+PROGRAM = """
+import atexit, sys, threading, time
+if "patched" in sys.argv:
+    from gevent import monkey
+    monkey.patch_all()
+from concurrent.futures import ThreadPoolExecutor
+from ssestream.runtime.exiting import at_exit, before_exit
+
+atexit.register(print, "atexit")
+at_exit(lambda: print("the loop"))
+before_exit(lambda: print("the executor", pool.submit(lambda: "works").result()))
+
+def fail():
+    print("fails")
+    raise ValueError("on purpose")
+
+before_exit(fail)
+before_exit(fail)
+pool = ThreadPoolExecutor(1)
+over = threading.Event()
+threading.Thread(target=over.wait).start()
+# Python waits for this thread, and only a function that runs before ends it.
+at_exit(over.set)
+"""
+
+
+@pytest.mark.parametrize("patched", ["plain", "patched"])
+def test_functions_run_while_everything_works_and_each_once(patched: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, patched], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["the executor works", "fails", "the loop", "atexit"]
+    assert "ValueError: on purpose" in done.stderr
+
+
+class Tmp:
+    """The file that a worker of gunicorn touches."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb")
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    made = SimpleNamespace(
+        tmp=Tmp(tmp_path / "tmp"), alive=True, cfg=SimpleNamespace(graceful_timeout=7)
+    )
+    monkeypatch.setattr(process, "servers", [object(), made])
+    return made
+
+
+def test_a_worker_gives_signs_after_it_has_closed_its_file(worker: Any, tmp_path: Path) -> None:
+    found = exiting.Worker()
+    found.live()  # no worker is found
+    assert not found.is_stopping
+    assert found.grace is None
+    found.find()
+    found.find()
+    assert found.grace == 7
+    worker.alive = False
+    assert found.is_stopping
+    worker.tmp.file.close()
+    os.utime(tmp_path / "tmp", (1, 1))
+    found.live()
+    assert (tmp_path / "tmp").stat().st_mtime > 1
+    before = len(os.listdir("/proc/self/fd"))
+    found.forked()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    os.utime(tmp_path / "tmp", (1, 1))
+    found.live()
+    assert (tmp_path / "tmp").stat().st_mtime == 1
+
+
+def test_a_worker_that_ends_is_none(worker: Any) -> None:
+    worker.tmp.file.close()
+    found = exiting.Worker()
+    found.find()
+    assert found.grace is None
