@@ -63,8 +63,9 @@ class Runs(Uncopyable):
         if not isinstance(channels, Channels):
             raise TypeError(f"channels must be a Channels, not {type(channels).__name__}")
         for name, seconds in (("ttl", ttl), ("cancel_after", cancel_after)):
-            if seconds is None:
-                raise TypeError(f"{name} is a number of seconds, not None")
+            if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+                what = "None" if seconds is None else type(seconds).__name__
+                raise TypeError(f"{name} is a number of seconds, not {what}")
             check_seconds(name, seconds)
         for name, number in (("max_events", max_events), ("max_bytes", max_bytes)):
             if not isinstance(number, int) or isinstance(number, bool):

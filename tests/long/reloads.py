@@ -33,6 +33,9 @@ GRACEFUL = 20
 #: Pieces of an answer that can end, and the milliseconds between two.
 PIECES, PACE = (3, 12), 150
 
+#: The ways to write an answer: the paths of the app.
+WAYS = ("/pipeline", "/handler", "/written", "/timer", "/async_pipeline", "/async_handler")
+
 #: Pieces of an answer without an end.
 ENDLESS = 1_000_000
 
@@ -63,7 +66,7 @@ class Reader:
 
     def _read(self, count: int) -> str:
         received, error = b"", ""
-        path = f"/pipeline?count={count}&ms={PACE}"
+        path = f"{self._dice.choice(WAYS)}?count={count}&ms={PACE}"
         request = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
         try:
             with gevent.socket.create_connection(("127.0.0.1", self._port), PATIENCE) as sock:

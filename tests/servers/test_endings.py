@@ -94,6 +94,7 @@ def test_each_stream_ends_as_its_clients_understand_it(
     server = start(serve, kind)
     long, short = {"count": 10_000}, {"count": 20}
     ways = ("/pipeline", "/shared", "/handler", "/written", "/timer")
+    ways = (*ways, "/async_pipeline", "/async_handler")
     comes_back = [answered(server, way, method="GET", **long) for way in ways]
     interrupted = [answered(server, way, **long) for way in ways]
     finish = {"on_shutdown": "finish"}

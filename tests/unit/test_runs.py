@@ -426,6 +426,9 @@ def test_wrong_arguments_are_refused(channels: Channels, runs: Runs) -> None:
     for options in ({"ttl": 0}, {"cancel_after": -1}, {"max_events": 0}, {"max_bytes": 0}):
         with pytest.raises(ValueError, match=f"^{next(iter(options))} must be"):
             Runs(channels, **options)  # type: ignore[arg-type]
+    for seconds, what in (("5", "str"), (True, "bool"), (None, "None")):
+        with pytest.raises(TypeError, match=rf"^ttl is a number of seconds, not {what}$"):
+            Runs(channels, ttl=seconds)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="channels must be"):
         Runs("memory://")  # type: ignore[arg-type]
     run = runs.start([])

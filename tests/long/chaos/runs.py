@@ -234,7 +234,8 @@ class RunsChaos:
             following = [gevent.spawn(watcher.follow) for watcher in own]
             watchers += own
             greenlets += following
-            path = f"/start/{id}?count={self._events}&pace={pace}"
+            source = self._dice.choice(("plain", "async"))
+            path = f"/start/{id}?count={self._events}&pace={pace}&source={source}"
             while self._ask(path) is None:
                 gevent.sleep(0.1)
             self._started.add(id)

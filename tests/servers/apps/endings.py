@@ -1,8 +1,9 @@
 """Answers in pieces, which the end of their worker may meet in the middle."""
 
+import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import gevent
@@ -68,6 +69,36 @@ def written(req: Any, res: Any) -> None:
     for piece in pieces():
         res.write(f"data: {piece['data']}\n\n")
     res.end()
+
+
+def async_pieces() -> AsyncIterator[dict[str, Any]]:
+    count, seconds = int(request.args["count"]), float(request.args.get("ms", 50)) / 1000
+    return _async_pieces(count, seconds, request.args.get("key", ""))
+
+
+async def _async_pieces(count: int, seconds: float, key: str) -> AsyncIterator[dict[str, Any]]:
+    try:
+        for number in range(count):
+            yield {"data": number}
+            await asyncio.sleep(seconds)
+        yield {"data": "[DONE]"}
+    finally:
+        tell(event="source closed", key=key)
+
+
+@app.route("/async_pipeline", methods=METHODS)
+def piped_from_coroutine() -> ServerResponse:
+    return pipeline(async_pieces(), SseStream(request, **options()), ServerResponse())
+
+
+@app.route("/async_handler", methods=METHODS)
+@handler
+async def awaited(req: Any, res: Any) -> None:
+    sse_stream = SseStream(request, **options())
+    sse_stream.pipe(res)
+    async for piece in async_pieces():
+        sse_stream.write(piece)
+    sse_stream.end()
 
 
 @app.route("/timer", methods=METHODS)
