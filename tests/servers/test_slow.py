@@ -110,6 +110,20 @@ class Download:
         # By the clock that the tests move, which is ahead of the one that wrote this.
         body_of(self.message).buffer.sent_past(0, 0, self.now)
 
+    def take_the_rest(self) -> None:
+        """Let the client read everything that was written, and nothing be written any more."""
+        self.message.remove_all_listeners("drain")
+        body = body_of(self.message)
+        connection = body.connection
+        assert connection is not None
+
+        def has_all() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                self.client.recv(1 << 20, socket.MSG_DONTWAIT)
+            return connection.standing().unsent == 0 and body.buffer.length == 0
+
+        until(has_all, "the client to have everything")
+
     def seconds_until_cut(self, most: float) -> float:
         """Since the client's kernel took something last. Without room it may take a little more."""
         connection = body_of(self.message).connection
@@ -213,17 +227,7 @@ def test_one_that_has_read_slowly_once_may_pause_later(download: Callable[..., D
                 time.sleep(TURN / 2)
         if client.message.closed:
             return False, "cut at first"
-        # All of the rest.
-        client.message.remove_all_listeners("drain")
-        connection = body_of(client.message).connection
-        assert connection is not None
-
-        def has_all() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                client.client.recv(1 << 20, socket.MSG_DONTWAIT)
-            return connection.standing().unsent == 0 and body_of(client.message).buffer.length == 0
-
-        until(has_all, "the client to have everything")
+        client.take_the_rest()
         client.upkeep.look(client.now)
         client.message.on("drain", client.write)
         client.write()
@@ -267,16 +271,11 @@ def test_one_that_had_time_to_read_everything_is_given_no_more_of_it(
     client = download("elsewhere")
     for _ in range(100):
         client.turn(1_000_000)
-    # All of the rest, and then silence for some minutes.
-    client.message.remove_all_listeners("drain")
-    client.client.settimeout(1)
-    with contextlib.suppress(TimeoutError):
-        while client.client.recv(1 << 20):
-            pass
+    # Then silence for some minutes.
+    client.take_the_rest()
+    client.upkeep.look(client.now)
     connection = body_of(client.message).connection
     assert connection is not None
-    until(lambda: connection.standing().unsent == 0, "all of it to be with the client")
-    client.upkeep.look(client.now)
     client.now += 200
     client.look_at = client.now
     client.message.write(b"x" * 10_000)
