@@ -62,6 +62,8 @@ class Worker:
     def __init__(self) -> None:
         self._worker: Any = None
         self._file: int | None = None
+        #: Whether the worker was told to end at once: by SIGINT, SIGQUIT, or as it stood still.
+        self.is_quick = False
 
     def find(self) -> None:
         """Find the worker, and keep its file open. Called by code that a request runs."""
@@ -71,7 +73,18 @@ class Worker:
             with contextlib.suppress(AttributeError, OSError, ValueError):  # no worker; it ends
                 self._file = os.dup(each.tmp.fileno())
                 self._worker = each
+                for hook in ("worker_int", "worker_abort"):
+                    each.cfg.set(hook, self._before(getattr(each.cfg, hook)))
                 return
+
+    def _before(self, hook: Callable[[Any], object]) -> Callable[[Any], object]:
+        """The *hook* of gunicorn's configuration, which is called as the worker ends at once."""
+
+        def quick(worker: Any) -> object:
+            self.is_quick = True
+            return hook(worker)
+
+        return quick
 
     @property
     def is_stopping(self) -> bool:
@@ -81,7 +94,9 @@ class Worker:
     @property
     def grace(self) -> float | None:
         """The seconds that the worker has to stop; None if there is no worker."""
-        return None if self._worker is None else float(self._worker.cfg.graceful_timeout)
+        if self._worker is None:
+            return None
+        return 0.0 if self.is_quick else float(self._worker.cfg.graceful_timeout)
 
     def live(self) -> None:
         """Touch the file, as the worker does while it runs."""
@@ -94,6 +109,7 @@ class Worker:
         if self._file is not None:
             os.close(self._file)
         self._worker = self._file = None
+        self.is_quick = False
 
 
 worker = Worker()

@@ -189,6 +189,26 @@ def test_a_worker_that_stops_has_its_grace_however_short_its_timeout_is(
     wait_until(lambda: not psutil.pid_exists(pid), "the worker to end")
 
 
+@pytest.mark.parametrize("source", ["plain", "async"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "SseWorker",
+        "gevent",
+        pytest.param("gthread", marks=pytest.mark.long),
+        pytest.param("gevent_pywsgi", marks=pytest.mark.long),
+    ],
+)
+def test_a_worker_that_ends_at_once_waits_for_no_run(
+    kind: str, source: str, serve: Serve, tmp_path: Path
+) -> None:
+    server = served(kind, serve, tmp_path, "--graceful-timeout", "60")
+    pid = started(server, source=source)
+    os.kill(pid, signal.SIGQUIT)
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker to end", 20)
+    assert status_of(server) == "lost"
+
+
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
     kind: str, serve: Serve, tmp_path: Path

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 
 from ssestream.runtime import exiting
 from ssestream.runtime.forking import process
@@ -58,12 +60,13 @@ class Tmp:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = SimpleNamespace(
-        tmp=Tmp(tmp_path / "tmp"), alive=True, cfg=SimpleNamespace(graceful_timeout=7)
-    )
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    cfg = Config()
+    cfg.set("graceful_timeout", 7)
+    made = SimpleNamespace(tmp=Tmp(tmp_path / "tmp"), alive=True, cfg=cfg)
     monkeypatch.setattr(process, "servers", [object(), made])
-    return made
+    yield made
+    made.tmp.file.close()
 
 
 def test_a_worker_gives_signs_after_it_has_closed_its_file(worker: Any, tmp_path: Path) -> None:
@@ -86,6 +89,22 @@ def test_a_worker_gives_signs_after_it_has_closed_its_file(worker: Any, tmp_path
     os.utime(tmp_path / "tmp", (1, 1))
     found.live()
     assert (tmp_path / "tmp").stat().st_mtime == 1
+
+
+@pytest.mark.parametrize("hook", ["worker_int", "worker_abort"])
+def test_a_worker_that_ends_at_once_has_no_grace(worker: Any, hook: str) -> None:
+    called: list[Any] = []
+
+    def own(worker: Any) -> None:
+        called.append(worker)
+
+    worker.cfg.set(hook, own)
+    found = exiting.Worker()
+    found.find()
+    assert found.grace == 7
+    getattr(worker.cfg, hook)(worker)
+    assert found.grace == 0
+    assert called == [worker]
 
 
 def test_a_worker_that_ends_is_none(worker: Any) -> None:
