@@ -107,6 +107,16 @@ def packages() -> Path:
 
 
 @pytest.fixture(scope="session")
+def node_with_all(node: str) -> str:
+    """Node, with the packages beside it that programs in the tables of docs/porting.rst use."""
+    names = json.loads((NODE_MODULES.parent / "package.json").read_text())["devDependencies"]
+    for name in names:
+        if not (NODE_MODULES / name).is_dir():
+            _missing(f"npm's {name}", "npm ci --prefix tests/node")
+    return node
+
+
+@pytest.fixture(scope="session")
 def chromium() -> tuple[str, str]:
     """The paths of Chromium and of its driver."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
