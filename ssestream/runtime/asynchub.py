@@ -11,6 +11,7 @@ asyncio loop of its own.
 
 import asyncio
 import contextlib
+import os
 import sys
 import warnings
 from asyncio import _get_running_loop, _set_running_loop  # for those who write loops
@@ -20,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import gevent
+from gevent import os as gevent_os
 from gevent.hub import Hub, set_hub
 from gevent.selectors import GeventSelector
 
@@ -41,7 +43,7 @@ def loop_in_hub() -> Iterator[asyncio.AbstractEventLoop]:
     _wait_for_children_in_threads()
     hub = Hub(loop=_ThreadsLoop(default=False))
     set_hub(hub)
-    loop = asyncio.SelectorEventLoop(_Selector(hub))
+    loop = _LoopInHub(_Selector(hub))
     loop.set_default_executor(_NativeThreads())
     try:
         yield loop
@@ -55,14 +57,45 @@ def _wait_for_children_in_threads() -> None:
 
     From Python 3.12 on, asyncio opens a descriptor of a new child (pidfd). libev takes the end of
     each child of the process, and a child may have ended before that. Then there is nothing to
-    open, and asyncio raises ``ProcessLookupError``.
+    open, and asyncio raises ``ProcessLookupError``. From Python 3.14 on, `_LoopInHub` prevents it.
     """
     if sys.version_info >= (3, 12) and sys.version_info < (3, 14):
         with warnings.catch_warnings():
-            # There is no other way, and Python 3.14 has none.
+            # There is no other way.
             warnings.simplefilter("ignore", DeprecationWarning)
             if not isinstance(asyncio.get_child_watcher(), asyncio.ThreadedChildWatcher):
                 asyncio.set_child_watcher(asyncio.ThreadedChildWatcher())
+
+
+class _LoopInHub(asyncio.SelectorEventLoop):
+    def __init__(self, selector: Any) -> None:
+        super().__init__(selector)
+        # From Python 3.14 on, asyncio asks this attribute. It has no public name there.
+        self._watcher = _Children()
+
+
+class _Children:
+    """Waits for child processes by gevent's ``waitpid``. It is what asyncio calls a child watcher.
+
+    asyncio's own watchers open a descriptor of the child (pidfd), or wait in the kernel.
+    """
+
+    def add_child_handler(self, pid: int, callback: Callable[..., object], *args: Any) -> None:
+        gevent.spawn(self._wait, asyncio.get_running_loop(), pid, callback, args)
+
+    def _wait(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pid: int,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> None:
+        try:
+            code = os.waitstatus_to_exitcode(gevent_os.waitpid(pid, 0)[1])
+        except ChildProcessError:  # other code has waited for it
+            code = 255
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(callback, pid, code, *args)
 
 
 class _Selector(GeventSelector):  # type: ignore[misc]

@@ -6,8 +6,6 @@ such thread a libev loop. A libev loop takes two file descriptors, and aborts th
 when there are none left. This loop takes none: it sleeps in a lock. It has timers and calls
 from other threads. The one loop that all streams of the process share watches file
 descriptors for it.
-
-Its methods have the names of the methods that gevent calls on its own loops in a thread.
 """
 
 import heapq
@@ -91,6 +89,8 @@ class ThreadLoop:
 
     def idle(self, ref: bool = True, priority: int | None = None) -> "Idle":
         return Idle(self, ref)
+
+    check = idle  # gevent closes descriptors in its first call, after those of `closing_fd`
 
     def fork(self, ref: bool = True, priority: int | None = None) -> "Watcher":
         # It never fires: a child process does not have this thread.

@@ -63,6 +63,17 @@ BODIES = {
     return await asyncio.to_thread(asyncio.run, inside())""",
         "1",
     ),
+    "a pipe that a thread closes": (
+        """
+    def close():
+        reads, writes = os.pipe()
+        os.set_blocking(reads, False)
+        os.close(writes)
+        time.sleep(0.01)  # gevent closes it in the next turn of its loop
+        return os.read(reads, 1), os.close(reads)
+    return await asyncio.to_thread(close)""",
+        "(b'', None)",
+    ),
     "getaddrinfo": ("return len(await loop.getaddrinfo('127.0.0.1', 80)) > 0", "True"),
     "sockets": (
         """
