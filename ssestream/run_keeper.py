@@ -6,6 +6,7 @@ that nobody watches. A run whose producer has died is ended by a process that st
 it (see ``channels.leases``).
 """
 
+import contextlib
 import json
 import os
 import time
@@ -49,7 +50,7 @@ class Keeper:
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
         self._reset()
-        _keepers.add(self)
+        keepers.add(self)
 
     def _reset(self) -> None:
         self._producers: dict[Producer, OnDisconnect] = {}
@@ -98,6 +99,21 @@ class Keeper:
         """The producers of this process."""
         with self._lock:
             return list(self._producers)
+
+    def lose_all(self) -> None:
+        """End all runs of this process as lost."""
+        producers = self.producers()
+        while producers:
+            producer = producers.pop()
+            try:
+                producer.lose()
+            except BrokerError as error:
+                logger.warning("the run %r could not be ended: %s", producer.log.id, error)
+                if not isinstance(error, ChannelError):
+                    # The broker is away. Each try may take seconds, and the process has few.
+                    if producers:
+                        logger.warning("%d other runs were not ended either", len(producers))
+                    return
 
     def tell_stopped(self, log: RunLog, identity: str) -> None:
         """Let the process that produces the run of *log* close its source."""
@@ -191,11 +207,12 @@ class _Stops:
         return True
 
 
-_keepers: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
+#: The keepers of this process.
+keepers: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for keeper in snapshot(lambda: _keepers):
+    for keeper in snapshot(lambda: keepers):
         keeper.forked()
 
 
@@ -204,16 +221,26 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _let_runs_end() -> None:
     """Let the runs of this process end, as long as it may take. Then end the rest as lost."""
-    keepers = [each for each in snapshot(lambda: _keepers) if each.producers()]
-    if not keepers:
+    busy = [each for each in snapshot(lambda: keepers) if each.producers()]
+    if not busy:
         return
-    grace = GRACE if worker.grace is None else worker.grace
-    began = min(each.stopping_since or clock.real() for each in keepers)
-    while clock.real() < began + grace - LAST and any(each.producers() for each in keepers):
+    began = min(each.stopping_since or clock.real() for each in busy)
+    with contextlib.suppress(SystemExit):
+        _wait_for(busy, began)
+    for each in busy:
+        try:
+            each.lose_all()
+        except SystemExit:
+            # A gevent worker of gunicorn that ends at once raises this in the main greenlet, a
+            # moment after the process has begun to end.
+            each.lose_all()
+
+
+def _wait_for(busy: list[Keeper], began: float) -> None:
+    """Wait for the runs of *busy*, in a process that stops since *began*."""
+    while any(each.producers() for each in busy):
+        grace = GRACE if worker.grace is None else worker.grace
+        if clock.real() >= began + grace - LAST:
+            return
         worker.live()
         time.sleep(0.05)
-    for producer in [producer for each in keepers for producer in each.producers()]:
-        try:
-            producer.lose()
-        except BrokerError as error:
-            logger.warning("the run %r could not be ended: %s", producer.log.id, error)

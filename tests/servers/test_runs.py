@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.kit.promptness import at_best
+from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Client, Server, ask_json, body_of, wait_until
 
 pytestmark = pytest.mark.server
@@ -207,6 +208,26 @@ def test_a_worker_that_ends_at_once_waits_for_no_run(
     os.kill(pid, signal.SIGQUIT)
     wait_until(lambda: not psutil.pid_exists(pid), "the worker to end", 20)
     assert status_of(server) == "lost"
+
+
+def test_a_worker_that_ends_does_not_ask_a_silent_redis_for_each_run(
+    serve: Serve, redis_server: RedisServer
+) -> None:
+    server = serve(
+        "SseWorker", "tests.servers.apps.runs:app", env={"BROKER": redis_server.url}, args=CONF
+    )
+    for number in range(20):
+        pid = started(server, pace=1.0, id=f"run{number}")
+
+    def ends() -> float:
+        redis_server.freeze()
+        began = time.monotonic()
+        os.kill(pid, signal.SIGQUIT)
+        wait_until(lambda: not psutil.pid_exists(pid), "the worker to end")
+        return time.monotonic() - began
+
+    assert ends() < 20
+    assert "other runs were not ended either" in server.log()
 
 
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])

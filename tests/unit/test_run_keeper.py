@@ -6,10 +6,12 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream import Channels, Runs
-from ssestream.brokers.broker import ChannelError, Position
+from ssestream import BrokerError, Channels, Runs
+from ssestream.brokers.broker import PLAIN, ChannelError, Position, Terms
 from ssestream.brokers.memory import MemoryBroker
+from ssestream.run_keeper import keepers
 from ssestream.run_log import LEASE, RunLog
+from ssestream.runtime.weak import snapshot
 from tests.kit.insides import broker_of, over
 from tests.kit.promptness import in_one_try
 from tests.kit.states import nothing_remains
@@ -81,3 +83,43 @@ def test_a_run_whose_lease_cannot_be_renewed_takes_no_other_lease() -> None:
 
     # A process that stands still for so long loses its runs.
     in_one_try(go_on)
+
+
+class Away(MemoryBroker):
+    """While it is away, no run can be ended. One log is damaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: type[BrokerError] | None = None
+        self.asked: list[str] = []
+
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
+        if terms.end:
+            self.asked.append(channel)
+            if self.error is not None:
+                raise self.error("away")
+            if channel == "run:damaged":
+                raise ChannelError(channel, "damaged")
+        return super().append(channel, frame, terms)
+
+
+def test_a_process_that_ends_loses_all_runs_but_of_damaged_logs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker, others = Away(), snapshot(lambda: keepers)
+    runs = Runs(over(broker))
+    ids = ["first", "damaged", "last"]
+    for id in ids:
+        runs.start(at_rest(), id=id)
+    (keeper,) = (each for each in snapshot(lambda: keepers) if each not in others)
+    broker.error = BrokerError
+    keeper.lose_all()
+    # A broker that is away is asked once.
+    assert len(broker.asked) == 1
+    assert "2 other runs were not ended either" in caplog.text
+    broker.error = None
+    keeper.lose_all()
+    assert [runs.status(id) for id in ids] == ["lost", "running", "lost"]
+    until(lambda: len(keeper.producers()) == 1, "the sources to be closed")
+    for producer in keeper.producers():
+        producer.stop()
