@@ -23,6 +23,7 @@ quietly. An exception would be reported by the server and by each middleware.
 """
 
 import errno
+import socket
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -354,7 +355,10 @@ class Body(Uncopyable):
             # Without the cut a stopping worker would wait for the client's next request.
             ends = registry.draining and self.settings is not None
             ends = ends or not self.connection.delimited
-            self.connection.release(cut=ends and not self.connection.closes_itself)
+            # A generator around the body closes it before the server has sent the last chunk.
+            framed = self.finished and self.connection.delimited
+            how = socket.SHUT_RD if framed else socket.SHUT_RDWR
+            self.connection.release(ends and not self.connection.closes_itself, how)
         self.finish("client")
         self.outgoing = None
         self.call_queue.run()

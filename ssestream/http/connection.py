@@ -188,11 +188,11 @@ class Connection(Watched):
         environ[_CACHE_KEY] = connection
         return connection
 
-    def release(self, cut: bool = False) -> None:
+    def release(self, cut: bool = False, how: int = socket.SHUT_RDWR) -> None:
         """Forget the socket. The server closes it.
 
-        With *cut* the socket is shut down first, both ways. Then a stuck send fails at once,
-        and nothing more is read.
+        With *cut* the socket is shut down first. *how* is both ways by default: then a stuck send
+        fails at once, and nothing more is read.
         """
         with self._lock:
             sock, self._sock = self._sock, None
@@ -205,7 +205,7 @@ class Connection(Watched):
             # Under the lock: after another release the server may close the socket and give
             # its number to a new one.
             if cut:
-                _shutdown(sock)
+                _shutdown(sock, how)
 
     def take_over(self) -> Any:
         """Take the socket from the server and return it. The server keeps a closed one.
@@ -350,7 +350,7 @@ def _send_now(sock: Any, data: bytes) -> None:
         sock.send(data, SEND_FLAGS)
 
 
-def _shutdown(sock: Any) -> None:
+def _shutdown(sock: Any, how: int) -> None:
     # Use the bare descriptor. The shutdown() of a TLS socket drops its TLS state, and the
     # server would then send its next bytes as plain text.
     fd = fileno(sock)
@@ -359,7 +359,7 @@ def _shutdown(sock: Any) -> None:
         try:
             # The given family and type do not matter. Without them Python asks the kernel.
             raw = Socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)
-            raw.shutdown(socket.SHUT_RDWR)
+            raw.shutdown(how)
         except OSError:  # not connected any more
             pass
         finally:

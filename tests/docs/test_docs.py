@@ -85,8 +85,9 @@ NEEDED = {
     "docs_testing_views": ("flask_login",),
 }
 
-#: Pages that are several files, which import one another. `tests.docs.test_installing` runs them.
-FOLDERS = {"docs_installing"}
+#: Pages that are several files, which import one another. `tests.docs.test_installing` and
+#: `tests.servers.test_frameworks` run them.
+FOLDERS = {"docs_frameworks", "docs_installing"}
 
 
 def is_runnable(name: str) -> bool:

@@ -181,6 +181,23 @@ def test_a_worker_whose_master_is_gone_ends_its_streams_and_goes(
     assert gone_after(pid, began) < IN_TIME
 
 
+@pytest.mark.parametrize("kind", FEW_WORKERS)
+def test_a_stream_that_a_generator_iterates_gets_its_last_chunk_too(
+    kind: str, serve: Callable[..., Server]
+) -> None:
+    worker_class, args = WORKERS[kind]
+    server = serve(worker_class, "tests.servers.apps.app:app", args=args)
+    client = Client(server.port).get("/iterated?key=i")
+    client.read_until(b"data: first\n\n")
+    pid = server.worker_pid()
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    # The client holds its side open.
+    client.read_until(b"\r\n0\r\n\r\n")
+    assert re.search(rb"\nretry: \d+\n\n$", body_of(client.received))
+    assert gone_after(pid, began) < IN_TIME
+
+
 def test_so_does_one_that_has_served_its_requests(serve: Callable[..., Server]) -> None:
     args = ("--max-requests", "10")
     server = serve("ssestream.gunicorn.SseWorker", "tests.servers.apps.app:app", args=args)
