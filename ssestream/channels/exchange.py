@@ -1,5 +1,8 @@
 """One broker, and the streams of this process that follow its channels."""
 
+from collections.abc import Callable
+from typing import Any, Protocol
+
 import flask
 from flask.json.provider import JSONProvider
 
@@ -12,12 +15,23 @@ from .cursor import Cursor, Filter
 from .ids import UNKNOWN, format_id, parse_id
 from .leases import Lost
 from .listener import Listener
+from .statistics import ChannelStatistics
 from .subscription import HAS_ENDED, Subscription
 from .unheard import Audience
 from .watchers import Watchers
 
 #: Seconds for which `Exchange.close` waits for the listener.
 CLOSING = 1.0
+
+
+class Observer(Protocol):
+    """One that counts what exchanges do."""
+
+    def forgotten(self, name: str, numbers: ChannelStatistics) -> None:
+        """Called with the last *numbers* of the channel *name*, which no stream follows here."""
+
+    def timed(self, append: Callable[..., Position]) -> Callable[..., Position]:
+        """A function that does as *append* of a broker, and counts."""
 
 
 class Exchange:
@@ -36,10 +50,13 @@ class Exchange:
         #: The counted streams of all processes.
         self.watchers = Watchers(broker)
         self._lost: dict[str, Lost] = {}
+        self._observers: list[Observer] = []
         self._begin()
 
     def _begin(self) -> None:
         self.listener = Listener(self.broker, self._lost)
+        for observer in self._observers:
+            self.listener.tails.when_forgotten(observer.forgotten)
         # Guards the dict. Nobody holds it while waiting.
         self._lock = new_lock()
         # By the id() of the stream.
@@ -48,6 +65,14 @@ class Exchange:
     def use_json_of(self, app: flask.Flask) -> None:
         """Let `Channels.publish` use the JSON provider of *app* outside of its context."""
         self.json = app.json
+
+    def observe(self, observer: Observer) -> None:
+        """Let *observer* count from now on."""
+        self._observers.append(observer)
+        self.listener.tails.when_forgotten(observer.forgotten)
+        # In the broker itself, so that an append costs nothing more while nobody counts.
+        attributes: dict[str, Any] = vars(self.broker)
+        attributes["append"] = observer.timed(self.broker.append)
 
     def forked(self) -> None:
         """This process is a child. The parent's listener and streams do not run here."""

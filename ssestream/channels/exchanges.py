@@ -14,7 +14,7 @@ from ..config import current_app
 from ..runtime.threads import new_lock
 from ..runtime.weak import snapshot
 from .apps import Apps, configuration_of, naming_keys
-from .exchange import Exchange
+from .exchange import Exchange, Observer
 from .unheard import Audience
 
 
@@ -37,6 +37,7 @@ class Exchanges:
         # The exchange for all apps, while `with_broker` gives one.
         self._only: Exchange | None = None
         self._audience = Audience()
+        self._observers: list[Observer] = []
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
         _all.add(self)
@@ -80,6 +81,13 @@ class Exchanges:
             own = [each for each in (self.own, self._only) if each is not None]
             return [*self._others.values(), *own]
 
+    def observe(self, observer: Observer) -> None:
+        """Tell *observer* of all exchanges of these channels, also of those that come later."""
+        with self._lock:
+            self._observers.append(observer)
+        for exchange in self.all():
+            exchange.observe(observer)
+
     @contextlib.contextmanager
     def with_broker(self, broker: Broker) -> Iterator[None]:
         """Use *broker* alone, for all apps, within a block of a test."""
@@ -116,7 +124,9 @@ class Exchanges:
         """Give *app* a broker of its own: *wanted* is not the configuration of these channels."""
         other = self._others.get(wanted)
         if other is None:
-            other = self._others[wanted] = Exchange(open_broker(*wanted), Audience())
+            other = self._others[wanted] = self._observed(
+                Exchange(open_broker(*wanted), Audience())
+            )
         other.use_json_of(app)
 
     def _configure(self, wanted: Configuration) -> Exchange:
@@ -130,8 +140,14 @@ class Exchanges:
             broker = open_broker(*wanted)
             if self.own is not None:
                 self.own.broker.close()
-            self.own, self._configuration = Exchange(broker, self._audience), wanted
+            self.own = self._observed(Exchange(broker, self._audience))
+            self._configuration = wanted
             return self.own
+
+    def _observed(self, exchange: Exchange) -> Exchange:
+        for observer in self._observers:
+            exchange.observe(observer)
+        return exchange
 
     def forked(self) -> None:
         """This process is a child, and nobody else uses these exchanges in it."""

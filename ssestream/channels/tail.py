@@ -23,6 +23,7 @@ from its first stream here to its last.
 
 import itertools
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ..brokers.broker import Bounds, Broker, Position
@@ -234,6 +235,7 @@ class Tails:
         self._tails: dict[str, Tail] = {}
         # The tails without a position, except for those that were left out.
         self._unplaced: dict[str, Tail] = {}
+        self._when_forgotten: tuple[Callable[[str, ChannelStatistics], object], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self._tails)
@@ -266,8 +268,13 @@ class Tails:
                     self._follow(tail)
         return new
 
+    def when_forgotten(self, function: Callable[[str, ChannelStatistics], object]) -> None:
+        """Call *function* with the name and the last numbers of each channel that is forgotten."""
+        self._when_forgotten = (*self._when_forgotten, function)
+
     def remove(self, cursors: list[Cursor]) -> None:
         """Remove *cursors*, and forget each channel that no cursor follows any more."""
+        forgotten: list[Tail] = []
         with self.lock:
             for cursor in cursors:
                 tail = self.of(cursor)
@@ -277,6 +284,10 @@ class Tails:
                         del self._tails[tail.name]
                         self._unplaced.pop(tail.name, None)
                         self._broker.unfollow(tail.name)
+                        forgotten.append(tail)
+        for function in self._when_forgotten:
+            for tail in forgotten:
+                function(tail.name, tail.statistics())
 
     def found(self, tail: Tail | None, end: Position, is_ended: bool = False) -> None:
         """Let *tail* begin at *end*, which a read has found, unless it has begun already.

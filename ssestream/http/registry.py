@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Literal, Protocol
 
 from ..runtime.clock import clock
@@ -101,6 +101,7 @@ class _Registry:
     """All open streams and all counts, under one lock, as any thread may change them."""
 
     def __init__(self) -> None:
+        self._when_drained: tuple[Callable[[float], object], ...] = ()
         self.begin()
 
     def begin(self) -> None:
@@ -113,6 +114,8 @@ class _Registry:
         self._clients: Counter[Hashable] = Counter()
         #: Whether the process is about to stop, so that every later stream is refused.
         self.draining = False
+        # When that began; None before, and after the last of the streams that were open.
+        self._drains_since: float | None = None
         # While the process drains, streams that finish may go on, and may open, until this time.
         self._finish_until = 0.0
 
@@ -157,6 +160,21 @@ class _Registry:
                 self._clients[client] -= 1
                 if not self._clients[client]:
                     del self._clients[client]
+        if self.draining:
+            self._look_whether_drained()
+
+    def when_drained(self, function: Callable[[float], object]) -> None:
+        """Call *function* with the seconds that a drain took, when no stream is open any more."""
+        self._when_drained = (*self._when_drained, function)
+
+    def _look_whether_drained(self) -> None:
+        with self._lock:
+            since = None if self._open else self._drains_since
+            if since is not None:
+                self._drains_since = None
+        if since is not None:
+            for function in self._when_drained:
+                function(clock.now() - since)
 
     def number_open(self) -> int:
         return len(self._open)
@@ -180,8 +198,12 @@ class _Registry:
         Streams that finish (``on_shutdown``) may go on until the time *finish_until*.
         """
         self._finish_until = finish_until
+        if not self.draining:
+            self._drains_since = clock.now()
         self.draining = True
-        return self.streams()
+        streams = self.streams()
+        self._look_whether_drained()
+        return streams
 
     @property
     def may_finish(self) -> bool:

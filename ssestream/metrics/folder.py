@@ -64,7 +64,7 @@ class Folder:
                 if file.stem == self._name or _is_locked(file.with_suffix(".lock")):
                     alive.append(_read(file))
                 else:
-                    gone.append([each for each in _read(file) if each.kind == "counter"])
+                    gone.append([each for each in _read(file) if each.outlives])
                     dead.append(file)
             counters = add_up(gone)
             if dead:
@@ -87,7 +87,7 @@ class Folder:
             # A process of the same number may have left its file here.
             file = self._path / f"{self._name}.json"
             if file.exists():
-                left = [each for each in _read(file) if each.kind == "counter"]
+                left = [each for each in _read(file) if each.outlives]
                 _write(self._path / GONE, add_up([_read(self._path / GONE), left]))
                 file.unlink()
             self._lock = os.open(self._path / f"{self._name}.lock", os.O_CREAT | os.O_RDWR, 0o600)

@@ -8,12 +8,15 @@ from typing import Any
 import flask
 
 from ..channels.channels import Channels
+from ..http.registry import registry
 from ..runtime.forking import process
 from ..runtime.loop import logger
 from ..timers import set_interval
+from .channel_numbers import ChannelNumbers, Group
+from .durations import Durations
 from .folder import Folder
 from .number import Number
-from .reading import Group, read
+from .reading import read
 
 #: Milliseconds after which a process writes its numbers again.
 PACE = 5000
@@ -49,17 +52,29 @@ class Metrics:
             raise TypeError(f"group must be a function, not {type(group).__name__}")
         if folder is not None and app is None:
             raise TypeError("a folder needs an app: its requests begin the writing in each worker")
-        self._channels, self._group = channels, group
+        self._channels = None if channels is None else ChannelNumbers(channels, group)
+        self._draining = Durations(
+            "drain_seconds",
+            "Seconds from the beginning of a stop of a process to the end of its last stream.",
+            (),
+        )
         self._folder = None if folder is None else Folder(folder)
         self._writes_in = 0
         self._failed = False
+        _all.add(self)
         if app is not None and folder is not None:
-            _with_folders.add(self)
             app.before_request(self._begin)
 
     def numbers(self) -> list[Number]:
         """The numbers of this process now."""
-        return read(self._channels, self._group)
+        of_channels = [] if self._channels is None else self._channels.read()
+        return [*read(), self._draining.number(), *of_channels]
+
+    @property
+    def durations(self) -> list[Durations]:
+        """The durations that are counted in this process, for the other rooms of the package."""
+        of_channels = [] if self._channels is None else [self._channels.publishing]
+        return [self._draining, *of_channels]
 
     def numbers_of_all(self) -> list[Number]:
         """The sums over all processes that share the folder; without one, as `numbers`.
@@ -93,17 +108,33 @@ class Metrics:
                 logger.error("metrics: the numbers of this process are not written: %s", error)
             self._failed = True
 
+    def drained(self, seconds: float) -> None:
+        """Called when the last stream of a process that stops is over: the process ends soon."""
+        self._draining.add(seconds)
+        self._write()
+
     def after_fork(self) -> None:
-        """Called in a child, which has no part in the file of its parent."""
+        """Called in a child, which has no part in the counts and in the file of its parent."""
+        self._draining.begin()
+        if self._channels is not None:
+            self._channels.begin()
         if self._folder is not None:
             self._folder.after_fork()
 
 
-_with_folders: Any = weakref.WeakSet()
+_all: Any = weakref.WeakSet()
+
+
+def _drained(seconds: float) -> None:
+    for metrics in list(_all):
+        metrics.drained(seconds)
+
+
+registry.when_drained(_drained)
 
 
 def _after_fork() -> None:
-    for metrics in list(_with_folders):
+    for metrics in list(_all):
         metrics.after_fork()
 
 

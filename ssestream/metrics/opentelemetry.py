@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
+from .durations import BOUNDS, Durations, Listener
 from .metrics import Metrics
-from .number import Number
+from .number import Labels, Number
 
 #: The beginning of each name, as OpenTelemetry parts names by dots.
 PREFIX = "ssestream."
@@ -22,12 +23,31 @@ def observe(metrics: Metrics, meter: Meter | None = None) -> None:
     """
     meter = get_meter("ssestream") if meter is None else meter
     for number in metrics.numbers():
+        if number.kind == "histogram":
+            continue
         make = (
             meter.create_observable_counter
             if number.kind == "counter"
             else meter.create_observable_gauge
         )
         make(PREFIX + number.name, [_reader(metrics, number.name)], description=number.text)
+    for durations in metrics.durations:
+        durations.listen(_recorder(meter, durations))
+
+
+def _recorder(meter: Meter, durations: Durations) -> Listener:
+    number = durations.number()
+    histogram = meter.create_histogram(
+        PREFIX + number.name,
+        "s",
+        number.text,
+        explicit_bucket_boundaries_advisory=BOUNDS,
+    )
+
+    def record(seconds: float, labels: Labels) -> None:
+        histogram.record(seconds, dict(zip(number.labels[:-1], labels, strict=True)))
+
+    return record
 
 
 def _reader(metrics: Metrics, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:

@@ -2,14 +2,16 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
-from tests.kit.servers import Client, Server, ask, wait_until
+from tests.kit.servers import PATIENCE, Client, Server, ask, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -21,20 +23,27 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     server = Server(
         request.param,
         "tests.servers.apps.metrics:app",
-        env={"NUMBERS": str(tmp_path / "numbers")},
-        args=("-w", "2"),
+        env={
+            "NUMBERS": str(tmp_path / "numbers"),
+            "EVENTS": f"sqlite:///{tmp_path}/events.db",
+        },
+        args=("-w", "2", "-c", "python:ssestream.gunicorn"),
     )
     yield server.start()
     server.stop()
 
 
+def samples(server: Server) -> list[Sample]:
+    text = ask(server.port, "/metrics").decode()
+    return [each for family in text_string_to_metric_families(text) for each in family.samples]
+
+
 def numbers(server: Server) -> dict[str, float]:
     """The sum of the samples of each number that Prometheus would get."""
-    text = ask(server.port, "/metrics").decode()
-    return {
-        family.name.removeprefix("ssestream_"): sum(each.value for each in family.samples)
-        for family in text_string_to_metric_families(text)
-    }
+    sums: Counter[str] = Counter()
+    for each in samples(server):
+        sums[each.name.removeprefix("ssestream_").removesuffix("_total")] += each.value
+    return sums
 
 
 def test_every_worker_tells_of_all_and_no_counter_falls(server: Server) -> None:
@@ -62,3 +71,47 @@ def test_every_worker_tells_of_all_and_no_counter_falls(server: Server) -> None:
     wait_until(lambda: numbers(server)["open_streams"] == 0, "the end of all")
     assert numbers(server)["opened_streams"] >= STREAMS
     assert numbers(server)["closed_streams"] >= 4
+
+
+def test_a_reload_tells_how_long_workers_took_to_end_their_streams(server: Server) -> None:
+    clients = [Client(server.port).get(f"/quiet?key=d{number}") for number in range(STREAMS)]
+    for client in clients:
+        client.read_until(b":ok\n\n")
+    assert numbers(server)["drain_seconds_count"] == 0
+    assert server.process is not None
+    workers = {each.pid for each in psutil.Process(server.process.pid).children()}
+    server.process.send_signal(signal.SIGHUP)
+    for client in clients:
+        client.read_until(b"0\r\n\r\n")
+        client.fin()
+    wait_until(lambda: not any(map(psutil.pid_exists, workers)), "the end of the old workers")
+    # A worker that has had no request tells nothing.
+    assert 1 <= numbers(server)["drain_seconds_count"] <= 2
+    # Not before the last of the streams had its end.
+    assert 0 < numbers(server)["drain_seconds_sum"] < 2 * PATIENCE
+
+
+def test_what_streams_get_is_counted_in_all_workers_and_when_they_have_left(
+    server: Server,
+) -> None:
+    for _ in range(2):
+        clients = [Client(server.port).get("/follow") for _ in range(STREAMS)]
+        for client in clients:
+            client.read_until(b":ok\n\n")
+        wait_until(lambda: numbers(server)["channel_followers"] == STREAMS, "all to follow")
+        ask(server.port, "/publish")
+        for client in clients:
+            client.read_until(b"data: hello")
+            client.fin()
+        wait_until(lambda: numbers(server)["channel_followers"] == 0, "all to leave")
+    # Another worker may have told of them only up to five seconds ago.
+    wait_until(lambda: numbers(server)["delivered_events"] == 2 * STREAMS, "all events")
+    wait_until(lambda: numbers(server)["publish_seconds_count"] == 2, "both messages")
+    states = {
+        each.labels["state"]: each.value
+        for each in samples(server)
+        if each.name == "ssestream_broker_states"
+    }
+    assert states["down"] == 0
+    # A worker that has had no request tells nothing.
+    assert 1 <= sum(states.values()) <= 2

@@ -236,3 +236,41 @@ def test_a_child_process_has_no_streams_yet() -> None:
 def test_each_cause_has_its_words_for_the_log(cause: Cause) -> None:
     assert REASONS[cause]
     assert len(set(REASONS.values())) == len(REASONS)
+
+
+def test_the_seconds_of_a_drain_are_told_once_when_the_last_stream_is_over(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    registry.when_drained(told.append)
+    first, second = Stream(), Stream()
+    for stream in (first, second):
+        registry.open(stream, None, None, None)
+    registry.close(first, "client", None)
+    now = room.clock.now()
+    monkeypatch.setattr(room.clock, "now", lambda: now)
+    registry.begin_draining(now + 60)
+    now += 2.5
+    # One that finishes may open meanwhile.
+    assert registry.open(first, None, None, None, finishes=True)
+    registry.close(second, "shutdown", None)
+    assert told == []
+    registry.begin_draining(now + 60)
+    now += 1.0
+    registry.close(first, "ended", None)
+    assert told == [3.5]
+    assert registry.open(second, None, None, None, finishes=True)
+    registry.close(second, "ended", None)
+    assert told == [3.5]
+
+
+def test_a_process_without_streams_is_drained_at_once(registry: Any) -> None:
+    told: list[float] = []
+    registry.when_drained(told.append)
+    registry.begin_draining()
+    assert len(told) == 1
+    registry.begin_draining()
+    assert len(told) == 1
+    registry.begin()
+    registry.begin_draining()
+    assert len(told) == 2

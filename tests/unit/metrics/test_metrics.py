@@ -1,6 +1,8 @@
 """Metrics: what it takes, and when a process begins to write its numbers."""
 
+import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,45 @@ def test_a_process_writes_its_numbers_from_its_first_request_on(
     assert {each.name for each in metrics.numbers_of_all()} == {
         each.name for each in metrics.numbers()
     }
+
+
+def test_a_process_that_has_drained_tells_how_long_it_took(tmp_path: Path) -> None:
+    app = Flask("app")
+    metrics = Metrics(app, folder=tmp_path / "numbers")
+    app.test_client().get("/")
+    metrics.drained(0.75)
+    # It is written at once, as the process ends soon.
+    (file,) = tmp_path.glob("numbers/[0-9]*.json")
+    (written,) = (each for each in json.loads(file.read_text()) if each["name"] == "drain_seconds")
+    samples = {label: value for (label,), value in written["samples"]}
+    assert (samples["0.5"], samples["1.0"], samples["sum"]) == (0, 1, 0.75)
+
+
+def test_a_child_begins_with_no_counts() -> None:
+    channels = Channels()
+    metrics = Metrics(channels=channels)
+    channels.publish("news", {"data": "1"})
+    metrics.drained(0.5)
+
+    def counts() -> list[float]:
+        return [
+            number.samples.get((*labels, "+Inf"), 0)
+            for number in metrics.numbers()
+            for labels in [("all",) if "group" in number.labels else ()]
+            if number.kind == "histogram"
+        ]
+
+    assert counts() == [1, 1]
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, json.dumps(counts()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert json.loads(os.read(read, 100)) == [0, 0]
+    assert counts() == [1, 1]
+    os.close(read)
+    os.close(write)
 
 
 def test_a_folder_that_cannot_be_written_is_told_once(

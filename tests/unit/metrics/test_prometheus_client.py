@@ -35,3 +35,28 @@ def test_a_view_answers_in_the_words_of_prometheus(tmp_path: Path) -> None:
     assert answer.status_code == 200
     assert answer.mimetype == "text/plain"
     assert "\nssestream_open_streams " in answer.text
+
+
+def test_durations_are_a_histogram() -> None:
+    channels = Channels()
+    metrics = Metrics(channels=channels, group=lambda name: name.partition(".")[0])
+    for name in ("user.1", "user.2", "news"):
+        channels.publish(name, {"data": "1"})
+    registry = CollectorRegistry()
+    registry.register(Collector(metrics))
+    found = {
+        family.name: family
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+    }["ssestream_publish_seconds"]
+    assert found.type == "histogram"
+    counts = {
+        each.labels["group"]: each.value for each in found.samples if each.name.endswith("_count")
+    }
+    assert counts == {"user": 2, "news": 1}
+    buckets = [
+        (float(each.labels["le"]), each.value)
+        for each in found.samples
+        if each.name.endswith("_bucket") and each.labels["group"] == "user"
+    ]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == (float("inf"), 2)
