@@ -51,6 +51,7 @@
 #   tickets/           signed permissions to follow channels
 #
 #   doctor/            why does a stream hang? asked from outside, and of its set-up
+#   health.py          views for probes: alive, ready
 #   metrics/           numbers for those who watch an app
 #   testing/           clients and a clock for the tests of an app
 #   gunicorn/          SseWorker only; no other server enters here

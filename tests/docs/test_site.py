@@ -108,6 +108,7 @@ def documented(module: str) -> set[str]:
         "ssestream.files",
         "ssestream.formats",
         "ssestream.gunicorn",
+        "ssestream.health",
         "ssestream.htmx",
         "ssestream.metrics",
         "ssestream.metrics.opentelemetry",
