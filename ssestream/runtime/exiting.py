@@ -11,16 +11,21 @@ from .clock import clock
 from .forking import process
 from .frames import workers_of_gunicorn
 
-_firsts: list[Callable[[], object]] = []
+#: The functions of `before_exit`.
+before: list[Callable[[], object]] = []
 _lasts: list[Callable[[], object]] = []
 _is_installed = False
 
 
 def before_exit(function: Callable[[], object]) -> None:
-    """Call *function* once when the process ends, while everything in it still works."""
+    """Call *function* when the process ends, while everything in it still works.
+
+    In a worker of gunicorn that was found (see `Worker`) it is called twice: also at first, when
+    the worker has ended. From Python 3.12 on, no thread can be started any more at the second call.
+    """
     _install()
-    if function not in _firsts:
-        _firsts.append(function)
+    if function not in before:
+        before.append(function)
 
 
 def at_exit(function: Callable[[], object]) -> None:
@@ -47,8 +52,12 @@ def _install() -> None:
 
 
 def _call_all() -> None:
+    _call([*before, *_lasts])
+
+
+def _call(functions: list[Callable[[], object]]) -> None:
     with contextlib.ExitStack() as stack:  # it goes on after an exception
-        for function in [*reversed(_lasts), *reversed(_firsts)]:
+        for function in reversed(functions):
             stack.callback(function)
 
 
@@ -73,18 +82,28 @@ class Worker:
             with contextlib.suppress(AttributeError, OSError, ValueError):  # no worker; it ends
                 self._file = os.dup(each.tmp.fileno())
                 self._worker = each
-                for hook in ("worker_int", "worker_abort"):
-                    each.cfg.set(hook, self._before(getattr(each.cfg, hook)))
+                for name in ("worker_int", "worker_abort"):
+                    each.cfg.set(name, self._quick(getattr(each.cfg, name)))
+                each.cfg.set("worker_exit", self._over(each.cfg.worker_exit))
                 return
 
-    def _before(self, hook: Callable[[Any], object]) -> Callable[[Any], object]:
-        """The *hook* of gunicorn's configuration, which is called as the worker ends at once."""
+    def _quick(self, hook: Callable[[Any], object]) -> Callable[[Any], object]:
+        """The *hook* of gunicorn's configuration that is called when the worker ends at once."""
 
         def quick(worker: Any) -> object:
             self.is_quick = True
             return hook(worker)
 
         return quick
+
+    def _over(self, hook: Callable[[Any, Any], object]) -> Callable[[Any, Any], object]:
+        """The *hook* that is called when the worker has ended, and the process has not."""
+
+        def over(arbiter: Any, worker: Any) -> object:
+            _call(before)
+            return hook(arbiter, worker)
+
+        return over
 
     @property
     def is_stopping(self) -> bool:

@@ -151,7 +151,7 @@ def test_a_watcher_that_vanishes_watches_no_more_and_holds_up_nobody(server: Ser
     assert status_of(server) == "stopped"
 
 
-@pytest.mark.parametrize("source", ["plain", "async"])
+@pytest.mark.parametrize("source", ["plain", "async", "threads"])
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_worker_that_stops_lets_its_runs_end(
     kind: str, source: str, serve: Serve, tmp_path: Path

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask, request
@@ -37,7 +38,19 @@ async def async_numbers(id: str, count: int, pace: float) -> AsyncIterator[dict[
         tell(closed=id)
 
 
-SOURCES: dict[str, Any] = {"plain": numbers, "async": async_numbers}
+async def numbers_of_threads(id: str, count: int, pace: float) -> AsyncIterator[dict[str, Any]]:
+    """Each needs a new thread, as asyncio does to look up an address."""
+    for n in range(count):
+        with ThreadPoolExecutor(1) as pool:
+            await asyncio.get_running_loop().run_in_executor(pool, time.sleep, pace)
+        yield {"data": n}
+
+
+SOURCES: dict[str, Any] = {
+    "plain": numbers,
+    "async": async_numbers,
+    "threads": numbers_of_threads,
+}
 
 
 @app.get("/start/<id>")

@@ -33,6 +33,8 @@ def fail():
 before_exit(fail)
 before_exit(fail)
 pool = ThreadPoolExecutor(1)
+# From Python 3.12 on, no thread can be started any more when the process ends.
+pool.submit(print, "a thread").result()
 over = threading.Event()
 threading.Thread(target=over.wait).start()
 # Python waits for this thread, and only a function that runs before ends it.
@@ -45,7 +47,13 @@ def test_functions_run_while_everything_works_and_each_once(patched: str) -> Non
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, patched], capture_output=True, text=True, timeout=60
     )
-    assert done.stdout.splitlines() == ["the executor works", "fails", "the loop", "atexit"]
+    assert done.stdout.splitlines() == [
+        "a thread",
+        "the executor works",
+        "fails",
+        "the loop",
+        "atexit",
+    ]
     assert "ValueError: on purpose" in done.stderr
 
 
@@ -105,6 +113,21 @@ def test_a_worker_that_ends_at_once_has_no_grace(worker: Any, hook: str) -> None
     getattr(worker.cfg, hook)(worker)
     assert found.grace == 0
     assert called == [worker]
+
+
+def test_functions_run_already_when_the_worker_has_ended(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Any] = []
+
+    def own(arbiter: Any, worker: Any) -> None:
+        called.append((arbiter, worker))
+
+    worker.cfg.set("worker_exit", own)
+    exiting.Worker().find()
+    monkeypatch.setattr(exiting, "before", [lambda: called.append("first")])
+    worker.cfg.worker_exit("the arbiter", worker)
+    assert called == ["first", ("the arbiter", worker)]
 
 
 def test_a_worker_that_ends_is_none(worker: Any) -> None:
