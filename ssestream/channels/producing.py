@@ -28,7 +28,7 @@ RENEWALS, AGAIN = 3, 0.5
 #: Seconds between two looks whether the block is over.
 LOOK = 0.5
 
-#: Seconds for which the last message of a lost producer is kept.
+#: Seconds for which the last message of a lost producer is kept, after its lease.
 KEPT = 7 * 86400.0
 
 
@@ -53,6 +53,7 @@ class Producing:
         self._token = secrets.token_hex(8).encode()
         self._process = os.getpid()
         self._begin: Position | None = None
+        self._words: Position | None = None
         self._is_over = False
         self._unused = threading.Lock()
 
@@ -72,8 +73,9 @@ class Producing:
         if broker.read(name, 0, 0, 0).ended:
             raise ChannelEnded(name)
         frame = last_frame(self._last, "lost", None) or b""
-        kept = Terms(bounds=Bounds(1), ttl=KEPT)
-        broker.append(LAST_WORDS + name, self._token + b"\n" + frame, kept)
+        # The lease keeps the words for as long as the block runs.
+        kept = Terms(bounds=Bounds(1), ttl=KEPT, lease=self._lease)
+        self._words = broker.append(LAST_WORDS + name, self._token + b"\n" + frame, kept)
         begin = CONTROL + b"producer " + self._token
         self._begin = broker.append(
             name, begin, Terms(self._terms.bounds, self._terms.ttl, lease=self._lease)
@@ -141,9 +143,10 @@ class Producing:
 
     def _renew_once(self) -> bool:
         """Renew the lease. Returns whether to renew it again."""
-        begin, broker, name = self._begin, self._broker, self._name
-        if begin is None or last_words(broker, name)[0] != self._token:
+        begin, words, broker, name = self._begin, self._words, self._broker, self._name
+        if begin is None or words is None or last_words(broker, name)[0] != self._token:
             return False
+        broker.renew(LAST_WORDS + name, words, self._lease)
         if self._is_over or broker.renew(name, begin, self._lease):
             return not self._is_over
         if not self._is_over:

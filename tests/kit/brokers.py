@@ -4,6 +4,7 @@ import contextlib
 import json
 import operator
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,7 +12,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import redis
+
 from ssestream.brokers.broker import Broker, Position, Slice
+from ssestream.brokers.memory import MemoryBroker
 from tests.kit.servers import PATIENCE, ROOT
 
 NEVER = Position("", 0)
@@ -151,3 +155,15 @@ def plainly(news: Mapping[str, Slice]) -> dict[str, tuple[str, int, int, list[tu
 
 def everything(broker: Broker, channel: str) -> Slice:
     return broker.read(channel, 0, LOTS, LOTS)
+
+
+def left_behind(broker: Broker, url: str) -> int:
+    """The rows, keys or logs of all channels."""
+    if isinstance(broker, MemoryBroker):
+        return broker.number_of_logs()
+    if url.startswith("redis"):
+        with redis.Redis.from_url(url) as client:
+            return len(client.keys("ssestream:*"))
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
+        counts = [db.execute(f"SELECT count(*) FROM {each}") for each in ("channels", "events")]
+        return sum(each.fetchone()[0] for each in counts)

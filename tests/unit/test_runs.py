@@ -248,16 +248,30 @@ def test_a_source_that_fails_is_told(runs: Runs, log: Callable[[], list[Any]]) -
     assert log() == [KeyError]
 
 
-@pytest.mark.parametrize(("bound", "what"), [("max_events", 3), ("max_bytes", 40)])
-def test_a_run_fails_beyond_its_bounds(
-    channels: Channels, bound: str, what: int, log: Callable[[], list[Any]]
+@pytest.mark.parametrize(
+    ("bound", "what", "text"),
+    [
+        ("max_events", 3, "3 events (max_events) or 16777216 bytes (max_bytes)"),
+        ("max_bytes", 40, "10000 events (max_events) or 40 bytes (max_bytes)"),
+    ],
+)
+def test_a_run_fails_beyond_its_bounds_and_its_log_line_names_them(
+    channels: Channels,
+    bound: str,
+    what: int,
+    text: str,
+    log: Callable[[], list[Any]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     runs = Runs(channels, **{bound: what})  # type: ignore[arg-type]
-    run = runs.start({"data": "x" * 5} for _ in range(100))
+    run = runs.start(({"data": "x" * 5} for _ in range(100)), id="answer")
     ended(runs, run.id, "failed")
     with Client(app_of(runs), f"/{run.id}") as client:
         assert [each.get("event") for each in client.all()] == [None] * 3 + ["failed"]
+    assert [each.get("event") for each in channels.history("run:answer")][-1] == "failed"
     assert log() == [ValueError]
+    assert "the source of the run 'answer' failed\nTraceback" in caplog.text
+    assert f"\nValueError: the run 'answer' has more than {text}\n" in caplog.text
 
 
 def test_a_run_is_kept_whole_whatever_its_channels_keep(make: Make) -> None:

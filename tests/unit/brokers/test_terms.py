@@ -1,13 +1,10 @@
 """Logs that are ended, leased and deleted: the same for every broker."""
 
-import contextlib
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import redis
 
 from ssestream.brokers import open_broker
 from ssestream.brokers.broker import (
@@ -20,8 +17,17 @@ from ssestream.brokers.broker import (
     Refused,
     Terms,
 )
-from ssestream.brokers.memory import MemoryBroker
-from tests.kit.brokers import LOTS, NEVER, Elsewhere, all_closed, everything, follow, frames, news
+from tests.kit.brokers import (
+    LOTS,
+    NEVER,
+    Elsewhere,
+    all_closed,
+    everything,
+    follow,
+    frames,
+    left_behind,
+    news,
+)
 from tests.kit.promptness import in_one_try
 from tests.kit.servers import wait_until
 
@@ -39,18 +45,6 @@ def opened() -> Iterator[Open]:
 @pytest.fixture
 def broker(url: str, opened: Open) -> Broker:
     return opened(url)
-
-
-def left_behind(broker: Broker, url: str) -> int:
-    """The rows, keys or logs of all channels."""
-    if isinstance(broker, MemoryBroker):
-        return broker.number_of_logs()
-    if url.startswith("redis"):
-        with redis.Redis.from_url(url) as client:
-            return len(client.keys("ssestream:*"))
-    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
-        counts = [db.execute(f"SELECT count(*) FROM {each}") for each in ("channels", "events")]
-        return sum(each.fetchone()[0] for each in counts)
 
 
 def next_news(broker: Broker) -> dict[str, Any]:

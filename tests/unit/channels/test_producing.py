@@ -16,6 +16,8 @@ from ssestream import BrokerError, Channel, ChannelEnded, Channels
 from ssestream.brokers.broker import PLAIN, Position, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import producing
+from ssestream.channels.leases import end_lapsed
+from tests.kit.brokers import everything, left_behind
 from tests.kit.following import Client, Following, data_of, numbers
 from tests.kit.insides import broker_of, over
 from tests.kit.promptness import at_best, in_one_try
@@ -175,6 +177,37 @@ def test_whoever_comes_after_the_death_is_told(channels: Channels, dies: None) -
         assert events_of(client.all()) == ["lost"]
 
 
+def test_what_a_dead_producer_leaves_behind_is_freed_in_its_time(
+    channels: Channels, url: str, dies: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert producing.KEPT == 7 * 86400
+    monkeypatch.setattr(producing, "KEPT", 1.0)
+    broker = broker_of(channels)
+
+    def death() -> tuple[bool, list[Any]]:
+        channels.delete("job")
+        channels.channel("job").producer(ttl=0.05).__enter__()
+        until(lambda: (lease_of(channels) or 0) < 0, "the lease to run out")
+        with Client(Following(channels, "job")) as client:
+            assert events_of(client.all()) == ["lost"]
+        found = [each.frame for each in everything(broker, "producer:job").entries]
+        return len(found) == 1 and b"event: lost\n" in found[0], found
+
+    # A test that has no turn for so long looks too late.
+    in_one_try(death)
+    until(lambda: not has_words(channels), "its last message to be gone")
+    # The end of its channel stays until somebody deletes the channel.
+    assert events_of(channels.history("job")) == ["lost"]
+    channels.delete("job")
+
+    def freed() -> bool:
+        broker.append("other", b"x")
+        channels.delete("other")
+        return left_behind(broker, url) == 0
+
+    until(freed, "all to be freed")
+
+
 def test_of_many_processes_that_notice_a_death_one_tells(make: Make, dies: None) -> None:
     several = [make() for _ in range(3)] if broker_of(make()).shared else [make()]
     several[0].channel("job").producer(ttl=1).__enter__()
@@ -200,6 +233,28 @@ def test_a_block_that_goes_on_keeps_its_lease(channels: Channels) -> None:
         return events == [None] * 4 + ["done"], events
 
     # A producer that has no turn for so long is rightly taken for a dead one.
+    in_one_try(go_on)
+
+
+@on_threads_and_greenlets
+def test_a_block_may_go_on_for_longer_than_its_last_message_is_kept(
+    channels: Channels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producing, "KEPT", 0.3)
+    names = (f"job{number}" for number in itertools.count())
+
+    def go_on() -> tuple[bool, list[Any]]:
+        name = next(names)
+        with contextlib.suppress(ChannelEnded), channels.channel(name).producer(ttl=0.6) as job:
+            for n in range(4):
+                gevent.sleep(0.4)
+                job.publish({"data": n})
+                # As a process would that streams the channel.
+                broker, piece = broker_of(channels), broker_of(channels).read(name, 0, 0, 0)
+                end_lapsed(broker, name, piece.end, None)
+        events = events_of(channels.history(name))
+        return events == [None] * 4 + ["done"], events
+
     in_one_try(go_on)
 
 
