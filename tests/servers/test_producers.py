@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -113,15 +113,42 @@ class Watched:
 Watch = Callable[[], tuple[str, Watched]]
 
 
-@pytest.fixture
-def watch(channels: Channels, request: pytest.FixtureRequest) -> Watch:
-    """A new channel, and who watches it."""
-
+def watch_of(channels: Channels) -> Watch:
     def watch() -> tuple[str, Watched]:
         name = f"job:{os.urandom(6).hex()}"
         return name, Watched(channels, name)
 
     return watch
+
+
+@pytest.fixture
+def watch(channels: Channels) -> Watch:
+    """A new channel, and who watches it."""
+    return watch_of(channels)
+
+
+class Stage(NamedTuple):
+    """A broker for a web server, and who watches its channels."""
+
+    env: dict[str, str]
+    watch: Watch
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest, sqlite_url: str) -> Iterator[Stage]:
+    """With Redis, or with a file of SQLite."""
+    if request.param == "redis":
+        yield Stage(request.getfixturevalue("env"), request.getfixturevalue("watch"))
+        return
+    channels = Channels(sqlite_url)
+    env = {**os.environ, "BROKER": sqlite_url, "PYTHONPATH": str(ROOT)}
+    yield Stage(env, watch_of(channels))
+    end_all_of(channels)
+
+
+BOTH = pytest.mark.parametrize(
+    "stage", ["redis", pytest.param("sqlite", marks=pytest.mark.long)], indirect=True
+)
 
 
 # -- a script: cron, a shell, a process that a view starts
@@ -167,10 +194,13 @@ def test_a_script_that_is_frozen_is_lost_and_learns_it(
     at_best(freeze, IN_TIME)
 
 
-def test_a_script_that_is_over_is_done(env: dict[str, str], watch: Watch) -> None:
+@pytest.mark.parametrize(("fails", "status"), [("0", "done"), ("1", "failed")])
+def test_a_script_that_is_over_is_done_or_failed(
+    fails: str, status: str, env: dict[str, str], watch: Watch
+) -> None:
     name, watched = watch()
-    with running(env, *SCRIPT, name, str(SHORT)):
-        assert watched.end() == "done"
+    with running(env, *SCRIPT, name, "5", fails):
+        assert watched.end() == status
 
 
 # -- RQ
@@ -306,6 +336,7 @@ def test_a_worker_of_celery_that_stops_lets_its_task_end(
 # -- the web server
 
 
+@BOTH
 @pytest.mark.parametrize("how", ["killed", "reloaded"])
 @pytest.mark.parametrize(("kind", "where"), [("SseWorker", "greenlet"), ("gthread", "thread")])
 def test_a_greenlet_or_thread_of_the_web_server_ends_with_its_worker(
@@ -313,13 +344,12 @@ def test_a_greenlet_or_thread_of_the_web_server_ends_with_its_worker(
     where: str,
     how: str,
     serve: Callable[..., Server],
-    env: dict[str, str],
-    watch: Watch,
+    stage: Stage,
 ) -> None:
-    server = serve(kind, "tests.servers.apps.producing:app", env=env, args=HOOKED)
+    server = serve(kind, "tests.servers.apps.producing:app", env=stage.env, args=HOOKED)
 
     def death() -> float:
-        name, watched = watch()
+        name, watched = stage.watch()
         ask_json(server, f"/start/{where}/{name}")
         pid = watched.begins()
         if how == "killed":
@@ -334,20 +364,70 @@ def test_a_greenlet_or_thread_of_the_web_server_ends_with_its_worker(
 
 
 @contextlib.contextmanager
-def asking(server: Server, path: str) -> Iterator[None]:
+def asking(server: Server, path: str, method: str = "GET") -> Iterator[None]:
     """A client that has asked for *path* and waits for its answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     with contextlib.closing(connection):
-        connection.request("GET", path)
+        connection.request(method, path)
         yield
 
 
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [("SseWorker", "greenlet"), pytest.param("gthread", "thread", marks=pytest.mark.long)],
+)
+def test_each_place_in_the_web_server_has_an_end_of_its_own(
+    kind: str, where: str, serve: Callable[..., Server], env: dict[str, str], watch: Watch
+) -> None:
+    server = serve(kind, "tests.servers.apps.producing:app", env=env, args=HOOKED)
+    jobs = []
+    with contextlib.ExitStack() as stack:
+        for place in ("request", "pipeline", f"start/{where}"):
+            for fails, status in ((0, "done"), (1, "failed")):
+                name, watched = watch()
+                path = f"/{place}/{name}?steps=5&fails={fails}"
+                stack.enter_context(asking(server, path))
+                jobs.append((place, status, watched))
+        assert [(place, watched.end()) for place, _, watched in jobs] == [
+            (place, status) for place, status, _ in jobs
+        ]
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
-def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
-    kind: str, serve: Callable[..., Server], env: dict[str, str], watch: Watch
+@pytest.mark.parametrize(
+    ("method", "query", "status"),
+    [
+        ("POST", f"steps={3 * SHORT}", "done"),
+        ("GET", f"steps={3 * SHORT}&finish", "done"),
+        ("GET", "", "lost"),
+    ],
+)
+def test_a_pipeline_goes_on_in_a_reload_if_its_stream_does(
+    kind: str,
+    method: str,
+    query: str,
+    status: str,
+    serve: Callable[..., Server],
+    env: dict[str, str],
+    watch: Watch,
 ) -> None:
     server = serve(kind, "tests.servers.apps.producing:app", env=env, args=HOOKED)
     name, watched = watch()
+    with asking(server, f"/pipeline/{name}?{query}", method):
+        watched.begins()
+        assert server.process is not None
+        server.process.send_signal(signal.SIGHUP)
+        assert watched.end() == status
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
+def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
+    kind: str, serve: Callable[..., Server], stage: Stage
+) -> None:
+    server = serve(kind, "tests.servers.apps.producing:app", env=stage.env, args=HOOKED)
+    name, watched = stage.watch()
     with asking(server, f"/request/{name}?steps={3 * SHORT}"):
         watched.begins()
         assert server.process is not None
@@ -355,14 +435,15 @@ def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
         assert watched.end() == "done"
 
 
+@BOTH
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_a_producer_in_a_request_is_lost_with_its_process(
-    kind: str, serve: Callable[..., Server], env: dict[str, str], watch: Watch
+    kind: str, serve: Callable[..., Server], stage: Stage
 ) -> None:
-    server = serve(kind, "tests.servers.apps.producing:app", env=env, args=HOOKED)
+    server = serve(kind, "tests.servers.apps.producing:app", env=stage.env, args=HOOKED)
 
     def death() -> float:
-        name, watched = watch()
+        name, watched = stage.watch()
         with asking(server, f"/request/{name}"):
             os.kill(watched.begins(), signal.SIGKILL)
             return watched.lost_after()

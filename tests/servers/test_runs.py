@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -32,17 +31,32 @@ ENDLESS = 100_000
         pytest.param("gthread", marks=pytest.mark.long),
     ]
 )
-def server(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Server:
-    return served(str(request.param), serve, tmp_path)
+def server(request: pytest.FixtureRequest, serve: Serve, sqlite_url: str) -> Server:
+    return served(str(request.param), serve, sqlite_url)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("gevent", "sqlite"), marks=pytest.mark.long),
+        ("SseWorker", "sqlite"),
+        pytest.param(("gthread", "sqlite"), marks=pytest.mark.long),
+        pytest.param(("gevent", "redis"), marks=pytest.mark.long),
+        pytest.param(("SseWorker", "redis"), marks=pytest.mark.long),
+    ],
+    ids=" with ".join,
+)
+def any_broker(request: pytest.FixtureRequest, serve: Serve) -> Server:
+    kind, broker = request.param
+    return served(kind, serve, request.getfixturevalue(f"{broker}_url"))
 
 
 def served(
-    kind: str, serve: Serve, tmp_path: Path, *args: str, conf: tuple[str, ...] = CONF
+    kind: str, serve: Serve, broker: str, *args: str, conf: tuple[str, ...] = CONF
 ) -> Server:
     return serve(
         kind,
         "tests.servers.apps.runs:app",
-        env={"BROKER": f"sqlite:///{tmp_path}/events.db"},
+        env={"BROKER": broker},
         args=(*conf, "--workers", "2", *args),
     )
 
@@ -81,7 +95,8 @@ def status_of(server: Server, id: str = "answer") -> Any:
     return ask_json(server, f"/status/{id}")["status"]
 
 
-def test_who_watches_in_another_worker_gets_all_of_it(server: Server) -> None:
+def test_who_watches_in_another_worker_gets_all_of_it(any_broker: Server) -> None:
+    server = any_broker
     pid = started(server, count=40)
     client = watching(server, other_than=pid)
     body = body_of(client.read_to_end())
@@ -90,7 +105,8 @@ def test_who_watches_in_another_worker_gets_all_of_it(server: Server) -> None:
     assert status_of(server) == "done"
 
 
-def test_a_killed_worker_is_told_within_5_s(server: Server) -> None:
+def test_a_killed_worker_is_told_within_5_s(any_broker: Server) -> None:
+    server = any_broker
     numbers = itertools.count()
 
     def death() -> float:
@@ -109,7 +125,8 @@ def test_a_killed_worker_is_told_within_5_s(server: Server) -> None:
     at_best(death, 5)
 
 
-def test_any_worker_stops_a_run_and_its_source_is_closed_at_once(server: Server) -> None:
+def test_any_worker_stops_a_run_and_its_source_is_closed_at_once(any_broker: Server) -> None:
+    server = any_broker
     numbers = itertools.count()
 
     def stop() -> float:
@@ -154,9 +171,9 @@ def test_a_watcher_that_vanishes_watches_no_more_and_holds_up_nobody(server: Ser
 @pytest.mark.parametrize("source", ["plain", "async", "threads"])
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_worker_that_stops_lets_its_runs_end(
-    kind: str, source: str, serve: Serve, tmp_path: Path
+    kind: str, source: str, serve: Serve, sqlite_url: str
 ) -> None:
-    server = served(kind, serve, tmp_path)
+    server = served(kind, serve, sqlite_url)
     started(server, count=150, source=source)
     assert server.process is not None
     server.process.send_signal(signal.SIGHUP)
@@ -177,11 +194,11 @@ def test_a_worker_that_stops_lets_its_runs_end(
     ],
 )
 def test_a_worker_that_stops_has_its_grace_however_short_its_timeout_is(
-    kind: str, source: str, hook: bool, serve: Serve, tmp_path: Path
+    kind: str, source: str, hook: bool, serve: Serve, sqlite_url: str
 ) -> None:
     # Without the hook, nothing but its run tells the package of the worker.
     timeout = ("--timeout", "2")
-    server = served(kind, serve, tmp_path, *timeout, conf=CONF if hook else ())
+    server = served(kind, serve, sqlite_url, *timeout, conf=CONF if hook else ())
     pid = started(server, count=300, source=source)
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: status_of(server) != "running", "the run to end")
@@ -201,9 +218,9 @@ def test_a_worker_that_stops_has_its_grace_however_short_its_timeout_is(
     ],
 )
 def test_a_worker_that_ends_at_once_waits_for_no_run(
-    kind: str, source: str, serve: Serve, tmp_path: Path
+    kind: str, source: str, serve: Serve, sqlite_url: str
 ) -> None:
-    server = served(kind, serve, tmp_path, "--graceful-timeout", "60")
+    server = served(kind, serve, sqlite_url, "--graceful-timeout", "60")
     pid = started(server, source=source)
     os.kill(pid, signal.SIGQUIT)
     wait_until(lambda: not psutil.pid_exists(pid), "the worker to end", 20)
@@ -232,9 +249,9 @@ def test_a_worker_that_ends_does_not_ask_a_silent_redis_for_each_run(
 
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
-    kind: str, serve: Serve, tmp_path: Path
+    kind: str, serve: Serve, sqlite_url: str
 ) -> None:
-    server = served(kind, serve, tmp_path)
+    server = served(kind, serve, sqlite_url)
     client = Client(server.port).get("/chat/answer?count=150&pace=0.02", method="POST")
     browser = watching(server)
     client.read_until(b"data: 3\n")
@@ -249,9 +266,9 @@ def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
 
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_run_that_is_longer_than_the_grace_of_its_worker_is_lost(
-    kind: str, serve: Serve, tmp_path: Path
+    kind: str, serve: Serve, sqlite_url: str
 ) -> None:
-    server = served(kind, serve, tmp_path, "--graceful-timeout", "4")
+    server = served(kind, serve, sqlite_url, "--graceful-timeout", "4")
     pid = started(server)
     assert server.process is not None
     server.process.send_signal(signal.SIGHUP)
