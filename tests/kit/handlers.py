@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
 
 from ssestream import handler
 from tests.kit.visit import Visit, until
@@ -25,6 +26,14 @@ class Played:
 
     def visit(self, method: str = "GET", **environ: Any) -> Visit:
         return Visit(self.app, "/", method, **environ)
+
+    def session_of(self, visit: Visit) -> dict[str, Any]:
+        """The session that the response of *visit* has stored in its cookie."""
+        (cookie,) = visit.headers("Set-Cookie")
+        serializer = SecureCookieSessionInterface().get_signing_serializer(self.app)
+        assert serializer is not None
+        stored: dict[str, Any] = serializer.loads(cookie.partition("=")[2].partition(";")[0])
+        return stored
 
     def saw(self, what: Any) -> None:
         until(lambda: what in self.seen, repr(what))

@@ -141,6 +141,31 @@ def test_each_stream_ends_as_its_clients_understand_it(
     assert "Worker graceful timeout" not in server.log()
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "SseWorker",
+        pytest.param("gevent", marks=pytest.mark.long),
+        pytest.param("gthread", marks=pytest.mark.long),
+    ],
+)
+def test_answers_to_put_patch_and_delete_finish_too(
+    kind: str, serve: Callable[..., Server]
+) -> None:
+    server = start(serve, kind, graceful=200)
+    methods = ("PUT", "PATCH", "DELETE")
+    ways = ("/pipeline", "/shared", "/handler", "/written", "/timer")
+    answers = [answered(server, way, method=method, count=10) for method in methods for way in ways]
+    comes_back = answered(server, "/pipeline", method="GET", count=10_000)
+    assert server.process is not None
+    server.process.send_signal(signal.SIGHUP)
+    # Of a GET, to see that the worker is stopping.
+    assert b"event: ssestream-retry\n" in comes_back.read_until(LAST_CHUNK)
+    for answer in answers:
+        answer.read_until(LAST_CHUNK)
+        assert answer.data == [*map(str, range(10)), "[DONE]"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
 def test_a_worker_for_one_request_at_a_time_keeps_to_it_as_well(
     how: signal.Signals, serve: Callable[..., Server]

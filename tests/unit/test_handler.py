@@ -523,6 +523,7 @@ def test_the_contexts_are_the_requests_and_its_teardown_runs_at_the_start() -> N
         assert g.own == "function"
         assert "database" not in g
         assert session["seen"] == "yes"
+        session["late"] = "lost"
         g.database = "again"
         res.end()
 
@@ -533,7 +534,7 @@ def test_the_contexts_are_the_requests_and_its_teardown_runs_at_the_start() -> N
     played.app.teardown_appcontext(lambda error: torn.append(g.pop("database", None)))
     with played.visit() as visit:
         assert visit.read_to_end().endswith(b"begun")
-    assert visit.headers("Set-Cookie")
+    assert played.session_of(visit) == {"seen": "yes"}
     until(lambda: len(torn) == 2, "the second teardown")
     assert played.seen == ["teardown", "started"]
     assert torn == ["open", "again"]

@@ -15,7 +15,7 @@ from tests.servers.apps import tell
 app = Flask(__name__)
 app.config.update(json.loads(os.environ.get("SETTINGS", "{}")))
 
-METHODS = ["GET", "POST"]
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def pieces() -> Iterator[dict[str, Any]]:

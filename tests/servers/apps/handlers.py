@@ -80,6 +80,7 @@ def account(req, res, kind):
         res.write(f"data: {current_user.name} {session['color']}\n\n")
         told = {"connections": in_use(), "g": g.own, "user": current_user.name}
         told |= {"color": session["color"], "path": request.path, "app": current_app.name}
+        session["late"] = "lost"
         tell(event="started", kind=kind, **told)
         if kind == "asks":
             res.write(f"data: {db.session.query(User).count()}\n\n")
@@ -103,6 +104,7 @@ async def account_awaited(req, res):
             await asyncio.sleep(0.001)
         told = {"connections": in_use(), "g": g.own, "user": current_user.name}
         told |= {"color": session["color"], "path": request.path, "app": current_app.name}
+        session["late"] = "lost"
         tell(event="started", kind="awaits", **told)
         res.write(f"data: {db.session.query(User).count()}\n\n")
         await asyncio.sleep(60)
@@ -112,7 +114,7 @@ async def account_awaited(req, res):
 
 @app.get("/kept")
 def kept():
-    return {"kind": session.get("kind")}
+    return {"kind": session.get("kind"), "late": session.get("late")}
 
 
 @app.route("/ticks", methods=["GET", "POST"])
