@@ -234,7 +234,8 @@ def test_the_changes_begin_with_this_version() -> None:
     assert changes.startswith(f"Version {ssestream.__version__}\n---")
 
 
-#: Rooms whose unit test file has another name. The files of a broker are parts of one.
+#: Rooms whose unit test file has another name. The files of a broker are parts of one, as are those
+#: for OpenTelemetry.
 TESTED_IN = {
     "brokers.memory_log": "unit/brokers/test_memory.py",
     "__main__": "servers/test_command.py",
@@ -246,7 +247,7 @@ TESTED_IN = {
 
 def file_of_tests(room: str) -> str:
     wing, _, name = room.partition(".")
-    if wing == "brokers" and "." in name:
+    if wing in ("brokers", "metrics") and "." in name:
         name = name.partition(".")[0]
     folder = f"unit/{wing}/" if name else "unit/"
     return TESTED_IN.get(room, f"{folder}test_{name or wing}.py")

@@ -97,11 +97,22 @@ class Open(Protocol):
         """End the stream at once."""
 
 
+class Observer(Protocol):
+    """One that hears of each stream when it opens and when it is over. It must not raise."""
+
+    def opened(self, stream: Open) -> None:
+        """Called in the request of *stream*, which may be over already."""
+
+    def closed(self, stream: Open, cause: Cause, messages: int, length: int) -> None:
+        """Called with all messages of *stream* and their bytes. Any thread may call it."""
+
+
 class _Registry:
     """All open streams and all counts, under one lock, as any thread may change them."""
 
     def __init__(self) -> None:
         self._when_drained: tuple[Callable[[float], object], ...] = ()
+        self._observers: tuple[Observer, ...] = ()
         self.begin()
 
     def begin(self) -> None:
@@ -146,7 +157,9 @@ class _Registry:
             self._counts["opened"] += 1
             if client is not None:
                 self._clients[client] += 1
-            return True
+        for observer in self._observers:
+            observer.opened(stream)
+        return True
 
     def close(self, stream: Open, cause: Cause, client: Hashable | None) -> None:
         with self._lock:
@@ -160,8 +173,14 @@ class _Registry:
                 self._clients[client] -= 1
                 if not self._clients[client]:
                     del self._clients[client]
+        for observer in self._observers:
+            observer.closed(stream, cause, messages, length)
         if self.draining:
             self._look_whether_drained()
+
+    def observe(self, observer: Observer) -> None:
+        """Let *observer* hear of each stream from now on."""
+        self._observers = (*self._observers, observer)
 
     def when_drained(self, function: Callable[[float], object]) -> None:
         """Call *function* with the seconds that a drain took, when no stream is open any more."""

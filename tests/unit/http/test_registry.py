@@ -274,3 +274,27 @@ def test_a_process_without_streams_is_drained_at_once(registry: Any) -> None:
     registry.begin()
     registry.begin_draining()
     assert len(told) == 2
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def opened(self, stream: Any) -> None:
+        self.told.append(stream)
+
+    def closed(self, stream: Any, cause: Cause, messages: int, length: int) -> None:
+        self.told.append((stream, cause, messages, length))
+
+
+def test_an_observer_hears_of_each_stream_that_is_let_in_once(registry: Any) -> None:
+    early, stream, refused = Stream(), Stream(3, 30), Stream()
+    registry.open(early, None, None, None)
+    observer = Observer()
+    registry.observe(observer)
+    registry.open(stream, 2, None, None)
+    registry.open(refused, 2, None, None)
+    registry.close(refused, "refused", None)
+    for _ in range(2):
+        registry.close(stream, "stalled", None)
+    assert observer.told == [stream, (stream, "stalled", 3, 30)]

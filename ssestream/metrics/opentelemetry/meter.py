@@ -1,12 +1,12 @@
-"""The numbers for OpenTelemetry, by its own API."""
+"""The numbers for OpenTelemetry's meter."""
 
 from collections.abc import Callable, Iterable, Iterator
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
-from .durations import BOUNDS, Durations, Listener
-from .metrics import Metrics
-from .number import Labels, Number
+from ..durations import BOUNDS, Durations, Listener
+from ..metrics import Metrics
+from ..number import Labels, Number
 
 #: The beginning of each name, as OpenTelemetry parts names by dots.
 PREFIX = "ssestream."
