@@ -20,7 +20,7 @@ from ssestream.channels import health, listener, replay
 from ssestream.http import diagnosis
 from tests.kit.brokers import Actor
 from tests.kit.redis_server import RedisServer
-from tests.kit.servers import Server
+from tests.kit.servers import APACHE, MOD_WSGI, Server
 
 HERE = Path(__file__).parent
 NODE_MODULES = HERE / "node" / "node_modules"
@@ -82,6 +82,22 @@ def _missing(what: str, how: str) -> None:
 def uwsgi() -> None:
     if not Path(sys.executable).with_name("uwsgi").exists():
         _missing("uWSGI", "pip install pyuwsgi")
+
+
+@pytest.fixture(scope="session")
+def mod_wsgi() -> None:
+    """Debian's Apache and mod_wsgi, which can serve the package that is tested."""
+    if not (APACHE.exists() and MOD_WSGI.exists()):
+        _missing("mod_wsgi", "install Debian's apache2-bin and libapache2-mod-wsgi-py3")
+    made_for = MOD_WSGI.resolve().name.rpartition("-")[2]
+    own = "{}.{}".format(*sys.version_info)
+    if made_for != own:
+        pytest.skip(f"left out, as Debian's mod_wsgi is for Python {made_for}, and this is {own}")
+    if os.geteuid() == 0:
+        # Apache serves as another user.
+        read = ["cat", str(HERE / "conftest.py"), gevent.__file__]
+        if subprocess.run(read, user="nobody", stdout=subprocess.DEVNULL, check=False).returncode:
+            pytest.skip("left out, as Apache's user may not read these files: run it as that user")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ _WAITRESS_KEY = "waitress.client_disconnected"
 
 _UWSGI_KEY = "uwsgi.version"
 
+_MOD_WSGI_KEY = "mod_wsgi.version"
+
 
 def find_socket(environ: Mapping[str, Any]) -> Any:
     """The client's socket of *environ*. None where the server keeps it out of reach."""
@@ -44,6 +46,13 @@ def find_socket(environ: Mapping[str, Any]) -> Any:
             pass
     logger.debug("no client socket in the environ of %r", environ.get("SERVER_SOFTWARE"))
     return None
+
+
+def keeper_of_socket(environ: Mapping[str, Any]) -> str | None:
+    """The server of *environ*, if it gives out no socket at all. None for every other server."""
+    if _MOD_WSGI_KEY in environ:
+        return "mod_wsgi"
+    return "granian" if environ.get("SERVER_SOFTWARE") == "Granian" else None
 
 
 def _descriptor_of(environ: Mapping[str, Any]) -> int:

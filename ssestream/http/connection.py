@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..runtime.threads import new_lock
-from .client_socket import find_socket
+from .client_socket import find_socket, keeper_of_socket
 from .hangup import Socket, Watched, fileno
 from .lent_socket import LentSocket, SocketType
 from .origin import call_queue_of
@@ -104,6 +104,10 @@ class Connection(Watched):
 
     __slots__ = ("_client", "_path", "delimited", "owes_close", "serial")
 
+    #: The server that keeps the socket to itself, by its name; None for every other server. A class
+    #: attribute, because hardly any connection sets it.
+    keeper: str | None = None
+
     def __init__(
         self,
         sock: Any = None,
@@ -176,7 +180,9 @@ class Connection(Watched):
         if isinstance(found, cls):
             return found
         delimited = environ.get("SERVER_PROTOCOL", "HTTP/1.1") not in ("HTTP/1.0", "HTTP/0.9")
-        connection = cls(
+        keeper = keeper_of_socket(environ)
+        make = cls if keeper is None else functools.partial(_Kept, keeper)
+        connection = make(
             find_socket(environ),
             delimited,
             environ.get("REMOTE_ADDR"),
@@ -314,6 +320,18 @@ class Connection(Watched):
                 sock.settimeout(None)
         except OSError:
             pass
+
+
+class _Kept(Connection):
+    """A connection of a server that keeps the socket to itself."""
+
+    __slots__ = ("keeper",)
+
+    keeper: str | None
+
+    def __init__(self, keeper: str, *of_connection: Any) -> None:
+        super().__init__(*of_connection)
+        self.keeper = keeper
 
 
 def has_connection(environ: Mapping[str, Any]) -> bool:

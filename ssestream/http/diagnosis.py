@@ -87,6 +87,14 @@ def look_at_server(connection: Connection, loop: Loop) -> None:
                 adapter,
                 "is only one" if adapter == "asgiref" else "are few",
             )
+    if connection.keeper is not None:
+        _warn(
+            "%s: %s keeps the client's socket to itself. Only a failed heartbeat shows that a"
+            " client has left. This takes up to three heartbeats (SSESTREAM_HEARTBEAT), and the"
+            " stream keeps a thread until then. See docs/servers.rst of ssestream",
+            connection.name,
+            connection.keeper,
+        )
     if not loop.cooperative and not connection.serial and _LAST_THREAD not in _said:
         threads = threads_of_server()
         if threads is not None and registry.number_open() >= threads:
@@ -118,6 +126,7 @@ def threads_of_server() -> int | None:
 
 #: By the module of a server, from the object whose method runs: its number of threads.
 _THREADS: dict[str, Callable[[Any], int]] = {
+    "cheroot.workers.threadpool": lambda worker: worker.server.requests.min,
     "gunicorn.workers.gthread": lambda worker: worker.cfg.threads,
     "waitress.task": lambda dispatcher: len(dispatcher.threads) - dispatcher.stop_count,
 }

@@ -1,15 +1,18 @@
 """Real servers in processes of their own, and raw clients to treat them badly."""
 
+import contextlib
 import ctypes
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,6 +40,14 @@ UWSGI = {
     "uwsgi-gevent": ("--gevent", "64", "--gevent-monkey-patch"),
     "uwsgi-threads": ("--enable-threads", "--threads", "64"),
 }
+
+#: Debian's Apache with mod_wsgi, of which the link names the Python that it is made for.
+APACHE = Path("/usr/sbin/apache2")
+MODULES = Path("/usr/lib/apache2/modules")
+MOD_WSGI = MODULES / "mod_wsgi.so"
+
+#: The kinds that do not say which port they have found.
+NEED_A_PORT = ("waitress", "hypercorn", "cheroot", "granian", "mod_wsgi", *UWSGI)
 
 PATIENCE = 60.0
 
@@ -72,6 +83,31 @@ server.serve_forever()
 """
 
 
+# A daemon process, which has what a signal or a touched script says to it. `folder` is the server's
+# own, and Apache's user may read it.
+_MOD_WSGI = """
+ServerRoot {folder}
+ServerName localhost
+Listen 127.0.0.1:{port}
+PidFile {folder}/pid
+Mutex file:{folder} default
+ErrorLog /dev/stderr
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule wsgi_module {modules}/mod_wsgi.so
+User nobody
+Group nogroup
+WSGISocketPrefix {folder}/wsgi
+WSGIDaemonProcess app threads={threads} python-path={path} display-name=%{{GROUP}}
+WSGIProcessGroup app
+WSGIApplicationGroup %{{GLOBAL}}
+WSGIScriptAlias / {folder}/app.wsgi
+<Directory {folder}>
+    Require all granted
+</Directory>
+"""
+
+
 class Patience:
     """*seconds* of looking for *what*.
 
@@ -100,7 +136,11 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
 
 
 class Server:
-    """One server process. *kind* is one of `SERVERS` or `UWSGI`, or ``"uvicorn"``."""
+    """One server process.
+
+    *kind* is one of `SERVERS` or `UWSGI`, or ``"uvicorn"``, ``"hypercorn"``, ``"cheroot"``,
+    ``"granian"`` or ``"mod_wsgi"``.
+    """
 
     def __init__(
         self,
@@ -121,7 +161,10 @@ class Server:
         self._threads = threads
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        #: The folder of Apache's files; None for another server.
+        self.folder: Path | None = None
+        # Apache opens it a second time, so each writer appends.
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by stop()
         self._text = b""
 
     def _command(self) -> list[str]:
@@ -145,14 +188,39 @@ class Server:
             return [*program, *options, *self._args, "--module", self._app]
         if self.kind == "uvicorn":
             return [python, "-m", "uvicorn", "--port", str(self.port), *self._args, self._app]
+        if self.kind == "hypercorn":
+            return [python, "-m", "hypercorn", "-b", bind, *self._args, self._app]
+        if self.kind == "cheroot":
+            threads = f"--threads={self._threads}"
+            return [python, "-m", "cheroot", f"--bind={bind}", threads, *self._args, self._app]
+        if self.kind == "granian":
+            options = ["--interface=wsgi", f"--port={self.port}"]
+            options += [f"--blocking-threads={self._threads}", *self._args]
+            return [python, "-m", "granian", *options, self._app]
+        if self.kind == "mod_wsgi":
+            return [str(APACHE), "-f", str(self._configure_apache()), "-DFOREGROUND"]
         worker = "ssestream.gunicorn.SseWorker" if self.kind == "SseWorker" else self.kind
         command = [python, "-m", "gunicorn", "-k", worker, "-b", bind, *NO_CONTROL_SOCKET]
         if self.kind == "gthread":
             command += ["--threads", str(self._threads)]
         return [*command, *self._args, self._app]
 
+    def _configure_apache(self) -> Path:
+        """Write the files of Apache into a folder of their own."""
+        folder = self.folder = Path(tempfile.mkdtemp(prefix="mod_wsgi"))
+        folder.chmod(0o755)
+        module, _, name = self._app.partition(":")
+        (folder / "app.wsgi").write_text(f"from {module} import {name} as application\n")
+        path = ":".join([*self.env["PYTHONPATH"].split(":"), sysconfig.get_path("purelib")])
+        text = _MOD_WSGI.format(
+            folder=folder, port=self.port, modules=MODULES, threads=self._threads, path=path
+        )
+        conf = folder / "apache.conf"
+        conf.write_text(text)
+        return conf
+
     def start(self) -> "Server":
-        if self.kind in ("waitress", *UWSGI) and not self.port:
+        if self.kind in NEED_A_PORT and not self.port:
             self.port = free_port()
         self.process = subprocess.Popen(
             self._command(),
@@ -165,7 +233,7 @@ class Server:
         )
         found = wait_until(self._listening, f"{self.kind} to listen")
         self.port = int(found[1])
-        if self.kind not in ("pywsgi", "flask", "waitress", "uvicorn", *UWSGI):
+        if self.kind not in ("pywsgi", "flask", "uvicorn", *NEED_A_PORT):
             wait_until(lambda: "Booting worker" in self.log(), "a worker")
         return self
 
@@ -175,6 +243,12 @@ class Server:
         if self.kind in UWSGI:
             spawned = "spawned uWSGI worker" in self.log()
             return re.search(r"bound to TCP address [\d.]+:(\d+)", self.log()) if spawned else None
+        if self.kind in ("cheroot", "granian", "mod_wsgi"):
+            # They do not say it, or before they can take anybody.
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return re.match(r"(?=(\d+))", str(self.port))
+            return None
         return re.search(r"https?://[\w.\[\]:]*?:(\d+)", self.log())
 
     @property
@@ -230,6 +304,8 @@ class Server:
             self.process.wait()
         self.log()
         self._log.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def ask(

@@ -1,0 +1,240 @@
+"""Servers that few Flask apps run on: what a stream has there, and what it has not."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.test_docs import blocks
+from tests.kit.promptness import at_best
+from tests.kit.servers import ROOT, Client, Server, ask_json, wait_until
+from tests.servers.test_departure import departs, fin, half_close, rst
+from tests.servers.test_diagnosis import stream, warnings_of
+
+pytestmark = pytest.mark.server
+
+APP = "tests.servers.apps.app:app"
+
+HEARTBEAT = 0.4
+
+#: Seconds in which a stream opens that nothing holds back: before its first heartbeat, at 80 %.
+OPENS = 0.25
+
+#: Heartbeats in which a departure shows that no socket tells of.
+HEARTBEATS = 4
+
+#: Each server with what a test of it needs: a module, or the fixture of a program.
+SERVERS = {"cheroot": "cheroot", "granian": "granian", "mod_wsgi": "", "hypercorn": "hypercorn"}
+
+#: Of these, the ones that tell the app of a departure as far as a heartbeat shows it.
+KEEPERS = ("granian", "mod_wsgi")
+
+RECIPES = blocks(ROOT / "docs" / "stopping.rst", "python")
+
+Need = Callable[[str], None]
+
+
+@pytest.fixture(scope="session")
+def need(installed: Callable[[str], None], request: pytest.FixtureRequest) -> Need:
+    """``need("granian")``: skip the test if this server is missing."""
+
+    def check(kind: str) -> None:
+        if kind == "mod_wsgi":
+            request.getfixturevalue("mod_wsgi")
+        else:
+            installed(SERVERS[kind])
+
+    return check
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest, need: Need) -> Iterator[Server]:
+    kind = str(request.param)
+    need(kind)
+    app = f"wsgi:{APP}" if kind == "hypercorn" else APP
+    settings = {"SSESTREAM_HEARTBEAT": HEARTBEAT, "SSESTREAM_SEND_TIMEOUT": 0.5}
+    server = Server(kind, app, env={"SETTINGS": json.dumps(settings)})
+    yield server.start()
+    server.stop()
+
+
+def test_a_stream_opens_at_once(server: Server) -> None:
+    def opening() -> float:
+        began = time.monotonic()
+        client = Client(server.port).get(f"/quiet?key=opened{began}")
+        client.read_until(b":ok\n\n")
+        took = time.monotonic() - began
+        client.fin()
+        return took
+
+    at_best(opening, OPENS)
+
+
+def test_a_silent_stream_gets_heartbeats(server: Server) -> None:
+    client = Client(server.port).get("/quiet?key=silent")
+    client.read_until(b"\n:\n")
+    client.fin()
+
+
+def test_a_response_that_ends_is_whole(server: Server) -> None:
+    client = Client(server.port).get("/ended?key=ended", "Connection: close")
+    client.read_until(b"data: last\n\n")
+    client.read_until(b"\r\n0\r\n\r\n")
+    server.wait_for(event="finish", key="ended")
+
+
+def test_a_client_that_never_reads_is_given_up(server: Server) -> None:
+    client = Client(server.port, receive_buffer=4096).get("/flood?key=stalled")
+    server.wait_for(event="close", key="stalled")
+    client.fin()
+
+
+@pytest.mark.parametrize("server", ["cheroot"], indirect=True, scope="module")
+@pytest.mark.parametrize("leave", [fin, rst, half_close])
+def test_cheroot_hides_no_departure(server: Server, leave: Callable[[Client], None]) -> None:
+    departs(server, leave)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("server", KEEPERS, indirect=True, scope="module")
+@pytest.mark.parametrize("leave", [fin, rst])
+def test_a_heartbeat_shows_a_departure(server: Server, leave: Callable[[Client], None]) -> None:
+    def departure() -> float:
+        key = f"left{time.monotonic()}"
+        client = Client(server.port).get(f"/quiet?key={key}")
+        client.read_until(b":ok\n\n")
+        left = time.monotonic()
+        leave(client)
+        closed: float = server.wait_for(event="close", key=key)["at"]
+        return closed - left
+
+    at_best(departure, HEARTBEATS * HEARTBEAT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("server", ["hypercorn"], indirect=True, scope="module")
+def test_hypercorn_hides_a_departure(server: Server) -> None:
+    client = Client(server.port).get("/quiet?key=hidden")
+    client.read_until(b":ok\n\n")
+    client.fin()
+    # The stream's own timer ticks every 20 ms for as long as it is open.
+    many = 2 * HEARTBEATS * HEARTBEAT / 0.02
+    wait_until(lambda: ask_json(server, "/ticks").get("hidden", 0) > many, "heartbeats in vain")
+    assert not server.events(event="close", key="hidden")
+
+
+@pytest.mark.parametrize("server", ["granian", "mod_wsgi"], indirect=True, scope="module")
+def test_a_destroyed_stream_looks_whole_behind_mod_wsgi_alone(server: Server) -> None:
+    client = Client(server.port).get("/destroyed?key=destroyed", "Connection: close")
+    looks_whole = client.read_to_end().endswith(b"\r\n0\r\n\r\n")
+    assert looks_whole == (server.kind == "mod_wsgi")
+    server.wait_for(event="close", key="destroyed")
+
+
+@pytest.mark.parametrize("path", ["/stream", "/iterated"])
+@pytest.mark.parametrize("kind", SERVERS)
+def test_what_a_server_lacks_is_said_once(
+    kind: str, path: str, need: Need, serve: Callable[..., Server]
+) -> None:
+    need(kind)
+    app = "tests.servers.apps.wrong:app"
+    server = serve(kind, f"wsgi:{app}" if kind == "hypercorn" else app)
+    assert stream(server, "/slow-page").read_until(b"other")
+
+    def warned() -> list[str]:
+        # Apache writes the time and the client in front of a line.
+        return [line for line in server.log().splitlines() if "WARNING ssestream" in line]
+
+    assert warned() == []
+    clients = [stream(server, path), stream(server, path)]
+    for client in clients:
+        client.read_until(b":ok\n\n")
+    if kind == "cheroot":
+        assert warned() == []
+        return
+    (warning,) = warned()
+    if kind == "hypercorn":
+        assert f"{path!r}: hypercorn runs this app on an ASGI server" in warning
+    else:
+        assert f"{path!r}: {kind} keeps the client's socket to itself" in warning
+    assert "secret" not in warning
+
+
+def test_a_stream_that_takes_cheroots_last_thread_is_told_of(
+    need: Need, serve: Callable[..., Server]
+) -> None:
+    need("cheroot")
+    server = serve("cheroot", "tests.servers.apps.wrong:app", threads=1)
+    stream(server).read_until(b":ok\n\n")
+    (warning,) = warnings_of(server)
+    assert "the last of the 1 threads of its server" in warning
+
+
+def recipe(folder: Path, function: str) -> dict[str, str]:
+    """Write a module ``drained``, in which *function* of the page on stopping is called."""
+    (code,) = (block for block in RECIPES if f"def {function}(" in block)
+    (folder / "drained.py").write_text(
+        f"from ssestream import drain\n\n{code}\n\n"
+        f"from tests.servers.apps.app import app\n{function}()\n"
+    )
+    return {"PYTHONPATH": f"{ROOT}:{folder}"}
+
+
+def is_told_to_come_back(server: Server, client: Client) -> None:
+    assert re.search(rb"\nretry: \d+\n\n\r\n$", client.read_until(b"0\r\n\r\n")[:-5])
+    server.wait_for(event="finish", key="s")
+
+
+def test_cheroot_ends_streams_cleanly_by_the_recipe(
+    need: Need, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    need("cheroot")
+    server = serve("cheroot", "drained:app", env=recipe(tmp_path, "drain_on_sigterm"))
+    client = Client(server.port).get("/quiet?key=s")
+    client.read_until(b":ok\n\n")
+    assert server.process is not None
+    server.process.send_signal(signal.SIGTERM)
+    is_told_to_come_back(server, client)
+    server.process.wait(60)
+
+
+@pytest.mark.parametrize("how", ["touch", "graceful"])
+def test_mod_wsgi_ends_streams_cleanly_by_the_recipe(
+    how: str, need: Need, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    need("mod_wsgi")
+    # Apache's user reads it.
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    server = serve("mod_wsgi", "drained:app", env=recipe(tmp_path, "drain_under_mod_wsgi"))
+    client = Client(server.port).get("/quiet?key=s")
+    client.read_until(b":ok\n\n")
+    assert server.process is not None
+    assert server.folder is not None
+    if how == "touch":
+        os.utime(server.folder / "app.wsgi")
+        # mod_wsgi looks at the script when somebody comes.
+        Client(server.port).get("/ticks", "Connection: close").read_to_end()
+    else:
+        server.process.send_signal(signal.SIGUSR1)
+    is_told_to_come_back(server, client)
+
+
+@pytest.mark.long
+def test_granian_waits_for_its_streams_and_then_cuts_them(
+    need: Need, serve: Callable[..., Server]
+) -> None:
+    need("granian")
+    server = serve("granian", APP, args=("--workers-kill-timeout=2",))
+    client = Client(server.port).get("/quiet?key=s")
+    client.read_until(b":ok\n\n")
+    assert server.process is not None
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(60)
+    assert not client.read_to_end().endswith(b"0\r\n\r\n")
+    wait_until(lambda: "shutdown completed" in server.log(), "the end")
