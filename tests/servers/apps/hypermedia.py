@@ -72,13 +72,18 @@ def targeted_events() -> Any:
 
 
 def ended(*messages: Any) -> ServerResponse:
+    return written(*messages, end=True)
+
+
+def written(*messages: Any, end: bool = False) -> ServerResponse:
     visits.append(request.path)
     res = ServerResponse()
     sse_stream = SseStream(request)
     sse_stream.pipe(res)
     for message in messages:
         sse_stream.write({**message, "retry": 50})
-    sse_stream.end(close("over"))
+    if end:
+        sse_stream.end(close("over"))
     return res
 
 
@@ -109,7 +114,8 @@ def with_datastar() -> str:
 
 @app.get("/turbo/events")
 def turbo_events() -> Any:
-    return ended(
+    # Turbo's EventSource would come back, and do all of it again.
+    return written(
         turbo.append("list", "<li id=z>z</li>"),
         turbo.prepend("list", "<li id=first>first</li>"),
         turbo.before("a", "<li>before</li>"),

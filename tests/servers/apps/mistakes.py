@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from ssestream import Channels, ServerResponse, SseStream, set_interval
+from ssestream import Channels, ServerResponse, SseStream, set_interval, set_timeout
 
 logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 
@@ -96,8 +96,7 @@ def by_hand() -> Response:
     res = ServerResponse()
     res.header("Content-Type", "text/event-stream")
     last_event_id = SseStream(request).last_event_id
-    timer = set_interval(lambda: res.end(f"data: behind {last_event_id}\n\n"), 1)
-    res.on("close", timer.clear)
+    set_timeout(lambda: res.end(f"data: behind {last_event_id}\n\n"), 1)
     return res
 
 
