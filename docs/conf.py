@@ -20,6 +20,8 @@ import ssestream
 project = "ssestream"
 version = release = ssestream.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+# Files that pages link to.
+html_extra_path = ["alerts.yml", "grafana.json"]
 # Parts of pages, which the pages include.
 exclude_patterns = ["scaling/*.rst"]
 # A block without a language is output, or text of the wire.

@@ -143,6 +143,9 @@ class ChannelNumbers:
             for exchange in exchanges
             for name, lag in lags_of(exchange.listener.tails).items()
         }
+        published = self.publishing.number()
+        for labels in (*followed, *((group,) for group, _ in published.samples)):
+            failed.setdefault(labels, 0)
         with self._lock:
             seconds = self._lags.seconds(lags)
             for counter, now in counts.items():
@@ -189,7 +192,7 @@ class ChannelNumbers:
                 lag_seconds,
             ),
             *(by_group("counter", name, text, dict(counts[name])) for name, text, _ in COUNTERS),
-            self.publishing.number(),
+            published,
             by_group(
                 "counter",
                 "failed_publications",
