@@ -350,7 +350,7 @@ class Descriptor(Watcher):
         # The caller may close the descriptor next. So return only when nothing watches it.
         if self.loop.shared.here():
             self._drop()
-        elif not self.loop.shared.is_copy:  # in a job, no thread runs the copy
+        elif not (self.loop.shared.is_copy or sys.is_finalizing()):  # else its thread has gone
             stopped = ThreadQueue()
             self.loop.shared.call(self._unwatch, stopped)
             stopped.get()

@@ -140,11 +140,8 @@ BODIES = {
 }
 
 
-def test_it_runs_and_the_process_ends() -> None:
-    bodies = {
-        name: body if body.startswith("\n") else f"    {body}" for name, (body, _) in BODIES.items()
-    }
-    ran = subprocess.run(
+def run(bodies: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", _PROGRAM],
         input=json.dumps(bodies),
         cwd=ROOT,
@@ -152,5 +149,20 @@ def test_it_runs_and_the_process_ends() -> None:
         text=True,
         timeout=100,
     )
+
+
+def test_it_runs_and_the_process_ends() -> None:
+    ran = run(
+        {
+            name: body if body.startswith("\n") else f"    {body}"
+            for name, (body, _) in BODIES.items()
+        }
+    )
     assert ran.stderr == ""
     assert json.loads(ran.stdout) == {name: expected for name, (_, expected) in BODIES.items()}
+
+
+def test_the_process_ends_with_a_loop_that_a_call_has_left_open() -> None:
+    body = "    global left; left = await asyncio.to_thread(asyncio.new_event_loop)"
+    ran = run({"open": body})
+    assert json.loads(ran.stdout) == {"open": "None"}
