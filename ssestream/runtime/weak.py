@@ -9,8 +9,8 @@ _T = TypeVar("_T")
 def snapshot(read: Callable[[], Iterable[_T]]) -> list[_T]:
     """All that *read* gives. *read* begins to iterate a weak collection anew.
 
-    ``list()`` alone is not enough. A weak collection is iterated in Python code, so another thread
-    can add a member in the middle. Python then raises ``RuntimeError``.
+    Up to Python 3.13, ``list()`` alone is not enough. A weak collection is iterated in Python code,
+    so another thread can add a member in the middle. Python then raises ``RuntimeError``.
     """
     while True:
         try:

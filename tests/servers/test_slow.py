@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -415,16 +415,16 @@ print("cut", flush=True)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such networks")
 def test_so_it_is_over_a_line_with_a_narrow_band(tmp_path: Path) -> None:
     def read() -> tuple[bool, str]:
-        seconds, is_kept = over_a_narrow_band(tmp_path, timeout=3.0)
+        with (tmp_path / "log").open("wb+") as log:
+            seconds, is_kept = over_a_narrow_band(log, timeout=3.0)
         return seconds < (PATIENCE + 2) * 3.0 and is_kept, f"{seconds} s, and {is_kept}"
 
     # A client that has no turn for so long reads nothing, and is rightly cut.
     in_one_try(read, tries=4)
 
 
-def over_a_narrow_band(folder: Path, timeout: float) -> tuple[float, bool]:
+def over_a_narrow_band(log: BinaryIO, timeout: float) -> tuple[float, bool]:
     """When a client that reads nothing is cut, and whether one that reads slowly is not."""
-    log = (folder / "log").open("wb+")
     process = start_networks(
         SLOW_AND_STALLED,
         NARROW,
@@ -449,6 +449,5 @@ def over_a_narrow_band(folder: Path, timeout: float) -> tuple[float, bool]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        log.close()
         assert process.stdin is not None
         process.stdin.close()

@@ -145,7 +145,8 @@ def test_another_thread_may_make_a_member_during_a_fork(
     monkeypatch.setattr(sys, "unraisablehook", lambda error: errors.append(error.exc_value))
     assert in_child(lambda: True)
     assert errors == []
-    assert growing.late.calls == ["before"]
+    # From Python 3.14 on, a weak set iterates a copy of itself.
+    assert growing.late.calls == (["before"] if sys.version_info < (3, 14) else [])
 
 
 def test_the_child_of_a_process_that_serves_is_a_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Weak collections that other threads change while they are read."""
 
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -28,4 +29,6 @@ def test_a_member_that_comes_meanwhile_is_no_error() -> None:
             weak.add(members[2])  # as another thread would, between two members
             yield member
 
-    assert {*snapshot(read)} == {*members}
+    # From Python 3.14 on, a weak set iterates a copy of itself.
+    there = members if sys.version_info < (3, 14) else members[:2]
+    assert {*snapshot(read)} == {*there}
