@@ -141,14 +141,8 @@ def test_each_stream_ends_as_its_clients_understand_it(
     assert "Worker graceful timeout" not in server.log()
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "SseWorker",
-        pytest.param("gevent", marks=pytest.mark.long),
-        pytest.param("gthread", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_answers_to_put_patch_and_delete_finish_too(
     kind: str, serve: Callable[..., Server]
 ) -> None:

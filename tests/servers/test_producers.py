@@ -436,15 +436,16 @@ def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
 
 
 @BOTH
+@pytest.mark.parametrize("place", ["request", pytest.param("pipeline", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_a_producer_in_a_request_is_lost_with_its_process(
-    kind: str, serve: Callable[..., Server], stage: Stage
+    kind: str, place: str, serve: Callable[..., Server], stage: Stage
 ) -> None:
     server = serve(kind, "tests.servers.apps.producing:app", env=stage.env, args=HOOKED)
 
     def death() -> float:
         name, watched = stage.watch()
-        with asking(server, f"/request/{name}"):
+        with asking(server, f"/{place}/{name}"):
             os.kill(watched.begins(), signal.SIGKILL)
             return watched.lost_after()
 
