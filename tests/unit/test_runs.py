@@ -11,12 +11,13 @@ import flask
 import gevent
 import pytest
 
-from ssestream import Channels, Run, Runs, run_keeper, run_log
+from ssestream import Channels, Run, Runs
 from ssestream.brokers.broker import Bounds, Position, Terms
 from ssestream.run_log import LEASE, RunLog
 from tests.kit.following import Client, data_of, numbers
 from tests.kit.insides import broker_of
 from tests.kit.promptness import at_best
+from tests.kit.runs import Source, app_of, ended
 from tests.kit.states import nothing_remains
 from tests.kit.visit import on_threads_and_greenlets, until
 
@@ -28,43 +29,9 @@ def runs(channels: Channels) -> Runs:
     return Runs(channels)
 
 
-def app_of(runs: Runs, **options: Any) -> flask.Flask:
-    app = flask.Flask(__name__)
-
-    @app.get("/<id>")
-    def again(id: str) -> Any:
-        return runs.stream(id, flask.request, **options)
-
-    return app
-
-
-class Source:
-    """Messages that come when they are let out."""
-
-    def __init__(self, count: int = 10**9) -> None:
-        self.let_out = 0
-        self.drawn = 0
-        self.closed = threading.Event()
-        self._count = count
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        try:
-            while self.drawn < self._count:
-                while self.drawn >= self.let_out:
-                    gevent.sleep(0.002)
-                self.drawn += 1
-                yield {"data": self.drawn - 1}
-        finally:
-            self.closed.set()
-
-
 def status_of(app: flask.Flask, path: str, last_id: str | None = None) -> int:
     headers = {} if last_id is None else {"Last-Event-ID": last_id}
     return app.test_client().get(path, headers=headers).status_code
-
-
-def ended(runs: Runs, id: str, status: str) -> None:
-    until(lambda: runs.status(id) == status, f"the run to be {status}")
 
 
 @on_threads_and_greenlets
@@ -199,40 +166,6 @@ def test_a_key_is_asked_for(runs: Runs) -> None:
     assert status_of(app_of(runs, key="bob"), "/answer") == 204
     with pytest.raises(ValueError, match="repr"):
         runs.start([], key=object())
-
-
-@on_threads_and_greenlets
-@pytest.mark.parametrize("place", ["here", "elsewhere"])
-def test_a_stopped_run_closes_its_source_at_once(
-    runs: Runs, make: Make, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A keeper that was not told would find it out at its next beat.
-    monkeypatch.setattr(run_keeper, "BEAT", 20.0)
-    monkeypatch.setattr(run_log, "LEASE", 60.0)
-    shared = broker_of(make()).shared
-    other = Runs(make()) if shared and place == "elsewhere" else runs
-    ids = (f"answer{number}" for number in itertools.count())
-
-    def stop() -> float:
-        id, source = next(ids), Source()
-        source.let_out = 3
-        runs.start(iter(source), id=id)
-        until(lambda: source.drawn == 3, "the source")
-        with Client(app_of(runs), f"/{id}") as client:
-            client.take(3)
-            began = time.monotonic()
-            assert other.stop(id)
-            until(source.closed.is_set, "the source to be closed")
-            took = time.monotonic() - began
-            assert not other.stop(id)
-            assert not runs.stop(id)
-            client.all()
-            assert [each.get("event") for each in client.messages[3:]] == ["stopped"]
-        assert runs.status(id) == "stopped"
-        return took
-
-    at_best(stop, 5)
-    assert not runs.stop("other")
 
 
 def test_a_source_that_fails_is_told(runs: Runs, log: Callable[[], list[Any]]) -> None:
@@ -504,30 +437,3 @@ def test_a_watcher_whose_last_id_is_none_of_the_run_gets_all_of_it(
     ended(runs, "answer", "done")
     with Client(app_of(runs), "/answer", last_id) as client:
         assert data_of(client.all()) == [*numbers(3), ""]
-
-
-def test_a_stop_before_the_start_stops_nothing(runs: Runs) -> None:
-    assert not runs.stop("answer")
-    run = runs.start([{"data": 1}], id="answer")
-    ended(runs, run.id, "done")
-    assert not run.stop()
-    assert run.status == "done"
-
-
-@on_threads_and_greenlets
-def test_a_source_of_heartbeats_that_never_waits_is_stopped(runs: Runs) -> None:
-    begun: list[bool] = []
-    closed: list[bool] = []
-
-    def source() -> Iterator[str]:
-        try:
-            while True:
-                begun.append(True)
-                yield ":\n"
-        finally:
-            closed.append(True)
-
-    run = runs.start(source(), id="silent")
-    until(lambda: begun, "the source's start")
-    assert run.stop()
-    until(lambda: closed, "the source's end")
