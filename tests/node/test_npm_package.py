@@ -85,7 +85,9 @@ def packed(node: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     if shutil.which("npm") is None:
         pytest.skip("left out, as npm is not installed")
     folder = tmp_path_factory.mktemp("packed")
-    (found,) = json.loads(npm(folder, "pack", "--json", str(ROOT / "js")))
+    packages = json.loads(npm(folder, "pack", "--json", str(ROOT / "js")))
+    # Up to npm 11 it is a list, and from npm 12 on an object.
+    (found,) = packages.values() if isinstance(packages, dict) else packages
     return folder / found["filename"], found
 
 
