@@ -88,7 +88,9 @@ def test_a_stop_that_is_heard_late_stops_no_later_run_of_its_id(
         channels, elsewhere = make(), make()
         runs, others = Runs(channels), Runs(elsewhere)
         earlier, later, marker = Source(), Source(3), Source()
+        earlier.let_out = marker.let_out = 1
         runs.start(iter(earlier), id="answer")
+        until(lambda: earlier.drawn == 1, "the source")
         state = RunLog(broker_of(channels), "answer").state()
         assert state is not None
         assert others.stop("answer")
@@ -98,10 +100,22 @@ def test_a_stop_that_is_heard_late_stops_no_later_run_of_its_id(
         elsewhere.publish(run_keeper.STOPS, {"data": {"id": "answer", "log": state.begin.log}})
         # The stop of another run is heard after that.
         runs.start(iter(marker), id="marker")
+        until(lambda: marker.drawn == 1, "the other source")
         assert others.stop("marker")
         until(marker.closed.is_set, "the other source to be closed")
         later.let_out = 3
         ended(runs, "answer", "done")
+
+
+def test_a_stop_gives_the_last_message_of_the_app(channels: Channels) -> None:
+    runs = Runs(channels, last=lambda status, error: {"data": f"{status}, {error}"})
+    source = Source()
+    source.let_out = 1
+    run = runs.start(iter(source))
+    until(lambda: source.drawn == 1, "the source")
+    assert run.stop()
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert data_of(client.all())[-1] == "stopped, None"
 
 
 def test_a_stop_before_the_start_stops_nothing(runs: Runs) -> None:
