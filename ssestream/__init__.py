@@ -53,6 +53,7 @@
 #   doctor/            why does a stream hang? asked from outside, and of its set-up
 #   health.py          views for probes: alive, ready
 #   metrics/           numbers for those who watch an app
+#   top/               which clients are open on which channels
 #   testing/           clients and a clock for the tests of an app
 #   gunicorn/          SseWorker only; no other server enters here
 #   __main__.py        the command line

@@ -1,6 +1,6 @@
 """The command line: publish to a channel, print its events, end it, delete it, and set its bounds.
 
-And examine a stream that hangs.
+And examine a stream that hangs, and show which streams are open.
 
 ``python -m ssestream --help`` shows all commands and options.
 """
@@ -21,6 +21,7 @@ from .channels.ids import format_id, parse_id
 from .doctor import command as doctor
 from .errors import BrokerError
 from .printable import escape, escape_json
+from .top import command as top
 from .wire import Decoder, is_frame, with_id
 
 #: Exit codes, as in other tools. Ctrl-C is 128 + 2, for SIGINT.
@@ -29,7 +30,7 @@ FAILED, WRONG, INTERRUPTED = 1, 2, 130
 _HELP = """\
 exit codes:
   0    done
-  1    the broker failed or could not be reached; the doctor found a fault
+  1    the broker or the app failed or could not be reached; the doctor found a fault
   2    wrong usage: an argument or a message is wrong
   130  ended by Ctrl-C
 """
@@ -87,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "doctor":
             return _examine(options)
+        if options.command == "top":
+            top.run(options, print)
+            sys.stdout.flush()
+            return 0
         url = options.url or os.environ.get("SSESTREAM_URL")
         if not url:
             raise ValueError("no broker: give --url, or set SSESTREAM_URL")
@@ -109,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokerError as error:
+    except (BrokerError, top.NoAnswer) as error:
         return _fail(FAILED, error)
     except ValueError as error:
         return _fail(WRONG, error)
@@ -123,8 +128,8 @@ def _fail(code: int, error: Exception) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m ssestream",
-        description="Publish to the channels of an app, print their events, and find out why a"
-        " stream hangs, from a shell.",
+        description="Publish to the channels of an app, print their events, find out why a stream"
+        " hangs, and show which streams are open, from a shell.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -184,6 +189,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     doctor.add_arguments(examining)
+    watching = commands.add_parser(
+        "top",
+        help="show which clients are open on which channels",
+        description=top.HELP,
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_arguments(watching)
     return parser
 
 

@@ -115,6 +115,7 @@ def documented(module: str) -> set[str]:
         "ssestream.metrics.prometheus_client",
         "ssestream.testing",
         "ssestream.tickets",
+        "ssestream.top",
         "ssestream.turbo",
     ],
 )

@@ -1,0 +1,206 @@
+"""OpenStreams: the streams that are open now, in this process or in all processes of the host."""
+
+import contextlib
+import heapq
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flask
+
+from ..channels.channels import Channels
+from ..channels.cursor import Cursor
+from ..http.body import Body
+from ..http.registry import Cause, Open, registry, statistics
+from ..runtime.clock import clock
+from ..runtime.forking import process
+from ..runtime.loop import logger
+from ..timers import set_interval
+
+#: The most streams and the most channels of a process that are told. Those with the most bytes that
+#: wait, and those with the most streams, come first.
+MOST = 500
+
+#: Milliseconds after which a process looks whether somebody watches, and writes its streams then.
+PACE = 1000
+
+#: Seconds after which a watcher has gone, and after which a process that has written nothing has.
+GONE = 10.0
+
+#: A file whose time is that of the last look of a watcher.
+WATCHED = "watched"
+
+
+class OpenStreams:
+    """The open streams of *app*: their clients, their channels, and what waits for them.
+
+    :param app: the app whose streams are told.
+    :param channels: the `Channels` that the streams follow; None for none.
+    :param folder: a folder of this host in which all workers tell of their streams, while somebody
+        watches. None tells of one process only. It may be the folder of `Metrics`.
+    """
+
+    def __init__(
+        self,
+        app: flask.Flask,
+        channels: Channels | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if channels is not None and not isinstance(channels, Channels):
+            raise TypeError(f"channels must be a Channels, not {type(channels).__name__}")
+        self._channels = channels
+        self._folder = None if folder is None else Path(folder) / "open"
+        self._writes_in = 0
+        self._failed = False
+        self._ages = _Ages()
+        registry.observe(self._ages)
+        os.register_at_fork(after_in_child=self._ages.begin)
+        if self._folder is not None:
+            app.before_request(self._begin)
+
+    def view(self) -> flask.Response:
+        """The open streams of all processes, for ``python -m ssestream top URL``.
+
+        It has the addresses of clients. Return it from a view of the app's own, behind the check
+        that admits operators.
+        """
+        text = json.dumps({"processes": self.of_all()})
+        headers = {"Cache-Control": "no-store"}
+        return flask.Response(text, headers=headers, mimetype="application/json")
+
+    def of_all(self) -> list[dict[str, Any]]:
+        """The open streams of each process that uses the folder; without one, of this process.
+
+        Those of another process may be a second old, and are not there at the first call.
+        """
+        own = self.of_process()
+        if self._folder is None:
+            return [own]
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / WATCHED).touch()
+        others = (each for each in self._read(self._folder) if each["process"] != own["process"])
+        return [own, *others]
+
+    def of_process(self) -> dict[str, Any]:
+        """The open streams of this process."""
+        following = self._following()
+        bodies = [each for each in registry.streams() if isinstance(each, Body)]
+        first = heapq.nlargest(MOST, bodies, key=Body.waiting)
+        return {
+            "process": os.getpid(),
+            "open": len(bodies),
+            "messages": statistics().messages,
+            "draining": registry.draining,
+            "channels": self._channels_of_process(),
+            "streams": [self._told(body, following.get(id(body.connection), [])) for body in first],
+        }
+
+    def _following(self) -> dict[int, list[Cursor]]:
+        """The cursors of streams, by the id() of the connections of their requests."""
+        found: dict[int, list[Cursor]] = {}
+        for exchange in [] if self._channels is None else self._channels.exchanges.all():
+            for subscription in exchange.subscriptions:
+                connection = subscription.flow.connection
+                if connection is not None:
+                    found.setdefault(id(connection), []).extend(subscription.cursors)
+        return found
+
+    def _channels_of_process(self) -> dict[str, dict[str, int]]:
+        numbers = [
+            (name, each)
+            for exchange in ([] if self._channels is None else self._channels.exchanges.all())
+            for name, each in exchange.listener.tails.statistics_of_all().items()
+        ]
+        return {
+            name: {"streams": each.subscribers, "behind": each.lagging}
+            for name, each in heapq.nlargest(MOST, numbers, key=lambda pair: pair[1].subscribers)
+        }
+
+    def _told(self, body: Body, cursors: list[Cursor]) -> dict[str, Any]:
+        messages, length = body.sent()
+        return {
+            "client": body.name,
+            "seconds": self._ages.seconds(body),
+            "messages": messages,
+            "bytes": length,
+            "waiting": body.waiting(),
+            "channels": {cursor.name: _events_behind(cursor) for cursor in cursors},
+        }
+
+    # -- the folder
+
+    def _begin(self) -> None:
+        """Before a request: let this process write its streams from now on, if somebody watches."""
+        if self._writes_in == os.getpid() or process.is_job:
+            return
+        self._writes_in = os.getpid()
+        set_interval(self._write, PACE)
+
+    def _write(self) -> None:
+        folder = self._folder
+        if folder is None or self._writes_in != os.getpid():
+            return
+        try:
+            if _age(folder / WATCHED) > GONE:
+                return
+            part = folder / f"{os.getpid()}.part"
+            part.write_text(json.dumps(self.of_process()))
+            part.replace(folder / f"{os.getpid()}.json")
+            self._failed = False
+        except FileNotFoundError:  # nobody has watched yet
+            return
+        except OSError as error:
+            if not self._failed:
+                logger.error("top: the streams of this process are not written: %s", error)
+            self._failed = True
+
+    def _read(self, folder: Path) -> Iterator[dict[str, Any]]:
+        for file in sorted(folder.glob("*.json")):
+            # Another process may remove it, too.
+            with contextlib.suppress(FileNotFoundError):
+                if _age(file) < GONE:
+                    yield json.loads(file.read_text())
+                else:
+                    file.unlink()
+
+
+class _Ages:
+    """When each open stream was opened."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin with no streams, as a new process does."""
+        # By the id() of the stream.
+        self._opened: dict[int, float] = {}
+
+    def opened(self, stream: Open) -> None:
+        self._opened[id(stream)] = clock.now()
+        if isinstance(stream, Body) and stream.over:
+            self._opened.pop(id(stream), None)
+
+    def closed(self, stream: Open, cause: Cause, messages: int, length: int) -> None:
+        self._opened.pop(id(stream), None)
+
+    def seconds(self, stream: Open) -> float:
+        """The age of *stream*; 0 if it is over."""
+        now = clock.now()
+        return now - self._opened.get(id(stream), now)
+
+
+def _age(file: Path) -> float:
+    return time.time() - file.stat().st_mtime
+
+
+def _events_behind(cursor: Cursor) -> int:
+    """How many entries of its log the stream of *cursor* has not got, as far as that is known."""
+    end, at = cursor.tail.position, cursor.position
+    if end is None or at is None or at.log != end.log:
+        return 0
+    return max(0, int(end.number) - at.number)
