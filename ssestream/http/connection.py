@@ -203,15 +203,18 @@ class Connection(Watched):
         with self._lock:
             sock, self._sock = self._sock, None
             self._owner = self._on_writable = None
+            copy = -1
             if self._watch is not None:
                 self._watch.remove(self._fd, self)
                 self._watch = None
                 if type(sock) is LentSocket:
-                    os.close(self._fd)
+                    copy = self._fd
             # Under the lock: after another release the server may close the socket and give
-            # its number to a new one.
+            # its number to a new one. A lent socket may be closed at any time, but no copy.
             if cut:
-                _shutdown(sock, how)
+                _shutdown(fileno(sock) if copy < 0 else copy, how)
+            if copy >= 0:
+                os.close(copy)
 
     def take_over(self) -> Any:
         """Take the socket from the server and return it. The server keeps a closed one.
@@ -368,10 +371,9 @@ def _send_now(sock: Any, data: bytes) -> None:
         sock.send(data, SEND_FLAGS)
 
 
-def _shutdown(sock: Any, how: int) -> None:
+def _shutdown(fd: int, how: int) -> None:
     # Use the bare descriptor. The shutdown() of a TLS socket drops its TLS state, and the
     # server would then send its next bytes as plain text.
-    fd = fileno(sock)
     if fd >= 0:
         raw = None
         try:

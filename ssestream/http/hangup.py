@@ -110,6 +110,10 @@ class Watched:
         if on_writable is not None:
             on_writable()
 
+    def lent_descriptor(self) -> int:
+        """The server's descriptor of a lent socket, of which a copy is watched; -1 for others."""
+        return fileno(self._sock) if type(self._sock) is LentSocket else -1
+
     def hang_up(self) -> None:
         """The peer seems to have left. Called by the watch."""
         with self._lock:
@@ -192,7 +196,8 @@ class _Watch:
             self._watcher.stop()
         # The parent shares this epoll. To unregister a socket would change the parent's, too.
         self._epoll.close()
-        _let_go_of(connections)
+        lent = [connection.lent_descriptor() for connection in connections.values()]
+        _let_go_of([*connections, *(fd for fd in lent if fd >= 0)])
 
     def _ready(self) -> None:
         for fd, events in self._epoll.poll(0):

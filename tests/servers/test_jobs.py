@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.kit.servers import ROOT, Client, Server, body_of, wait_until
+from tests.kit.servers import ROOT, UWSGI, Client, Server, body_of, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -26,7 +26,17 @@ GREENLETS = {
     "gevent": HOOKED,
     "gevent_pywsgi": HOOKED,
     "pywsgi": (),
+    # Otherwise the app is loaded, and its timer set, before uWSGI forks its worker.
+    "uwsgi-gevent": ("--lazy-apps",),
 }
+
+LONG_UWSGI = pytest.param("uwsgi-gevent", marks=pytest.mark.long)
+
+#: The servers of most tests, and uWSGI: its jobs have its own handlers of signals, and its bodies
+#: have no chunks, so some tests do not fit.
+WITH_UWSGI = pytest.mark.parametrize(
+    "server", ["SseWorker", "gevent", "pywsgi", LONG_UWSGI], indirect=True, scope="module"
+)
 
 #: The paths of streams that write all the time.
 BEATING = ("timer", "pipeline")
@@ -44,6 +54,8 @@ def server(
 ) -> Iterator[Server]:
     """One server for many tests: the keys of each test's streams are its own."""
     kind = str(request.param)
+    if kind in UWSGI:
+        request.getfixturevalue("uwsgi")
     broker = f"sqlite:///{tmp_path_factory.mktemp('jobs')}/events.db"
     server = Server(
         kind, "tests.servers.apps.jobs:app", args=GREENLETS[kind], env={"BROKER": broker}
@@ -91,7 +103,12 @@ def get_more(client: Client, count: int) -> None:
         client.received += data
 
 
-@pytest.mark.parametrize("server", GREENLETS, indirect=True, scope="module")
+@pytest.mark.parametrize(
+    "server",
+    ["SseWorker", "gevent", "gevent_pywsgi", "pywsgi", LONG_UWSGI],
+    indirect=True,
+    scope="module",
+)
 def test_every_event_comes_once_while_it_lives(server: Server, job: Start) -> None:
     clients = [
         opened(server, f"/{path}?key={path}{n}")
@@ -114,6 +131,7 @@ def test_every_event_comes_once_while_it_lives(server: Server, job: Start) -> No
         assert client.received.count(b":ok") == 1
 
 
+@WITH_UWSGI
 def test_a_departure_is_seen_by_its_parent_alone(server: Server, job: Start) -> None:
     client = opened(server, "/quiet?key=before")
     long = job(f"/job?seconds={LONG}")
@@ -129,6 +147,7 @@ def test_a_departure_is_seen_by_its_parent_alone(server: Server, job: Start) -> 
         assert len(server.events(event="close", key=key)) == 1
 
 
+@WITH_UWSGI
 def test_what_it_writes_to_its_parents_stream_goes_nowhere_and_is_told(
     server: Server, job: Start
 ) -> None:
@@ -174,6 +193,7 @@ def test_no_signal_is_lost_that_comes_while_it_is_forked(server: Server) -> None
     get_more(client, 1)
 
 
+@WITH_UWSGI
 def test_it_ends_by_itself_when_it_is_done(server: Server, job: Start) -> None:
     client = opened(server, "/timer?key=done")
     # More than gunicorn's workers let pass before they look whether their master is there.
@@ -184,6 +204,7 @@ def test_it_ends_by_itself_when_it_is_done(server: Server, job: Start) -> None:
     get_more(client, 1)
 
 
+@WITH_UWSGI
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_it_holds_up_no_end_of_a_stream(version: str, server: Server, job: Start) -> None:
     path = f"/quiet?key=end-{version}"
@@ -286,14 +307,27 @@ def sockets_of(pid: int) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["gthread", "sync"])
-def test_nor_does_one_of_a_threaded_server(kind: str, serve: Callable[..., Server]) -> None:
-    args = (*HOOKED, "--workers", "2") if kind == "sync" else HOOKED
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "gthread",
+        "sync",
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("waitress", "uwsgi-threads")),
+    ],
+)
+def test_nor_does_one_of_a_threaded_server(
+    kind: str, serve: Callable[..., Server], request: pytest.FixtureRequest
+) -> None:
+    if kind in UWSGI:
+        request.getfixturevalue("uwsgi")
+    args: tuple[str, ...] = HOOKED if kind in ("gthread", "sync") else ()
+    args = ("--lazy-apps",) if kind in UWSGI else args
+    args = (*args, "--workers", "2") if kind == "sync" else args
     server = serve(kind, "tests.servers.apps.jobs:app", args=args, env={})
     client = Client(server.port).get("/timer?key=a", version="1.0")
     client.read_until(b"data: 0\n\n")
     job = psutil.Process(ask(server, f"/job?seconds={LONG}")["pid"])
-    ask(server, f"/terminate?pid={job.pid}") if kind == "gthread" else job.kill()
+    job.kill() if kind == "sync" else ask(server, f"/terminate?pid={job.pid}")
     client.read_until(b"data: 30\n\n")
     assert re.findall(rb"data: (\d+)\n\n", client.received)[:31] == [b"%d" % n for n in range(31)]
 

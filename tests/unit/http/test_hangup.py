@@ -218,6 +218,27 @@ def test_a_lent_descriptor_that_was_closed_is_not_watched(pair: Pair) -> None:
     assert watched.gone == 0
 
 
+def test_cut_hits_no_other_connection_that_gets_the_number_meanwhile(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(LentSocket(pair.server.fileno()))
+    loop_turns()
+    number_of = LentSocket.fileno
+
+    with socket.socket() as other, socket.create_server(("127.0.0.1", 0)) as listener:
+        other.connect(listener.getsockname())
+
+        def server_closes_now(lent: LentSocket) -> int:
+            number = number_of(lent)
+            os.dup2(other.fileno(), pair.server.fileno())
+            return number
+
+        monkeypatch.setattr(LentSocket, "fileno", server_closes_now)
+        watched.connection.cut()
+        other.sendall(b"it is not cut")
+    assert pair.client.recv(1) == b""
+
+
 @on_threads_and_greenlets
 def test_cut_ends_both_ways_and_may_come_twice(way: str, pair: Pair) -> None:
     watched = Watched(pair.server)
