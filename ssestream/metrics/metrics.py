@@ -30,7 +30,8 @@ class Metrics:
     :param group: a function from the name of a channel to a group of channels, such as
         ``"user"`` for ``"user.17"``. Its numbers are those of the group. None for a name leaves the
         channel out. Without a function, all channels are one group. Return few different groups:
-        each is a time series.
+        each is a time series. It is called for each message that this process publishes, so it must
+        be quick.
     :param folder: a folder of this host for the files in which the processes of *app* write their
         numbers every five seconds. None gives the numbers of one process only. All workers use the
         same folder, and nobody else uses it.
