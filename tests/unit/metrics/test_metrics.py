@@ -60,6 +60,7 @@ def test_a_process_that_has_drained_tells_how_long_it_took(tmp_path: Path) -> No
     assert (samples["0.5"], samples["1.0"], samples["sum"]) == (0, 1, 0.75)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_child_begins_with_no_counts() -> None:
     channels = Channels()
     metrics = Metrics(channels=channels)

@@ -190,6 +190,7 @@ def test_a_sampler_may_leave_streams_out() -> None:
     assert traced.spans() == []
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_child_does_not_end_the_spans_of_its_parent() -> None:
     traced = Traced()
     with Visit(traced.app, "/piped/1") as visit:
