@@ -188,6 +188,16 @@ def nginx() -> str:
 
 
 @pytest.fixture(scope="session")
+def promtool() -> str:
+    """Prometheus's own judge of rules and queries."""
+    found = shutil.which("promtool")
+    if found is None:
+        _missing("promtool", "install Debian's prometheus")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The paths of a certificate for localhost and of its key."""
     openssl = shutil.which("openssl")

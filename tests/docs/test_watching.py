@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -131,16 +130,12 @@ def test_each_alert_asks_for_numbers_that_there_are_and_has_its_reason_on_the_pa
         assert shown <= kept, rule["alert"]
 
 
-def promtool(*words: str) -> None:
-    """Let Prometheus's own tool judge, where there is one (Debian's package ``prometheus``)."""
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("no promtool")
-    done = subprocess.run([tool, *words], capture_output=True, text=True, check=False)
+def judged(promtool: str, *words: str) -> None:
+    done = subprocess.run([promtool, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_prometheus_takes_the_queries_of_the_board(tmp_path: Path) -> None:
+def test_prometheus_takes_the_queries_of_the_board(promtool: str, tmp_path: Path) -> None:
     text = json.dumps(QUERIES).replace("$__rate_interval", "5m").replace("$job", ".*")
     recorded = [
         {"record": f"board:{number}", "expr": query}
@@ -150,11 +145,11 @@ def test_prometheus_takes_the_queries_of_the_board(tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(
         json.dumps({"groups": [{"name": "board", "rules": recorded}]})
     )
-    promtool("check", "rules", str(tmp_path / "rules.yml"))
+    judged(promtool, "check", "rules", str(tmp_path / "rules.yml"))
 
 
 def test_prometheus_raises_each_alert_for_a_bad_app_and_none_for_a_good_one(
-    tmp_path: Path,
+    promtool: str, tmp_path: Path
 ) -> None:
     expected = []
     for rule in rules():
@@ -184,7 +179,7 @@ def test_prometheus_raises_each_alert_for_a_bad_app_and_none_for_a_good_one(
             }
         )
     )
-    promtool("test", "rules", str(file))
+    judged(promtool, "test", "rules", str(file))
 
 
 def _input(name: str, labels: str, bad: str, good: str) -> list[dict[str, str]]:
