@@ -162,7 +162,7 @@ class Server:
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
         #: The folder of Apache's files; None for another server.
-        self.folder: Path | None = None
+        self.apache_folder: Path | None = None
         # Apache opens it a second time, so each writer appends.
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by stop()
         self._text = b""
@@ -207,7 +207,7 @@ class Server:
 
     def _configure_apache(self) -> Path:
         """Write the files of Apache into a folder of their own."""
-        folder = self.folder = Path(tempfile.mkdtemp(prefix="mod_wsgi"))
+        folder = self.apache_folder = Path(tempfile.mkdtemp(prefix="mod_wsgi"))
         folder.chmod(0o755)
         module, _, name = self._app.partition(":")
         (folder / "app.wsgi").write_text(f"from {module} import {name} as application\n")
@@ -304,8 +304,8 @@ class Server:
             self.process.wait()
         self.log()
         self._log.close()
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.apache_folder is not None:
+            shutil.rmtree(self.apache_folder, ignore_errors=True)
 
 
 def ask(

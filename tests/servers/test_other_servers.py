@@ -215,9 +215,9 @@ def test_mod_wsgi_ends_streams_cleanly_by_the_recipe(
     client = Client(server.port).get("/quiet?key=s")
     client.read_until(b":ok\n\n")
     assert server.process is not None
-    assert server.folder is not None
+    assert server.apache_folder is not None
     if how == "touch":
-        os.utime(server.folder / "app.wsgi")
+        os.utime(server.apache_folder / "app.wsgi")
         # mod_wsgi looks at the script when somebody comes.
         Client(server.port).get("/ticks", "Connection: close").read_to_end()
     else:
