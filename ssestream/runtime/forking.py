@@ -25,12 +25,6 @@ from .weak import snapshot
 _new_lock: Any = monkey.get_original("_thread", "RLock")
 _socketpair: Any = monkey.get_original("socket", "socketpair")
 
-#: The warning of a server that forks without Python's functions for forks, as uWSGI does.
-UNTOLD = (
-    "this process was forked, and its server has not told Python: timers, pipelines and"
-    " subscriptions that the app's modules began do not run here. Give uWSGI --lazy-apps"
-)
-
 
 class LeftBehind(NamedTuple):
     """Things of one kind that run in the parent of this process only."""

@@ -30,7 +30,7 @@ import greenlet
 from gevent import monkey
 from gevent.hub import Hub, Waiter
 
-from .forking import UNTOLD, process
+from .forking import process
 from .preconditions import check_descriptors, refuse_eventlet
 from .threads import AGAIN, NO_THREAD, Pool, ThreadQueue, get_ident, new_lock, start_thread
 from .weak import snapshot
@@ -295,8 +295,6 @@ logger.addFilter(_leave_loop)
 
 _service_loop: Loop | None = None
 _service_lock = new_lock()
-# The process whose thread runs that loop.
-_service_process = 0
 
 # The number of forks that led to this process.
 _generation = 0
@@ -346,18 +344,15 @@ def _attach(loop: Loop) -> Loop:
 
 def service_loop() -> Loop:
     """The loop for all threads that have no hub of their own. Make it if there is none."""
-    global _service_loop, _service_process
+    global _service_loop
     with _service_lock:
-        if _service_loop is not None and _service_process != os.getpid():
-            logger.warning(UNTOLD)
-            _forget()
         if _service_loop is None:
             started = ThreadQueue()
             start_thread(_serve, (started,))
             found = started.get()
             if isinstance(found, BaseException):
                 raise found
-            _service_loop, _service_process = found, os.getpid()
+            _service_loop = found
         return _service_loop
 
 
