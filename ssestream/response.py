@@ -160,7 +160,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
         ``ValueError`` for a *status* that is none; for *headers* as `header`. An enum such
         as ``HTTPStatus`` counts as its number. Node's ``response.writeHead``.
         """
-        self._check_unsent(f"the status {status!s} was set")
+        self._check_unsent("write_head() or status()")
         if headers is HEADERS and status == 200:
             # The call of SseStream.pipe(): its headers need no check.
             if self._status_line != OK:

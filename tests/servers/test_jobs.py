@@ -131,7 +131,6 @@ def test_every_event_comes_once_while_it_lives(server: Server, job: Start) -> No
         assert client.received.count(b":ok") == 1
 
 
-@WITH_UWSGI
 def test_a_departure_is_seen_by_its_parent_alone(server: Server, job: Start) -> None:
     client = opened(server, "/quiet?key=before")
     long = job(f"/job?seconds={LONG}")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -209,8 +210,9 @@ def test_mod_wsgi_ends_streams_cleanly_by_the_recipe(
 ) -> None:
     need("mod_wsgi")
     # Apache's user reads it.
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & stat.S_IXOTH:
+            folder.chmod(0o755)
     server = serve("mod_wsgi", "drained:app", env=recipe(tmp_path, "drain_under_mod_wsgi"))
     client = Client(server.port).get("/quiet?key=s")
     client.read_until(b":ok\n\n")
