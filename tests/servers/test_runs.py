@@ -258,8 +258,8 @@ def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
 ) -> None:
     server = served(kind, serve, sqlite_url)
     client = Client(server.port).get("/chat/answer?count=150&pace=0.02", method="POST")
-    browser = watching(server)
     client.read_until(b"data: 3\n")
+    browser = watching(server)
     assert server.process is not None
     server.process.send_signal(signal.SIGHUP)
     # A stream of a GET ends, and comes back.
