@@ -50,6 +50,7 @@
 #   runs.py            Runs: producers that outlive their requests
 #   tickets/           signed permissions to follow channels
 #
+#   header_option.py   the option --header of the commands
 #   doctor/            why does a stream hang? asked from outside, and of its set-up
 #   health.py          views for probes: alive, ready
 #   metrics/           numbers for those who watch an app

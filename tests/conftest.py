@@ -78,6 +78,15 @@ def _missing(what: str, how: str) -> None:
     pytest.skip(f"left out, as {what} is not installed: {how}")
 
 
+def _found(command: str, what: str, how: str) -> str:
+    """The path of *command*, which may be in a folder that is not in everybody's PATH."""
+    found = shutil.which(command) or shutil.which(command, path="/usr/sbin")
+    if found is None:
+        _missing(what, how)
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="session")
 def uwsgi() -> None:
     if not Path(sys.executable).with_name("uwsgi").exists():
@@ -180,21 +189,13 @@ def greenlets_listen(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def nginx() -> str:
     """The nginx executable, which is not in everybody's PATH."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if found is None:
-        _missing("nginx", "install Debian's nginx")
-    assert found is not None
-    return found
+    return _found("nginx", "nginx", "install Debian's nginx")
 
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
     """Prometheus's own judge of rules and queries."""
-    found = shutil.which("promtool")
-    if found is None:
-        _missing("promtool", "install Debian's prometheus")
-    assert found is not None
-    return found
+    return _found("promtool", "promtool", "install Debian's prometheus")
 
 
 @pytest.fixture(scope="session")
@@ -218,11 +219,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.fixture(scope="session")
 def redis_executable() -> str:
     """The redis-server executable."""
-    found = shutil.which("redis-server")
-    if found is None:
-        _missing("Redis", "install Debian's redis-server")
-    assert found is not None
-    return found
+    return _found("redis-server", "Redis", "install Debian's redis-server")
 
 
 @pytest.fixture

@@ -56,7 +56,17 @@ FLOORS = (
         "turbo",
     },
     {"producer", "run_keeper", "run_log", "runs", "tickets"},
-    {"doctor", "gunicorn", "__init__", "__main__", "health", "metrics", "testing", "top"},
+    {
+        "doctor",
+        "gunicorn",
+        "__init__",
+        "__main__",
+        "header_option",
+        "health",
+        "metrics",
+        "testing",
+        "top",
+    },
 )
 
 FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}

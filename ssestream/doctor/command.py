@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from ..header_option import header
 from .app import examine_app, settings_of
 from .broker import examine_broker
 from .finding import Finding
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--header",
         action="append",
         default=[],
-        type=_header,
+        type=header,
         dest="headers",
         metavar="'NAME: VALUE'",
         help="one more header of each request, such as a cookie; may be given several times",
@@ -129,13 +130,6 @@ def _check(url: str) -> None:
         raise ValueError(f"URL {url!r}: {error}") from error
     if not is_url or not url.isprintable() or " " in url:
         raise ValueError(f"a URL begins with http:// or https:// and a host, not as {url!r}")
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip() or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"must be 'NAME: VALUE', not {text!r}")
-    return name.strip(), value.strip()
 
 
 def _seconds(text: str) -> float:

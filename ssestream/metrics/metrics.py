@@ -11,6 +11,7 @@ from ..channels.channels import Channels
 from ..http.registry import registry
 from ..runtime.forking import process
 from ..runtime.loop import logger
+from ..runtime.weak import snapshot
 from ..timers import set_interval
 from .channel_numbers import ChannelNumbers, Group
 from .durations import Durations
@@ -127,7 +128,7 @@ _all: Any = weakref.WeakSet()
 
 
 def _drained(seconds: float) -> None:
-    for metrics in list(_all):
+    for metrics in snapshot(lambda: _all):
         metrics.drained(seconds)
 
 
@@ -135,7 +136,7 @@ registry.when_drained(_drained)
 
 
 def _after_fork() -> None:
-    for metrics in list(_all):
+    for metrics in snapshot(lambda: _all):
         metrics.after_fork()
 
 

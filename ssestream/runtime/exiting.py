@@ -11,28 +11,27 @@ from .clock import clock
 from .forking import process
 from .frames import workers_of_gunicorn
 
-#: The functions of `before_exit`.
-before: list[Callable[[], object]] = []
-_lasts: list[Callable[[], object]] = []
+functions_before_exit: list[Callable[[], object]] = []
+_functions_at_exit: list[Callable[[], object]] = []
 _is_installed = False
 
 
 def before_exit(function: Callable[[], object]) -> None:
-    """Call *function* when the process ends, while everything in it still works.
+    """Call *function* once when the process ends, while everything in it still works.
 
-    In a worker of gunicorn that was found (see `Worker`) it is called twice: also at first, when
-    the worker has ended. From Python 3.12 on, no thread can be started any more at the second call.
+    In a worker of gunicorn that was found (see `Worker`) this is when the worker has ended. In
+    another process Python has begun to end. From Python 3.12 on, no thread can be started then.
     """
     _install()
-    if function not in before:
-        before.append(function)
+    if function not in functions_before_exit:
+        functions_before_exit.append(function)
 
 
 def at_exit(function: Callable[[], object]) -> None:
     """Call *function* once when the process ends, after all functions of `before_exit`."""
     _install()
-    if function not in _lasts:
-        _lasts.append(function)
+    if function not in _functions_at_exit:
+        _functions_at_exit.append(function)
 
 
 def _install() -> None:
@@ -44,7 +43,7 @@ def _install() -> None:
     # daemons. The function of ``concurrent.futures.thread`` must come later: after it no executor
     # takes work, and asyncio looks up addresses in an executor. Before gevent has patched the
     # process, the import would keep a lock that stops all greenlets.
-    import concurrent.futures.thread  # noqa: F401
+    import concurrent.futures.thread  # noqa: F401 - it registers its function
 
     register = getattr(threading, "_register_atexit", atexit.register)
     with contextlib.suppress(RuntimeError):  # the process is ending
@@ -52,13 +51,17 @@ def _install() -> None:
 
 
 def _call_all() -> None:
-    _call([*before, *_lasts])
+    try:
+        _call(functions_before_exit)
+    finally:
+        _call(_functions_at_exit)
 
 
 def _call(functions: list[Callable[[], object]]) -> None:
+    """Take the *functions* out and call them in their order."""
     with contextlib.ExitStack() as stack:  # it goes on after an exception
-        for function in reversed(functions):
-            stack.callback(function)
+        while functions:
+            stack.callback(functions.pop())
 
 
 class Worker:
@@ -99,9 +102,11 @@ class Worker:
     def _over(self, hook: Callable[[Any, Any], object]) -> Callable[[Any, Any], object]:
         """The *hook* that is called when the worker has ended, and the process has not."""
 
-        def over(arbiter: Any, worker: Any) -> object:
-            _call(before)
-            return hook(arbiter, worker)
+        def over(arbiter: Any, worker: Any) -> None:
+            try:
+                _call(functions_before_exit)
+            finally:
+                hook(arbiter, worker)
 
         return over
 

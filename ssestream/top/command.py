@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+from ..header_option import header
 from ..runtime.clock import clock
 from .screen import Screen, screen_of, text_of
 
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--header",
         action="append",
         default=[],
-        type=_header,
+        type=header,
         dest="headers",
         metavar="'NAME: VALUE'",
         help="one more header of each request, such as a cookie; may be given several times",
@@ -126,13 +127,6 @@ def _look(options: argparse.Namespace) -> bytes:
             raise NoAnswer(f"{options.address} answers with {error.code}") from None
     except (OSError, http.client.HTTPException) as error:
         raise NoAnswer(f"{options.address} does not answer: {error}") from None
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip() or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"must be 'NAME: VALUE', not {text!r}")
-    return name.strip(), value.strip()
 
 
 def _interval(text: str) -> float:

@@ -91,13 +91,16 @@ class OpenStreams:
         following = self._following()
         bodies = [each for each in registry.streams() if isinstance(each, Body)]
         first = heapq.nlargest(MOST, bodies, key=Body.waiting)
+        now = clock.now()
         return {
             "process": os.getpid(),
             "open": len(bodies),
             "messages": statistics().messages,
             "draining": registry.draining,
             "channels": self._channels_of_process(),
-            "streams": [self._told(body, following.get(id(body.connection), [])) for body in first],
+            "streams": [
+                self._told(body, following.get(id(body.connection), []), now) for body in first
+            ],
         }
 
     def _following(self) -> dict[int, list[Cursor]]:
@@ -121,11 +124,11 @@ class OpenStreams:
             for name, each in heapq.nlargest(MOST, numbers, key=lambda pair: pair[1].subscribers)
         }
 
-    def _told(self, body: Body, cursors: list[Cursor]) -> dict[str, Any]:
+    def _told(self, body: Body, cursors: list[Cursor], now: float) -> dict[str, Any]:
         messages, length = body.sent()
         return {
             "client": body.name,
-            "seconds": self._ages.seconds(body),
+            "seconds": self._ages.seconds(body, now),
             "messages": messages,
             "bytes": length,
             "waiting": body.waiting(),
@@ -188,10 +191,9 @@ class _Ages:
     def closed(self, stream: Open, cause: Cause, messages: int, length: int) -> None:
         self._opened.pop(id(stream), None)
 
-    def seconds(self, stream: Open) -> float:
-        """The age of *stream*; 0 if it is over."""
-        now = clock.now()
-        return now - self._opened.get(id(stream), now)
+    def seconds(self, stream: Open, now: float) -> float:
+        """The age of *stream* at the time *now*; 0 if it is over."""
+        return max(0.0, now - self._opened.get(id(stream), now))
 
 
 def _age(file: Path) -> float:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import docutils.core
 import docutils.nodes
+import pytest
 
 from ssestream.wire import Decoder
 from tests.kit.node_program import NodeProgram
@@ -238,6 +239,22 @@ def has_cell(code: str, literals: list[str]) -> bool:
     return all(re.search(pattern, plain) for pattern in patterns)
 
 
+#: The servers of the rows.
+KINDS = [
+    "SseWorker",
+    pytest.param("gevent", marks=pytest.mark.long),
+    pytest.param("gthread", marks=pytest.mark.long),
+]
+
+
+def each_row(table: list[Cells], rows: list[Row]) -> pytest.MarkDecorator:
+    """A test of each row: its number, its cells on the page, and what runs."""
+    numbered = list(zip(range(len(table)), table, rows, strict=False))
+    return pytest.mark.parametrize(
+        ("number", "cells", "row"), numbered, ids=[cells.name for cells in table]
+    )
+
+
 @contextlib.contextmanager
 def both(node: str, folder: Path, rows: list[Row], kind: str) -> Iterator[tuple[Program, Program]]:
     """The programs of *rows*: Express in Node, and Flask on a server of *kind*."""
@@ -259,7 +276,15 @@ def both(node: str, folder: Path, rows: list[Row], kind: str) -> Iterator[tuple[
         server.stop()
 
 
-def shows_the_same(programs: tuple[Program, Program], number: int, row: Row) -> None:
+def does_the_same(programs: tuple[Program, Program], number: int, cells: Cells, row: Row) -> None:
+    """Show that *row* runs its *cells*, and that a client sees what is expected of both sides."""
+    assert has_cell(row.express, cells.express)
+    assert has_cell(row.python, cells.python)
+    if row.expected:
+        _shows_the_same(programs, number, row)
+
+
+def _shows_the_same(programs: tuple[Program, Program], number: int, row: Row) -> None:
     """Show that a client sees what is *expected* of both sides of *row*."""
     with ThreadPoolExecutor() as pool:
         seen = [pool.submit(row.seen, each, number, row.requests) for each in programs]

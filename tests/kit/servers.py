@@ -321,6 +321,8 @@ def ask(
         received = b""
         while data := sock.recv(1 << 20):
             received += data
+    if not received:
+        raise ConnectionResetError("closed without an answer")
     head, _, body = received.partition(b"\r\n\r\n")
     assert b" 200 " in head.partition(b"\r\n")[0], received[:500]
     return body

@@ -6,15 +6,16 @@ import pytest
 
 from tests.docs.test_docs import blocks
 from tests.kit.porting import (
+    KINDS,
     Cells,
     Program,
     Row,
     both,
     cells_of,
+    does_the_same,
+    each_row,
     followed,
-    has_cell,
     messages,
-    shows_the_same,
 )
 from tests.kit.servers import ROOT
 
@@ -206,11 +207,7 @@ def stream(req, res):
 
 @pytest.fixture(
     scope="module",
-    params=[
-        "SseWorker",
-        pytest.param("gevent", marks=pytest.mark.long),
-        pytest.param("gthread", marks=pytest.mark.long),
-    ],
+    params=KINDS,
 )
 def programs(
     request: pytest.FixtureRequest, node_with_all: str, tmp_path_factory: pytest.TempPathFactory
@@ -223,14 +220,8 @@ def test_each_row_of_the_table_is_here() -> None:
     assert len(TABLE) == len(ROWS) > 10
 
 
-@pytest.mark.parametrize(
-    ("number", "cells", "row"),
-    list(zip(range(100), TABLE, ROWS, strict=False)),
-    ids=[cells.name for cells in TABLE],
-)
+@each_row(TABLE, ROWS)
 def test_a_row_does_the_same_beside_the_real_package(
     programs: tuple[Program, Program], number: int, cells: Cells, row: Row
 ) -> None:
-    assert has_cell(row.express, cells.express)
-    assert has_cell(row.python, cells.python)
-    shows_the_same(programs, number, row)
+    does_the_same(programs, number, cells, row)

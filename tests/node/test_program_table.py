@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.porting import (
+    KINDS,
     ORIGIN,
     Cells,
     Program,
@@ -17,9 +18,9 @@ from tests.kit.porting import (
     both,
     cells_of,
     departure,
+    does_the_same,
+    each_row,
     flushed,
-    has_cell,
-    shows_the_same,
 )
 from tests.kit.servers import ROOT, Server
 
@@ -427,11 +428,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(
     scope="module",
-    params=[
-        "SseWorker",
-        pytest.param("gevent", marks=pytest.mark.long),
-        pytest.param("gthread", marks=pytest.mark.long),
-    ],
+    params=KINDS,
 )
 def programs(
     request: pytest.FixtureRequest,
@@ -448,20 +445,13 @@ def test_each_row_of_the_table_is_here() -> None:
     assert len(TABLE) == len(ROWS) > 20
 
 
-@pytest.mark.parametrize(
-    ("number", "cells", "row"),
-    list(zip(range(100), TABLE, ROWS, strict=False)),
-    ids=[cells.name for cells in TABLE],
-)
+@each_row(TABLE, ROWS)
 def test_a_row_does_the_same_in_both(
     programs: tuple[Program, Program], number: int, cells: Cells, row: Row
 ) -> None:
-    assert has_cell(row.express, cells.express)
-    assert has_cell(row.python, cells.python)
     # These two have tests of their own, below.
     assert bool(row.expected) != (cells.name in (LISTEN, UNREF))
-    if row.expected:
-        shows_the_same(programs, number, row)
+    does_the_same(programs, number, cells, row)
 
 
 def test_the_command_of_the_table_serves_an_app(tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kit.porting import (
+    KINDS,
     Cells,
     Program,
     Row,
     both,
     cells_of,
     departure,
-    has_cell,
+    does_the_same,
+    each_row,
     messages,
-    shows_the_same,
 )
 from tests.kit.servers import ROOT
 
@@ -396,11 +397,7 @@ res.end(f" {before} {str(res.writable_length >= 100_000).lower()}")
 
 @pytest.fixture(
     scope="module",
-    params=[
-        "SseWorker",
-        pytest.param("gevent", marks=pytest.mark.long),
-        pytest.param("gthread", marks=pytest.mark.long),
-    ],
+    params=KINDS,
 )
 def programs(
     request: pytest.FixtureRequest, node_with_all: str, tmp_path_factory: pytest.TempPathFactory
@@ -413,14 +410,8 @@ def test_each_row_of_the_table_is_here() -> None:
     assert len(TABLE) == len(ROWS) > 20
 
 
-@pytest.mark.parametrize(
-    ("number", "cells", "row"),
-    list(zip(range(100), TABLE, ROWS, strict=False)),
-    ids=[cells.name for cells in TABLE],
-)
+@each_row(TABLE, ROWS)
 def test_a_row_does_the_same_in_both(
     programs: tuple[Program, Program], number: int, cells: Cells, row: Row
 ) -> None:
-    assert has_cell(row.express, cells.express)
-    assert has_cell(row.python, cells.python)
-    shows_the_same(programs, number, row)
+    does_the_same(programs, number, cells, row)

@@ -1,11 +1,12 @@
 """For how long streams have been behind."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ssestream.brokers.broker import Position
 from ssestream.channels.lag import Lag
 from ssestream.metrics.lags import REMEMBERED, Lags
-from ssestream.runtime.clock import clock
 
 
 class Time:
@@ -18,7 +19,9 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    monkeypatch.setattr(clock, "now", lambda: time.now)
+    # Not the clock of the process: its timers would go wrong.
+    clock = SimpleNamespace(now=lambda: time.now)
+    monkeypatch.setattr("ssestream.metrics.lags.clock", clock)
     return time
 
 

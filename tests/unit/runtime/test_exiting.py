@@ -120,14 +120,21 @@ def test_functions_run_already_when_the_worker_has_ended(
 ) -> None:
     called: list[Any] = []
 
+    def fail() -> None:
+        raise ValueError("on purpose")
+
     def own(arbiter: Any, worker: Any) -> None:
         called.append((arbiter, worker))
 
     worker.cfg.set("worker_exit", own)
     exiting.Worker().find()
-    monkeypatch.setattr(exiting, "before", [lambda: called.append("first")])
-    worker.cfg.worker_exit("the arbiter", worker)
-    assert called == ["first", ("the arbiter", worker)]
+    functions = [lambda: called.append("first"), fail, lambda: called.append("last")]
+    monkeypatch.setattr(exiting, "functions_before_exit", functions)
+    with pytest.raises(ValueError, match="on purpose"):
+        worker.cfg.worker_exit("the arbiter", worker)
+    assert called == ["first", "last", ("the arbiter", worker)]
+    # Each was called once, also if the process ends later.
+    assert not functions
 
 
 def test_a_worker_that_ends_is_none(worker: Any) -> None:

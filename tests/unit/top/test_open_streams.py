@@ -52,34 +52,32 @@ class Shown:
 def test_each_open_stream_is_told_with_its_channels_and_what_it_got() -> None:
     shown = Shown()
     client = {"REMOTE_ADDR": "192.0.2.7"}
-    with (
-        Visit(shown.app, "/follow/news/sports?secret=1", **client) as one,
-        Visit(shown.app, "/iterated", **client) as two,
-    ):
+    with Visit(shown.app, "/follow/news/sports?secret=1", **client) as one:
         one.read_until(b":ok")
-        two.read_until(b":ok")
-        shown.channels.publish("news", {"data": "hello"})
-        one.read_until(b"hello")
-        until(lambda: shown.processes()[0]["messages"], "the message to be counted")
-        (process,) = shown.processes()
-        assert (process["process"], process["open"]) == (os.getpid(), 2)
-        assert process["draining"] is False
-        assert process["channels"] == {
-            "news": {"streams": 1, "behind": 0},
-            "sports": {"streams": 1, "behind": 0},
-        }
-        streams = {each.pop("client"): each for each in process["streams"]}
-        # Without the query, as in the log.
-        assert set(streams) == {"192.0.2.7 '/follow/news/sports'", "192.0.2.7 '/iterated'"}
-        followed = streams["192.0.2.7 '/follow/news/sports'"]
-        assert followed["channels"] == {"news": 0, "sports": 0}
-        assert followed["messages"] > 0
-        assert followed["waiting"] == 0
-        assert followed["bytes"] > 0
-        assert streams["192.0.2.7 '/iterated'"]["channels"] == {}
-        ages = [each["seconds"] for each in streams.values()]
-        assert all(age > 0 for age in ages)
-        assert followed["seconds"] > streams["192.0.2.7 '/iterated'"]["seconds"]
+        with Visit(shown.app, "/iterated", **client) as two:
+            two.read_until(b":ok")
+            shown.channels.publish("news", {"data": "hello"})
+            one.read_until(b"hello")
+            until(lambda: shown.processes()[0]["messages"], "the message to be counted")
+            (process,) = shown.processes()
+            assert (process["process"], process["open"]) == (os.getpid(), 2)
+            assert process["draining"] is False
+            assert process["channels"] == {
+                "news": {"streams": 1, "behind": 0},
+                "sports": {"streams": 1, "behind": 0},
+            }
+            streams = {each.pop("client"): each for each in process["streams"]}
+            # Without the query, as in the log.
+            assert set(streams) == {"192.0.2.7 '/follow/news/sports'", "192.0.2.7 '/iterated'"}
+            followed = streams["192.0.2.7 '/follow/news/sports'"]
+            assert followed["channels"] == {"news": 0, "sports": 0}
+            assert followed["messages"] > 0
+            assert followed["waiting"] == 0
+            assert followed["bytes"] > 0
+            assert streams["192.0.2.7 '/iterated'"]["channels"] == {}
+            ages = [each["seconds"] for each in streams.values()]
+            assert all(age > 0 for age in ages)
+            assert followed["seconds"] > streams["192.0.2.7 '/iterated'"]["seconds"]
     until(lambda: shown.processes()[0]["open"] == 0, "the departures")
     assert shown.processes()[0]["streams"] == []
 
