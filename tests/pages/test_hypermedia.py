@@ -17,7 +17,11 @@ import pytest
 from tests.kit.pictures import take_picture
 from tests.kit.servers import Server, free_port, wait_until
 
-pytestmark = [pytest.mark.browser, pytest.mark.server]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.server,
+    pytest.mark.usefixtures("packages"),
+]
 
 Serve = Callable[..., Server]
 
