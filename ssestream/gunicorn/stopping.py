@@ -25,6 +25,7 @@ from gevent import monkey
 from ..http.registry import drain, registry
 from ..runtime.clock import clock
 from ..runtime.forking import process
+from ..runtime.threads import NO_THREAD, sleep, start_thread
 from ..timers import clear_interval, set_interval
 
 # The real one: a mask of signals belongs to a thread, not to a greenlet.
@@ -106,7 +107,20 @@ class Stopping:
                 # Exiting here would interrupt this very thread while it sends a stream.
                 self.begin()
             else:
+                self._end_streams()
                 self._worker.handle_quit(number, frame)
+
+    def _end_streams(self) -> None:
+        """End the streams of a worker with threads, while its process can still start threads.
+
+        The code that the signal interrupted may hold a lock that the drain needs. So another
+        thread does it, and this one waits for a while.
+        """
+        with contextlib.suppress(*NO_THREAD):
+            start_thread(self._drain, (0.0,))
+        until = clock.real() + QUICK
+        while registry.has_open and clock.real() < until:
+            sleep(LOOK_MS / 1000)
 
     def begin_soon(self) -> None:
         """Let the worker stop, which was told to end at once. For a signal handler."""

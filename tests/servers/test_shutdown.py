@@ -127,10 +127,10 @@ def test_a_worker_with_open_streams_stops_soon(
     at_best(stop, SOON)
 
 
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_so_does_one_with_hundreds(kind: str, serve: Callable[..., Server]) -> None:
     worker_class, args = WORKERS[kind]
-    server = serve(worker_class, "tests.servers.apps.app:app", args=args)
+    server = serve(worker_class, "tests.servers.apps.app:app", args=args, threads=300)
     for count, how in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), 1):
         clients = streams(server, 300, how.name)
         pid = server.worker_pid()
