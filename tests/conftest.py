@@ -61,14 +61,39 @@ def _place(item: pytest.Item) -> int:
     return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the longest files, and leave out the long tests unless all are asked for."""
     items.sort(key=_place)
+    if not any("::" in each for each in config.args):
+        _refuse_unknown_rows(items)
     if os.environ.get("SSESTREAM_TEST_ALL") != "1":
         reason = "left out, as it is long and others show nearly the same: SSESTREAM_TEST_ALL=1"
         for item in items:
-            if item.get_closest_marker("long") is not None:
+            if _is_long(item):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _row(item: pytest.Item) -> str:
+    return item.name.partition("[")[2].removesuffix("]")
+
+
+def _is_long(item: pytest.Item) -> bool:
+    shown = item.get_closest_marker("long_except")
+    if shown is not None and _row(item) not in shown.args:
+        return True
+    return item.get_closest_marker("long") is not None
+
+
+def _refuse_unknown_rows(items: list[pytest.Item]) -> None:
+    """A row that ``long_except`` names and no test has would leave out all rows of the test."""
+    named = set()
+    for item in items:
+        shown = item.get_closest_marker("long_except")
+        if shown is not None:
+            named |= {f"{item.nodeid.partition('[')[0]}[{row}]" for row in shown.args}
+    unknown = named - {item.nodeid for item in items}
+    if unknown:
+        raise pytest.UsageError(f"long_except() names rows that are not there: {sorted(unknown)}")
 
 
 def _missing(what: str, how: str) -> None:

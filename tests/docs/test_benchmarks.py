@@ -113,6 +113,7 @@ def seconds_of(workload: str) -> float:
     return 0.3 if workload in ("timers", "sources") else 0.05
 
 
+@pytest.mark.long_except("timers", "sources", "write", "full", "users-memory")
 @pytest.mark.server
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_each_stream_with_a_producer_of_its_own_gets_every_message(workload: str) -> None:
@@ -148,6 +149,7 @@ def npm(built: None) -> Contender:
     return CONTENDERS["npm-ssestream"]
 
 
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.node
 @pytest.mark.parametrize(

@@ -561,6 +561,7 @@ def test_over_http_1_1_it_has_six(chrome: Any, deploy: Deploy) -> None:
     wait_until(lambda: flowing() == 7, "the seventh to take the place")
 
 
+@pytest.mark.long_except("False")
 @pytest.mark.browser
 @pytest.mark.parametrize("later", [True, False])
 def test_a_browser_comes_back_after_gunicorn_was_away(

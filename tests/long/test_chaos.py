@@ -60,10 +60,8 @@ def test_every_client_gets_every_message_of_its_own_channel(redis_executable: st
     assert not wrong, f"seed {seed}:\n" + "\n".join(wrong[:10])
 
 
-@pytest.mark.parametrize(
-    ("kind", "worker_class"),
-    [("sqlite", "SseWorker"), pytest.param("redis", "gevent", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "worker_class"), [("sqlite", "SseWorker"), ("redis", "gevent")])
 def test_every_watcher_gets_all_of_its_run_and_each_run_has_one_end(
     kind: str, worker_class: str, request: pytest.FixtureRequest
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_message_has_the_bytes_that_node_gives_it(
     assert encode(message) == _bytes_of(answer)
 
 
+@pytest.mark.long
 @settings(patient, max_examples=3000)
 @given(node_messages)
 def test_thousands_of_messages_have_the_bytes_that_node_gives_them(

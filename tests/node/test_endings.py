@@ -198,6 +198,7 @@ def test_each_client_that_comes_back_takes_the_last_retry_and_htmx_4_not_the_fir
         assert times[1] - times[0] < LATE / 1000
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_datastar_gives_up_after_ten_tries(
     server: Server, chromium: tuple[str, str], tmp_path: Path

@@ -157,6 +157,7 @@ def shown(driver: Any) -> list[str]:
     return [each.text for each in driver.find_elements("css selector", "li")]
 
 
+@pytest.mark.long_except("/shared")
 @pytest.mark.parametrize("page", ["/ticketed", "/shared"])
 def test_a_page_gets_new_tickets_by_itself_and_misses_nothing(
     page: str, driver: Any, server: Server

@@ -137,6 +137,7 @@ def test_when_the_workers_are_killed_the_job_goes_on_and_the_bar_misses_nothing(
     page.wait_for_the_end()
 
 
+@pytest.mark.long
 def test_when_the_server_is_started_again_the_bar_misses_nothing(
     driver: Any, two_workers: Server, serve: Callable[..., Server], env: dict[str, str]
 ) -> None:

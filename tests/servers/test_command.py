@@ -490,6 +490,7 @@ def test_a_broker_that_is_not_to_be_had_is_told_in_one_line_with_1(
     assert "nowhere" in errors_of(capsys, 1, name, "--url", url, "news", *message)
 
 
+@pytest.mark.long_except("command0")
 @pytest.mark.parametrize("command", [("publish", '{"data": 1}'), ("tail",)])
 def test_a_redis_that_is_not_there_is_told_in_one_line_with_1(
     capsys: pytest.CaptureFixture[str], command: tuple[str, ...]

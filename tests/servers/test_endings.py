@@ -78,6 +78,7 @@ def start(serve: Callable[..., Server], kind: str, graceful: float = GRACEFUL) -
     )
 
 
+@pytest.mark.long_except("SseWorker-15")
 @pytest.mark.parametrize(
     ("kind", "how"),
     [
@@ -276,6 +277,9 @@ class Reader:
         self._running.join()
 
 
+@pytest.mark.long_except(
+    "SseWorker, and answers that can end", "SseWorker, and answers without an end"
+)
 @pytest.mark.timeout(120 + 60 * RELOADS)
 @pytest.mark.parametrize(
     ("kind", "count", "graceful", "end"),

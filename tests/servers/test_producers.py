@@ -154,6 +154,7 @@ BOTH = pytest.mark.parametrize(
 # -- a script: cron, a shell, a process that a view starts
 
 
+@pytest.mark.long_except("9")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_script_that_a_signal_ends_is_lost(
     number: signal.Signals, env: dict[str, str], watch: Watch
@@ -336,6 +337,7 @@ def test_a_worker_of_celery_that_stops_lets_its_task_end(
 # -- the web server
 
 
+@pytest.mark.long_except("SseWorker-greenlet-killed-redis", "gthread-thread-reloaded-redis")
 @BOTH
 @pytest.mark.parametrize("how", ["killed", "reloaded"])
 @pytest.mark.parametrize(("kind", "where"), [("SseWorker", "greenlet"), ("gthread", "thread")])
@@ -421,6 +423,7 @@ def test_a_pipeline_goes_on_in_a_reload_if_its_stream_does(
         assert watched.end() == status
 
 
+@pytest.mark.long_except("gthread-redis")
 @BOTH
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
@@ -435,6 +438,7 @@ def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
         assert watched.end() == "done"
 
 
+@pytest.mark.long_except("SseWorker-request-redis")
 @BOTH
 @pytest.mark.parametrize("place", ["request", pytest.param("pipeline", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])

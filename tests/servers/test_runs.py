@@ -173,6 +173,7 @@ def test_a_watcher_that_vanishes_watches_no_more_and_holds_up_nobody(server: Ser
     assert status_of(server) == "stopped"
 
 
+@pytest.mark.long_except("gevent-async", "SseWorker-plain", "gthread-threads")
 @pytest.mark.parametrize("source", ["plain", "async", "threads"])
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_worker_that_stops_lets_its_runs_end(
@@ -186,6 +187,7 @@ def test_a_worker_that_stops_lets_its_runs_end(
     assert status_of(server) == "done"
 
 
+@pytest.mark.long_except("SseWorker-async-True")
 @pytest.mark.parametrize(
     ("kind", "source", "hook"),
     [
@@ -252,6 +254,7 @@ def test_a_worker_that_ends_does_not_ask_a_silent_redis_for_each_run(
     assert "other runs were not ended either" in server.log()
 
 
+@pytest.mark.long_except("SseWorker", "gthread")
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
     kind: str, serve: Serve, sqlite_url: str
@@ -269,6 +272,7 @@ def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
     assert client.read_to_end().endswith(b"\r\n0\r\n\r\n")
 
 
+@pytest.mark.long_except("SseWorker", "gthread")
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_run_that_is_longer_than_the_grace_of_its_worker_is_lost(
     kind: str, serve: Serve, sqlite_url: str

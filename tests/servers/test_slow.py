@@ -411,6 +411,7 @@ print("cut", flush=True)
 """
 
 
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such networks")
 def test_so_it_is_over_a_line_with_a_narrow_band(tmp_path: Path) -> None:

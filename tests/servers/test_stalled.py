@@ -78,6 +78,7 @@ class Readers:
             client.fin()
 
 
+@pytest.mark.long_except("SseWorker-overflow-write")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("kind", "way", "how"),

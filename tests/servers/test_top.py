@@ -49,6 +49,7 @@ def opened(server: Server) -> list[Client]:
     return clients
 
 
+@pytest.mark.long_except("SseWorker")
 def test_one_look_tells_of_the_streams_of_all_workers(server: Server) -> None:
     refused = subprocess.run(
         command(server, "--once"), cwd=ROOT, capture_output=True, check=False, text=True

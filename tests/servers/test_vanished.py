@@ -53,6 +53,7 @@ def is_gone_within(
     at_best(vanish, seconds)
 
 
+@pytest.mark.long_except("SseWorker", "gevent", "gthread")
 @pytest.mark.parametrize(
     "kind",
     [
@@ -69,6 +70,7 @@ def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
     is_gone_within(BEAT + TIMEOUT + NOISE, server)
 
 
+@pytest.mark.long_except("by-hand-SseWorker", "stream-gthread")
 @pytest.mark.parametrize(
     "kind", ["SseWorker", "gthread", "flask", pytest.param("gevent", marks=pytest.mark.long)]
 )
@@ -89,6 +91,7 @@ def test_so_it_is_by_the_send_timeout(kind: str, serve: Callable[..., Server]) -
     is_gone_within(BEAT + TIMEOUT + NOISE, server)
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_without_a_heartbeat_the_kernels_own_probes_find_it(
     kind: str, serve: Callable[..., Server]
@@ -106,6 +109,7 @@ def test_without_a_heartbeat_the_kernels_own_probes_find_it(
     server.wait_for(event="close", key="there")
 
 
+@pytest.mark.long
 def test_one_that_reads_slowly_has_not_vanished(serve: Callable[..., Server]) -> None:
     """To the kernel's own timeout a window that stays small is as no answer."""
     timeout = 2 * TIMEOUT

@@ -326,6 +326,7 @@ def test_a_producer_whose_run_was_ended_as_lost_adds_nothing(channels: Channels)
     assert runs.status("answer") == "lost"
 
 
+@pytest.mark.long_except("redis-greenlets", "sqlite-threads")
 @on_threads_and_greenlets
 def test_a_run_without_watchers_is_stopped_if_it_is_to_be(channels: Channels) -> None:
     runs = Runs(channels, cancel_after=3)

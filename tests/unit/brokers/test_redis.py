@@ -340,6 +340,7 @@ def test_a_wrong_option_of_a_url_is_named_at_once(query: str, words: str) -> Non
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.long_except("redis")
 @pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
 def test_what_is_down_raises_in_time_and_without_the_password(
     broker: Callable[..., RedisBroker], kind: str

@@ -218,6 +218,7 @@ def test_of_many_processes_that_notice_a_death_one_tells(make: Make, dies: None)
     assert events_of(several[0].history("job")) == ["lost"]
 
 
+@pytest.mark.long_except("redis-greenlets", "sqlite-threads")
 @on_threads_and_greenlets
 def test_a_block_that_goes_on_keeps_its_lease(channels: Channels) -> None:
     names = (f"job{number}" for number in itertools.count())
@@ -236,6 +237,7 @@ def test_a_block_that_goes_on_keeps_its_lease(channels: Channels) -> None:
     in_one_try(go_on)
 
 
+@pytest.mark.long_except("redis-greenlets", "sqlite-threads")
 @on_threads_and_greenlets
 def test_a_block_may_go_on_for_longer_than_its_last_message_is_kept(
     channels: Channels, monkeypatch: pytest.MonkeyPatch
@@ -414,6 +416,7 @@ with channels.channel("job").producer(ttl=1):
 """
 
 
+@pytest.mark.long_except("")
 @pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()"])
 def test_work_without_a_wait_keeps_the_lease_unless_gevent_has_patched(patch: str) -> None:
     """A thread renews it, or a greenlet, which has no turn."""

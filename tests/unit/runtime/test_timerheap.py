@@ -156,6 +156,7 @@ os.waitpid(children[0], 0)
 """
 
 
+@pytest.mark.long_except("hub")
 @pytest.mark.parametrize(
     "how",
     ["gevent.spawn(set_both).join(); gevent.sleep(0.5)", "set_both(); time.sleep(0.5)"],

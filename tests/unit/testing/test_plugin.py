@@ -43,6 +43,7 @@ def app():
 # Each run of pytest takes seconds, so that few of them show much each.
 
 
+@pytest.mark.long_except("plain")
 @pytest.mark.parametrize("first", ["", PATCHED], ids=["plain", "patched"])
 def test_the_fixtures_work_together_and_their_errors_say_what_is_wrong(
     tmp_path: Path, first: str
