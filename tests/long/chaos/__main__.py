@@ -68,11 +68,7 @@ class Chaos:
         self._clients = clients
         self._seconds = seconds
         self._folder = tempfile.mkdtemp(prefix="ssestream-chaos-")
-        self._redis: RedisServer | None = None
-        if kind == "redis":
-            executable = redis_executable or shutil.which("redis-server")
-            assert executable is not None, "redis-server is not installed"
-            self._redis = RedisServer(executable, durable=True)
+        self._redis = self._make_redis(redis_executable) if kind == "redis" else None
         self._url = (
             f"sqlite:///{self._folder}/events.db" if self._redis is None else self._redis.url
         )
@@ -87,17 +83,29 @@ class Chaos:
             "SSESTREAM_RETRY": [10, 500],
             "SSESTREAM_RETRY_AFTER": [50, 1000],
         }
-        self._server = Server(
+        self._server = self._make_server(worker_class, workers, config)
+        self._channels = Channels(self._url, history=self._history)
+        self._publishers: list[subprocess.Popen[bytes]] = []
+        self._followers: list[Follower] = []
+
+    def _make_redis(self, executable: str | None) -> RedisServer:
+        executable = executable or shutil.which("redis-server")
+        assert executable is not None, "redis-server is not installed"
+        return RedisServer(executable, durable=True)
+
+    def _make_server(self, worker_class: str, workers: int, config: dict[str, Any]) -> Any:
+        return Server(
             worker_class,
             "tests.servers.apps.channels:app",
             env={"CHANNELS_CONFIG": json.dumps(config), "CHANNELS_LOOK": "1"},
             args=("-c", "tests/servers/apps/reload.conf.py", "--workers", str(workers))
             # Each worker has room for all clients, when the others are gone.
-            + ("--worker-connections", str(2 * clients + 1000)),
+            + ("--worker-connections", str(2 * self._clients + 1000)),
         )
-        self._channels = Channels(self._url, history=self._history)
-        self._publishers: list[subprocess.Popen[bytes]] = []
-        self._followers: list[Follower] = []
+
+    def _make_faults(self) -> Any:
+        pace = 0.25 if self._has_own else 1.0
+        return Faults(self.seed, self._seconds, self._server, self._redis, pace)
 
     def run(self) -> list[str]:
         """Everything; the sentences that say what is wrong."""
@@ -108,8 +116,7 @@ class Chaos:
             self._server.start()
             crowd = Crowd(self._server.port, self.seed, stay=120.0 if self._has_own else 4.0)
             self._come(crowd)
-            pace = 0.25 if self._has_own else 1.0
-            faults = Faults(self.seed, self._seconds, self._server, self._redis, pace)
+            faults = self._make_faults()
             started = time.monotonic()
             faults.begin()
             self._publish()
@@ -295,6 +302,7 @@ class Chaos:
             "publishing": f"{publishing:.1f} s, {stored / publishing:,.0f} messages a second",
             "delivering": f"{counts['messages'] / (publishing + settling):,.0f} messages a second",
             "settled in": f"{settling:.1f} s",
+            "longest wait": f"{crowd.longest_wait:.1f} s for the head of an answer",
         }
         rows |= {what: str(number) for what, number in sorted(faults.counts.items())}
         for what, figure in rows.items():

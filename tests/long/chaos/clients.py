@@ -45,6 +45,8 @@ class Crowd:
         #: Seconds that a visit lasts on average, unless the client counts or turns at the door.
         self.stay = stay
         self.counts: Counter[str] = Counter()
+        #: The longest time in seconds from a request to the head of its answer.
+        self.longest_wait = 0.0
         #: The newest number of each channel that anybody has seen.
         self.newest: Counter[str] = Counter()
         #: They come back when they are cut, and do not leave by themselves any more.
@@ -130,14 +132,19 @@ class Follower:
     def _read(self, visit: Visit, sock: Any, most: int | None, crawling: bool) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self._crowd.port)
         connection.sock = sock
-        headers = {"Last-Event-ID": self.last_event_id} if self.last_event_id else {}
+        headers = {"Accept": "text/event-stream"}
+        if self.last_event_id:
+            headers["Last-Event-ID"] = self.last_event_id
         channels = ",".join(self.channels)
         connection.request("GET", f"/news?client={self.name}&channels={channels}", headers=headers)
         self._known = Counter(self._crowd.newest)
         decoder = Decoder()
         size = 300 if crawling else self._dice.choice((100, 3000, 65536))
         try:
+            asked = time.monotonic()
             with connection.getresponse() as answer:
+                waited = time.monotonic() - asked
+                self._crowd.longest_wait = max(self._crowd.longest_wait, waited)
                 visit.worker = answer.getheader("X-Worker", "?")
                 if answer.status != 200:  # upon which an EventSource gives up
                     self.faults.append(f"was answered {answer.status}")
