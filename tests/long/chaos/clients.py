@@ -51,6 +51,8 @@ class Crowd:
         self.newest: Counter[str] = Counter()
         #: They come back when they are cut, and do not leave by themselves any more.
         self.settling = False
+        #: What they hold may be lost by the broker. They must be told of each gap.
+        self.may_lose = False
 
 
 class Follower:
@@ -71,6 +73,8 @@ class Follower:
             channel: [] for channel in channels
         }
         self.faults: list[str] = []
+        #: Gaps in each channel.
+        self.gaps: Counter[str] = Counter()
         self.visits: deque[Visit] = deque(maxlen=500)
         self._crowd = crowd
         self._dice = random.Random(f"{crowd.seed}:{name}")
@@ -171,6 +175,9 @@ class Follower:
             if "id" in message:
                 self._place(visit, message["id"])
             return
+        if message.get("event") == "gap" and self._crowd.may_lose:
+            self._begin_again(message["data"])
+            return
         if message.get("event") == "gap":
             self.faults.append(f"was told of a gap in {message['data']}, {visit}")
             return
@@ -197,6 +204,13 @@ class Follower:
             self._crowd.counts["replayed"] += 1
         if number > self._crowd.newest[channel]:
             self._crowd.newest[channel] = number
+
+    def _begin_again(self, channel: str) -> None:
+        """The end of the log that it followed is lost. What it holds is of another past."""
+        self.gaps[channel] += 1
+        self._crowd.counts["gaps"] += 1
+        self.held[channel] = []
+        self.first.pop(channel, None)
 
     def _place(self, visit: Visit, id: str) -> None:
         """It is told where it stands. Before the first event that is where it begins."""
