@@ -176,7 +176,7 @@ class Follower:
                 self._place(visit, message["id"])
             return
         if message.get("event") == "gap" and self._crowd.may_lose:
-            self._begin_again(message["data"])
+            self._begin_again(message["data"], visit)
             return
         if message.get("event") == "gap":
             self.faults.append(f"was told of a gap in {message['data']}, {visit}")
@@ -189,6 +189,8 @@ class Follower:
         self.last_event_id = message["id"]
         number = positions[channel].number
         for name, position in positions.items():
+            if position == UNKNOWN and self._crowd.may_lose:
+                continue  # it will be told of a gap there
             if position == UNKNOWN:
                 self.faults.append(f"got an id that does not know {name}; the visit {visit}")
                 continue
@@ -205,9 +207,10 @@ class Follower:
         if number > self._crowd.newest[channel]:
             self._crowd.newest[channel] = number
 
-    def _begin_again(self, channel: str) -> None:
+    def _begin_again(self, channel: str, visit: Visit) -> None:
         """The end of the log that it followed is lost. What it holds is of another past."""
         self.gaps[channel] += 1
+        print(f"{self.name} was told of a gap in {channel}, {visit}", flush=True)
         self._crowd.counts["gaps"] += 1
         self.held[channel] = []
         self.first.pop(channel, None)
@@ -219,7 +222,8 @@ class Follower:
             self.faults.append(f"was told to stand at {id!r}; the visit {visit}")
             return
         for name, position in positions.items():
-            self.first.setdefault(name, position.number)
+            if position != UNKNOWN:
+                self.first.setdefault(name, position.number)
         self.last_event_id = id
 
 
