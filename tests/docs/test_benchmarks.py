@@ -113,7 +113,7 @@ def seconds_of(workload: str) -> float:
     return 0.3 if workload in ("timers", "sources") else 0.05
 
 
-@pytest.mark.long_except("timers", "sources", "write", "full", "users-memory")
+@pytest.mark.long_except("timers", "users-memory")
 @pytest.mark.server
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_each_stream_with_a_producer_of_its_own_gets_every_message(workload: str) -> None:
@@ -266,6 +266,7 @@ def test_a_folder_without_the_package_is_no_checkout(tmp_path: Path) -> None:
         package_in(tmp_path)
 
 
+@pytest.mark.long_except("gzip_cost-options1")
 @pytest.mark.server
 @pytest.mark.parametrize(
     ("part", "options"),

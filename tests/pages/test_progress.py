@@ -122,6 +122,7 @@ def test_the_bar_moves_and_goes_on_after_a_reload_in_the_middle(
     assert [entry for entry in log if entry["level"] == "SEVERE"] == []
 
 
+@pytest.mark.long
 def test_when_the_workers_are_killed_the_job_goes_on_and_the_bar_misses_nothing(
     driver: Any, two_workers: Server
 ) -> None:

@@ -404,6 +404,7 @@ def test_when_the_clock_jumps_the_connection_is_made_anew(site: Callable[..., Si
     assert here.streams()["open"] == 1
 
 
+@pytest.mark.long
 def test_a_leader_that_says_nothing_any_more_is_replaced_and_follows(
     site: Callable[..., Site],
 ) -> None:

@@ -277,9 +277,7 @@ class Reader:
         self._running.join()
 
 
-@pytest.mark.long_except(
-    "SseWorker, and answers that can end", "SseWorker, and answers without an end"
-)
+@pytest.mark.long_except("SseWorker, and answers that can end")
 @pytest.mark.timeout(120 + 60 * RELOADS)
 @pytest.mark.parametrize(
     ("kind", "count", "graceful", "end"),

@@ -160,6 +160,7 @@ def test_a_run_that_nobody_watches_any_more_is_cancelled(server: Server) -> None
     assert status_of(server) == "stopped"
 
 
+@pytest.mark.long
 def test_a_watcher_that_vanishes_watches_no_more_and_holds_up_nobody(server: Server) -> None:
     started(server, on_disconnect="cancel")
     vanished, other = watching(server), watching(server)
@@ -234,6 +235,7 @@ def test_a_worker_that_ends_at_once_waits_for_no_run(
     assert status_of(server) == "lost"
 
 
+@pytest.mark.long
 def test_a_worker_that_ends_does_not_ask_a_silent_redis_for_each_run(
     serve: Serve, redis_server: RedisServer
 ) -> None:
@@ -254,7 +256,7 @@ def test_a_worker_that_ends_does_not_ask_a_silent_redis_for_each_run(
     assert "other runs were not ended either" in server.log()
 
 
-@pytest.mark.long_except("SseWorker", "gthread")
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
     kind: str, serve: Serve, sqlite_url: str

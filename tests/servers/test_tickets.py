@@ -110,6 +110,7 @@ def test_a_ticket_for_one_use_is_used_up_in_all_workers(serve: Serve, shared_url
         admitted(server, once, f"Cookie: {cookie}").fin()
 
 
+@pytest.mark.long
 def test_a_client_that_comes_back_with_new_tickets_misses_nothing(
     serve: Serve, tmp_path: Path
 ) -> None:

@@ -9,8 +9,8 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
+from .sentinels import NewestSentinels
 from .target import Target
 
 Client = redis.Redis | redis.RedisCluster
@@ -58,6 +58,6 @@ def opener(target: Target) -> Callable[[], Client]:
     shared = ("socket_", "ssl", "retry", "protocol")
     own = {name: value for name, value in options.items() if name.startswith(shared)}
     own["username"], own["password"] = target.sentinel_username, target.sentinel_password
-    return lambda: Sentinel(target.sentinels, sentinel_kwargs=own, **options).master_for(
+    return lambda: NewestSentinels(target.sentinels, sentinel_kwargs=own, **options).master_for(
         target.service
     )

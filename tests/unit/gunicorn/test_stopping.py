@@ -127,7 +127,7 @@ def test_without_streams_gunicorn_itself_ends_the_worker_at_once(
 @pytest.mark.usefixtures("with_streams")
 @pytest.mark.parametrize(
     ("in_main_thread", "calls", "alive"),
-    [(True, ["worker_int"], False), (False, ["handle_quit"], True)],
+    [(True, ["worker_int"], False), (False, ["drain", "handle_quit"], True)],
 )
 def test_with_streams_a_worker_that_is_to_end_at_once_ends_by_itself_where_it_can(
     worker: Worker, in_main_thread: bool, calls: list[str], alive: bool

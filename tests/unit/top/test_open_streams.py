@@ -59,6 +59,10 @@ def test_each_open_stream_is_told_with_its_channels_and_what_it_got() -> None:
             shown.channels.publish("news", {"data": "hello"})
             one.read_until(b"hello")
             until(lambda: shown.processes()[0]["messages"], "the message to be counted")
+            until(
+                lambda: not any(each["waiting"] for each in shown.processes()[0]["streams"]),
+                "all bytes to leave",
+            )
             (process,) = shown.processes()
             assert (process["process"], process["open"]) == (os.getpid(), 2)
             assert process["draining"] is False
