@@ -257,7 +257,7 @@ TESTED_IN = {
 
 def file_of_tests(room: str) -> str:
     wing, _, name = room.partition(".")
-    if wing in ("brokers", "metrics") and "." in name:
+    if wing in ("brokers", "doctor", "metrics") and "." in name:
         name = name.partition(".")[0]
     folder = f"unit/{wing}/" if name else "unit/"
     return TESTED_IN.get(room, f"{folder}test_{name or wing}.py")

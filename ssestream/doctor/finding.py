@@ -1,6 +1,8 @@
 """What the doctor has found: what was seen, why that matters, and what to change."""
 
+import dataclasses
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,3 +58,22 @@ def note(seen: str, why: str, change: str) -> Finding:
 
 def ok(seen: str) -> Finding:
     return Finding("ok", seen)
+
+
+def with_names(found: Sequence[tuple[str, Finding]], of_all: str) -> list[Finding]:
+    """Each finding with the names of all that it was found at, such as the nodes of a cluster.
+
+    :param found: pairs of a name and a finding, name after name.
+    :param of_all: stands for the names if there are several, and all have the finding.
+    """
+    names = dict.fromkeys(name for name, _ in found)
+    at: dict[Finding, dict[str, None]] = {}
+    for name, each in found:
+        at.setdefault(each, {})[name] = None
+    return [
+        dataclasses.replace(
+            each,
+            seen=f"{of_all if 1 < len(names) == len(mine) else ', '.join(mine)}: {each.seen}",
+        )
+        for each, mine in at.items()
+    ]

@@ -25,3 +25,15 @@ def test_long_text_is_wrapped_and_names_stay_whole() -> None:
 def test_what_a_server_says_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in str(fault("to '\x1b[2J'", "why", "change"))
     assert "\\x1b[2J" in str(fault("to '\x1b[2J'", "why", "change"))
+
+
+def test_a_finding_that_several_have_is_told_once_with_their_names() -> None:
+    a, b, c = ok("version 7"), ok("version 6"), note("no room", "slow", "more room")
+    found = [("one", a), ("one", c), ("two", a), ("two", c), ("three", b), ("three", c)]
+    assert [each.seen for each in with_names(found, "all three")] == [
+        "one, two: version 7",
+        "all three: no room",
+        "three: version 6",
+    ]
+    (left,) = with_names([("one", c)], "all")
+    assert (left.seen, left.why, left.change) == ("one: no room", "slow", "more room")

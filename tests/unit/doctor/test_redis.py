@@ -3,13 +3,15 @@
 import re
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from ssestream.doctor.finding import Finding
 from ssestream.doctor.redis import examine_redis
 from tests.conftest import HERE
-from tests.kit.redis_server import RedisServer, make_cluster
+from tests.kit.redis_server import RedisServer
+from tests.kit.servers import free_port, wait_until
 
 Start = Callable[..., RedisServer]
 
@@ -114,7 +116,31 @@ def test_an_account_without_the_pubsub_channels(start_redis: Start) -> None:
     assert "&ssestream:*" in found[1].change
 
 
-def test_a_cluster_is_examined_node_by_node(start_redis: Start) -> None:
-    node, *_ = make_cluster(start_redis, 3)
-    found = examine_redis(f"redis+cluster://127.0.0.1:{node.port}")
-    assert [each.level for each in found] == ["ok", "note"]
+@pytest.mark.parametrize(
+    ("configuration", "word", "change"),
+    [
+        ("min-replicas-to-write 1", "NOREPLICAS", "min-replicas-to-write"),
+        ("maxmemory 1", "OOM", "more maxmemory"),
+        ("replicaof 127.0.0.1 {port}", "READONLY", "the address of the master"),
+    ],
+)
+def test_a_server_that_refuses_writes_says_why(
+    configuration: str, word: str, change: str, start_redis: Start
+) -> None:
+    text = configuration.format(port=free_port())
+    found = examine_redis(start_redis(configuration=text).url)
+    (refusal,) = [each for each in found if each.level == "fault"]
+    assert f"refuses every write ({word})" in refusal.seen
+    assert change in refusal.change
+
+
+def test_a_server_that_cannot_write_to_its_disk(start_redis: Start) -> None:
+    server = start_redis(configuration="stop-writes-on-bgsave-error yes")
+    with closing(server.client()) as client:
+        client.config_set("save", "3600 1")
+        # The file of a snapshot cannot take the place of a folder.
+        (Path(server.folder) / "dump.rdb").mkdir()
+        client.bgsave()
+        wait_until(lambda: client.info()["rdb_last_bgsave_status"] == "err", "the save to fail")
+    (text,) = seen(examine_redis(server.url))
+    assert "refuses every write (MISCONF)" in text

@@ -1,24 +1,25 @@
-"""A Redis server: does it keep the logs of channels, announce each event, and allow both?"""
+"""One Redis server: the rights of the account, writes, settings and clock."""
 
+import math
 import os
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from redis import exceptions
 
-from ..brokers.redis import RedisBroker
-from ..brokers.redis.client import Client, opener
-from ..brokers.redis.errors import ERRORS, NEEDED
-from ..brokers.redis.keys import bounds_key_of, followers_of, key_of
-from ..brokers.redis.servers import database_of
-from ..brokers.redis.target import Target, parse
-from ..errors import BrokerError
-from .finding import Finding, fault, note, ok
+from ...brokers.redis.errors import NEEDED
+from ...brokers.redis.keys import bounds_key_of, followers_of, key_of
+from ...brokers.redis.servers import database_of
+from ...brokers.redis.target import Target
+from ..finding import Finding, fault, note, ok
+from .members import words_of
 
 #: The first version with streams and with scripts that may write after reading the time.
 OLDEST = 5
+
+#: The first version whose clusters announce events.
+OLDEST_SHARDED = 7
 
 #: Bytes that Redis must be ready to keep for one subscriber, and bytes by its default.
 LEAST_OUTPUT, USUAL_OUTPUT = 1 << 20, 8 << 20
@@ -30,52 +31,38 @@ CLOCKS_DIFFER = 1.0
 OF_EXPIRY = {"PTTL", "PEXPIRE", "PERSIST"}
 
 
-def examine_redis(url: str) -> list[Finding]:
-    """Look at the server at *url*, by commands that change nothing."""
-    target = parse(url)
-    broker = RedisBroker(url)
-    try:
-        broker.ping()
-        found = [ok(f"{target.where} answers, and runs the scripts of channels")]
-    except BrokerError as error:
-        found = [
-            fault(
-                str(error),
-                "publishing fails, and streams stay open without events",
-                "the account or the server" if error.lasting else "the URL, or the network",
-            )
-        ]
-        # A script that lacks a right is a plain error, with these words.
-        if not re.search("permissions|can't run this command", str(error.__cause__)):
-            return found
-    finally:
-        broker.close()
-    if target.kind == "cluster":
-        nodes = note(
-            "of a cluster, only the scripts are tried",
-            "the settings of a node may lose events as those of a single server may",
-            "doctor --broker redis://... with the address of each node",
-        )
-        return [*found, nodes]
-    client = opener(target)()
-    try:
-        return [*found, *_rights(client, target), *_server(client), *_clock(client)]
-    except ERRORS as error:
-        return [*found, fault(target.explain(error), "the server has gone", "the server")]
-    finally:
-        client.close()
+def examine_server(
+    client: Any, target: Target, sharded: bool = False, channel: str | None = None
+) -> list[Finding]:
+    """Look at the server of *client*.
+
+    :param sharded: whether it is a node of a cluster.
+    :param channel: a channel without a log, whose keys are at this server; None for any.
+    :raise redis.RedisError: if the server goes away meanwhile; an OSError, too.
+    """
+    channel = random_channel() if channel is None else channel
+    return [
+        *_rights(client, target, sharded, channel),
+        *_writes(client, target, channel),
+        *_server(client, sharded),
+        *_clock(client),
+    ]
+
+
+def random_channel() -> str:
+    """The name of a channel that has no log."""
+    return f"doctor-{os.urandom(8).hex()}"
 
 
 # -- the rights of the account
 
 
-def _commands(client: Client) -> list[tuple[int | str, ...]]:
+def _commands(followers: str, sharded: bool, channel: str) -> list[tuple[int | str, ...]]:
     """Each command that the broker uses, in a form that changes nothing.
 
     Redis checks the rights before the rest of a command. So a command that is refused for another
-    reason, or finds no key, shows the right to it. No log has the random name.
+    reason, or finds no key, shows the right to it. *channel* has no log.
     """
-    channel = f"doctor-{os.urandom(8).hex()}"
     key, bounds = key_of(channel), bounds_key_of(channel)
     return [
         ("SCRIPT", "LOAD", "return 0"),
@@ -99,23 +86,26 @@ def _commands(client: Client) -> list[tuple[int | str, ...]]:
         ("PTTL", key),
         ("PEXPIRE", key, 1000),
         ("PERSIST", key),
-        ("PUBLISH", followers_of(channel, database_of(client)), ""),
+        ("SPUBLISH" if sharded else "PUBLISH", followers, ""),
     ]
 
 
-def _rights(client: Any, target: Target) -> Iterator[Finding]:
+def _rights(client: Any, target: Target, sharded: bool, channel: str) -> Iterator[Finding]:
     refused: dict[str, str] = {}
-    for name, *rest in _commands(client):
+    followers = followers_of(channel, 0 if sharded else database_of(client))
+    for name, *rest in _commands(followers, sharded, channel):
         try:
             client.execute_command(name, *rest)
         except exceptions.NoPermissionError as error:
-            refused[str(name)] = target.explain(error)
+            refused[str(name)] = words_of(error, target)
         except exceptions.ResponseError:
             pass  # allowed
     try:
-        _subscribe(client)
+        _subscribe(client, followers, sharded)
     except exceptions.NoPermissionError as error:
-        refused["SUBSCRIBE"] = target.explain(error)
+        refused["SSUBSCRIBE" if sharded else "SUBSCRIBE"] = words_of(error, target)
+    except exceptions.ResponseError:
+        pass  # allowed: another node has the slot, or Redis is older than the command
     lacking = [name for name in refused if name not in OF_EXPIRY]
     if lacking:
         yield fault(
@@ -133,38 +123,75 @@ def _rights(client: Any, target: Target) -> Iterator[Finding]:
         yield ok("the account has all rights that channels need")
 
 
-def _subscribe(client: Any) -> None:
-    channel = followers_of(f"doctor-{os.urandom(8).hex()}", database_of(client))
+def _subscribe(client: Any, followers: str, sharded: bool) -> None:
     with client.pubsub() as pubsub:
-        pubsub.subscribe(channel)
+        take, leave = (
+            (pubsub.ssubscribe, pubsub.sunsubscribe)
+            if sharded
+            else (pubsub.subscribe, pubsub.unsubscribe)
+        )
+        take(followers)
         pubsub.get_message(timeout=1.0)
-        pubsub.unsubscribe(channel)
+        leave(followers)
         pubsub.get_message(timeout=1.0)
+
+
+#: Why a server refuses every write, by the first word of the refusal: the line to change.
+_REFUSALS = {
+    "READONLY": "the address of the master: this server is a replica",
+    "OOM": "more maxmemory in redis.conf; history, history_age or ttl, by which channels take less",
+    "MISCONF": "the disk of Redis, and the log of Redis: it cannot write its data to the disk",
+    "NOREPLICAS": "start the replicas, or a smaller min-replicas-to-write in redis.conf",
+}
+
+
+def _writes(client: Any, target: Target, channel: str) -> Iterator[Finding]:
+    """Whether the server takes a write. Redis refuses a write before it looks for the key."""
+    try:
+        client.execute_command("SET", key_of(channel), "", "XX")
+    except exceptions.ResponseError as error:
+        word = _refusal(error)
+        if word is not None:
+            yield fault(
+                f"it refuses every write ({word}): {words_of(error, target)}",
+                "publishing fails; streams stay open, and may get old events only",
+                _REFUSALS[word],
+            )
+
+
+def _refusal(error: exceptions.ResponseError) -> str | None:
+    if isinstance(error, exceptions.ReadOnlyError):
+        return "READONLY"
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return "OOM"
+    # Some versions of redis-py take the word off.
+    first = str(error).partition(" ")[0]
+    return first if first in _REFUSALS else None
 
 
 # -- the settings of the server
 
 
-def _server(client: Any) -> Iterator[Finding]:
+def _server(client: Any, sharded: bool) -> Iterator[Finding]:
     try:
         info: dict[str, Any] = client.info()
     except exceptions.ResponseError:
-        yield _unseen("INFO", "version, persistence and eviction")
+        yield unseen("INFO", "version, persistence and eviction")
     else:
-        yield _version(str(info.get("redis_version", "")))
+        yield _version(str(info.get("redis_version", "")), sharded)
         yield _eviction(str(info.get("maxmemory_policy", "")), int(info.get("maxmemory", 0)))
     try:
         config: dict[str, str] = {}
         for name in ("appendonly", "save", "client-output-buffer-limit"):
             config |= client.config_get(name)
     except exceptions.ResponseError:
-        yield _unseen("CONFIG GET", "persistence and output buffers")
+        yield unseen("CONFIG GET", "persistence and output buffers")
     else:
         yield _persistence(config.get("appendonly", ""), config.get("save", ""))
         yield from _output(config.get("client-output-buffer-limit", ""))
 
 
-def _unseen(command: str, what: str) -> Finding:
+def unseen(command: str, what: str) -> Finding:
     return note(
         f"this account may not use {command}",
         f"the doctor does not see the server's {what}",
@@ -172,12 +199,18 @@ def _unseen(command: str, what: str) -> Finding:
     )
 
 
-def _version(version: str) -> Finding:
+def _version(version: str, sharded: bool) -> Finding:
     major = version.partition(".")[0]
     if major.isdigit() and int(major) < OLDEST:
         return fault(
             f"Redis {version}",
             "channels need streams, which came with Redis 5: nothing can be published",
+            "Redis 7 or later, or Valkey",
+        )
+    if sharded and major.isdigit() and int(major) < OLDEST_SHARDED:
+        return note(
+            f"Redis {version}",
+            "a cluster announces events from Redis 7 on: streams get them some seconds late",
             "Redis 7 or later, or Valkey",
         )
     return ok(f"Redis {version}")
@@ -227,6 +260,21 @@ def _output(limits: str) -> Iterator[Finding]:
             )
 
 
+def examine_copy(client: Any) -> Iterator[Finding]:
+    """Whether a replica follows its master."""
+    try:
+        info: dict[str, Any] = client.info("replication")
+    except exceptions.ResponseError:
+        return  # `_server` has said so
+    if info.get("master_link_status") != "up":
+        yield note(
+            f"this replica does not follow its master {info.get('master_host')}:"
+            f"{info.get('master_port')}",
+            "what it lacks is lost: clients get a gap",
+            "the log of this replica; masterauth and masteruser in its redis.conf",
+        )
+
+
 # -- the clock
 
 
@@ -246,4 +294,6 @@ def _clock(client: Any) -> Iterator[Finding]:
             "NTP on both machines",
         )
     else:
-        yield ok(f"the clock of Redis is {ahead:+.3f} s from the clock here")
+        # In steps, so that all servers of a group give the same text.
+        near = math.ceil(abs(ahead) * 10) / 10
+        yield ok(f"the clock of Redis is within {near:.1f} s of the clock here")

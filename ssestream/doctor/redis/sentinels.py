@@ -1,0 +1,264 @@
+"""Sentinels, each by its own address; the masters that they name, and the replicas."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import exceptions
+from redis.connection import parse_url
+
+from ...brokers.redis.errors import ERRORS
+from ...brokers.redis.target import Target
+from ..finding import Finding, fault, note, ok, with_names
+from .members import (
+    Address,
+    asked,
+    client_of,
+    name_of,
+    of_replica,
+    pairs_of,
+    text_of,
+    words_of,
+)
+from .server import examine_copy, examine_server, unseen
+
+#: Seconds since a replica's last word, and bytes, by which a replica may be behind.
+LATE, BEHIND = 5, 1 << 20
+
+#: Sentinels with which one may die.
+ENOUGH = 3
+
+
+@dataclass
+class Sentinel:
+    """What one sentinel says of the service.
+
+    :ivar found: what is wrong with it.
+    :ivar master: the address of the master; None if this sentinel names none.
+    :ivar known: how many sentinels it knows, with itself.
+    :ivar replicas: the address and the facts of each replica.
+    """
+
+    address: Address
+    found: list[Finding] = field(default_factory=list)
+    master: Address | None = None
+    known: int = 0
+    replicas: dict[Address, dict[str, str]] = field(default_factory=dict)
+
+
+def examine_sentinels(target: Target) -> list[Finding]:
+    """Look at each sentinel of *target*, at the master that it names, and at the replicas."""
+    sentinels = [_sentinel(address, target) for address in target.sentinels]
+    named = [each for each in sentinels if each.master is not None]
+    found = [(name_of(each.address), finding) for each in sentinels for finding in each.found]
+    return [
+        *with_names(found, f"all {len(sentinels)} sentinels"),
+        *_masters(named, target),
+        *_count(named, target),
+        *_servers(named, target),
+    ]
+
+
+# -- the sentinels
+
+
+def _sentinel(address: Address, target: Target) -> Sentinel:
+    asks = Sentinel(address)
+    account = {"username": target.sentinel_username, "password": target.sentinel_password}
+    client = client_of(address, target, **account)
+    try:
+        asks.found += _service(client, target.service, asks)
+    except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
+        asks.found.append(
+            _useless(
+                f"this sentinel refuses: {words_of(error, target)}",
+                "sentinel_username and sentinel_password in the query of the URL, and the rights"
+                " +sentinel +ping of that account",
+            )
+        )
+    except exceptions.ResponseError as error:
+        words = words_of(error, target)
+        change = (
+            f"sentinel monitor {target.service} HOST PORT QUORUM at this sentinel, or the name in"
+            " the URL"
+            if "No such master" in words
+            else "the port of a sentinel, which is mostly 26379"
+        )
+        asks.found.append(_useless(f"this sentinel names no master: {words}", change))
+    except ERRORS as error:
+        asks.found.append(
+            _useless(
+                f"this sentinel does not answer: {words_of(error, target)}",
+                "start it; or the addresses in the URL",
+            )
+        )
+    finally:
+        client.close()
+    return asks
+
+
+def _useless(seen: str, change: str) -> Finding:
+    why = "a process that asks it for the master goes on to the next, and loses a second or more"
+    return note(seen, why, change)
+
+
+def _service(client: Any, service: str, asks: Sentinel) -> Iterator[Finding]:
+    facts = pairs_of(client.execute_command("SENTINEL", "MASTER", service))
+    asks.master = facts["ip"], int(facts["port"])
+    asks.known = int(facts["num-other-sentinels"]) + 1
+    for each in map(pairs_of, client.execute_command("SENTINEL", "REPLICAS", service)):
+        asks.replicas[each["ip"], int(each["port"])] = each
+    try:
+        said = text_of(client.execute_command("SENTINEL", "CKQUORUM", service))
+        yield ok(f"the quorum of {facts['quorum']} can be met ({said})")
+    except exceptions.NoPermissionError:
+        yield unseen("SENTINEL CKQUORUM", "quorum")
+    except exceptions.ResponseError as error:
+        yield fault(
+            f"the quorum of {facts['quorum']} cannot be met: {error}",
+            "when the master dies, no replica takes its place, and publishing fails until an"
+            " operator acts",
+            "start the other sentinels, or their addresses (sentinel announce-ip); SENTINEL SET"
+            f" {service} quorum at most the number of them",
+        )
+    down = {"s_down", "o_down"} & set(facts["flags"].split(","))
+    if down:
+        # One sentinel may be cut off; in the eyes of a quorum, it is down.
+        say = fault if "o_down" in down else note
+        yield say(
+            f"this sentinel takes the master {name_of(asks.master)} for down"
+            f" ({', '.join(sorted(down))})",
+            "publishing fails until a replica takes its place",
+            "the master; the address in sentinel monitor; sentinel auth-pass, if it wants a"
+            " password",
+        )
+
+
+def _masters(named: list[Sentinel], target: Target) -> Iterator[Finding]:
+    """Whether all name the same master."""
+    if not named:
+        yield fault(
+            f"no sentinel names a master of {target.service}",
+            "publishing fails, and streams get no events",
+            "what is found at the sentinels, above",
+        )
+        return
+    by_master: dict[Address, list[str]] = {}
+    for each in named:
+        if each.master is not None:
+            by_master.setdefault(each.master, []).append(name_of(each.address))
+    if len(by_master) == 1:
+        (master,) = by_master
+        number = "the sentinel names" if len(named) == 1 else f"all {len(named)} sentinels name"
+        yield ok(f"{number} the master {name_of(master)}")
+        return
+    said = [f"{', '.join(names)}: {name_of(each)}" for each, names in by_master.items()]
+    yield fault(
+        f"the sentinels name different masters ({'; '.join(said)})",
+        "processes that ask different sentinels publish to different servers: events get lost",
+        f"SENTINEL REMOVE {target.service} and SENTINEL MONITOR {target.service} HOST PORT QUORUM"
+        " at the sentinel that is wrong",
+    )
+
+
+def _count(named: list[Sentinel], target: Target) -> Iterator[Finding]:
+    """Whether a sentinel may die."""
+    if not named:
+        return
+    known = max(each.known for each in named)
+    if known < ENOUGH:
+        yield note(
+            f"{target.service} has {known} sentinel{'s' * (known > 1)}",
+            "a failover needs more than half of them: when one has died, no replica can take the"
+            " place of the master",
+            "three sentinels on three machines",
+        )
+    if len(target.sentinels) < min(known, ENOUGH):
+        yield note(
+            f"the URL names {len(target.sentinels)} of {known} sentinels",
+            "a process that starts, or loses its master, while they are away finds none",
+            "redis+sentinel://host:26379,host:26379,host:26379/service",
+        )
+
+
+# -- the servers
+
+
+def _servers(named: list[Sentinel], target: Target) -> Iterator[Finding]:
+    db = parse_url(target.url).get("db", 0)
+    found: list[tuple[str, Finding]] = []
+    masters = {each.master: each for each in named if each.master is not None}
+    for address, sentinel in masters.items():
+        client = client_of(address, target, db=db)
+        name = f"the master {name_of(address)}"
+        with asked(client, target, lambda words: _lost(words, target)) as at_master:
+            at_master += _master(client, target)
+            at_master += _replicas(client, sentinel)
+        found += [(name, each) for each in at_master]
+    for address in {address: None for each in named for address in each.replicas}:
+        if address not in masters:
+            client = client_of(address, target, db=db)
+            with asked(client, target, lambda words: _lost_replica(words, target)) as at_replica:
+                at_replica += _replica(client, target)
+            name = f"the replica {name_of(address)}"
+            found += [(name, of_replica(each)) for each in at_replica]
+    yield from with_names(found, "the master and its replicas")
+
+
+def _lost(words: str, target: Target) -> Finding:
+    return fault(
+        f"it does not answer: {words}",
+        "publishing fails, and streams get no events",
+        f"the master; or sentinel monitor {target.service} with an address that the app reaches,"
+        " and not 127.0.0.1",
+    )
+
+
+def _lost_replica(words: str, target: Target) -> Finding:
+    return note(
+        f"it does not answer: {words}",
+        "no app would reach it",
+        f"start it, or replica-announce-ip in its redis.conf; SENTINEL RESET {target.service} if it"
+        " is gone for good",
+    )
+
+
+def _master(client: Any, target: Target) -> Iterator[Finding]:
+    found = examine_server(client, target)
+    if not any(each.level == "fault" for each in found):
+        yield ok("it takes writes")
+    yield from found
+
+
+def _replicas(client: Any, sentinel: Sentinel) -> Iterator[Finding]:
+    """How far the replicas are behind, by the words of the master."""
+    able = [each for each in sentinel.replicas.values() if each.get("slave-priority") != "0"]
+    if not able:
+        has = "no replica" if not sentinel.replicas else "no replica with a replica-priority"
+        yield note(
+            f"it has {has}",
+            "when it dies, nothing takes its place, and the sentinels only watch",
+            "replicaof HOST PORT in the redis.conf of another Redis; replica-priority 100",
+        )
+    try:
+        info: dict[str, Any] = client.info("replication")
+    except exceptions.ResponseError:
+        return  # `examine_server` has said so
+    end = int(info.get("master_repl_offset", 0))
+    for name, each in info.items():
+        if name.startswith("slave") and isinstance(each, dict):
+            state, lag = str(each.get("state")), int(each.get("lag", 0))
+            behind = max(0, end - int(each.get("offset", 0)))
+            if state != "online" or lag >= LATE or behind >= BEHIND:
+                at = name_of((str(each.get("ip")), int(each.get("port", 0))))
+                yield note(
+                    f"its replica {at} is behind ({state}, {behind:,} bytes, silent for {lag} s)",
+                    "a failover now loses these events: clients get a gap",
+                    "the load, the network and the log of the replica",
+                )
+
+
+def _replica(client: Any, target: Target) -> Iterator[Finding]:
+    # A replica is right to refuse writes.
+    yield from (each for each in examine_server(client, target) if "READONLY" not in each.seen)
+    yield from examine_copy(client)
