@@ -1,7 +1,9 @@
 """How long events were held back between the server and the client."""
 
+import contextlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from .finding import Finding, fault, note, ok
 from .probing import EVENT, PADDINGS
@@ -28,14 +30,24 @@ _CHANGE = (
 
 def examine_delays(visit: Visit) -> Iterator[Finding]:
     """Look at when each message of *visit* came. Yields nothing where nothing can be said."""
-    probed = [(came, message) for came, message in visit.messages if message.get("event") == EVENT]
+    probed = [(came, each) for came, message in visit.messages if (each := _written(message))]
     if probed:
-        yield _probed([(came, json.loads(str(each["data"]))) for came, each in probed])
+        yield _probed(probed)
     else:
         yield from _bursts(visit)
 
 
-def _probed(events: list[tuple[float, dict[str, float]]]) -> Finding:
+def _written(message: dict[str, str | int]) -> dict[str, Any] | None:
+    """The data of an event of the probe; None for any other event."""
+    if message.get("event") == EVENT:
+        with contextlib.suppress(ValueError, RecursionError):
+            data = json.loads(str(message.get("data")))
+            if isinstance(data, dict) and isinstance(data.get("sent"), int | float):
+                return data
+    return None
+
+
+def _probed(events: list[tuple[float, dict[str, Any]]]) -> Finding:
     """The clocks of both hosts may differ. The quickest event is taken for prompt."""
     delays = [came - event["sent"] for came, event in events]
     late = [delay - min(delays) for delay in delays]

@@ -26,6 +26,13 @@ def examine_head(visit: Visit, patience: float) -> Iterator[Finding]:
                 "the log of the server, at that time",
             )
             return
+        if visit.length_of_head:
+            yield fault(
+                f"{visit.length_of_head} bytes of a head came within {patience:.0f} s, and no end",
+                "a browser waits for the end of the head, and gets no event before",
+                "the server or the proxy at this address, which stops in the middle of its head",
+            )
+            return
         yield fault(
             f"no head within {patience:.0f} s",
             "no worker or thread is free, the view has not returned, or a proxy collects the"

@@ -12,7 +12,7 @@ from .delays import examine_delays
 from .finding import Finding, fault, note, ok
 from .head import examine_head, is_event_stream
 from .probing import EVENT
-from .visit import NotHttp, Visit
+from .visit import MOST_BODY, NotHttp, Visit
 
 #: Seconds of listening by default: a heartbeat comes after 15 seconds of silence.
 WAIT = 20.0
@@ -111,6 +111,8 @@ def _body(visit: Visit, outside: Outside) -> Iterator[Finding]:
 
 def _end(visit: Visit) -> Finding:
     assert visit.ended_after is not None
+    if visit.ended == "full":
+        return _full(visit, visit.ended_after)
     silent = visit.ended_after - (visit.times[-1] if visit.times else visit.head_after or 0.0)
     seen = f"the stream ended after {visit.ended_after:.1f} s"
     if visit.ended == "cut":
@@ -132,6 +134,23 @@ def _end(visit: Visit) -> Finding:
         "EventSource comes back, again and again if the stream always ends so soon",
         "nothing, if the stream is meant to end; else the log of the app: too many streams"
         " (SSESTREAM_MAX_STREAMS), a worker that stops, or an exception of the source",
+    )
+
+
+def _full(visit: Visit, after: float) -> Finding:
+    if visit.is_readable and visit.unfinished > MOST_BODY // 2:
+        return fault(
+            f"{visit.unfinished:,} bytes came within {after:.1f} s without the end of an event",
+            "a browser keeps them all in its memory, and the page gets no event",
+            "the source of the stream: each event ends with an empty line; or the view, if it"
+            " sends something else as text/event-stream",
+        )
+    return note(
+        f"{len(visit.messages):,} events with {visit.length:,} bytes came within {after:.1f} s, and"
+        " the doctor left",
+        "silence and the end of the stream were not seen; a page or a line that is slower than"
+        " this gets its events late",
+        "fewer or smaller events, if so many are not meant; --wait with fewer seconds",
     )
 
 
@@ -232,7 +251,7 @@ def examine_reload(url: str, master: int, outside: Outside) -> Iterator[Finding]
             visit.listen(lambda: False, RELOAD_WITHIN)
             took = (visit.ended_after or visit.now) - began
             told = any("retry" in message for _, message in visit.messages)
-    except OSError as error:
+    except (NotHttp, OSError) as error:
         yield fault(f"no reload: {error}", "nothing was seen", "the URL, and the PID of the master")
         return
     if visit.ended is None:

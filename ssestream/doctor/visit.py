@@ -19,8 +19,18 @@ PIECE = 64 * 1024
 #: Seconds for a connection, with its TLS handshake.
 CONNECT_WITHIN = 10.0
 
+#: The most bytes of a head, and of a line between two chunks. Servers take heads of 8 to 64 KiB.
+MOST_HEAD = 256 * 1024
+
+#: The most bytes of a body, unpacked, and the most messages and pieces. The doctor keeps all of
+#: them, and leaves when there are more.
+MOST_BODY, MOST_MESSAGES = 8 * 1024 * 1024, 50_000
+
 #: What browsers accept: a proxy compresses for them, and would not for a client without this.
 ENCODINGS = "gzip, deflate, br, zstd"
+
+#: What `Visit` can read of them.
+UNPACKED = ("gzip", "x-gzip", "deflate")
 
 
 class NotHttp(Exception):
@@ -61,7 +71,9 @@ class Visit:
         ]
         self._reader = HttpReader("GET")
         self._decoder = Decoder()
-        self._unpack: Callable[[bytes], bytes] = bytes
+        self._unpack: Callable[[bytes, int], bytes] = _as_it_is
+        # Bytes that have come since the head, or since the last byte of the body.
+        self._pending = 0
         self._began = clock.real()
         #: When the head came; None before.
         self.head_after: float | None = None
@@ -69,8 +81,11 @@ class Visit:
         self.times: list[float] = []
         #: Each message, and when it came.
         self.messages: list[tuple[float, dict[str, str | int]]] = []
-        #: How the response ended, and when; None while it is open.
-        self.ended: Literal["clean", "cut"] | None = None
+        #: Bytes of the body, unpacked, and those after the end of the last message.
+        self.length = self.unfinished = 0
+        #: How the response ended, and when; None while it is open. ``"full"`` if the doctor has
+        #: left, as there was too much to keep.
+        self.ended: Literal["clean", "cut", "full"] | None = None
         self.ended_after: float | None = None
         try:
             self._sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
@@ -93,6 +108,16 @@ class Visit:
     def headers(self) -> Headers:
         """The headers of the response; none before its head has come."""
         return Headers() if self._reader.head is None else self._reader.head[1]
+
+    @property
+    def length_of_head(self) -> int:
+        """The bytes of a head that has begun and has no end yet."""
+        return self._pending if self._reader.head is None else 0
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the events are seen: some compressions cannot be undone here."""
+        return self.headers.get("Content-Encoding", "identity") in ("identity", *UNPACKED)
 
     @property
     def now(self) -> float:
@@ -128,20 +153,36 @@ class Visit:
         except (ValueError, IndexError) as error:
             raise NotHttp(f"the answer begins with {data[:40]!r}") from error
         now = self.now
+        self._pending += len(data)
         if self.head_after is None and self._reader.head is not None:
             self.head_after = now
+            self._pending = 0
             self._unpack = _unpacker(self.headers.get("Content-Encoding", ""))
         body = self._reader.take()
         if body:
-            self.times.append(now)
-            try:
-                text = self._unpack(body)
-            except zlib.error as error:
-                raise NotHttp(f"its Content-Encoding is not true: {error}") from error
-            self.messages += [(now, message) for message in self._decoder.feed(text)]
+            self._read(body, now)
+        elif self._pending > MOST_HEAD:
+            where = "head" if self.head_after is None else "line between two chunks"
+            raise NotHttp(f"a {where} has more than {MOST_HEAD >> 10} KiB")
         if self._reader.is_complete or not data:
             self.ended = "clean" if self._reader.is_complete else "cut"
+        elif self.length >= MOST_BODY or len(self.messages) + len(self.times) > MOST_MESSAGES:
+            self.ended = "full"
+        if self.ended is not None:
             self.ended_after = now
+
+    def _read(self, body: bytes, now: float) -> None:
+        self._pending = 0
+        self.times.append(now)
+        try:
+            # A few bytes may unpack to very many.
+            text = self._unpack(body, MOST_BODY)
+        except zlib.error as error:
+            raise NotHttp(f"its Content-Encoding is not true: {error}") from error
+        messages = self._decoder.feed(text)
+        self.messages += [(now, message) for message in messages]
+        self.length += len(text)
+        self.unfinished = 0 if messages else self.unfinished + len(text)
 
 
 def offered(host: str, port: int, context: ssl.SSLContext | None) -> str | None:
@@ -174,8 +215,12 @@ def _secure(host: str, port: int, context: ssl.SSLContext | None, protocols: lis
         raise
 
 
-def _unpacker(encoding: str) -> Callable[[bytes], bytes]:
+def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
     """What makes text of a body; bytes as they are for an encoding that Python does not know."""
-    if encoding in ("gzip", "x-gzip", "deflate"):
+    if encoding in UNPACKED:
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
-    return bytes
+    return _as_it_is
+
+
+def _as_it_is(body: bytes, most: int) -> bytes:
+    return body

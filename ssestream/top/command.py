@@ -2,11 +2,14 @@
 
 import argparse
 import http.client
+import io
 import json
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..header_option import header
@@ -27,8 +30,8 @@ prints one look as plain text, and needs nothing.
 #: Seconds between two looks, and for one answer.
 INTERVAL, PATIENCE = 1.0, 10.0
 
-#: The most bytes of an answer.
-LARGEST = 64 * 1024 * 1024
+#: The most bytes of an answer. A process tells of 500 streams, with some 200 bytes for each.
+LARGEST = 16 * 1024 * 1024
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -38,7 +41,67 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_opener = urllib.request.build_opener(_NoRedirect)
+class _InTime(io.RawIOBase):
+    """The bytes that come from *sock*: at most `LARGEST`, and all within `PATIENCE`.
+
+    The timeout of a socket is for each piece, and a server may send byte by byte.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        # The connection closes its socket before the answer is read, and this file keeps it open.
+        self._file = sock.makefile("rb", buffering=0)
+        self._until = clock.real() + PATIENCE
+        self._left = LARGEST
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._left <= 0:
+            raise OSError(f"its answer has more than {LARGEST >> 20} MiB")
+        seconds = self._until - clock.real()
+        try:
+            if seconds <= 0:
+                raise TimeoutError
+            self._sock.settimeout(seconds)
+            length = self._file.readinto(memoryview(buffer)[: self._left])
+        except TimeoutError:
+            raise TimeoutError(f"its answer has no end within {PATIENCE:g} s") from None
+        self._left -= length or 0
+        return length
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_InTime(sock))
+
+
+class _Plain(http.client.HTTPConnection):
+    response_class = _Answer
+
+
+class _Secure(http.client.HTTPSConnection):
+    response_class = _Answer
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Plain, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Secure, request)
+
+
+_opener = urllib.request.build_opener(_NoRedirect, _Http, _Https)
 
 
 class NoAnswer(Exception):
@@ -125,7 +188,7 @@ def _look(options: argparse.Namespace) -> bytes:
     except urllib.error.HTTPError as error:
         with error:
             raise NoAnswer(f"{options.address} answers with {error.code}") from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise NoAnswer(f"{options.address} does not answer: {error}") from None
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from tests.kit.servers import PATIENCE
@@ -13,6 +14,9 @@ HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n"
     "Cache-Control: no-cache, no-transform\r\n"
 )
+
+#: Bytes that the buffers of two sockets may hold, which grow up to this.
+SOCKETS = 12 * 1024 * 1024
 
 
 class Scripted:
@@ -73,6 +77,34 @@ class Scripted:
                 head += piece
             self.requests.append(head.decode())
             self._script(sock, head.decode())
+
+
+class Endless:
+    """A server that sends *first* once and then *more*, again and again, until the client leaves.
+
+    :param pause: seconds between two pieces.
+    :ivar sent: bytes that the client has read, and those in the buffers of the sockets.
+    """
+
+    def __init__(self, first: bytes, more: bytes, pause: float = 0.0) -> None:
+        self._first, self._more, self._pause = first, more, pause
+        self.sent = 0
+        self.server = Scripted(self._answer)
+        self.url = self.server.url
+
+    def __enter__(self) -> "Endless":
+        self.server.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.server.__exit__(*error)
+
+    def _answer(self, sock: socket.socket, request: str) -> None:
+        with contextlib.suppress(OSError):
+            sock.sendall(self._first)
+            while True:
+                self.sent += sock.send(self._more)
+                time.sleep(self._pause)
 
 
 def chunk(text: str) -> bytes:

@@ -1,6 +1,6 @@
 """The findings of the doctor, as a terminal shows them."""
 
-from ssestream.doctor.finding import WIDTH, fault, note, ok
+from ssestream.doctor.finding import WIDTH, fault, note, ok, with_names
 
 
 def test_a_finding_says_what_was_seen_why_it_matters_and_what_to_change() -> None:

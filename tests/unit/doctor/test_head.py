@@ -102,7 +102,7 @@ def test_nginx_takes_its_header_away() -> None:
 
 
 def test_no_head_at_all_is_told_apart_from_an_end() -> None:
-    waiting = visit_of(0, {})
+    waiting = visit_of(0, {}, length_of_head=0)
     waiting.head_after = None
     (finding,) = examine_head(waiting, 10.0)
     assert "no head within 10 s" in finding.seen

@@ -4,11 +4,15 @@ import http.server
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from ssestream.__main__ import FAILED, WRONG, main
+from ssestream.top.command import LARGEST
+from tests.kit.promptness import at_best
+from tests.kit.scripted import HEAD, SOCKETS, Endless, chunk
 from tests.kit.servers import free_port
 
 
@@ -78,6 +82,55 @@ def test_another_answer_is_told_in_one_line(
 def test_no_server_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", f"http://127.0.0.1:{free_port()}/", "--once"]) == FAILED
     assert "does not answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b"H", HEAD.encode(), f"{HEAD}\r\n".encode(), f"{HEAD}Content-Length: 9999\r\n\r\n".encode()],
+)
+def test_an_answer_byte_by_byte_is_not_waited_for(
+    first: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ssestream.top.command.PATIENCE", 0.5)
+
+    def attempt() -> float:
+        began = time.monotonic()
+        with Endless(first, b"x", pause=0.0005) as endless:
+            assert main(["top", endless.url, "--once"]) == FAILED
+        assert "its answer has no end within 0.5 s" in capsys.readouterr().err
+        return time.monotonic() - began
+
+    at_best(attempt, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "words"),
+    [
+        (b"", b"x" * 65536, "got more than 65536 bytes"),
+        (HEAD.encode(), b"A: b\r\n" * 10_000, "got more than 100 headers"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2500, "more than 16 MiB"),
+        (f"{HEAD}\r\n".encode(), b"[" * 65536, "more than 16 MiB"),
+        (f"{HEAD}Content-Length: 999999999999\r\n\r\n".encode(), b"1" * 65536, "more than 16 MiB"),
+        (
+            f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode(),
+            chunk("x" * 65536),
+            "more than 16 MiB",
+        ),
+        # Python's client reads on without a bound.
+        (
+            f"{HEAD}Transfer-Encoding: chunked\r\n\r\n-1\r\n".encode(),
+            b"1" * 65536,
+            "does not answer",
+        ),
+    ],
+)
+def test_an_answer_without_an_end_is_left_soon(
+    first: bytes, more: bytes, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Endless(first, more) as endless:
+        assert main(["top", endless.url, "--once"]) == FAILED
+    assert words in capsys.readouterr().err
+    assert endless.sent < LARGEST + SOCKETS
 
 
 @pytest.mark.parametrize(
