@@ -37,6 +37,16 @@ class NotHttp(Exception):
     """The server's answer is no response of HTTP/1.1."""
 
 
+class _Reader(HttpReader):
+    """A reader for any server. A chunk of -5 bytes would never end."""
+
+    def _read_chunk(self) -> bool:
+        goes_on = super()._read_chunk()
+        if self._left is not None and self._left < 0:
+            raise ValueError("a chunk of less than no bytes")
+        return goes_on
+
+
 class Visit:
     """A client of the stream at *url*. A context manager: at its end the client has left.
 
@@ -69,7 +79,7 @@ class Visit:
             "Cache-Control: no-cache",
             *(f"{name}: {text}" for name, text in headers),
         ]
-        self._reader = HttpReader("GET")
+        self._reader = _Reader("GET")
         self._decoder = Decoder()
         self._unpack: Callable[[bytes, int], bytes] = _as_it_is
         # Bytes that have come since the head, or since the last byte of the body.

@@ -68,11 +68,17 @@ class Folder:
                     dead.append(file)
             counters = add_up(gone)
             if dead:
-                _write(self._path / GONE, counters)
-                for file in dead:
-                    file.unlink()
-                    file.with_suffix(".lock").unlink(missing_ok=True)
+                # On a full disk, the files of the dead stay, and the next reader adds them up.
+                with contextlib.suppress(OSError):
+                    self._keep(counters, dead)
             return add_up([*alive, counters])
+
+    def _keep(self, counters: list[Number], dead: list[Path]) -> None:
+        """Write *counters*, which count the files of the *dead*, and remove these files."""
+        _write(self._path / GONE, counters)
+        for file in dead:
+            file.unlink()
+            file.with_suffix(".lock").unlink(missing_ok=True)
 
     def _begin(self) -> None:
         """Take a file of its own for this process, and keep its lock until the process ends."""
@@ -81,8 +87,7 @@ class Folder:
             # It came from the parent of this process by a fork, and holds the parent's lock.
             os.close(self._lock)
             self._lock = None
-        self._process = os.getpid()
-        self._name = str(self._process)
+        self._name = str(os.getpid())
         with _locked(self._path / ALL):
             # A process of the same number may have left its file here.
             file = self._path / f"{self._name}.json"
@@ -92,13 +97,16 @@ class Folder:
                 file.unlink()
             self._lock = os.open(self._path / f"{self._name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Only now: after an error, such as on a full disk, the next call tries again. Without the
+        # lock, others would take this process for dead, and count its numbers twice.
+        self._process = os.getpid()
 
     def after_fork(self) -> None:
         """Called in a child: let go of the parent's lock, which would outlive the parent."""
         self._writing = threading.Lock()
         if self._lock is not None:
             os.close(self._lock)
-            self._lock, self._process, self._name = None, 0, ""
+        self._lock, self._process, self._name = None, 0, ""
 
 
 def _write(file: Path, numbers: list[Number]) -> None:
@@ -111,15 +119,21 @@ def _write(file: Path, numbers: list[Number]) -> None:
         for each in numbers
     ]
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(written))
-    part.replace(file)
+    try:
+        part.write_text(json.dumps(written))
+        part.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            # On a full disk, it is a part of what fills the disk.
+            part.unlink()
+        raise
 
 
 def _read(file: Path) -> list[Number]:
-    """The numbers in *file*; none if there is no file."""
+    """The numbers in *file*; none if there is no file, or if a power cut has left half of it."""
     try:
         written: list[dict[str, Any]] = json.loads(file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return []
     return [
         Number(

@@ -81,8 +81,6 @@ class HttpReader:
                 self._received = rest
                 return True
             size = int(line.partition(b";")[0], 16)
-            if size < 0:
-                raise ValueError(f"a chunk of {size} bytes")
             if size == 0:  # perhaps trailers follow, and then an empty line
                 self.is_complete = b"\r\n\r\n" in self._received
                 return False

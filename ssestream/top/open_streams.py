@@ -55,7 +55,7 @@ class OpenStreams:
         self._channels = channels
         self._folder = None if folder is None else Path(folder) / "open"
         self._writes_in = 0
-        self._failed = False
+        self._has_warned = False
         self._ages = _Ages()
         registry.observe(self._ages)
         os.register_at_fork(after_in_child=self._ages.begin)
@@ -75,14 +75,17 @@ class OpenStreams:
     def of_all(self) -> list[dict[str, Any]]:
         """The open streams of each process that uses the folder; without one, of this process.
 
-        Those of another process may be a second old, and are not there at the first call.
+        Those of another process may be a second old, and are not there at the first call. They
+        are not there either if the folder cannot be written, which is logged once.
         """
         own = self.of_process()
         if self._folder is None:
             return [own]
-        with contextlib.suppress(OSError):
+        try:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / WATCHED).touch()
+        except OSError as error:
+            self._warn(error)
         others = (each for each in self._read(self._folder) if each["process"] != own["process"])
         return [own, *others]
 
@@ -148,24 +151,36 @@ class OpenStreams:
         folder = self._folder
         if folder is None or self._writes_in != os.getpid():
             return
+        part = folder / f"{os.getpid()}.part"
         try:
             if _age(folder / WATCHED) > GONE:
                 return
-            part = folder / f"{os.getpid()}.part"
             part.write_text(json.dumps(self.of_process()))
             part.replace(folder / f"{os.getpid()}.json")
-            self._failed = False
+            self._has_warned = False
         except FileNotFoundError:  # nobody has watched yet
             return
         except OSError as error:
-            if not self._failed:
-                logger.error("top: the streams of this process are not written: %s", error)
-            self._failed = True
+            with contextlib.suppress(OSError):
+                # On a full disk, it is a part of what fills the disk.
+                part.unlink()
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        """Log *error* once, until this process has written again."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "top: the folder cannot be written, and a look misses the streams of some"
+                " processes: %s",
+                error,
+            )
 
     def _read(self, folder: Path) -> Iterator[dict[str, Any]]:
         for file in sorted(folder.glob("*.json")):
-            # Another process may remove it, too.
-            with contextlib.suppress(FileNotFoundError):
+            # Another process may remove it, too. On a read-only disk, nobody can. A power cut may
+            # leave a file that is not whole.
+            with contextlib.suppress(OSError, ValueError):
                 if _age(file) < GONE:
                     yield json.loads(file.read_text())
                 else:

@@ -167,3 +167,39 @@ def test_a_process_that_stands_still_with_the_lock_stops_nobody(
         with pytest.raises(TimeoutError, match="another process keeps the lock"):
             Folder(tmp_path).read()
     assert Folder(tmp_path).read() == []
+
+
+def test_a_process_that_could_not_begin_begins_at_its_next_write(tmp_path: Path) -> None:
+    (tmp_path / "all.lock").mkdir()
+    folder = Folder(tmp_path)
+    opened = Number("opened", "counter", "Opened.", (), {(): 5})
+    for _ in range(2):
+        with pytest.raises(IsADirectoryError):
+            folder.write([opened])
+    (tmp_path / "all.lock").rmdir()
+    folder.write([opened])
+    # Without its lock, the first reader would take the process for dead, and the second would count
+    # its numbers twice.
+    for _ in range(2):
+        assert sums(Folder(tmp_path)) == {"opened": 5}
+        folder.write([opened])
+
+
+def test_the_dead_are_counted_where_their_sum_cannot_be_kept(
+    pair: tuple[Process, Process], tmp_path: Path
+) -> None:
+    pair[0].write(10, 3)
+    pair[0].kill()
+    (tmp_path / "gone.part").mkdir()
+    for _ in range(2):
+        assert sums(Folder(tmp_path)) == {"opened": 10}
+    (tmp_path / "gone.part").rmdir()
+    for _ in range(2):
+        assert sums(Folder(tmp_path)) == {"opened": 10}
+    assert not list(tmp_path.glob("[0-9]*"))
+
+
+def test_half_a_file_hides_no_other(pair: tuple[Process, Process], tmp_path: Path) -> None:
+    pair[0].write(10, 3)
+    (tmp_path / "gone.json").write_text('[{"name": "ope')
+    assert sums(Folder(tmp_path)) == {"opened": 10, "open": 3}
