@@ -211,7 +211,16 @@ def _return(url: str, visit: Visit, outside: Outside) -> Iterator[Finding]:
             RETURN_WITHIN,
         )
         came = next((each for _, each in again.messages if "data" in each), {})
-    if again.status not in (200, 204):
+    if again.status == 0 and again.ended is None:
+        yield fault(
+            f"while this stream is open, a second client gets no answer within {RETURN_WITHIN:.0f}"
+            " s",
+            "each stream takes a worker, a thread or a connection, and no other is free: the next"
+            " client waits until this one leaves",
+            "-k ssestream.gunicorn.SseWorker; or more --threads; or more worker_connections;"
+            " limits of connections of the proxy",
+        )
+    elif again.status not in (200, 204):
         yield fault(
             f"a client that comes back with an id gets status {again.status or 'none'}",
             "EventSource gives up for good at its first reconnection",

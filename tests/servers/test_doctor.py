@@ -170,6 +170,24 @@ def test_a_certificate_that_nobody_trusts(behind: Behind) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "args"),
+    [
+        ("sync", ()),
+        ("gthread", ("--threads", "1")),
+        ("gevent", ("--worker-connections", "1")),
+    ],
+)
+def test_a_gunicorn_with_room_for_one_stream(kind: str, args: tuple[str, ...]) -> None:
+    server = Server(kind, APP, args=args)
+    server.start()
+    try:
+        faults, _ = found(examine_url(f"http://127.0.0.1:{server.port}/kept", outside(2)))
+    finally:
+        server.stop()
+    assert "while this stream is open, a second client gets no answer within 3 s" in faults
+
+
+@pytest.mark.parametrize(
     ("kind", "args", "level"),
     [
         ("SseWorker", (), "ok"),

@@ -29,9 +29,14 @@ def examine_redis(url: str) -> list[Finding]:
     try:
         return [*found, *examine_server(client, target)]
     except ERRORS as error:
-        return [*found, fault(target.explain(error), "the server has gone", "the server")]
+        return [*found, _gone(target.explain(error))]
     finally:
         client.close()
+
+
+def _gone(words: str) -> Finding:
+    why = "the server went away while it was asked: publishing fails, and streams get no events"
+    return fault(words, why, "start the server; the log of Redis says why it has gone")
 
 
 def _ping(url: str, target: Target) -> tuple[list[Finding], bool]:
@@ -44,7 +49,10 @@ def _ping(url: str, target: Target) -> tuple[list[Finding], bool]:
         found = fault(
             str(error),
             "publishing fails, and streams stay open without events",
-            "the account or the server" if error.lasting else "the URL, or the network",
+            "the account in SSESTREAM_URL, its rights (docs/channels.rst), or the setting of the"
+            " server that the error names"
+            if error.lasting
+            else "start the server; its address in SSESTREAM_URL; the firewall between",
         )
         # A script that lacks a right is a plain error, with these words.
         lacks = re.search("permissions|can't run this command", str(error.__cause__))

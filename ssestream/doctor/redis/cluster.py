@@ -57,8 +57,8 @@ def examine_cluster(target: Target) -> list[Finding]:
     seed = options.get("host", "localhost"), options.get("port", 6379)
     client = client_of(seed, target)
     try:
-        nodes = nodes_of(text_of(client.execute_command("CLUSTER", "NODES")), seed)
-        addresses = _addresses(client, seed)
+        text = text_of(client.execute_command("CLUSTER", "NODES"))
+        nodes = nodes_of(text, seed, _addresses(client, seed))
     except exceptions.NoPermissionError:
         return [unseen("CLUSTER NODES", "slots and nodes")]
     except ERRORS as error:
@@ -67,25 +67,23 @@ def examine_cluster(target: Target) -> list[Finding]:
         return [fault(words, why, "the URL of a node that runs, or a name of several addresses")]
     finally:
         client.close()
-    for node in nodes:
-        node.address = addresses.get(node.id, node.address)
-    # Redis gives them in no order.
-    nodes.sort(key=lambda node: node.address)
     at_nodes = [(node.name, each) for node in nodes for each in _node(node, target)]
     return [*_slots(nodes, name_of(seed)), *with_names(at_nodes, f"all {len(nodes)} nodes")]
 
 
-def nodes_of(text: str, seed: Address) -> list[Node]:
-    """The nodes in *text*, the answer of CLUSTER NODES.
+def nodes_of(text: str, seed: Address, addresses: dict[str, Address]) -> list[Node]:
+    """The nodes in *text*, the answer of CLUSTER NODES, in the order of their addresses.
 
     :param seed: the address of the node that has answered, for a node that does not know its own.
+    :param addresses: by the ids of nodes, addresses that are better than those in *text*.
     """
     nodes = []
     for line in text.splitlines():
         number, address, flags, master, _, _, _, _, *slots = line.split(" ")
         # As in "10.0.0.1:7000@17000,host", without "@17000" before Redis 4.
         host, _, port = address.partition("@")[0].partition(",")[0].rpartition(":")
-        node = Node(number, (host or seed[0], int(port)), set(flags.split(",")), master)
+        its = addresses.get(number, (host or seed[0], int(port)))
+        node = Node(number, its, set(flags.split(",")), master)
         for each in slots:
             if each.startswith("["):
                 # As in [93-<-id] or [93->-id].
@@ -95,7 +93,7 @@ def nodes_of(text: str, seed: Address) -> list[Node]:
                 node.slots.append((int(first), int(last or first)))
         if "noaddr" not in node.flags and "handshake" not in node.flags:
             nodes.append(node)
-    return nodes
+    return sorted(nodes, key=lambda node: node.address)
 
 
 def _addresses(client: Any, seed: Address) -> dict[str, Address]:

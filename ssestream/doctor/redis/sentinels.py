@@ -1,7 +1,6 @@
 """Sentinels, each by its own address; the masters that they name, and the replicas."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from redis import exceptions
@@ -29,9 +28,8 @@ LATE, BEHIND = 5, 1 << 20
 ENOUGH = 3
 
 
-@dataclass
 class Sentinel:
-    """What one sentinel says of the service.
+    """One sentinel, and what it says of the service.
 
     :ivar found: what is wrong with it.
     :ivar master: the address of the master; None if this sentinel names none.
@@ -39,18 +37,46 @@ class Sentinel:
     :ivar replicas: the address and the facts of each replica.
     """
 
-    address: Address
-    found: list[Finding] = field(default_factory=list)
-    master: Address | None = None
-    known: int = 0
-    replicas: dict[Address, dict[str, str]] = field(default_factory=dict)
+    def __init__(self, address: Address, target: Target) -> None:
+        self.name = name_of(address)
+        self.found: list[Finding] = []
+        self.master: Address | None = None
+        self.known = 0
+        self.replicas: dict[Address, dict[str, str]] = {}
+        account = {"username": target.sentinel_username, "password": target.sentinel_password}
+        client = client_of(address, target, **account)
+        try:
+            self.found += self._ask(client, target.service)
+        except ERRORS as error:
+            self.found.append(_useless(error, target))
+        finally:
+            client.close()
+
+    def _ask(self, client: Any, service: str) -> Iterator[Finding]:
+        facts = pairs_of(client.execute_command("SENTINEL", "MASTER", service))
+        self.master = facts["ip"], int(facts["port"])
+        self.known = int(facts["num-other-sentinels"]) + 1
+        for each in map(pairs_of, client.execute_command("SENTINEL", "REPLICAS", service)):
+            self.replicas[each["ip"], int(each["port"])] = each
+        yield _quorum(client, service, facts["quorum"])
+        down = {"s_down", "o_down"} & set(facts["flags"].split(","))
+        if down:
+            # One sentinel may be cut off; in the eyes of a quorum, it is down.
+            say = fault if "o_down" in down else note
+            yield say(
+                f"this sentinel takes the master {name_of(self.master)} for down"
+                f" ({', '.join(sorted(down))})",
+                "publishing fails until a replica takes its place",
+                "the master; the address in sentinel monitor; sentinel auth-pass, if it wants a"
+                " password",
+            )
 
 
 def examine_sentinels(target: Target) -> list[Finding]:
     """Look at each sentinel of *target*, at the master that it names, and at the replicas."""
-    sentinels = [_sentinel(address, target) for address in target.sentinels]
+    sentinels = [Sentinel(address, target) for address in target.sentinels]
     named = [each for each in sentinels if each.master is not None]
-    found = [(name_of(each.address), finding) for each in sentinels for finding in each.found]
+    found = [(each.name, finding) for each in sentinels for finding in each.found]
     return [
         *with_names(found, f"all {len(sentinels)} sentinels"),
         *_masters(named, target),
@@ -62,76 +88,44 @@ def examine_sentinels(target: Target) -> list[Finding]:
 # -- the sentinels
 
 
-def _sentinel(address: Address, target: Target) -> Sentinel:
-    asks = Sentinel(address)
-    account = {"username": target.sentinel_username, "password": target.sentinel_password}
-    client = client_of(address, target, **account)
-    try:
-        asks.found += _service(client, target.service, asks)
-    except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
-        asks.found.append(
-            _useless(
-                f"this sentinel refuses: {words_of(error, target)}",
-                "sentinel_username and sentinel_password in the query of the URL, and the rights"
-                " +sentinel +ping of that account",
-            )
-        )
-    except exceptions.ResponseError as error:
-        words = words_of(error, target)
-        change = (
-            f"sentinel monitor {target.service} HOST PORT QUORUM at this sentinel, or the name in"
-            " the URL"
-            if "No such master" in words
-            else "the port of a sentinel, which is mostly 26379"
-        )
-        asks.found.append(_useless(f"this sentinel names no master: {words}", change))
-    except ERRORS as error:
-        asks.found.append(
-            _useless(
-                f"this sentinel does not answer: {words_of(error, target)}",
-                "start it; or the addresses in the URL",
-            )
-        )
-    finally:
-        client.close()
-    return asks
-
-
-def _useless(seen: str, change: str) -> Finding:
-    why = "a process that asks it for the master goes on to the next, and loses a second or more"
-    return note(seen, why, change)
-
-
-def _service(client: Any, service: str, asks: Sentinel) -> Iterator[Finding]:
-    facts = pairs_of(client.execute_command("SENTINEL", "MASTER", service))
-    asks.master = facts["ip"], int(facts["port"])
-    asks.known = int(facts["num-other-sentinels"]) + 1
-    for each in map(pairs_of, client.execute_command("SENTINEL", "REPLICAS", service)):
-        asks.replicas[each["ip"], int(each["port"])] = each
+def _quorum(client: Any, service: str, quorum: str) -> Finding:
     try:
         said = text_of(client.execute_command("SENTINEL", "CKQUORUM", service))
-        yield ok(f"the quorum of {facts['quorum']} can be met ({said})")
     except exceptions.NoPermissionError:
-        yield unseen("SENTINEL CKQUORUM", "quorum")
+        return unseen("SENTINEL CKQUORUM", "quorum")
     except exceptions.ResponseError as error:
-        yield fault(
-            f"the quorum of {facts['quorum']} cannot be met: {error}",
+        return fault(
+            f"the quorum of {quorum} cannot be met: {error}",
             "when the master dies, no replica takes its place, and publishing fails until an"
             " operator acts",
             "start the other sentinels, or their addresses (sentinel announce-ip); SENTINEL SET"
             f" {service} quorum at most the number of them",
         )
-    down = {"s_down", "o_down"} & set(facts["flags"].split(","))
-    if down:
-        # One sentinel may be cut off; in the eyes of a quorum, it is down.
-        say = fault if "o_down" in down else note
-        yield say(
-            f"this sentinel takes the master {name_of(asks.master)} for down"
-            f" ({', '.join(sorted(down))})",
-            "publishing fails until a replica takes its place",
-            "the master; the address in sentinel monitor; sentinel auth-pass, if it wants a"
-            " password",
+    return ok(f"the quorum of {quorum} can be met ({said})")
+
+
+def _useless(error: BaseException, target: Target) -> Finding:
+    """The finding for a sentinel that names no master."""
+    words = words_of(error, target)
+    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
+        seen = "this sentinel refuses"
+        change = (
+            "sentinel_username and sentinel_password in the query of the URL, and the rights"
+            " +sentinel +ping of that account"
         )
+    elif not isinstance(error, exceptions.ResponseError):
+        seen, change = "this sentinel does not answer", "start it; or the addresses in the URL"
+    elif "No such master" in words:
+        seen = "this sentinel names no master"
+        change = (
+            f"sentinel monitor {target.service} HOST PORT QUORUM at this sentinel, or the name in"
+            " the URL"
+        )
+    else:
+        seen = "this sentinel names no master"
+        change = "the port of a sentinel, which is mostly 26379"
+    why = "a process that asks it for the master goes on to the next, and loses a second or more"
+    return note(f"{seen}: {words}", why, change)
 
 
 def _masters(named: list[Sentinel], target: Target) -> Iterator[Finding]:
@@ -146,7 +140,7 @@ def _masters(named: list[Sentinel], target: Target) -> Iterator[Finding]:
     by_master: dict[Address, list[str]] = {}
     for each in named:
         if each.master is not None:
-            by_master.setdefault(each.master, []).append(name_of(each.address))
+            by_master.setdefault(each.master, []).append(each.name)
     if len(by_master) == 1:
         (master,) = by_master
         number = "the sentinel names" if len(named) == 1 else f"all {len(named)} sentinels name"

@@ -201,8 +201,10 @@ def test_nodes_are_read_as_redis_writes_them() -> None:
         "c3 ::1:7002 slave a1 0 0 2 disconnected\n"
         "d4 :0@0 master,noaddr - 0 0 3 disconnected\n",
         ("seed", 7000),
+        {"c3": ("other.example", 7002)},
     )
-    assert [node.name for node in nodes] == ["seed:7000", "10.0.0.2:7001", "[::1]:7002"]
+    nodes.sort(key=lambda node: node.id)
+    assert [node.name for node in nodes] == ["seed:7000", "10.0.0.2:7001", "other.example:7002"]
     assert (nodes[0].slots, nodes[0].moving) == ([(0, 5), (7, 7)], [93, 94])
     assert nodes[2].master == "a1"
     assert gaps_in([*nodes[0].slots, *nodes[1].slots]) == [(6, 6)]
