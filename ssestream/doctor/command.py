@@ -11,6 +11,7 @@ from ..header_option import header
 from .app import examine_app, settings_of
 from .broker import examine_broker
 from .finding import Finding
+from .nginx import examine_nginx
 from .outside import WAIT, Outside, examine_reload, examine_url
 
 HELP = """\
@@ -21,8 +22,9 @@ fault is. Each finding says what was seen, why that matters, and what to change.
 
   python -m ssestream doctor http://127.0.0.1:8000/clock https://example.com/clock
 
-Looks inside, too: at the app, at the configuration of gunicorn, and at the broker of channels. Run
-it where the server runs, in the directory of the app, with the server's account and environment.
+Looks inside, too: at the app, at the configurations of gunicorn and nginx, and at the broker of
+channels. Run it where the server runs, in the directory of the app, with the server's account and
+environment.
 
   python -m ssestream doctor --app shop:app --gunicorn='-c gunicorn.conf.py' --broker redis://host
 
@@ -71,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="='ARGUMENTS'",
         help="the arguments of gunicorn's command line, whose configuration is read",
     )
+    parser.add_argument(
+        "--nginx",
+        metavar="FILE",
+        help="the configuration of nginx, mostly /etc/nginx/nginx.conf, with all that it includes",
+    )
     parser.add_argument("--broker", metavar="URL", help="the URL of the app's channels")
 
 
@@ -81,8 +88,9 @@ def examine(options: argparse.Namespace) -> Iterator[tuple[str, Iterator[Finding
     """
     if not options.urls and options.reload is not None:
         raise ValueError("--reload needs a URL, whose stream is open meanwhile")
-    if not options.urls and (options.app, options.gunicorn, options.broker) == (None,) * 3:
-        raise ValueError("nothing to examine: give a URL, --app, --gunicorn or --broker")
+    inside = (options.app, options.gunicorn, options.nginx, options.broker)
+    if not options.urls and inside == (None,) * len(inside):
+        raise ValueError("nothing to examine: give a URL, --app, --gunicorn, --nginx or --broker")
     for url in options.urls:
         _check(url)
     yield from _inside(options)
@@ -113,9 +121,11 @@ def _inside(options: argparse.Namespace) -> Iterator[tuple[str, Iterator[Finding
             workers = read_gunicorn(arguments).workers
     if options.app is not None:
         yield f"the app {options.app}", iter(examine_app(options.app, workers))
+    settings = None if options.app is None else settings_of(options.app)
     if options.gunicorn is not None:
-        settings = None if options.app is None else settings_of(options.app)
         yield "gunicorn", iter(examine_gunicorn(arguments, settings))
+    if options.nginx is not None:
+        yield f"nginx, by {options.nginx}", iter(examine_nginx(options.nginx, settings))
     if options.broker is not None:
         # Without the URL, which may have a password.
         yield "the broker", iter(examine_broker(options.broker))

@@ -124,7 +124,7 @@ def _slots(nodes: list[Node], seed: str) -> Iterator[Finding]:
             " refuses its work (cluster-require-full-coverage)",
             f"redis-cli --cluster fix {seed}, or CLUSTER ADDSLOTSRANGE at one of the nodes",
         )
-    else:
+    elif not any("fail" in node.flags for node in masters):
         yield ok(f"all {SLOTS} slots have a node, of {len(masters)} masters")
     moving = sorted({slot for node in nodes for slot in node.moving})
     if moving:

@@ -114,9 +114,18 @@ def test_the_set_up_is_examined_where_the_server_runs(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(
         "worker_class = 'ssestream.gunicorn.SseWorker'\nworkers = 3\n"
     )
+    (tmp_path / "nginx.conf").write_text(
+        "http { server { location / { proxy_pass http://app; proxy_read_timeout 10s; } } }"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "ssestream", "doctor", "--app", "shop:create_app()"]
-        + ["--gunicorn=-c gunicorn.conf.py", "--broker", "mysql://app:secret-word@host"],
+        + [
+            "--nginx",
+            "nginx.conf",
+            "--gunicorn=-c gunicorn.conf.py",
+            "--broker",
+            "mysql://app:secret-word@host",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -126,7 +135,15 @@ def test_the_set_up_is_examined_where_the_server_runs(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert done.returncode == 1
     titles = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
-    assert titles == ["the app shop:create_app()", "gunicorn", "the broker", "faults: 3, notes: 1"]
+    assert titles == [
+        "the app shop:create_app()",
+        "gunicorn",
+        "nginx, by nginx.conf",
+        "the broker",
+        "faults: 4, notes: 2",
+    ]
     assert "the channels are in memory://, and there are 3 workers" in done.stdout
     assert "SSESTREAM_MAX_STREAMS is 2000, and worker_connections is 1000" in done.stdout
+    assert "server, location /: proxy_read_timeout is 10 s" in done.stdout
+    assert "worker_connections is 512, with 1 workers: 256 streams" in done.stdout
     assert "secret-word" not in done.stdout
