@@ -24,7 +24,7 @@ MOST_HEAD = 256 * 1024
 
 #: The most bytes of a body, unpacked, and the most messages and pieces. The doctor keeps all of
 #: them, and leaves when there are more.
-MOST_BODY, MOST_MESSAGES = 8 * 1024 * 1024, 50_000
+MOST_BODY, MOST_MESSAGES = 8 * 1024 * 1024, 100_000
 
 #: What browsers accept: a proxy compresses for them, and would not for a client without this.
 ENCODINGS = "gzip, deflate, br, zstd"
@@ -91,7 +91,7 @@ class Visit:
         self.times: list[float] = []
         #: Each message, and when it came.
         self.messages: list[tuple[float, dict[str, str | int]]] = []
-        #: Bytes of the body, unpacked, and those after the end of the last message.
+        #: Bytes of the body, unpacked, and those after the end of the last message or heartbeat.
         self.length = self.unfinished = 0
         #: How the response ended, and when; None while it is open. ``"full"`` if the doctor has
         #: left, as there was too much to keep.
@@ -176,7 +176,7 @@ class Visit:
             raise NotHttp(f"a {where} has more than {MOST_HEAD >> 10} KiB")
         if self._reader.is_complete or not data:
             self.ended = "clean" if self._reader.is_complete else "cut"
-        elif self.length >= MOST_BODY or len(self.messages) + len(self.times) > MOST_MESSAGES:
+        elif self.length >= MOST_BODY or max(len(self.messages), len(self.times)) > MOST_MESSAGES:
             self.ended = "full"
         if self.ended is not None:
             self.ended_after = now
@@ -189,10 +189,12 @@ class Visit:
             text = self._unpack(body, MOST_BODY)
         except zlib.error as error:
             raise NotHttp(f"its Content-Encoding is not true: {error}") from error
+        beats = self._decoder.heartbeats
         messages = self._decoder.feed(text)
         self.messages += [(now, message) for message in messages]
         self.length += len(text)
-        self.unfinished = 0 if messages else self.unfinished + len(text)
+        has_end = messages or self._decoder.heartbeats > beats
+        self.unfinished = 0 if has_end else self.unfinished + len(text)
 
 
 def offered(host: str, port: int, context: ssl.SSLContext | None) -> str | None:

@@ -89,7 +89,9 @@ def test_a_body_that_unpacks_to_much_more_is_left_soon() -> None:
     assert f"{MOST_BODY:,} bytes came" in fault.seen
 
 
-@pytest.mark.parametrize("more", [filled(b"id: 7\ndata: 1\n\n"), filled(b":a\n\n")])
+@pytest.mark.parametrize(
+    "more", [filled(b"id: 7\ndata: 1\n\n"), filled(b":a\n\n"), filled(b":\n\n")]
+)
 def test_events_without_number_are_a_note_and_the_rest_is_looked_at(more: bytes) -> None:
     outside = Outside(wait=60.0)
     with Endless(f"{HEAD}\r\n".encode(), more) as endless:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
+import redis
 
 from ssestream.doctor.finding import Finding
 from ssestream.doctor.redis import examine_redis
@@ -192,6 +193,28 @@ def test_a_server_that_is_no_cluster_and_one_that_is_not_there(start_redis: Star
     assert any("cluster support disabled" in each for each in texts), texts
     server.stop()
     assert any("refused" in each for each in seen(examine_redis(url_of(server))))
+
+
+def test_a_node_is_asked_by_tls_as_the_url_says(
+    start_redis: Start, certificate: tuple[str, str]
+) -> None:
+    cert, key = certificate
+    files = ["--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert]
+    cluster = ["--cluster-enabled", "yes", "--tls-cluster", "yes"]
+    cluster += ["--cluster-port", str(free_port())]
+    node = start_redis(*files, *cluster, "--tls-auth-clients", "no", tls=True, durable=True)
+    with closing(redis.Redis("localhost", node.port, ssl=True, ssl_ca_certs=cert)) as client:
+        client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: client.cluster("info")["cluster_state"] == "ok", "the cluster")
+    # redis-py asks the number of localhost, for which the certificate is not.
+    url = f"rediss+cluster://localhost:{node.port}?ssl_check_hostname=false"
+    found = examine_redis(f"{url}&ssl_ca_certs={cert}")
+    assert seen(found) == []
+    # A node alone does not know its own address.
+    assert one(found, "cluster_state is ok").seen.startswith(f"localhost:{node.port}: ")
+    untrusted = seen(examine_redis(url))
+    assert untrusted
+    assert all("certificate" in each for each in untrusted), untrusted
 
 
 def test_nodes_are_read_as_redis_writes_them() -> None:
