@@ -1,11 +1,15 @@
 """The head of a stream: its status, its type, and the headers that proxies act on."""
 
+import time
 from collections.abc import Iterator
 
-from werkzeug.http import parse_options_header
+from werkzeug.http import parse_date, parse_options_header
 
 from .finding import Finding, fault, note, ok
 from .visit import Visit
+
+#: Seconds by which two clocks may differ. The header ``Date`` has whole seconds.
+CLOCKS_DIFFER = 5
 
 
 def is_event_stream(visit: Visit) -> bool:
@@ -133,10 +137,24 @@ def _headers(visit: Visit) -> Iterator[Finding]:
             "Cache-Control: no-cache, no-transform, as ServerResponse sends; look for what"
             " replaces the header",
         )
+    yield from _clock(visit)
     server = headers.get("Server", "").lower()
     if "nginx" not in server and headers.get("X-Accel-Buffering", "").lower() != "no":
         yield note(
             "the head has no X-Accel-Buffering: no",
             "an nginx in front of this address would collect events",
             "return the ServerResponse; a bare Response needs the header set by hand",
+        )
+
+
+def _clock(visit: Visit) -> Iterator[Finding]:
+    date = parse_date(visit.headers.get("Date"))
+    if date is None:
+        return
+    ahead = date.timestamp() - time.time()
+    if abs(ahead) > CLOCKS_DIFFER:
+        yield note(
+            f"the clock of the server is {ahead:+.0f} s from the clock here (Date)",
+            "tickets and cookies end too early or too late; or a cache answers with an old stream",
+            "NTP on both machines; or no cache for this path",
         )

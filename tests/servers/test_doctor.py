@@ -192,6 +192,7 @@ def test_a_gunicorn_with_room_for_one_stream(kind: str, args: tuple[str, ...]) -
     [
         ("SseWorker", (), "ok"),
         ("gevent", ("--graceful-timeout", "2"), "fault"),
+        ("gthread", ("--graceful-timeout", "2"), "fault"),
     ],
 )
 def test_what_a_reload_of_gunicorn_does_to_a_stream(

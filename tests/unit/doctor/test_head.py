@@ -1,11 +1,13 @@
 """The head of a stream, and what is wrong with it."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flask import Flask, request
 from werkzeug.datastructures import Headers
+from werkzeug.http import http_date
 
 from ssestream import ServerResponse, SseStream
 from ssestream.doctor.finding import Finding
@@ -93,6 +95,18 @@ def test_a_header_that_holds_events_back_is_told(
     well, finding = findings(200, {**GOOD, **changed})
     assert (well.level, finding.level) == ("ok", level)
     assert words in f"{finding.seen}: {finding.why}"
+
+
+@pytest.mark.parametrize(("ahead", "level"), [(0, None), (-90, "note"), (3600, "note")])
+def test_a_clock_that_is_wrong_is_told(ahead: int, level: str | None) -> None:
+    found = findings(200, {**GOOD, "Date": http_date(time.time() + ahead)})
+    assert [each.level for each in found[1:]] == ([] if level is None else [level])
+    if level is not None:
+        assert "NTP" in found[1].change
+
+
+def test_a_date_that_is_none_is_nothing() -> None:
+    assert [each.level for each in findings(200, {**GOOD, "Date": "soon"})] == ["ok"]
 
 
 def test_nginx_takes_its_header_away() -> None:
