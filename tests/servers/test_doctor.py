@@ -192,7 +192,7 @@ def test_a_gunicorn_with_room_for_one_stream(kind: str, args: tuple[str, ...]) -
     [
         ("SseWorker", (), "ok"),
         ("gevent", ("--graceful-timeout", "2"), "fault"),
-        ("gthread", ("--graceful-timeout", "2"), "fault"),
+        pytest.param("gthread", ("--graceful-timeout", "2"), "fault", marks=pytest.mark.long),
     ],
 )
 def test_what_a_reload_of_gunicorn_does_to_a_stream(
