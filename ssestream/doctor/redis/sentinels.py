@@ -33,6 +33,7 @@ class Sentinel:
 
     :ivar found: what is wrong with it.
     :ivar master: the address of the master; None if this sentinel names none.
+    :ivar epoch: the number of the configuration that it knows. A failover makes the next one.
     :ivar known: how many sentinels it knows, with itself.
     :ivar replicas: the address and the facts of each replica.
     """
@@ -41,6 +42,7 @@ class Sentinel:
         self.name = name_of(address)
         self.found: list[Finding] = []
         self.master: Address | None = None
+        self.epoch = 0
         self.known = 0
         self.replicas: dict[Address, dict[str, str]] = {}
         account = {"username": target.sentinel_username, "password": target.sentinel_password}
@@ -55,6 +57,7 @@ class Sentinel:
     def _ask(self, client: Any, service: str) -> Iterator[Finding]:
         facts = pairs_of(client.execute_command("SENTINEL", "MASTER", service))
         self.master = facts["ip"], int(facts["port"])
+        self.epoch = int(facts["config-epoch"])
         self.known = int(facts["num-other-sentinels"]) + 1
         for each in map(pairs_of, client.execute_command("SENTINEL", "REPLICAS", service)):
             self.replicas[each["ip"], int(each["port"])] = each
@@ -107,25 +110,27 @@ def _quorum(client: Any, service: str, quorum: str) -> Finding:
 def _useless(error: BaseException, target: Target) -> Finding:
     """The finding for a sentinel that names no master."""
     words = words_of(error, target)
-    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
-        seen = "this sentinel refuses"
-        change = (
-            "sentinel_username and sentinel_password in the query of the URL, and the rights"
-            " +sentinel +ping of that account"
-        )
-    elif not isinstance(error, exceptions.ResponseError):
-        seen, change = "this sentinel does not answer", "start it; or the addresses in the URL"
-    elif "No such master" in words:
-        seen = "this sentinel names no master"
+    away = "when the other sentinels are away, no process finds the master"
+    ends = "a process asks all sentinels, and this answer ends its search: publishing fails"
+    account = (
+        "sentinel_username and sentinel_password in the query of the URL, and the rights"
+        " +sentinel +ping of that account"
+    )
+    if isinstance(error, exceptions.NoPermissionError):
+        return fault(f"this sentinel refuses: {words}", ends, account)
+    if isinstance(error, exceptions.AuthenticationError):
+        return note(f"this sentinel refuses: {words}", away, account)
+    if not isinstance(error, exceptions.ResponseError):
+        change = "start it; or the addresses in the URL"
+        return note(f"this sentinel does not answer: {words}", away, change)
+    if "No such master" in words:
         change = (
             f"sentinel monitor {target.service} HOST PORT QUORUM at this sentinel, or the name in"
             " the URL"
         )
-    else:
-        seen = "this sentinel names no master"
-        change = "the port of a sentinel, which is mostly 26379"
-    why = "a process that asks it for the master goes on to the next, and loses a second or more"
-    return note(f"{seen}: {words}", why, change)
+        return note(f"this sentinel names no master: {words}", away, change)
+    change = "the port of a sentinel, which is mostly 26379"
+    return fault(f"this is no sentinel: {words}", ends, change)
 
 
 def _masters(named: list[Sentinel], target: Target) -> Iterator[Finding]:
@@ -137,22 +142,43 @@ def _masters(named: list[Sentinel], target: Target) -> Iterator[Finding]:
             "what is found at the sentinels, above",
         )
         return
-    by_master: dict[Address, list[str]] = {}
+    by_master: dict[Address, list[Sentinel]] = {}
     for each in named:
         if each.master is not None:
-            by_master.setdefault(each.master, []).append(each.name)
+            by_master.setdefault(each.master, []).append(each)
     if len(by_master) == 1:
         (master,) = by_master
         number = "the sentinel names" if len(named) == 1 else f"all {len(named)} sentinels name"
         yield ok(f"{number} the master {name_of(master)}")
         return
-    said = [f"{', '.join(names)}: {name_of(each)}" for each, names in by_master.items()]
-    yield fault(
-        f"the sentinels name different masters ({'; '.join(said)})",
-        "processes that ask different sentinels publish to different servers: events get lost",
+    said = [
+        f"{', '.join(each.name for each in mine)}: {name_of(master)}"
+        for master, mine in by_master.items()
+    ]
+    seen = f"the sentinels name different masters ({'; '.join(said)})"
+    change = (
         f"SENTINEL REMOVE {target.service} and SENTINEL MONITOR {target.service} HOST PORT QUORUM"
-        " at the sentinel that is wrong",
+        " at the sentinel that is wrong"
     )
+    if len(_newest(named)) == 1:
+        yield note(
+            f"{seen}, of which the newest configuration counts",
+            "that is so for two seconds after a failover; a sentinel that has still not heard of it"
+            " is cut off, and misleads other programs",
+            f"the log of that sentinel; {change}",
+        )
+    else:
+        yield fault(
+            f"{seen} with equal right",
+            "processes may publish to different servers: events get lost",
+            change,
+        )
+
+
+def _newest(named: list[Sentinel]) -> dict[Address, Sentinel]:
+    """The masters of the newest configuration, which the broker believes, too."""
+    newest = max((each.epoch for each in named), default=0)
+    return {each.master: each for each in named if each.master and each.epoch == newest}
 
 
 def _count(named: list[Sentinel], target: Target) -> Iterator[Finding]:
@@ -181,7 +207,7 @@ def _count(named: list[Sentinel], target: Target) -> Iterator[Finding]:
 def _servers(named: list[Sentinel], target: Target) -> Iterator[Finding]:
     db = parse_url(target.url).get("db", 0)
     found: list[tuple[str, Finding]] = []
-    masters = {each.master: each for each in named if each.master is not None}
+    masters = _newest(named)
     for address, sentinel in masters.items():
         client = client_of(address, target, db=db)
         name = f"the master {name_of(address)}"

@@ -136,6 +136,32 @@ def test_sentinels_that_name_different_masters(
     assert "SENTINEL REMOVE mine" in fault.change
 
 
+def test_a_sentinel_that_has_not_heard_of_a_failover(
+    make: Callable[..., Group], start_redis: Start
+) -> None:
+    """It asks a server that no other sentinel knows, so it hears of nothing."""
+    group = make(1, 1, replica=False)
+    other = start_redis(durable=True)
+    newest = f"{monitor(other, 1)}sentinel config-epoch mine 7\nsentinel current-epoch 7\n"
+    heard = start_redis("--sentinel", configuration=newest)
+    found = examine_redis(group.url(*group.sentinels, heard))
+    assert seen(found) == []
+    differ = one(found, "different masters")
+    assert "the newest configuration counts" in differ.seen
+    assert one(found, "it takes writes").seen.startswith(f"the master {at(other)}: ")
+
+
+def test_an_account_that_one_sentinel_refuses(make: Callable[..., Group]) -> None:
+    group = make(1, 1, replica=False)
+    with closing(group.sentinels[0].client()) as client:
+        client.execute_command("ACL SETUSER", "default", "-sentinel")
+    found = examine_redis(group.url())
+    refused = one(found, "this sentinel refuses: ")
+    assert refused.level == "fault"
+    assert refused.seen.startswith(f"{at(group.sentinels[0])}: ")
+    assert "+sentinel +ping" in refused.change
+
+
 def test_a_master_that_is_a_replica_is_not_written_to(
     make: Callable[..., Group], start_redis: Start
 ) -> None:
@@ -195,7 +221,8 @@ def test_what_is_no_sentinel_and_a_service_that_none_knows(
 ) -> None:
     group = make(1, 1, replica=False)
     found = examine_redis(group.url(group.master, group.sentinels[0]))
-    wrong = one(found, "names no master: unknown command")
+    wrong = one(found, "this is no sentinel: unknown command")
+    assert wrong.level == "fault"
     assert wrong.seen.startswith(f"{at(group.master)}: ")
     assert "26379" in wrong.change
     found = examine_redis(group.url().replace("/mine/", "/other/"))
