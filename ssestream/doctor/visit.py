@@ -186,7 +186,7 @@ class Visit:
         self.times.append(now)
         try:
             # A few bytes may unpack to very many.
-            text = self._unpack(body, MOST_BODY)
+            text = self._unpack(body, MOST_BODY - self.length)
         except zlib.error as error:
             raise NotHttp(f"its Content-Encoding is not true: {error}") from error
         beats = self._decoder.heartbeats
