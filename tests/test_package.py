@@ -64,6 +64,7 @@ FLOORS = (
         "header_option",
         "health",
         "metrics",
+        "operators",
         "testing",
         "top",
     },

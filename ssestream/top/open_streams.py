@@ -4,6 +4,7 @@ import contextlib
 import heapq
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,12 @@ import flask
 from ..channels.channels import Channels
 from ..channels.cursor import Cursor
 from ..http.body import Body
-from ..http.registry import Cause, Open, registry, statistics
+from ..http.registry import registry, statistics
 from ..runtime.clock import clock
 from ..runtime.forking import process
 from ..runtime.loop import logger
 from ..timers import set_interval
+from .ledger import Ledger
 
 #: The most streams and the most channels of a process that are told. Those with the most bytes that
 #: wait, and those with the most streams, come first.
@@ -32,6 +34,10 @@ GONE = 10.0
 
 #: A file whose time is that of the last look of a watcher.
 WATCHED = "watched"
+
+#: The id of a stream, and the name of the file that orders the process of the stream to cut it.
+_ID = re.compile("[0-9a-f]{8}-[0-9]{1,18}")
+_ORDER = "{}.cut"
 
 
 class OpenStreams:
@@ -52,13 +58,14 @@ class OpenStreams:
     ) -> None:
         if channels is not None and not isinstance(channels, Channels):
             raise TypeError(f"channels must be a Channels, not {type(channels).__name__}")
-        self._channels = channels
+        #: The `Channels` that the streams follow; None for none.
+        self.channels = channels
         self._folder = None if folder is None else Path(folder) / "open"
         self._writes_in = 0
         self._has_warned = False
-        self._ages = _Ages()
-        registry.observe(self._ages)
-        os.register_at_fork(after_in_child=self._ages.begin)
+        self._ledger = Ledger()
+        registry.observe(self._ledger)
+        os.register_at_fork(after_in_child=self._ledger.begin)
         if self._folder is not None:
             app.before_request(self._begin)
 
@@ -94,22 +101,59 @@ class OpenStreams:
         following = self._following()
         bodies = [each for each in registry.streams() if isinstance(each, Body)]
         first = heapq.nlargest(MOST, bodies, key=Body.waiting)
-        now = clock.now()
+        now, numbers = clock.now(), statistics()
         return {
             "process": os.getpid(),
+            # The clock of all processes of the host, for rates.
+            "at": clock.real(),
             "open": len(bodies),
-            "messages": statistics().messages,
+            "opened": numbers.opened,
+            "closed": numbers.closed,
+            "refused": numbers.refused,
+            "messages": numbers.messages,
+            "waiting": numbers.waiting,
             "draining": registry.draining,
             "channels": self._channels_of_process(),
             "streams": [
                 self._told(body, following.get(id(body.connection), []), now) for body in first
             ],
+            "ends": self._ledger.ends(),
         }
+
+    def cut(self, stream: str) -> bool:
+        """Cut the open stream with the id *stream*, as `of_all` tells it.
+
+        Its connection is cut and the messages that wait for it are dropped, as by
+        ``res.destroy()``. A browser reconnects, and gets the messages of its channels that it has
+        missed. A stream of another process is cut within about a second. Returns False if no told
+        stream has this id.
+
+        :raise OSError: if the order for another process cannot be written into the folder.
+        """
+        if not _ID.fullmatch(stream):
+            return False
+        if self._cut_here(stream):
+            return True
+        told = (each["id"] for process in self.of_all()[1:] for each in process["streams"])
+        if self._folder is None or stream not in told:
+            return False
+        (self._folder / _ORDER.format(stream)).touch()
+        return True
+
+    def _cut_here(self, stream: str) -> bool:
+        """Cut the stream with this id, if this process has it."""
+        if not stream.startswith(self._ledger.token):
+            return False
+        for body in registry.streams():
+            if self._ledger.id_of(body) == stream:
+                body.cut("error")
+                return True
+        return False
 
     def _following(self) -> dict[int, list[Cursor]]:
         """The cursors of streams, by the id() of the connections of their requests."""
         found: dict[int, list[Cursor]] = {}
-        for exchange in [] if self._channels is None else self._channels.exchanges.all():
+        for exchange in [] if self.channels is None else self.channels.exchanges.all():
             for subscription in exchange.subscriptions:
                 connection = subscription.flow.connection
                 if connection is not None:
@@ -119,19 +163,24 @@ class OpenStreams:
     def _channels_of_process(self) -> dict[str, dict[str, int]]:
         numbers = [
             (name, each)
-            for exchange in ([] if self._channels is None else self._channels.exchanges.all())
+            for exchange in ([] if self.channels is None else self.channels.exchanges.all())
             for name, each in exchange.listener.tails.statistics_of_all().items()
         ]
         return {
-            name: {"streams": each.subscribers, "behind": each.lagging}
+            name: {
+                "streams": each.subscribers,
+                "behind": each.lagging,
+                "delivered": each.delivered,
+            }
             for name, each in heapq.nlargest(MOST, numbers, key=lambda pair: pair[1].subscribers)
         }
 
     def _told(self, body: Body, cursors: list[Cursor], now: float) -> dict[str, Any]:
         messages, length = body.sent()
         return {
+            "id": self._ledger.id_of(body),
             "client": body.name,
-            "seconds": self._ages.seconds(body, now),
+            "seconds": self._ledger.seconds(body, now),
             "messages": messages,
             "bytes": length,
             "waiting": body.waiting(),
@@ -155,6 +204,7 @@ class OpenStreams:
         try:
             if _age(folder / WATCHED) > GONE:
                 return
+            self._obey(folder)
             part.write_text(json.dumps(self.of_process()))
             part.replace(folder / f"{os.getpid()}.json")
             self._has_warned = False
@@ -176,7 +226,19 @@ class OpenStreams:
                 error,
             )
 
+    def _obey(self, folder: Path) -> None:
+        """Cut the streams of this process that another process was asked to cut."""
+        for order in folder.glob(_ORDER.format(f"{self._ledger.token}-*")):
+            # On a read-only disk, the order stays, and its stream is over.
+            self._cut_here(order.stem)
+            order.unlink(missing_ok=True)
+
     def _read(self, folder: Path) -> Iterator[dict[str, Any]]:
+        for order in folder.glob(_ORDER.format("*")):
+            # Its process has gone.
+            with contextlib.suppress(OSError):
+                if _age(order) > GONE:
+                    order.unlink()
         for file in sorted(folder.glob("*.json")):
             # Another process may remove it, too. On a read-only disk, nobody can. A power cut may
             # leave a file that is not whole.
@@ -185,30 +247,6 @@ class OpenStreams:
                     yield json.loads(file.read_text())
                 else:
                     file.unlink()
-
-
-class _Ages:
-    """When each open stream was opened."""
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin with no streams, as a new process does."""
-        # By the id() of the stream.
-        self._opened: dict[int, float] = {}
-
-    def opened(self, stream: Open) -> None:
-        self._opened[id(stream)] = clock.now()
-        if isinstance(stream, Body) and stream.over:
-            self._opened.pop(id(stream), None)
-
-    def closed(self, stream: Open, cause: Cause, messages: int, length: int) -> None:
-        self._opened.pop(id(stream), None)
-
-    def seconds(self, stream: Open, now: float) -> float:
-        """The age of *stream* at the time *now*; 0 if it is over."""
-        return max(0.0, now - self._opened.get(id(stream), now))
 
 
 def _age(file: Path) -> float:
