@@ -47,7 +47,7 @@ class Looks:
             "open": sum(each["open"] for each in processes),
             "waiting": sum(each["waiting"] for each in processes),
             "refused": sum(each["refused"] for each in processes),
-            "rates": {name: rates[name] for name in _COUNTS} if rates else None,
+            "rates": None if rates is None else {name: rates[name] for name in _COUNTS},
             "closed": dict(closed.most_common()),
             "processes": self._processes(processes),
             "channels": self._channels(processes, rates),

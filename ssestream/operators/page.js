@@ -156,7 +156,7 @@ function draw(look) {
       'Cut', () => post('cut', { stream: each.id }, 'The stream is cut within about a second.'))),
   ]), more(look.streams, 'streams'));
   ends.draw(look.ends.rows.map((each) => [
-    `${each.process} ${each.at} ${each.client}`,
+    each.id,
     [
       new Date(each.at * 1000).toLocaleTimeString(), each.client, CAUSES[each.cause] ?? each.cause,
       duration(each.seconds), whole.format(each.messages), bytes(each.bytes), String(each.process),

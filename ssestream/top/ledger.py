@@ -37,9 +37,10 @@ class Ledger:
 
     def closed(self, stream: Open, cause: Cause, messages: int, length: int) -> None:
         now = clock.now()
-        _, opened = self._opened.pop(id(stream), (0, now))
+        number, opened = self._opened.pop(id(stream), (0, now))
         self._ends.append(
             {
+                "id": f"{self.token}-{number}",
                 "client": stream.name if isinstance(stream, Body) else "",
                 # Seconds since 1970, for the clock of an operator.
                 "at": time.time(),

@@ -67,8 +67,8 @@ def test_each_open_stream_is_told_with_its_channels_and_what_it_got() -> None:
             assert (process["process"], process["open"]) == (os.getpid(), 2)
             assert process["draining"] is False
             assert process["channels"] == {
-                "news": {"streams": 1, "behind": 0},
-                "sports": {"streams": 1, "behind": 0},
+                "news": {"streams": 1, "behind": 0, "delivered": 1},
+                "sports": {"streams": 1, "behind": 0, "delivered": 0},
             }
             streams = {each.pop("client"): each for each in process["streams"]}
             # Without the query, as in the log.
@@ -100,7 +100,9 @@ def test_a_slow_stream_comes_first_with_what_waits_and_what_it_has_yet_to_get() 
         first = shown.processes()[0]["streams"][0]
         assert first["waiting"] > 0
         assert 0 < first["channels"]["news"] < 100
-        assert shown.processes()[0]["channels"]["news"] == {"streams": 1, "behind": 1}
+        of_channel = shown.processes()[0]["channels"]["news"]
+        assert (of_channel["streams"], of_channel["behind"]) == (1, 1)
+        assert 0 < of_channel["delivered"] < 100
         slow.read_until(b"\ndata: 99 xxx")
 
 
@@ -133,6 +135,74 @@ def test_other_processes_write_while_somebody_watches(
         until(lambda: len(ticks) > 20, "the time of some writes")
         clear_interval(ticker)
         assert not own.exists()
+
+
+def test_the_last_ends_are_told_with_their_causes() -> None:
+    shown = Shown()
+    with Visit(shown.app, "/follow/news?secret=1", REMOTE_ADDR="192.0.2.7") as visit:
+        visit.read_until(b":ok")
+        (process,) = shown.processes()
+        assert process["ends"] == []
+        opened = process["opened"]
+    until(lambda: shown.processes()[0]["ends"], "the end")
+    (process,) = shown.processes()
+    (end,) = process["ends"]
+    assert (end["client"], end["cause"]) == ("192.0.2.7 '/follow/news'", "client")
+    assert 0 < end["seconds"] < time.time() - end["at"] + 600
+    assert end["bytes"] > 0
+    assert process["opened"] == opened
+    assert process["closed"]["client"] >= 1
+
+
+def test_a_stream_of_this_process_is_cut_by_its_id_and_no_other() -> None:
+    shown = Shown()
+    with Visit(shown.app, "/follow/news") as one, Visit(shown.app, "/follow/sports") as two:
+        for visit in (one, two):
+            visit.read_until(b":ok")
+        streams = {each["client"]: each["id"] for each in shown.processes()[0]["streams"]}
+        (cut,) = (name for client, name in streams.items() if "news" in client)
+        assert shown.open.cut(cut) is True
+        one.read_to_end()
+        (left,) = shown.processes()[0]["streams"]
+        assert left["id"] in streams.values()
+        assert left["id"] != cut
+        assert shown.processes()[0]["ends"][-1]["cause"] == "error"
+        # It is over, and nobody else gets its id.
+        assert shown.open.cut(cut) is False
+        shown.channels.publish("sports", {"data": "hello"})
+        two.read_until(b"hello")
+
+
+@pytest.mark.parametrize("wrong", ["", "1", "../../etc/passwd", "0000000a-1", "0000000a-1\n"])
+def test_an_id_of_no_stream_cuts_nothing_and_writes_nothing(wrong: str, tmp_path: Path) -> None:
+    shown = Shown(folder=tmp_path)
+    assert shown.open.cut(wrong) is False
+    assert not list(tmp_path.rglob("*.cut"))
+
+
+def test_a_stream_of_another_process_is_cut_by_an_order_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssestream.top.open_streams.PACE", 10)
+    shown = Shown(folder=tmp_path)
+    with Visit(shown.app, "/follow/news") as visit:
+        visit.read_until(b":ok")
+        (own,) = shown.processes()[0]["streams"]
+        # Another process is told of, and has a stream.
+        other = tmp_path / "open" / "1.json"
+        other.write_text(json.dumps({"process": 1, "streams": [{"id": "0000000a-1"}]}))
+        assert shown.open.cut("0000000a-2") is False
+        assert shown.open.cut("0000000a-1") is True
+        order = tmp_path / "open" / "0000000a-1.cut"
+        assert order.exists()
+        # Its process has gone without having read it.
+        os.utime(order, (time.time() - GONE - 1,) * 2)
+        shown.processes()
+        assert not order.exists()
+        # Another process orders this one.
+        (tmp_path / "open" / f"{own['id']}.cut").touch()
+        visit.read_to_end()
+        assert not list(tmp_path.rglob("*.cut"))
 
 
 def test_a_folder_that_cannot_be_written_hides_no_stream_and_is_told_once(
