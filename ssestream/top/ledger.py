@@ -36,15 +36,17 @@ class Ledger:
             self._opened.pop(id(stream), None)
 
     def closed(self, stream: Open, cause: Cause, messages: int, length: int) -> None:
-        now = clock.now()
-        number, opened = self._opened.pop(id(stream), (0, now))
+        entry = self._opened.pop(id(stream), None)
+        if entry is None:  # it was opened before there was this ledger
+            return
+        number, opened = entry
         self._ends.append(
             {
                 "id": f"{self.token}-{number}",
                 "client": stream.name if isinstance(stream, Body) else "",
                 # Seconds since 1970, for the clock of an operator.
                 "at": time.time(),
-                "seconds": max(0.0, now - opened),
+                "seconds": max(0.0, clock.now() - opened),
                 "messages": messages,
                 "bytes": length,
                 "cause": cause,

@@ -65,3 +65,9 @@ def test_a_child_begins_anew_with_ids_of_its_own() -> None:
     assert ledger.id_of(stream) == ""
     assert ledger.seconds(stream, 10.0) == 0
     assert ledger.ends() == []
+
+
+def test_the_end_of_a_stream_that_it_has_not_seen_open_is_not_told() -> None:
+    ledger = Ledger()
+    ledger.closed(Stream(), "client", 3, 40)
+    assert ledger.ends() == []
