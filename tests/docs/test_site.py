@@ -113,6 +113,7 @@ def documented(module: str) -> set[str]:
         "ssestream.metrics",
         "ssestream.metrics.opentelemetry",
         "ssestream.metrics.prometheus_client",
+        "ssestream.operators",
         "ssestream.testing",
         "ssestream.tickets",
         "ssestream.top",

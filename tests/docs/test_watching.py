@@ -13,6 +13,7 @@ from ssestream import Channels
 from ssestream.http.registry import REASONS
 from ssestream.metrics import Metrics
 from ssestream.metrics.prometheus_client import Collector
+from tests.docs.test_docs import blocks
 from tests.kit.servers import ROOT
 
 DOCS = ROOT / "docs"
@@ -210,3 +211,14 @@ INPUT = [
     *_input("drain_seconds_count", "", "0x30 2x30", "0x30 2x30"),
     *_input("waiting_bytes", "", "300000000x60", "3000x60"),
 ]
+
+
+def test_the_page_for_operators_admits_the_operators_of_the_app() -> None:
+    (code,) = (block for block in blocks(DOCS / "watching.rst", "python") if "operators" in block)
+    program: dict[str, Any] = {"__name__": "operators_page"}
+    exec(f"import os\n{code}", program)
+    client = program["app"].test_client()
+    assert client.get("/operators/").status_code == 403
+    with client.session_transaction() as session:
+        session["role"] = "operator"
+    assert client.get("/operators/").status_code == 200
