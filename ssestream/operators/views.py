@@ -167,7 +167,7 @@ def _publish(streams: OpenStreams, channel: str, event: str, data: str) -> None:
 
 def _cut(streams: OpenStreams, stream: str) -> None:
     if not streams.cut(stream):
-        flask.abort(404, "the stream is over")
+        flask.abort(404, "the stream is over, or no process tells of it")
     _say("has cut the stream %s", stream)
 
 

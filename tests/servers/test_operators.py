@@ -99,6 +99,7 @@ def test_a_stranger_gets_nothing(server: Server) -> None:
 
 def test_one_look_tells_of_the_streams_and_the_ends_of_all_workers(server: Server) -> None:
     page = Page(server, "/follow")
+    assert b"\r\nCache-Control: no-store, no-transform\r\n" in page.client.received
     clients = opened_on_both(page)
     look = page.until(lambda look: look["rates"], "rates")
     assert {each["client"] for each in look["streams"]["rows"]} == {

@@ -206,7 +206,7 @@ def test_a_test_event_is_published() -> None:
         ("publish", ["news"], 400, "each a str"),
         ("publish", {"channel": "over", "event": "", "data": "x"}, 409, "has ended"),
         ("publish", {"channel": "news", "event": "", "data": "x" * LARGEST}, 413, ""),
-        ("cut", {"stream": "0000000a-1"}, 404, "the stream is over"),
+        ("cut", {"stream": "0000000a-1"}, 404, "no process tells of it"),
         ("cut-key", {"channel": "a b", "key": "x"}, 400, "name of a channel"),
         ("close-channel", {"channel": ""}, 400, "name of a channel"),
     ],
@@ -232,8 +232,9 @@ def test_a_broker_that_is_away_is_a_503() -> None:
 
 def test_an_app_without_channels_can_only_cut() -> None:
     room = Room()
-    assert room.post("cut", POSTS["cut"]).status_code == 404
-    assert room.post("cut", POSTS["cut"]).json == {"error": "the stream is over"}
+    answer = room.post("cut", POSTS["cut"])
+    assert answer.status_code == 404
+    assert answer.json == {"error": "the stream is over, or no process tells of it"}
     for action in ("publish", "close-channel", "cut-key"):
         assert room.post(action, POSTS[action]).status_code == 404
 
@@ -320,3 +321,22 @@ def test_a_client_that_takes_nothing_has_few_looks_waiting(
 
         until(looked, "many looks")
         assert max(seen) < 64 * 1024
+
+
+def test_the_stream_ends_now_and_then_so_that_admit_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ssestream.operators.views.ADMITTED", 0.05)
+    asked: list[str] = []
+
+    def admit(request: flask.Request) -> bool:
+        asked.append(request.path)
+        return len(asked) < 2
+
+    room = Room(admit)
+    with Visit(room.app, "/operators/events") as page:
+        page.read_to_end()
+        # The browser comes back after so many milliseconds.
+        assert b"\nretry: " in page.received
+    assert room.client.get("/operators/events").status_code == 403
+    assert asked == ["/operators/events"] * 2
