@@ -55,7 +55,7 @@
 #   health.py          views for probes: alive, ready
 #   metrics/           numbers for those who watch an app
 #   top/               which clients are open on which channels
-#   operators/         a page for operators: what is open, how it ended, and what to do
+#   operators/         a page for operators: open streams, rates, the last ends, actions
 #   testing/           clients and a clock for the tests of an app
 #   gunicorn/          SseWorker only; no other server enters here
 #   __main__.py        the command line

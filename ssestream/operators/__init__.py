@@ -1,4 +1,4 @@
-"""A page for operators: open streams, channels, rates and the last ends, live; and what to do."""
+"""A page for operators: open streams, channels, rates and the last ends, live, and actions."""
 
 from .views import blueprint
 

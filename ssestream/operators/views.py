@@ -21,8 +21,8 @@ from ..top.open_streams import OpenStreams
 from .files import file, page
 from .looks import Looks, shown
 
-#: A function of a request that returns whether an operator has made it, or the answer to somebody
-#: who is none, such as a redirection to a log-in.
+#: A function of a request that returns whether an operator has made it, or the answer to anybody
+#: else, such as a redirection to a log-in.
 Admit = Callable[[flask.Request], Any]
 
 #: Milliseconds between two looks.
@@ -74,7 +74,7 @@ def blueprint(streams: OpenStreams, *, admit: Admit, name: str = "operators") ->
     return made
 
 
-# -- who may
+# -- admission
 
 
 def _refusal(admit: Admit) -> Response | None:
@@ -123,7 +123,7 @@ def _events(streams: OpenStreams) -> flask.Response:
     return res
 
 
-# -- what an operator does
+# -- actions
 
 
 def _fields(*names: str) -> list[str]:
