@@ -141,6 +141,7 @@ def test_the_last_ends_are_told_with_their_causes() -> None:
     shown = Shown()
     with Visit(shown.app, "/follow/news?secret=1", REMOTE_ADDR="192.0.2.7") as visit:
         visit.read_until(b":ok")
+        until(lambda: shown.processes()[0]["streams"][0]["bytes"], "the server to have sent")
         (process,) = shown.processes()
         assert process["ends"] == []
         opened = process["opened"]
