@@ -203,7 +203,7 @@ def test_a_stream_of_another_process_is_cut_by_an_order_in_the_folder(
         # Another process orders this one.
         (tmp_path / "open" / f"{own['id']}.cut").touch()
         visit.read_to_end()
-        assert not list(tmp_path.rglob("*.cut"))
+        until(lambda: not list(tmp_path.rglob("*.cut")), "the order to be removed")
 
 
 def test_a_folder_that_cannot_be_written_hides_no_stream_and_is_told_once(
