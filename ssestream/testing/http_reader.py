@@ -81,6 +81,8 @@ class HttpReader:
                 self._received = rest
                 return True
             size = int(line.partition(b";")[0], 16)
+            if size < 0:
+                raise ValueError(f"a chunk has the size {size}")
             if size == 0:  # perhaps trailers follow, and then an empty line
                 self.is_complete = b"\r\n\r\n" in self._received
                 return False

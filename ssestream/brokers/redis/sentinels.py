@@ -66,7 +66,7 @@ class NewestSentinels(Sentinel):
             sentinel: Any = self.sentinels[place]
             try:
                 masters = sentinel.sentinel_masters()
-            except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+            except exceptions.RedisError as error:  # also of an address that is no sentinel
                 self._silent_until[place] = clock.real() + SILENT
                 errors.append(f"{sentinel} - {error!r}")
                 continue

@@ -90,3 +90,14 @@ def test_a_silent_sentinel_is_not_asked_at_each_connection(
         connections = client.info("stats")["total_connections_received"] - before
     # Two are of the kit.
     assert connections <= 3
+
+
+def test_an_address_that_is_no_sentinel_keeps_nobody_from_the_others(
+    start_redis: Start, broker: Callable[..., RedisBroker]
+) -> None:
+    master = start_redis()
+    rules = f"sentinel monitor mine 127.0.0.1 {master.port} 1\n"
+    sentinel = start_redis("--sentinel", configuration=rules)
+    channels = broker(f"redis+sentinel://127.0.0.1:{master.port},127.0.0.1:{sentinel.port}/mine/0")
+    channels.append("news", b"one")
+    assert channels.read("news", 0, 1, 100).last == 1

@@ -57,3 +57,9 @@ def test_an_early_hint_is_passed_over() -> None:
     reader.feed(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + MEASURED)
     assert reader.head is not None
     assert (reader.head[0], reader.take()) == (200, b"hello")
+
+
+def test_a_chunk_of_a_negative_size_is_refused() -> None:
+    reader = HttpReader("GET")
+    with pytest.raises(ValueError, match="size -5"):
+        reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n")
