@@ -19,6 +19,7 @@ import pytest
 from ssestream.channels import health, listener, replay
 from ssestream.http import diagnosis
 from tests.kit.brokers import Actor
+from tests.kit.postgresql_server import PostgresqlServer
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import APACHE, MOD_WSGI, Server
 
@@ -247,6 +248,46 @@ def redis_executable() -> str:
     return _found("redis-server", "Redis", "install Debian's redis-server")
 
 
+@pytest.fixture(scope="session")
+def postgresql_programs() -> Path:
+    """The folder of PostgreSQL's programs, which are in nobody's PATH."""
+    folders = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    newest = max(folders, key=lambda each: float(each.parts[-3]), default=None)
+    if newest is None:
+        _missing("PostgreSQL", "install Debian's postgresql")
+    assert newest is not None
+    return newest.parent
+
+
+@pytest.fixture(scope="session")
+def pgbouncer() -> str:
+    return _found("pgbouncer", "PgBouncer", "install Debian's pgbouncer")
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(postgresql_programs: Path) -> Iterator[PostgresqlServer]:
+    """One PostgreSQL for all tests that do not stop it. Each test has a database of its own."""
+    server = PostgresqlServer(postgresql_programs)
+    try:
+        yield server.start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def start_postgresql(postgresql_programs: Path) -> Iterator[Callable[..., PostgresqlServer]]:
+    """Start a PostgreSQL that the test may stop; all end with the test."""
+    servers: list[PostgresqlServer] = []
+
+    def start(*settings: str) -> PostgresqlServer:
+        servers.append(PostgresqlServer(postgresql_programs))
+        return servers[-1].start(*settings)
+
+    yield start
+    for server in servers:
+        server.remove()
+
+
 @pytest.fixture
 def unprivileged() -> tuple[str, ...]:
     """Words before a command that may write only what its user may, even if that is root."""
@@ -312,7 +353,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 #: The kinds of brokers. Another is another fixture ``<kind>_url``, which gives the URL of one in
 #: which nothing was ever published.
-KINDS = ("memory", "sqlite", "redis")
+KINDS = ("memory", "sqlite", "redis", "postgresql")
 
 
 @pytest.fixture(params=KINDS)
@@ -346,3 +387,10 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: PostgresqlServer) -> Iterator[str]:
+    url = postgresql_server.make_database()
+    yield url
+    postgresql_server.drop_database(url)

@@ -30,6 +30,17 @@ def open_broker(url: str, history: int | None = None, history_age: float | None 
                 f"url {scheme}://... needs redis-py: pip install ssestream[redis]"
             ) from error
         return RedisBroker(url, history, history_age)
+    if scheme.partition("+")[0] in ("postgresql", "postgres"):
+        try:
+            from .postgresql import PostgresqlBroker
+        except ImportError as error:
+            raise ValueError(
+                f"url {scheme}://... needs psycopg: pip install ssestream[postgresql]"
+            ) from error
+        return PostgresqlBroker(url, history, history_age)
     # The error shows only the scheme: the rest of the URL may contain a password.
     shown = f"{escape(scheme)}://..." if "://" in url else "without a scheme"
-    raise ValueError(f"url {shown}: a broker is memory://, sqlite:///path or redis://host")
+    raise ValueError(
+        f"url {shown}: a broker is memory://, sqlite:///path, redis://host"
+        " or postgresql://host/database"
+    )

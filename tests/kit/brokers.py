@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import psycopg
 import redis
 
 from ssestream.brokers.broker import Broker, Position, Slice
@@ -164,6 +165,11 @@ def left_behind(broker: Broker, url: str) -> int:
     if url.startswith("redis"):
         with redis.Redis.from_url(url) as client:
             return len(client.keys("ssestream:*"))
+    if url.startswith("postgresql"):
+        with psycopg.connect(url) as postgresql:
+            tables = ("ssestream.channels", "ssestream.events")
+            rows = [postgresql.execute(f"SELECT count(*) FROM {each}") for each in tables]
+            return sum(int(each.fetchall()[0][0]) for each in rows)
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
         counts = [db.execute(f"SELECT count(*) FROM {each}") for each in ("channels", "events")]
         return sum(each.fetchone()[0] for each in counts)

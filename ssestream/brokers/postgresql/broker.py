@@ -1,0 +1,292 @@
+"""`PostgresqlBroker`: the contract of a broker, kept with one PostgreSQL database."""
+
+import contextlib
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from ...runtime.clock import clock
+from ...runtime.forking import AtFork
+from ...runtime.threads import new_lock
+from ..broker import (
+    CHECK_LENGTH,
+    PLAIN,
+    Bounds,
+    BrokerError,
+    News,
+    Position,
+    Slice,
+    Terms,
+)
+from ..followed import FollowedLogs
+from ..waker import PollableWaker
+from . import logs
+from .announcing import LISTENED, Announcing
+from .deletion import Broom, sweep_all, trim_all
+from .errors import ERRORS, explained, may_pass, state_of
+from .held import Held
+from .listener import LOOK, Listener
+from .migration import ANSWER, open_connection
+from .pool import Pool
+from .psycopg import Connection
+from .target import parse
+from .transaction import fetch_within
+
+_T = TypeVar("_T")
+
+#: Seconds in which a call waits for a free connection and begins new tries. Each try takes at most
+#: `psycopg.CONNECTING` to connect and `ANSWER` for the answer, so a call raises within 7 s.
+TRYING = 3.0
+
+#: Seconds in which each read is tried only once, after a read has failed for `TRYING` seconds.
+#: Otherwise each caller would wait for the same server in turn.
+AWAY = 1.0
+
+#: Seconds between two tries.
+PAUSE = 0.05
+
+#: The SQLSTATEs of errors with which the server has undone the call: a lock that was not free, a
+#: deadlock, and a transaction that cannot be put in a row with others. Another try is a first try.
+UNDONE = ("55P03", "40P01", "40001")
+
+#: Words of the server about a write, for `PostgresqlBroker.ping`. It changes no row.
+_PING = "UPDATE ssestream.channels SET last = last WHERE false"
+
+
+class PostgresqlBroker:
+    """Logs in the PostgreSQL database of *url* (see `broker.Broker`). Tested with PostgreSQL 15.
+
+    *url* is ``postgresql://user:password@host:5432/database``, as libpq takes it, with libpq's
+    options in the query. ``postgres://`` and ``postgresql+psycopg://`` are the same. ``python -m
+    ssestream migrate`` makes the tables.
+
+    Each process uses at most 5 connections at once for its calls, or the number in
+    ``?max_connections=``, and one more connection to listen.
+
+    PgBouncer in transaction mode loses the commands with which a process listens. Then
+    ``?notify_url=`` is the percent-encoded URL of the server itself, for the connection that
+    listens.
+
+    `append`, `read` and the other calls raise `BrokerError` within 7 s, and `wait` within 5 s.
+    """
+
+    shared = True
+
+    def __init__(
+        self, url: str, history: int | None = None, history_age: float | None = None
+    ) -> None:
+        self._target = parse(url)
+        self._asked, self._warned = Bounds(history, history_age), False
+        self._held = Held()
+        weakref.finalize(self, self._held.close)
+        self._followed = FollowedLogs()
+        self._broom = Broom()
+        self._begin()
+        # The time until which each read is tried only once, and when to sweep.
+        self._tried_once_until = 0.0
+        self._sweep_at = 0.0
+        _brokers.add(self)
+
+    def _begin(self) -> None:
+        #: Guards the waker and the held connections. Held for a few instructions only.
+        self.lock = new_lock()
+        target = self._target
+        self._pool = Pool(lambda: open_connection(target), target.connections, self.lock)
+        self._held.begin(self._pool)
+        self._announcing = Announcing(self._notify)
+        self._waker: PollableWaker | None = None
+        self._woken = False
+        # How often `close` was called.
+        self._closed = 0
+
+    # -- the contract
+
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
+        while True:
+            wanted = self._append(channel, frame, terms)
+            taken = self._try(lambda db, again: logs.append(db, wanted, again), channel)
+            # Only a call whose later try has come first gets None, and its later try has returned.
+            if taken is not None:
+                break
+        position, bounds = taken
+        if not self._warned:
+            self._warned = bounds.warn_of(wanted.asked, channel)
+        self._announcing.announce(channel)
+        self._sweep_sometimes()
+        return position
+
+    def append_within(
+        self, connection: Any, channel: str, frame: bytes, terms: Terms = PLAIN
+    ) -> Position:
+        """As `append`, but as a part of the transaction of the app's own *connection*.
+
+        The entry is there when the app commits, and never if it rolls back. Raises ``TypeError``
+        for another connection than SQLAlchemy's or psycopg's.
+        """
+        wanted = self._append(channel, frame, terms)
+        parameters = wanted.parameters(again=False, patience=None, notify=True)
+        with explained(self._target, channel):
+            taken = wanted.taken(fetch_within(connection, logs.APPEND, parameters))
+        assert taken is not None
+        return taken[0]
+
+    def _append(self, channel: str, frame: bytes, terms: Terms) -> logs.Append:
+        asked = terms.bounds or self._asked
+        log, token = secrets.token_hex(4), secrets.token_hex(CHECK_LENGTH)
+        return logs.Append(channel, frame, terms, asked, log, token)
+
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
+        return self._try(lambda db, again: logs.renew(db, channel, of, lease), channel)
+
+    def delete(self, channel: str) -> None:
+        # Another try must not delete what was published after a try whose answer was lost.
+        log = self.read(channel, 0, 0, 0).log
+        self._try(lambda db, again: logs.delete(db, channel, log), channel)
+        self._announcing.announce(channel)
+        self._in_pieces(sweep_all, channel)
+
+    def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
+        kept = self._try(lambda db, again: logs.keep(db, channel, bounds, ttl), channel)
+        self._in_pieces(lambda db: trim_all(db, channel), channel)
+        return kept
+
+    def _in_pieces(self, work: Callable[[Connection], Iterator[None]], channel: str) -> None:
+        """Do *work*, which is several transactions. Other callers may have a turn between."""
+
+        def do(db: Connection, again: bool) -> None:
+            for _ in work(db):
+                db.allow(ANSWER)
+                time.sleep(0)
+
+        self._try(do, channel)
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        patience = 0 if clock.real() < self._tried_once_until else TRYING
+        try:
+            piece = self._try(
+                lambda db, again: logs.read(db, channel, after, limit, max_bytes), channel, patience
+            )
+        except BrokerError as error:
+            if patience and may_pass(error.__cause__):
+                self._tried_once_until = clock.real() + AWAY
+            raise
+        self._tried_once_until = 0.0
+        return piece
+
+    def ping(self) -> None:
+        with explained(self._target), self._pool.turn(clock.real(), ANSWER) as db:
+            db.execute(_PING)
+
+    def follow(self, channel: str, position: Position) -> None:
+        # A new object: the listener must not take this for the position that it knows.
+        self._followed.follow(channel, Position(*position))
+        self._hurry()
+
+    def unfollow(self, channel: str) -> None:
+        self._followed.unfollow(channel)
+
+    def wait(self) -> News:
+        listener: Listener | None = None
+        try:
+            with explained(self._target):
+                with self.lock:
+                    waker = self._waker = self._waker or PollableWaker()
+                    closed = self._closed
+                    listener = self._held.take_listener()
+                if listener is None:
+                    db = open_connection(self._target, listens=True)
+                    listener = self._held.use(db, self._target, self._followed)
+                found = listener.wait(waker, self._take_wake)
+        except BaseException:
+            self._held.drop(listener)
+            raise
+        with self.lock:
+            if closed == self._closed:
+                self._held.put_listener(listener)
+                return found
+        self._held.drop(listener)
+        return found
+
+    def wake(self) -> None:
+        with self.lock:
+            self._woken = True
+        self._hurry()
+
+    def close(self) -> None:
+        with self.lock:
+            listener = self._held.take_listener()
+            self._closed += 1
+            self._waker, waker = None, self._waker
+            self._woken = True
+        if waker is not None:
+            waker.wake()
+        self._held.drop(listener)
+        self._pool.close()
+
+    def _hurry(self) -> None:
+        """Let a `wait` that has begun look again."""
+        waker = self._waker
+        # Nobody waits if there is no waker.
+        if waker is not None:
+            waker.wake()
+
+    def _take_wake(self) -> bool:
+        """Whether `wake` was called since the last time."""
+        with self.lock:
+            woken, self._woken = self._woken, False
+            return woken
+
+    # -- calls of the server
+
+    def _try(
+        self, call: Callable[[Connection, bool], _T], channel: str, patience: float = TRYING
+    ) -> _T:
+        """Do *call* with a connection, and return its result.
+
+        Waits up to *patience* seconds for a free connection. In this time, also does *call* again
+        after an error that may pass. *call* is told whether an earlier try may have taken effect.
+        """
+        deadline, again = clock.real() + patience, False
+        while True:
+            try:
+                with explained(self._target, channel), self._pool.turn(deadline, ANSWER) as db:
+                    return call(db, again)
+            except BrokerError as error:
+                if not may_pass(error.__cause__) or clock.real() > deadline:
+                    raise
+                again = again or state_of(error.__cause__) not in UNDONE
+            time.sleep(PAUSE)
+
+    def _notify(self, payloads: list[str]) -> None:
+        # A hint only: the events are stored.
+        with contextlib.suppress(BrokerError), explained(self._target):
+            with self._pool.turn(clock.real(), ANSWER) as db:
+                for payload in payloads:
+                    db.execute("SELECT pg_notify(%s, %s)", (LISTENED, payload))
+
+    def _sweep_sometimes(self) -> None:
+        """Free what nobody reads any more, also where no process listens."""
+        now = clock.real()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + LOOK
+        with contextlib.suppress(BrokerError), explained(self._target):
+            with self._pool.turn(now, ANSWER) as db:
+                self._broom.sweep(db)
+
+    # -- forks (see `forking.AtFork`)
+
+    def before_fork(self) -> None:
+        pass
+
+    def after_fork(self) -> None:
+        # The connections belong to the parent. The child drops its copies, so that they close.
+        self._held.forked()
+        self._followed = FollowedLogs()
+        self._begin()
+
+
+_brokers: weakref.WeakSet[PostgresqlBroker] = weakref.WeakSet()
+AtFork(_brokers)

@@ -1,0 +1,46 @@
+"""Free the rows of deleted, expired and old entries, a few in each transaction.
+
+A deleted log loses its name, so that its channel can begin another log. A log that has expired
+counts as deleted from that time on, even if nothing has removed its rows yet.
+"""
+
+from collections.abc import Iterator
+
+from .psycopg import Connection
+
+#: The most entries that one transaction removes. It takes some milliseconds.
+SWEPT = 500
+
+#: The most transactions of one round, so that a round does not keep its caller.
+ROUND = 20
+
+
+class Broom:
+    """Frees what nobody reads any more. Each process looks for it once in a while."""
+
+    def __init__(self) -> None:
+        # The id of the last log that was looked at for old entries.
+        self._after = 0
+
+    def sweep(self, db: Connection) -> None:
+        """Free some rows of deleted and of expired logs, and some old entries of other logs."""
+        for _ in range(ROUND):
+            row = db.execute(
+                "SELECT ssestream.sweep(%s), ssestream.forget(%s, %s)", (SWEPT, self._after, SWEPT)
+            ).fetchone()
+            assert row is not None
+            has_more, self._after = row
+            if not has_more:
+                return
+
+
+def sweep_all(db: Connection) -> Iterator[None]:
+    """Free the rows of all deleted and expired logs. Yields after each transaction."""
+    while db.execute("SELECT ssestream.sweep(%s)", (SWEPT,)).fetchone() == (True,):
+        yield
+
+
+def trim_all(db: Connection, channel: str) -> Iterator[None]:
+    """Remove all entries that the log of *channel* no longer keeps, in the same way."""
+    while db.execute("SELECT ssestream.trim(%s, %s)", (channel, SWEPT)).fetchone() == (True,):
+        yield

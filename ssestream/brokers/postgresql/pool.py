@@ -1,0 +1,115 @@
+"""The connections of one process for calls that the server answers at once."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...runtime.clock import clock
+from ...runtime.forking import process
+from .psycopg import ERRORS_OF_CLOSING, Connection
+
+#: Seconds between two looks for a free connection, and the least seconds that a caller looks.
+LOOK, LEAST = 0.002, 0.05
+
+
+class NoTurn(Exception):
+    """All connections of the pool stay in use."""
+
+
+class Pool:
+    """At most *most* connections, each made by *connect* when it is needed.
+
+    No connection belongs to a thread: psycopg uses only the descriptor, and waits for it in the
+    loop of the caller. *lock* guards all fields. Held for a few instructions only.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], most: int, lock: Any) -> None:
+        self._connect = connect
+        self._most = most
+        self._lock = lock
+        self._process = os.getpid()
+        self._idle: list[Connection] = []
+        self._in_use: set[Connection] = set()
+        # The connections that are in use or that are being made.
+        self._turns = 0
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the connections belong to this process, and not to its parent."""
+        return self._process == os.getpid()
+
+    @contextlib.contextmanager
+    def turn(self, deadline: float, seconds: float) -> Iterator[Connection]:
+        """Hold one of the connections, which has *seconds* to answer.
+
+        Raises `NoTurn` if none is free until *deadline*.
+        """
+        self._begin_turn(deadline)
+        db = None
+        try:
+            db = self._take() or self._connect()
+            with self._lock:
+                self._in_use.add(db)
+            db.allow(seconds)
+            yield db
+        finally:
+            with self._lock:
+                self._turns -= 1
+                if db is not None:
+                    self._in_use.discard(db)
+                keeps = db is not None and db.is_idle and self.is_mine
+                if db is not None and keeps:
+                    self._idle.append(db)
+            if db is not None and not keeps:
+                close(db)
+
+    def _begin_turn(self, deadline: float) -> None:
+        deadline = max(deadline, clock.real() + LEAST)
+        while True:
+            with self._lock:
+                if self._turns < self._most:
+                    self._turns += 1
+                    return
+            if clock.real() > deadline:
+                raise NoTurn(
+                    f"all {self._most} connections of this process stay in use"
+                    " (?max_connections=... in the URL allows more)"
+                )
+            time.sleep(LOOK)
+
+    def _take(self) -> Connection | None:
+        while True:
+            with self._lock:
+                db = self._idle.pop() if self._idle else None
+            if db is None or db.is_fresh:
+                return db
+            close(db)
+
+    def silence(self) -> None:
+        """Called in a child: let its copies of the connections be none."""
+        for db in self._idle:
+            silence(db)
+            close(db)
+        for db in self._in_use:
+            silence(db)
+
+    def close(self) -> None:
+        """Close the free connections. A connection in use is closed by nobody, and comes back."""
+        if self.is_mine:
+            with self._lock:
+                idle, self._idle = self._idle, []
+            for db in idle:
+                close(db)
+
+
+def close(db: Connection) -> None:
+    with contextlib.suppress(*ERRORS_OF_CLOSING):
+        db.close()
+
+
+def silence(db: Connection) -> None:
+    """Called in a child: let nothing that is done with its copy of *db* reach the server."""
+    with contextlib.suppress(*ERRORS_OF_CLOSING):
+        process.silence(db)

@@ -1,0 +1,152 @@
+"""A real PostgreSQL on a free port, to be stopped, killed, frozen and started again."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from ssestream.brokers.postgresql.migration import migrate
+from tests.kit.servers import free_port, wait_until
+
+#: The database that each other one is a copy of.
+TEMPLATE = "migrated"
+
+
+class PostgresqlServer:
+    """One server and its data, with the programs of the folder *programs*.
+
+    The server keeps nothing over a crash of the machine, but all over the end of its processes.
+    """
+
+    def __init__(self, programs: Path) -> None:
+        self.port = free_port()
+        self.folder = tempfile.mkdtemp(prefix="ssestream-postgresql-")
+        # The server refuses to run as root.
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
+        self._programs = programs
+        self._data = str(Path(self.folder) / "data")
+        self._numbers = itertools.count(1)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8")
+
+    def _run(self, program: str, *args: str) -> None:
+        command = [str(self._programs / program), *args, "--no-sync", "--locale=C"]
+        subprocess.run(command, user=self._user, cwd=self.folder, check=True, capture_output=True)
+
+    def start(self, *settings: str) -> "PostgresqlServer":
+        """On the same port and the same data as before. A setting is ``name=value``."""
+        given = ["fsync=off", "max_connections=200", "unix_socket_directories=", *settings]
+        command = [str(self._programs / "postgres"), "-D", self._data, "-p", str(self.port)]
+        command += ["-h", "127.0.0.1", *(word for each in given for word in ("-c", each))]
+        with (Path(self.folder) / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                cwd=self.folder,
+                # A frozen server is frozen with all its processes.
+                start_new_session=True,
+            )
+        wait_until(self._answers, "PostgreSQL to answer")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (Path(self.folder) / "log").read_text()
+        try:
+            self.client("postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    # -- databases
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def client(self, database: str) -> "psycopg.Connection[Any]":
+        """For what a test asks or does behind the broker's back."""
+        return psycopg.connect(self.url(database), autocommit=True)
+
+    def execute(self, database: str, statement: str) -> list[Any]:
+        """The rows of *statement*."""
+        with self.client(database) as db:
+            cursor = db.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def make_empty_database(self) -> str:
+        """The URL of a database without any table."""
+        name = f"empty{next(self._numbers)}"
+        self.execute("postgres", f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def make_database(self) -> str:
+        """The URL of a database with the tables, in which nothing was ever published."""
+        name = f"events{next(self._numbers)}"
+        with self.client("postgres") as db:
+            found = db.execute("SELECT FROM pg_database WHERE datname = %s", (TEMPLATE,))
+            if found.fetchone() is None:
+                db.execute(f"CREATE DATABASE {TEMPLATE}")
+                migrate(self.url(TEMPLATE))
+            db.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
+                    sql.Identifier(name), sql.Identifier(TEMPLATE)
+                )
+            )
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Also if somebody still uses it."""
+        name = url.rpartition("/")[2]
+        self.execute("postgres", f"DROP DATABASE {name} WITH (FORCE)")
+
+    # -- the end
+
+    def stop(self) -> None:
+        """As an operator does who does not wait for the clients."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """As a failing machine does, or one without memory."""
+        if self.process is not None:
+            self._signal_all(signal.SIGKILL)
+            self.process.wait(60)
+            self.process = None
+            # Nobody has removed it, and the number may be of another process by now.
+            (Path(self._data) / "postmaster.pid").unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """The server has a process for each connection, in a group of its own."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for pid in [self.process.pid, *map(int, children.read_text().split())]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(60)
+            self.process = None
