@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from .brokers import open_broker
+from .brokers import migrate, open_broker
 from .brokers.broker import CONTROL, END, Broker, ChannelError, Position, Slice, check_name
 from .channels.channels import Channels
 from .channels.ids import format_id, parse_id
@@ -88,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "doctor":
             return _examine(options)
+        if options.command == "migrate":
+            print(migrate.run(options), end="")
+            sys.stdout.flush()
+            return 0
         if options.command == "top":
             top.run(options, print)
             sys.stdout.flush()
@@ -98,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if url.startswith("memory:"):
             raise ValueError(
                 "memory:// is inside one process, and another process cannot reach it:"
-                " the app needs sqlite:/// or redis://"
+                " the app needs sqlite:///, redis:// or postgresql://"
             )
         check_name(options.channel)
         if options.command == "tail":
@@ -197,6 +201,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_arguments(watching)
+    migrating = commands.add_parser(
+        "migrate",
+        help="make the tables of channels in PostgreSQL",
+        description=migrate.HELP,
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    migrate.add_arguments(migrating)
     return parser
 
 
@@ -211,7 +223,8 @@ def _command(commands: Any, name: str, what: str, description: str) -> argparse.
     command.add_argument(
         "--url",
         metavar="URL",
-        help="sqlite:///relative, sqlite:////absolute or redis://host:6379/0;"
+        help="sqlite:///relative, sqlite:////absolute, redis://host:6379/0 or"
+        " postgresql://host:5432/database;"
         " the default is SSESTREAM_URL in the environment, which hides a password from other users",
     )
     command.add_argument("channel", metavar="CHANNEL")

@@ -18,14 +18,19 @@ from .statistics import ChannelStatistics
 from .watchers import Function
 
 
-def publish(exchange: Exchange, name: str, message: Message, terms: Terms) -> str:
-    """Publish *message* to the log of the channel *name*, on *terms*. Returns the event's id."""
+def publish(
+    exchange: Exchange, name: str, message: Message, terms: Terms, connection: Any = None
+) -> str:
+    """Publish *message* to the log of the channel *name*, on *terms*. Returns the event's id.
+
+    *connection* is one of the app's own, whose transaction the event is a part of, or None.
+    """
     if isinstance(message, (dict, Mapping)) and message.get("id") is not None:
         raise MessageError(
             "'id' is given by the log of the channel: publish a message without an id", "id"
         )
     dumps = app_dumps(app_json() or exchange.json)
-    return exchange.publish(name, encode(message, dumps), terms)
+    return exchange.publish(name, encode(message, dumps), terms, connection)
 
 
 class Channel(Uncopyable):
@@ -44,9 +49,9 @@ class Channel(Uncopyable):
         # The exchange with the broker of the current app.
         self._exchange = exchange
 
-    def publish(self, message: Message) -> str:
+    def publish(self, message: Message, *, connection: Any = None) -> str:
         """See `Channels.publish`."""
-        return publish(self._exchange(), self.name, message, self._terms)
+        return publish(self._exchange(), self.name, message, self._terms, connection)
 
     def subscribe(self, sse_stream: SseStream, **options: Any) -> None:
         """See `Channels.subscribe`."""

@@ -6,6 +6,7 @@ any host can continue there.
 """
 
 from collections.abc import Hashable
+from typing import Any
 
 import flask
 
@@ -114,7 +115,7 @@ class Channels(Uncopyable):
 
     # -- writing
 
-    def publish(self, channel: str, message: Message) -> str:
+    def publish(self, channel: str, message: Message, *, connection: Any = None) -> str:
         """Store *message* in *channel* for all streams that follow it. Returns the event's id.
 
         Thread-safe, and works in any process, without an app or a request. Raises
@@ -122,8 +123,14 @@ class Channels(Uncopyable):
         the id. Raises ``TypeError`` or ``ValueError`` for a name that no channel can have, and
         `BrokerError` if the event was not stored, or if the answer of the broker was lost. It is
         a `ChannelEnded` if the channel has ended.
+
+        With ``postgresql://``, *connection* makes the event a part of the app's own transaction:
+        a ``Connection`` of SQLAlchemy 2 over psycopg, such as ``db.session.connection()``, or one
+        of psycopg 3, to the same database. The streams get the event when the app commits, and
+        nobody sees it after a rollback. Until then, others that publish to this channel wait.
+        Raises ``TypeError`` for another object, and with another broker.
         """
-        return publish(self._exchange, check_name(channel), message, PLAIN)
+        return publish(self._exchange, check_name(channel), message, PLAIN, connection)
 
     def end(self, name: str, message: Message | None = None, *, ttl: float | None = None) -> bool:
         """End the channel *name*: nothing more is published to it, in no process.

@@ -93,16 +93,32 @@ class Exchange:
         with self._lock:
             return list(self._subscriptions.values())
 
-    def append(self, name: str, frame: bytes, terms: Terms = PLAIN) -> str:
-        """Append *frame* to the log of the channel *name*, and return the id of the event."""
-        position = self.broker.append(name, frame, terms)
+    def append(self, name: str, frame: bytes, terms: Terms = PLAIN, connection: Any = None) -> str:
+        """Append *frame* to the log of the channel *name*, and return the id of the event.
+
+        The entry is a part of the transaction of *connection*, if there is one.
+        """
+        if connection is None:
+            position = self.broker.append(name, frame, terms)
+        else:
+            position = self._append_within()(connection, name, frame, terms)
         if not self.broker.shared:
             self.audience.published()
         return format_id({name: position})
 
-    def publish(self, name: str, frame: bytes, terms: Terms = PLAIN) -> str:
+    def _append_within(self) -> Callable[..., Position]:
+        """The broker's way to append in an app's own transaction."""
+        within: Callable[..., Position] | None = getattr(self.broker, "append_within", None)
+        if within is None:
+            raise TypeError(
+                "connection= is for channels of postgresql:// only, which can be a part of a"
+                f" transaction, and these channels have a {type(self.broker).__name__}"
+            )
+        return within
+
+    def publish(self, name: str, frame: bytes, terms: Terms = PLAIN, connection: Any = None) -> str:
         """Append *frame*, which is a message, and count it."""
-        event_id = self.append(name, frame, terms)
+        event_id = self.append(name, frame, terms, connection)
         self.listener.tails.published(name)
         return event_id
 

@@ -25,7 +25,7 @@ from ..waker import PollableWaker
 from . import logs
 from .announcing import LISTENED, Announcing
 from .deletion import Broom, sweep_all, trim_all
-from .errors import ERRORS, explained, may_pass, state_of
+from .errors import explained, may_pass, state_of
 from .held import Held
 from .listener import LOOK, Listener
 from .migration import ANSWER, open_connection
@@ -104,12 +104,10 @@ class PostgresqlBroker:
     # -- the contract
 
     def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
-        while True:
-            wanted = self._append(channel, frame, terms)
-            taken = self._try(lambda db, again: logs.append(db, wanted, again), channel)
-            # Only a call whose later try has come first gets None, and its later try has returned.
-            if taken is not None:
-                break
+        wanted = self._append(channel, frame, terms)
+        taken = self._try(lambda db, again: logs.append(db, wanted, again), channel)
+        # Only a try that comes behind a later one gets None, and nobody waits for its answer.
+        assert taken is not None
         position, bounds = taken
         if not self._warned:
             self._warned = bounds.warn_of(wanted.asked, channel)
@@ -176,7 +174,7 @@ class PostgresqlBroker:
         return piece
 
     def ping(self) -> None:
-        with explained(self._target), self._pool.turn(clock.real(), ANSWER) as db:
+        with self._turn() as db:
             db.execute(_PING)
 
     def follow(self, channel: str, position: Position) -> None:
@@ -218,7 +216,8 @@ class PostgresqlBroker:
         with self.lock:
             listener = self._held.take_listener()
             self._closed += 1
-            self._waker, waker = None, self._waker
+            waker = self._waker
+            self._waker = None
             self._woken = True
         if waker is not None:
             waker.wake()
@@ -259,12 +258,17 @@ class PostgresqlBroker:
                 again = again or state_of(error.__cause__) not in UNDONE
             time.sleep(PAUSE)
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[Connection]:
+        """A connection for what is tried once."""
+        with explained(self._target), self._pool.turn(clock.real(), ANSWER) as db:
+            yield db
+
     def _notify(self, payloads: list[str]) -> None:
         # A hint only: the events are stored.
-        with contextlib.suppress(BrokerError), explained(self._target):
-            with self._pool.turn(clock.real(), ANSWER) as db:
-                for payload in payloads:
-                    db.execute("SELECT pg_notify(%s, %s)", (LISTENED, payload))
+        with contextlib.suppress(BrokerError), self._turn() as db:
+            for payload in payloads:
+                db.execute("SELECT pg_notify(%s, %s)", (LISTENED, payload))
 
     def _sweep_sometimes(self) -> None:
         """Free what nobody reads any more, also where no process listens."""
@@ -272,9 +276,8 @@ class PostgresqlBroker:
         if now < self._sweep_at:
             return
         self._sweep_at = now + LOOK
-        with contextlib.suppress(BrokerError), explained(self._target):
-            with self._pool.turn(now, ANSWER) as db:
-                self._broom.sweep(db)
+        with contextlib.suppress(BrokerError), self._turn() as db:
+            self._broom.sweep(db)
 
     # -- forks (see `forking.AtFork`)
 

@@ -165,7 +165,7 @@ def _slice(row: Any) -> Slice:
 
 def renew(db: Connection, channel: str, of: Position, lease: float | None) -> bool:
     wanted = {"name": channel, "log": of.log, "lease": lease}
-    return db.execute(_RENEW, wanted).rowcount == 1
+    return bool(db.execute(_RENEW, wanted).rowcount == 1)
 
 
 def keep(db: Connection, channel: str, bounds: Bounds, ttl: float | None) -> Bounds:

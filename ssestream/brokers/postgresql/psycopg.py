@@ -67,9 +67,7 @@ class Connection(psycopg.Connection):
     @property
     def is_idle(self) -> bool:
         """Whether the server has answered everything, and no transaction is open."""
-        return not self.closed and bool(
-            self.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        )
+        return not self.closed and bool(self.pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
     def payloads(self) -> list[str]:
         """The payloads of the notifications that have come. Does not wait."""

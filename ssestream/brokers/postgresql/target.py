@@ -114,4 +114,6 @@ def _options(base: str, options: dict[str, str], name: str) -> dict[str, Any]:
         # but the user name and the password if their encoding is wrong.
         words = str(error).strip()
         reason = words if "URI query parameter" in words else "its encoding is wrong"
-        raise ValueError(f"{name} postgresql://...: {escape(reason)}; {_SHAPE}; {_ENCODE}") from None
+        raise ValueError(
+            f"{name} postgresql://...: {escape(reason)}; {_SHAPE}; {_ENCODE}"
+        ) from None
