@@ -124,8 +124,6 @@ class PostgresqlServer:
             self._signal_all(signal.SIGKILL)
             self.process.wait(60)
             self.process = None
-            # Nobody has removed it, and the number may be of another process by now.
-            (Path(self._data) / "postmaster.pid").unlink(missing_ok=True)
 
     def freeze(self) -> None:
         self._signal_all(signal.SIGSTOP)
@@ -134,7 +132,8 @@ class PostgresqlServer:
         self._signal_all(signal.SIGCONT)
 
     def remove(self) -> None:
-        self.kill()
+        # The server frees its shared memory, and writes nothing.
+        self._end(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _signal_all(self, number: signal.Signals) -> None:
