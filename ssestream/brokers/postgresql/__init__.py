@@ -5,9 +5,9 @@ row of the channel counts its entries. The transaction locks this row until its 
 of a log follow the order in which the transactions are committed, without a hole. An app can let
 the append be a part of its own transaction (see ``transaction``).
 
-After an append, the process notifies the listeners of all processes (see ``announcing``), and each
-reads the logs that it follows. A notification is a hint only: each log is looked at in its turn,
-too (see ``listener``).
+After an append, the database notifies the listeners of all processes, and each reads the logs that
+it follows. A notification is a hint only: each log is looked at in its turn, too (see
+``listener``).
 
 Each append removes a few entries that its log no longer keeps. Deleted logs, and entries that are
 too old, are freed a few at a time by all processes (see ``deletion``).

@@ -23,7 +23,6 @@ from ..broker import (
 from ..followed import FollowedLogs
 from ..waker import PollableWaker
 from . import logs
-from .announcing import LISTENED, Announcing
 from .deletion import Broom, sweep_all, trim_all
 from .errors import explained, may_pass, state_of
 from .held import Held
@@ -95,7 +94,6 @@ class PostgresqlBroker:
         target = self._target
         self._pool = Pool(lambda: open_connection(target), target.connections, self.lock)
         self._held.begin(self._pool)
-        self._announcing = Announcing(self._notify)
         self._waker: PollableWaker | None = None
         self._woken = False
         # How often `close` was called.
@@ -111,7 +109,6 @@ class PostgresqlBroker:
         position, bounds = taken
         if not self._warned:
             self._warned = bounds.warn_of(wanted.asked, channel)
-        self._announcing.announce(channel)
         self._sweep_sometimes()
         return position
 
@@ -124,9 +121,8 @@ class PostgresqlBroker:
         for another connection than SQLAlchemy's or psycopg's.
         """
         wanted = self._append(channel, frame, terms)
-        parameters = wanted.parameters(again=False, patience=None, notify=True)
         with explained(self._target, channel):
-            taken = wanted.taken(fetch_within(connection, logs.APPEND, parameters))
+            taken = wanted.taken(fetch_within(connection, logs.APPEND, wanted.parameters()))
         assert taken is not None
         return taken[0]
 
@@ -142,7 +138,6 @@ class PostgresqlBroker:
         # Another try must not delete what was published after a try whose answer was lost.
         log = self.read(channel, 0, 0, 0).log
         self._try(lambda db, again: logs.delete(db, channel, log), channel)
-        self._announcing.announce(channel)
         self._in_pieces(sweep_all, channel)
 
     def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
@@ -263,12 +258,6 @@ class PostgresqlBroker:
         """A connection for what is tried once."""
         with explained(self._target), self._pool.turn(clock.real(), ANSWER) as db:
             yield db
-
-    def _notify(self, payloads: list[str]) -> None:
-        # A hint only: the events are stored.
-        with contextlib.suppress(BrokerError), self._turn() as db:
-            for payload in payloads:
-                db.execute("SELECT pg_notify(%s, %s)", (LISTENED, payload))
 
     def _sweep_sometimes(self) -> None:
         """Free what nobody reads any more, also where no process listens."""

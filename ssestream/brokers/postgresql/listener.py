@@ -1,6 +1,6 @@
 """Hear of the news of all followed channels, by NOTIFY and from the logs.
 
-A notification names the channels that have changed. The listener then reads their logs. So a
+A notification names a channel that has changed. The listener then reads their logs. So a
 notification may be lost, doubled or invented without harm: each log is looked at in its turn, too.
 """
 
@@ -13,7 +13,6 @@ from ..broker import WAITED, WAITED_BYTES, ChannelError, News, Position, Slice
 from ..followed import FollowedLogs
 from ..waker import PollableWaker
 from . import logs
-from .announcing import LISTENED
 from .deletion import Broom
 from .errors import ERRORS, is_of_channel
 from .migration import ANSWER
@@ -49,8 +48,8 @@ class Listener:
         self._part = PER_LOOK
         self._look_at = clock.real() + LOOK
         db.allow(ANSWER)
-        db.add_notify_handler(lambda notification: self._take(notification.payload))
-        db.execute(f"LISTEN {LISTENED}")
+        db.add_notify_handler(lambda notification: followed.note(notification.payload))
+        db.execute(f"LISTEN {logs.LISTENED}")
         # Anything may have come before.
         followed.note_all()
 
@@ -76,11 +75,7 @@ class Listener:
                 return {}
 
     def _hear(self) -> None:
-        for payload in self.db.payloads():
-            self._take(payload)
-
-    def _take(self, payload: str) -> None:
-        for name in payload.split():
+        for name in self.db.payloads():
             self._followed.note(name)
 
     def _look(self) -> None:

@@ -26,10 +26,15 @@ PATIENCE = "1000"
 #: The channels whose news one query reads: each has up to `broker.WAITED_BYTES`.
 AT_ONCE = 32
 
-_APPEND = (
-    "SELECT * FROM ssestream.append("
-    "%s, %b, %s, %s::bigint, %s::double precision, %s, %s, %s, %s, %s, %s)"
-)
+#: The channel of PostgreSQL on which all is announced.
+LISTENED = "ssestream"
+
+_COMMON = "%s, %b, %s, %s::bigint, %s::double precision, %s, %s, "
+
+_PUBLISH = f"CALL ssestream.publish({_COMMON} %s, '{PATIENCE}', %s, NULL, NULL, NULL, NULL, NULL)"
+
+#: The same as a part of another transaction, which may wait for locks as long as it likes.
+APPEND = f"SELECT * FROM ssestream.append({_COMMON} false, NULL, true, %s)"
 
 _SLICE = (
     "o_log, o_first, o_last, o_check, o_last_check, o_history, o_age, o_ended, o_lease, o_number,"
@@ -78,20 +83,12 @@ class Append(NamedTuple):
     #: Random digits. The first are the check of the entry, the last that of the end of the log.
     token: str
 
-    def parameters(self, *, again: bool, patience: str | None, notify: bool) -> tuple[Any, ...]:
+    def parameters(self, *again: bool) -> tuple[Any, ...]:
+        """The parameters of `APPEND`, or with *again* those of an append of its own."""
         is_control = self.frame.startswith(CONTROL)
-        return (
-            self.channel,
-            self.frame,
-            is_control,
-            *self.asked,
-            self.log,
-            self.token,
-            again,
-            patience,
-            notify,
-            None if self.terms is PLAIN else _written(self.terms),
-        )
+        terms = None if self.terms is PLAIN else _written(self.terms)
+        mine = (self.channel, self.frame, is_control, *self.asked, self.log, self.token)
+        return (*mine, *again, terms)
 
     def taken(self, row: Any) -> tuple[Position, Bounds] | None:
         """The position and the bounds of the log in *row*; None for a try that was too late."""
@@ -105,13 +102,8 @@ class Append(NamedTuple):
         return Position(log, number, self.token[:CHECK_LENGTH]), Bounds(history, age)
 
 
-#: The statement of an append, and its parameters are those of `Append.parameters`.
-APPEND = _APPEND
-
-
 def append(db: Connection, wanted: Append, again: bool) -> tuple[Position, Bounds] | None:
-    parameters = wanted.parameters(again=again, patience=PATIENCE, notify=False)
-    return wanted.taken(db.execute(APPEND, parameters).fetchone())
+    return wanted.taken(db.execute(_PUBLISH, wanted.parameters(again)).fetchone())
 
 
 def _written(terms: Terms) -> str:
@@ -176,3 +168,4 @@ def keep(db: Connection, channel: str, bounds: Bounds, ttl: float | None) -> Bou
 
 def delete(db: Connection, channel: str, log: str) -> None:
     db.execute(_DELETE, (channel, log))
+    db.execute("SELECT pg_notify(%s, %s)", (LISTENED, channel))

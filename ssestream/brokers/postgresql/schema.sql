@@ -180,6 +180,25 @@ BEGIN
     END IF;
 END $$;
 
+-- The same as a transaction of its own, and then let the followers know. PostgreSQL lets the
+-- transactions that notify end one after another, each after its write to the disk. Therefore
+-- another transaction notifies, which writes nothing.
+CREATE PROCEDURE ssestream.publish(
+    a_name text, a_frame bytea, a_is_control boolean, a_history bigint, a_age double precision,
+    a_log text, a_token text, a_again boolean, a_patience text, a_terms jsonb,
+    INOUT outcome text, INOUT o_log text, INOUT o_number bigint, INOUT o_history bigint,
+    INOUT o_age double precision)
+    LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT r.* INTO outcome, o_log, o_number, o_history, o_age FROM ssestream.append(
+        a_name, a_frame, a_is_control, a_history, a_age, a_log, a_token, a_again, a_patience, false,
+        a_terms) r;
+    COMMIT;
+    IF outcome = 'stored' THEN
+        PERFORM pg_notify('ssestream', a_name);
+    END IF;
+END $$;
+
 -- Read entries of the log of *a_name* above the number *a_after*: at most *a_limit*, up to the
 -- entry that brings the frames to *a_bytes*. *o_number* is the number of the first of *o_frames*.
 CREATE FUNCTION ssestream.read(

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from ssestream import BrokerError, Channels
-from ssestream.brokers.broker import PLAIN, Bounds, ChannelError, Terms
-from ssestream.brokers.postgresql import PostgresqlBroker, announcing, listener, logs
-from ssestream.brokers.postgresql.migration import VERSION, migrate, open_connection, statements
+from ssestream.brokers.broker import Bounds, ChannelError, Terms
+from ssestream.brokers.postgresql import PostgresqlBroker, listener, logs
+from ssestream.brokers.postgresql.migration import VERSION, migrate, statements
 from ssestream.brokers.postgresql.target import parse
 from tests.kit.brokers import (
     NEVER,
@@ -306,10 +306,12 @@ def test_an_event_whose_notification_is_lost_comes_a_little_later(
     at = broker.append("news", b"1")
     follow(broker, {f"user/{n}": NEVER for n in range(600)} | {"news": at})
     waiter = Elsewhere(next_news, broker)
-    # As one that is killed between the append and the notification.
-    with open_connection(parse(postgresql_url)) as db:
-        wanted = logs.Append("news", b"2", PLAIN, Bounds(), "abcd", "0" * 12)
-        assert logs.append(db, wanted, False)
+    # As an append whose session is ended before it notifies.
+    change(
+        postgresql_url,
+        "SELECT ssestream.append('news', '2', false, NULL, NULL, 'abcd', 'abcdef', false, NULL,"
+        " false, NULL)",
+    )
     assert frames(waiter.result()["news"]) == [b"2"]
 
 
@@ -369,51 +371,6 @@ def test_an_idle_listener_looks_at_a_part_of_its_channels_in_each_second(
     assert max(asked) <= listener.PER_LOOK
     broker.append("user/7", b"x")
     waiter.result()
-
-
-def test_callers_that_announce_at_once_leave_it_to_one() -> None:
-    sent: list[list[str]] = []
-    began, goes_on = threading.Event(), threading.Event()
-
-    def notify(payloads: list[str]) -> None:
-        sent.append(payloads)
-        began.set()
-        goes_on.wait()
-
-    announced = announcing.Announcing(notify)
-    first = Elsewhere(announced.announce, "a")
-    began.wait()
-    for name in ("b", "c", "b"):
-        announced.announce(name)
-    goes_on.set()
-    first.result()
-    assert sent == [["a"], ["b c"]]
-    announced.announce("d")
-    assert sent[2:] == [["d"]]
-
-
-def test_a_payload_is_as_long_as_postgresql_allows(postgresql_url: str) -> None:
-    names = [f"{n:04}" + "x" * 96 for n in range(200)]
-    payloads = announcing.payloads(dict.fromkeys(names))
-    assert " ".join(payloads).split() == names
-    assert len(payloads) == 3
-    with psycopg.connect(postgresql_url) as db:
-        for payload in payloads:
-            db.execute("SELECT pg_notify('ssestream', %s)", (payload,))
-
-
-def test_an_announcement_that_fails_does_not_keep_the_next_ones() -> None:
-    sent: list[list[str]] = []
-
-    def fail(payloads: list[str]) -> None:
-        sent.append(payloads)
-        raise KeyboardInterrupt
-
-    announced = announcing.Announcing(fail)
-    for name in ("a", "b"):
-        with pytest.raises(KeyboardInterrupt):
-            announced.announce(name)
-    assert sent == [["a"], ["b"]]
 
 
 def test_one_connection_listens_and_callers_share_the_others(
