@@ -55,7 +55,9 @@ assert all(", https://" in url for url in told), told
 
 venv.create(work / "venv", with_pip=True, clear=True)
 python = work / "venv" / "bin" / "python"
-subprocess.run([python, "-m", "pip", "install", "-q", f"{wheel}[gunicorn,redis]"], check=True)
+subprocess.run(
+    [python, "-m", "pip", "install", "-q", f"{wheel}[gunicorn,postgresql,redis]"], check=True
+)
 (work / "hello.py").write_text(APP)
 where = subprocess.run(
     [python, "-c", "import ssestream; print(ssestream.__file__)"],
@@ -72,6 +74,9 @@ assert plugins.split() == ["ssestream"], plugins
 
 # The scripts in Lua are read when the broker of Redis is imported.
 subprocess.run([python, "-c", "import ssestream.brokers.redis"], cwd=work, check=True)
+
+# The SQL for PostgreSQL is read by its command.
+subprocess.run([python, "-m", "ssestream", "migrate", "--print"], cwd=work, check=True)
 
 server = subprocess.Popen(
     [python, "-m", "gunicorn", "-k", "gevent", "-b", "127.0.0.1:0", "hello:app"],

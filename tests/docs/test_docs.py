@@ -82,6 +82,7 @@ NEEDED = {
     "docs_authentication": ("flask_login",),
     "docs_extensions": ("flask_babel", "flask_sqlalchemy", "flask_wtf"),
     "docs_json": ("orjson", "msgspec"),
+    "docs_postgresql": ("flask_sqlalchemy", "psycopg"),
     "docs_testing_views": ("flask_login",),
 }
 
