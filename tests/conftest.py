@@ -19,7 +19,7 @@ import pytest
 from ssestream.channels import health, listener, replay
 from ssestream.http import diagnosis
 from tests.kit.brokers import Actor
-from tests.kit.postgresql_server import PostgresqlServer
+from tests.kit.postgresql_server import PostgresqlServer, programs_of_postgresql
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import APACHE, MOD_WSGI, Server
 
@@ -50,6 +50,8 @@ LONGEST = (
     "unit/channels/test_many_channels.py",
     "unit/brokers/test_contract.py",
     "unit/brokers/test_redis.py",
+    "unit/brokers/test_postgresql.py",
+    "unit/brokers/test_postgresql_outages.py",
     "unit/brokers/test_sqlite.py",
     "unit/channels/test_listener.py",
     "unit/test_wire.py",
@@ -250,13 +252,12 @@ def redis_executable() -> str:
 
 @pytest.fixture(scope="session")
 def postgresql_programs() -> Path:
-    """The folder of PostgreSQL's programs, which are in nobody's PATH."""
-    folders = Path("/usr/lib/postgresql").glob("*/bin/postgres")
-    newest = max(folders, key=lambda each: float(each.parts[-3]), default=None)
-    if newest is None:
+    """The folder of PostgreSQL's programs."""
+    found = programs_of_postgresql()
+    if found is None:
         _missing("PostgreSQL", "install Debian's postgresql")
-    assert newest is not None
-    return newest.parent
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -37,8 +37,9 @@ class Channels(Uncopyable):
     *url* names the broker. ``memory://`` serves this process. ``sqlite:///relative/path`` and
     ``sqlite:////absolute/path`` serve every process of this host. ``redis://``, ``rediss://``
     and ``unix://``, as in redis-py, serve every host; see ``brokers.redis`` for sentinels and
-    clusters. With None, the broker is ``SSESTREAM_URL`` in the configuration of the first app
-    that uses these channels, else ``memory://``.
+    clusters. ``postgresql://`` serves every host, too; see ``brokers.postgresql``. With None, the
+    broker is ``SSESTREAM_URL`` in the configuration of the first app that uses these channels, else
+    ``memory://``.
 
     *url* may also be a Flask app, as with other Flask extensions; then `init_app` is called with
     it. Apps with equal configurations share a broker. An app with another configuration has its
@@ -310,9 +311,9 @@ class Channels(Uncopyable):
     def ping(self) -> None:
         """Return if the broker can be used now, and raise `BrokerError` if not.
 
-        For a health check. The broker is tried once, for at most 2 s with Redis, and for at
-        most 5 s with an SQLite file that stays locked. `BrokerError.lasting` is True for an error
-        that an operator must mend, such as a wrong password or a missing directory.
+        For a health check. The broker is tried once, for at most 2 s with Redis, 4 s with
+        PostgreSQL, and 5 s with an SQLite file that stays locked. `BrokerError.lasting` is True
+        for an error that an operator must mend, such as a wrong password or a missing directory.
         """
         self._broker.ping()
 

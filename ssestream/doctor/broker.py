@@ -1,6 +1,7 @@
 """The broker of an app's channels, by its URL. Nothing that the broker keeps is changed."""
 
 from ..brokers import open_broker
+from ..brokers.broker import Broker, BrokerError
 from ..brokers.memory import MemoryBroker
 from ..brokers.sqlite import SqliteBroker
 from .finding import Finding, fault, note
@@ -31,7 +32,29 @@ def examine_broker(url: str) -> list[Finding]:
         ]
     if isinstance(broker, SqliteBroker):
         return examine_sqlite(url[len("sqlite:///") :])
+    if url.startswith("postgres"):
+        return _examine_postgresql(broker)
     # It needs redis-py, which the broker of this URL has found.
     from .redis import examine_redis
 
     return examine_redis(url)
+
+
+def _examine_postgresql(broker: Broker) -> list[Finding]:
+    """Whether the database has the tables, and this account may use them."""
+    try:
+        # A right may be missing for one of the two only.
+        broker.ping()
+        broker.read("ssestream/ping", 0, 0, 0)
+    except BrokerError as error:
+        return [
+            fault(
+                f"PostgreSQL cannot be used: {error}",
+                "nothing can be published, and no stream gets an event",
+                "the database of SSESTREAM_URL, its tables (python -m ssestream migrate), and the"
+                " rights of the account",
+            )
+        ]
+    finally:
+        broker.close()
+    return []

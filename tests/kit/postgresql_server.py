@@ -20,6 +20,13 @@ from tests.kit.servers import free_port, wait_until
 TEMPLATE = "migrated"
 
 
+def programs_of_postgresql() -> Path | None:
+    """The folder of PostgreSQL's programs, which are in nobody's PATH."""
+    found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    newest = max(found, key=lambda each: float(each.parts[-3]), default=None)
+    return None if newest is None else newest.parent
+
+
 class PostgresqlServer:
     """One server and its data, with the programs of the folder *programs*.
 

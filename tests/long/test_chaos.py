@@ -18,12 +18,18 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 # The long form has each broker with each worker.
 @pytest.mark.parametrize(
     ("kind", "worker_class"),
-    [pytest.param("sqlite", "gevent", marks=pytest.mark.long), ("redis", "SseWorker")],
+    [
+        pytest.param("sqlite", "gevent", marks=pytest.mark.long),
+        ("redis", "SseWorker"),
+        pytest.param("postgresql", "SseWorker", marks=pytest.mark.long),
+    ],
 )
 def test_every_client_gets_every_message_once_and_in_order_whatever_breaks(
     kind: str, worker_class: str, request: pytest.FixtureRequest
 ) -> None:
     executable = request.getfixturevalue("redis_executable") if kind == "redis" else None
+    if kind == "postgresql":
+        request.getfixturevalue("postgresql_programs")
     seed = random.SystemRandom().randrange(1_000_000)
     print(f"{kind}, seed {seed}")  # shown when it fails
     chaos = Chaos(

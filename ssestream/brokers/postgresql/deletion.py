@@ -12,7 +12,7 @@ from .psycopg import Connection
 SWEPT = 500
 
 #: The most transactions of one round, so that a round does not keep its caller.
-ROUND = 20
+ROUND = 4
 
 
 class Broom:

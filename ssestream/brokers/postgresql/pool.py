@@ -34,6 +34,8 @@ class Pool:
         self._in_use: set[Connection] = set()
         # The connections that are in use or that are being made.
         self._turns = 0
+        # How often `close` was called.
+        self._closed = 0
 
     @property
     def is_mine(self) -> bool:
@@ -42,12 +44,12 @@ class Pool:
 
     @contextlib.contextmanager
     def turn(self, deadline: float, seconds: float) -> Iterator[Connection]:
-        """Hold one of the connections, which has *seconds* to answer.
+        """Hold one of the connections, whose server may be silent for *seconds*.
 
         Raises `NoTurn` if none is free until *deadline*.
         """
         self._begin_turn(deadline)
-        db = None
+        db, closed = None, self._closed
         try:
             db = self._take() or self._connect()
             with self._lock:
@@ -59,7 +61,7 @@ class Pool:
                 self._turns -= 1
                 if db is not None:
                     self._in_use.discard(db)
-                keeps = db is not None and db.is_idle and self.is_mine
+                keeps = db is not None and db.is_idle and self.is_mine and closed == self._closed
                 if db is not None and keeps:
                     self._idle.append(db)
             if db is not None and not keeps:
@@ -96,10 +98,11 @@ class Pool:
             silence(db)
 
     def close(self) -> None:
-        """Close the free connections. A connection in use is closed by nobody, and comes back."""
+        """Close the free connections now, and each other one when its user returns it."""
         if self.is_mine:
             with self._lock:
                 idle, self._idle = self._idle, []
+                self._closed += 1
             for db in idle:
                 close(db)
 

@@ -9,8 +9,6 @@ from gevent import monkey
 from gevent.socket import wait_read, wait_readwrite
 from psycopg import conninfo, pq
 
-from ...runtime.clock import clock
-
 #: All errors of psycopg.
 Error = psycopg.Error
 
@@ -32,24 +30,23 @@ _poll: Any = monkey.get_original("select", "poll")
 class Connection(psycopg.Connection):
     """A connection in autocommit mode.
 
-    psycopg chooses how to wait when it is imported, for ever, and waits without a bound. Here the
-    caller says with `allow` when the answer must be there. In a process that gevent has patched,
-    other greenlets run meanwhile, even if psycopg was imported before the patch.
+    psycopg chooses how to wait when it is imported, and waits without a bound. Here the caller says
+    with `allow` for how long the server may be silent. In a process that gevent has patched, other
+    greenlets run meanwhile, even if psycopg was imported before the patch.
     """
 
-    _deadline = math.inf
+    _patience = math.inf
 
     def allow(self, seconds: float) -> None:
-        """Let the server answer within *seconds* from now on, whatever is asked."""
-        self._deadline = clock.real() + seconds
+        """Give up, and close the connection, when the server is silent for *seconds*."""
+        self._patience = seconds
 
     def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
         """Do what psycopg asks for: wait for the socket each time that *gen* yields."""
         try:
             wanted = next(gen)
             while True:
-                left = self._deadline - clock.real()
-                ready = _wait(self.pgconn.socket, wanted, left) if left > 0 else 0
+                ready = _wait(self.pgconn.socket, wanted, self._patience)
                 if not ready:
                     # The answer to this may still come. Nobody else may take it for his own.
                     self.pgconn.finish()

@@ -18,6 +18,7 @@ import gevent
 
 from ssestream import Channels
 from ssestream.channels.ids import parse_id
+from tests.kit.postgresql_server import PostgresqlServer, programs_of_postgresql
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import ROOT, Server
 from tests.long.chaos import author, text
@@ -26,7 +27,7 @@ from tests.long.chaos.faults import Faults
 
 CHANNELS = [f"channel-{number}" for number in range(8)]
 
-BROKERS = ("sqlite", "redis")
+BROKERS = ("sqlite", "redis", "postgresql")
 
 WORKER_CLASSES = ("gevent", "SseWorker")
 
@@ -69,9 +70,13 @@ class Chaos:
         self._seconds = seconds
         self._folder = tempfile.mkdtemp(prefix="ssestream-chaos-")
         self._redis = self._make_redis(redis_executable) if kind == "redis" else None
-        self._url = (
-            f"sqlite:///{self._folder}/events.db" if self._redis is None else self._redis.url
-        )
+        self._url = f"sqlite:///{self._folder}/events.db"
+        #: The server of the broker, if it has one.
+        self._database: Any = self._redis
+        if self._redis is not None:
+            self._url = self._redis.url
+        elif kind == "postgresql":
+            self._database = self._make_postgresql()
         # Nothing is to fall out of it.
         self._history = 2 * messages + 100
         config = {
@@ -96,6 +101,14 @@ class Chaos:
         assert executable is not None, "redis-server is not installed"
         return RedisServer(executable, durable=True)
 
+    def _make_postgresql(self) -> PostgresqlServer:
+        programs = programs_of_postgresql()
+        assert programs is not None, "PostgreSQL is not installed"
+        server = PostgresqlServer(programs).start()
+        self._url = server.make_database()
+        server.stop()
+        return server
+
     def _make_server(self, worker_class: str, workers: int, config: dict[str, Any]) -> Any:
         return Server(
             worker_class,
@@ -108,14 +121,14 @@ class Chaos:
 
     def _make_faults(self) -> Any:
         pace = 0.25 if self._has_own else 1.0
-        return Faults(self.seed, self._seconds, self._server, self._redis, pace)
+        return Faults(self.seed, self._seconds, self._server, self._database, pace)
 
     def run(self) -> list[str]:
         """Everything; the sentences that say what is wrong."""
         began = time.monotonic()
         try:
-            if self._redis is not None:
-                self._redis.start()
+            if self._database is not None:
+                self._database.start()
             self._server.start()
             crowd = Crowd(self._server.port, self.seed, stay=120.0 if self._has_own else 4.0)
             self._come(crowd)
@@ -142,8 +155,8 @@ class Chaos:
                 publisher.kill()
                 publisher.wait()
             self._server.stop()
-            if self._redis is not None:
-                self._redis.remove()
+            if self._database is not None:
+                self._database.remove()
         self._judge(logs, told)
         self._look_at_server()
         self._report(crowd, faults, logs, told, published - started, settled - judged)

@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 import psutil
 
+from tests.kit.postgresql_server import PostgresqlServer
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Server
 
 #: Seconds between two faults of a kind, on average.
-KILL, RELOAD, REDIS = 4.0, 12.0, 10.0
+KILL, RELOAD, DATABASE = 4.0, 12.0, 10.0
 
-#: Seconds for which Redis is away. The first time longer than `publish` tries.
+#: Seconds for which the server of the broker is away. The first time longer than `publish` tries.
 AWAY, LONG_AWAY = (0.2, 5.0), (4.5, 6.0)
 
 #: Seconds for which it is frozen: shorter, so that what it was asked meanwhile and
@@ -32,7 +33,7 @@ class Faults:
         seed: int | str,
         seconds: float,
         server: Server,
-        redis: RedisServer | None,
+        database: RedisServer | PostgresqlServer | None,
         pace: float = 1.0,
     ) -> None:
         self.counts: Counter[str] = Counter()
@@ -41,7 +42,7 @@ class Faults:
         #: When each was done, by the clock that all processes share.
         self.log: list[str] = []
         self._server = server
-        self._redis = redis
+        self._database = database
         self._began = 0.0
         self._dice = random.Random(f"{seed}:faults")
         plans = [
@@ -49,8 +50,8 @@ class Faults:
             self._times(seconds, RELOAD / pace, self._reload),
         ]
         threads = [sorted(plans[0] + plans[1], key=lambda plan: plan[0])]
-        if redis is not None:
-            threads.append(self._redis_plan(seconds, REDIS / pace))
+        if database is not None:
+            threads.append(self._database_plan(seconds, DATABASE / pace))
         self._threads = [threading.Thread(target=self._run, args=(plan,)) for plan in threads]
 
     def begin(self) -> None:
@@ -68,7 +69,9 @@ class Faults:
         count = max(2, round(seconds / apart))
         return [(self._dice.uniform(0, seconds), act) for _ in range(count)]
 
-    def _redis_plan(self, seconds: float, apart: float) -> list[tuple[float, Callable[[], None]]]:
+    def _database_plan(
+        self, seconds: float, apart: float
+    ) -> list[tuple[float, Callable[[], None]]]:
         count = max(3, round(seconds / apart))
         times = sorted(self._dice.uniform(0, seconds) for _ in range(count))
         # Each in turn, and then any.
@@ -77,7 +80,7 @@ class Faults:
         plan = []
         for number, (at, how) in enumerate(zip(times, ways, strict=True)):
             span = FROZEN if how == "frozen" else AWAY if number else LONG_AWAY
-            plan.append((at, self._redis_fault(how, self._dice.uniform(*span))))
+            plan.append((at, self._database_fault(how, self._dice.uniform(*span))))
         return plan
 
     def _run(self, plan: list[tuple[float, Callable[[], None]]]) -> None:
@@ -106,20 +109,20 @@ class Faults:
         self._server.process.send_signal(signal.SIGHUP)
         self._did("reloads")
 
-    def _redis_fault(self, how: str, seconds: float) -> Callable[[], None]:
+    def _database_fault(self, how: str, seconds: float) -> Callable[[], None]:
         def act() -> None:
-            assert self._redis is not None
-            self._did(f"Redis {how}", f"for {seconds:.1f} s")
+            assert self._database is not None
+            self._did(f"broker {how}", f"for {seconds:.1f} s")
             if how == "frozen":
-                self._redis.freeze()
+                self._database.freeze()
             elif how == "killed":
-                self._redis.kill()
+                self._database.kill()
             else:
-                self._redis.stop()
+                self._database.stop()
             time.sleep(seconds)
             if how == "frozen":
-                self._redis.thaw()
+                self._database.thaw()
             else:
-                self._redis.start()
+                self._database.start()
 
         return act

@@ -442,3 +442,28 @@ def test_nothing_is_left_of_a_closed_one(postgresql_url: str, opened: Open) -> N
 
     wait_until(lambda: sessions() == 0, "the sessions to end")
     assert broker.append("news", b"y").number == 2
+
+
+def test_a_patched_process_goes_on_while_an_append_waits(postgresql_url: str) -> None:
+    # psycopg was imported before the patch, and would hold up all greenlets.
+    program = (
+        "import sys, psycopg\n"
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import gevent\n"
+        "from ssestream.brokers import open_broker\n"
+        "broker = open_broker(sys.argv[1])\n"
+        "broker.append('news', b'1')\n"
+        "holder = psycopg.connect(sys.argv[1])\n"
+        "holder.execute('SELECT FROM ssestream.channels FOR UPDATE')\n"
+        "waiter = gevent.spawn(broker.append, 'news', b'2')\n"
+        "for _ in range(100):\n"
+        "    gevent.sleep(0.001)\n"
+        "assert not waiter.ready()\n"
+        "holder.rollback()\n"
+        "holder.close()\n"
+        "assert waiter.get().number == 2\n"
+        "broker.close()\n"
+    )
+    command = [sys.executable, "-c", program, postgresql_url]
+    # It would wait for itself.
+    subprocess.run(command, check=True, timeout=60)

@@ -217,8 +217,10 @@ def test_a_frozen_server_fails_a_wait_in_time(
 # -- answers that are lost
 
 
-def wanted(frame: bytes, terms: Terms = PLAIN) -> logs.Append:
-    return logs.Append("news", frame, terms, Bounds(), "abcd1234", "0123456789ab")
+def wanted(
+    frame: bytes, terms: Terms = PLAIN, log: str = "abcd1234", token: str = "0123456789ab"
+) -> logs.Append:
+    return logs.Append("news", frame, terms, Bounds(), log, token)
 
 
 @pytest.fixture
@@ -247,14 +249,13 @@ def test_an_end_whose_answer_is_lost_is_stored_once(db: Connection) -> None:
     assert logs.append(db, last, True) == first
     assert frames(logs.read(db, "news", 0, 10, 1000)) == [b"bye", b"\0end"]
     with pytest.raises(ChannelEnded):
-        logs.append(db, last._replace(token="f" * 12), True)
+        logs.append(db, wanted(b"bye", Terms(end=True), token="f" * 12), True)
 
 
 def test_a_deletion_whose_answer_is_lost_deletes_nothing_that_came_later(db: Connection) -> None:
     logs.append(db, wanted(b"old"), False)
     logs.delete(db, "news", "abcd1234")
-    newer = wanted(b"new")._replace(log="ffff0000")
-    logs.append(db, newer, False)
+    logs.append(db, wanted(b"new", log="ffff0000"), False)
     logs.delete(db, "news", "abcd1234")
     assert frames(logs.read(db, "news", 0, 10, 1000)) == [b"new"]
 

@@ -5,7 +5,6 @@ import itertools
 import random
 import time
 import tracemalloc
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,16 +99,21 @@ class Follower:
     [
         ("memory", 300, 20),
         ("sqlite", 300, 8),
+        ("postgresql", 300, 4),
         pytest.param("memory", 5000, 3, marks=pytest.mark.long),
         pytest.param("sqlite", 5000, 1, marks=pytest.mark.long),
     ],
 )
 def test_nothing_is_lost_and_nothing_comes_twice_in_many_channels(
-    kind: str, count: int, events: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    count: int,
+    events: int,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(listener, "SOONEST", 0.01)
     monkeypatch.setattr(listener, "LATEST", 0.05)
-    broker = open_broker("memory://" if kind == "memory" else f"sqlite:///{tmp_path}/events.db")
+    broker = open_broker(request.getfixturevalue(f"{kind}_url"))
     channels, away = over(broker), Away(broker)
     turns, comers = random.Random(5), random.Random(7)
     names = [f"user/{n}" for n in range(count)]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ssestream.doctor.broker import examine_broker
+from tests.kit.postgresql_server import PostgresqlServer
 from tests.kit.servers import free_port
 
 
@@ -37,4 +38,15 @@ def test_each_kind_is_examined_in_its_room(tmp_path: Path) -> None:
     (finding,) = examine_broker(f"redis://app:secret-word@127.0.0.1:{free_port()}/0")
     assert finding.level == "fault"
     assert "refused" in finding.seen
+    assert "secret-word" not in str(finding)
+
+
+def test_a_postgresql_that_can_be_used_is_no_finding(
+    postgresql_url: str, postgresql_server: PostgresqlServer
+) -> None:
+    assert examine_broker(postgresql_url) == []
+    (finding,) = examine_broker(postgresql_server.url("postgres"))
+    assert finding.level == "fault"
+    assert "python -m ssestream migrate" in finding.seen
+    (finding,) = examine_broker(f"postgresql://app:secret-word@127.0.0.1:{free_port()}/app")
     assert "secret-word" not in str(finding)
