@@ -76,7 +76,8 @@ assert plugins.split() == ["ssestream"], plugins
 subprocess.run([python, "-c", "import ssestream.brokers.redis"], cwd=work, check=True)
 
 # The SQL for PostgreSQL is read by its command.
-subprocess.run([python, "-m", "ssestream", "migrate", "--print"], cwd=work, check=True)
+command = [python, "-m", "ssestream", "migrate", "--print"]
+subprocess.run(command, cwd=work, check=True, stdout=subprocess.DEVNULL)
 
 server = subprocess.Popen(
     [python, "-m", "gunicorn", "-k", "gevent", "-b", "127.0.0.1:0", "hello:app"],

@@ -282,3 +282,13 @@ def test_a_part_runs(part: str, options: list[str]) -> None:
     figures = [json.loads(line) for line in output.splitlines()]
     assert len(figures) >= 10
     assert {package for *_, package in figures} == {str(package_in(ROOT))}
+
+
+@pytest.mark.server
+def test_the_part_with_several_publishers_runs(shared_url: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.parts.publishers", "--json", shared_url]
+    command += ["--processes", "2", "--channels", "5", "--seconds", "2", "--rate", "50"]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    figures = {name: value for name, value, *_ in map(json.loads, output.splitlines())}
+    assert len(figures) == 5
+    assert all(value > 0 for value in figures.values())

@@ -103,10 +103,7 @@ class PostgresqlBroker:
 
     def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
         wanted = self._append(channel, frame, terms)
-        taken = self._try(lambda db, again: logs.append(db, wanted, again), channel)
-        # Only a try that comes behind a later one gets None, and nobody waits for its answer.
-        assert taken is not None
-        position, bounds = taken
+        position, bounds = self._try(lambda db, again: logs.append(db, wanted, again), channel)
         if not self._warned:
             self._warned = bounds.warn_of(wanted.asked, channel)
         self._sweep_sometimes()
@@ -122,9 +119,8 @@ class PostgresqlBroker:
         """
         wanted = self._append(channel, frame, terms)
         with explained(self._target, channel):
-            taken = wanted.taken(fetch_within(connection, logs.APPEND, wanted.parameters()))
-        assert taken is not None
-        return taken[0]
+            row = fetch_within(connection, logs.APPEND, wanted.parameters())
+        return wanted.taken(row)[0]
 
     def _append(self, channel: str, frame: bytes, terms: Terms) -> logs.Append:
         asked = terms.bounds or self._asked

@@ -1,4 +1,4 @@
-"""The calls of the functions in ``schema.sql``, each one statement and one transaction."""
+"""The calls of the functions in the files of SQL, each one statement and one transaction."""
 
 import base64
 import json
@@ -90,19 +90,17 @@ class Append(NamedTuple):
         mine = (self.channel, self.frame, is_control, *self.asked, self.log, self.token)
         return (*mine, *again, terms)
 
-    def taken(self, row: Any) -> tuple[Position, Bounds] | None:
-        """The position and the bounds of the log in *row*; None for a try that was too late."""
+    def taken(self, row: Any) -> tuple[Position, Bounds]:
+        """The position of the entry and the bounds of the log, which are in *row*."""
         outcome, log, number, history, age = row
         if outcome == "refused":
             raise Refused(self.channel)
         if outcome == "ended":
             raise ChannelEnded(self.channel)
-        if outcome == "late":
-            return None
         return Position(log, number, self.token[:CHECK_LENGTH]), Bounds(history, age)
 
 
-def append(db: Connection, wanted: Append, again: bool) -> tuple[Position, Bounds] | None:
+def append(db: Connection, wanted: Append, again: bool) -> tuple[Position, Bounds]:
     return wanted.taken(db.execute(_PUBLISH, wanted.parameters(again)).fetchone())
 
 

@@ -6,8 +6,11 @@ from .errors import MIGRATE, WrongVersion, explained
 from .psycopg import Connection, connect
 from .target import Target, parse
 
-#: The version of the tables in ``schema.sql``.
+#: The version of the tables and functions in the files of SQL.
 VERSION = 1
+
+#: These files, in their order.
+FILES = ("tables", "removal", "append", "read")
 
 #: Seconds in which the tables must be made. Other sessions may have locked them.
 MAKING = 60.0
@@ -18,8 +21,9 @@ _LOCK = 0x535345
 
 def statements() -> str:
     """The SQL that makes the tables, as one transaction."""
-    text = files(__package__).joinpath("schema.sql").read_text("utf-8")
-    return f"BEGIN;\n\n{text}\nCOMMIT;\n"
+    folder = files(__package__)
+    texts = [folder.joinpath(f"{name}.sql").read_text("utf-8") for name in FILES]
+    return "\n".join(["BEGIN;\n", *texts, "COMMIT;\n"])
 
 
 def migrate(url: str) -> bool:

@@ -9,6 +9,8 @@ from gevent import monkey
 from gevent.socket import wait_read, wait_readwrite
 from psycopg import conninfo, pq
 
+from ...runtime.clock import clock
+
 #: All errors of psycopg.
 Error = psycopg.Error
 
@@ -20,6 +22,9 @@ OperationalError = psycopg.OperationalError
 
 #: Seconds in which a server must accept a connection. libpq takes no less.
 CONNECTING = 2
+
+#: Seconds for which a connection counts as fresh after its use.
+RECENT = 0.05
 
 #: What psycopg waits for, and is told: bits.
 READ, WRITE = 1, 2
@@ -37,9 +42,13 @@ class Connection(psycopg.Connection):
 
     _patience = math.inf
 
+    # When somebody has last begun to use the connection.
+    _used_at = -math.inf
+
     def allow(self, seconds: float) -> None:
         """Give up, and close the connection, when the server is silent for *seconds*."""
         self._patience = seconds
+        self._used_at = clock.real()
 
     def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
         """Do what psycopg asks for: wait for the socket each time that *gen* yields."""
@@ -57,9 +66,14 @@ class Connection(psycopg.Connection):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether nobody uses the connection, and the server has sent nothing, such as its end."""
-        is_idle = not self.closed and self.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        return is_idle and not _wait_in_thread(self.pgconn.socket, READ, 0)
+        """Whether the server has sent nothing since the last use, such as its end.
+
+        Does not look if the last use was just now: a look at the socket costs a system call.
+        """
+        if not self.is_idle:
+            return False
+        is_recent = clock.real() < self._used_at + RECENT
+        return is_recent or not _wait_in_thread(self.pgconn.socket, READ, 0)
 
     @property
     def is_idle(self) -> bool:

@@ -197,7 +197,7 @@ def test_the_table_holds_little_more_than_the_history(postgresql_url: str, opene
     broker = opened(postgresql_url, 10)
     for n in range(300):
         broker.append("news", b"%d" % n)
-    assert rows_of(postgresql_url) == 10
+        assert rows_of(postgresql_url) < 10 + 17
 
 
 def test_an_append_removes_a_few_at_most(postgresql_url: str, opened: Open) -> None:
@@ -206,12 +206,12 @@ def test_an_append_removes_a_few_at_most(postgresql_url: str, opened: Open) -> N
         broker.append("news", b"%d" % n)
     change(postgresql_url, "UPDATE ssestream.channels SET history = 10")
     left = []
-    for _ in range(8):
+    for _ in range(5):
         broker.append("news", b"x")
         left.append(rows_of(postgresql_url))
         # Nobody is shown the others.
         assert len(everything(broker, "news").entries) == 10
-    assert left == [85, 70, 55, 40, 25, 10, 10, 10]
+    assert left == [69, 38, 10, 11, 12]
 
 
 def test_a_smaller_history_frees_the_rest_in_small_transactions(

@@ -238,7 +238,10 @@ def test_a_try_whose_answer_is_lost_is_not_stored_twice(db: Connection) -> None:
 
 def test_a_first_try_that_comes_after_the_second_is_not_stored(db: Connection) -> None:
     second = logs.append(db, wanted(b"once"), True)
-    assert logs.append(db, wanted(b"once"), False) is None
+    with pytest.raises(psycopg.errors.RaiseException, match="a later try"):
+        logs.append(db, wanted(b"once"), False)
+    with pytest.raises(psycopg.errors.RaiseException, match="a later try"):
+        logs.append(db, wanted(b"once", Terms(ttl=60)), False)
     assert logs.append(db, wanted(b"once"), True) == second
     assert frames(logs.read(db, "news", 0, 10, 1000)) == [b"once"]
 
