@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -25,6 +26,13 @@ def programs_of_postgresql() -> Path | None:
     found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
     newest = max(found, key=lambda each: float(each.parts[-3]), default=None)
     return None if newest is None else newest.parent
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class PostgresqlServer:
@@ -128,9 +136,11 @@ class PostgresqlServer:
     def kill(self) -> None:
         """As a failing machine does, or one without memory."""
         if self.process is not None:
-            self._signal_all(signal.SIGKILL)
+            killed = self._signal_all(signal.SIGKILL)
             self.process.wait(60)
             self.process = None
+            # The next server starts only when all processes of this one have gone.
+            wait_until(lambda: not any(map(_is_running, killed)), "the processes to end")
 
     def freeze(self) -> None:
         self._signal_all(signal.SIGSTOP)
@@ -143,13 +153,17 @@ class PostgresqlServer:
         self._end(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _signal_all(self, number: signal.Signals) -> None:
+    def _signal_all(self, number: signal.Signals) -> list[psutil.Process]:
         """The server has a process for each connection, in a group of its own."""
         assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        for pid in [self.process.pid, *map(int, children.read_text().split())]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        server = psutil.Process(self.process.pid)
+        # Before it could start another one.
+        server.suspend()
+        them = [*server.children(), server]
+        for each in them:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(number)
+        return them
 
     def _end(self, number: signal.Signals) -> None:
         if self.process is not None:

@@ -47,8 +47,10 @@ class Listener:
         self._round: list[str] = []
         self._part = PER_LOOK
         self._look_at = clock.real() + LOOK
+        # What was heard during a query. It may have come behind the snapshot of the query.
+        self._heard: list[str] = []
         db.allow(ANSWER)
-        db.add_notify_handler(lambda notification: followed.note(notification.payload))
+        db.add_notify_handler(lambda notification: self._heard.append(notification.payload))
         db.execute(f"LISTEN {logs.LISTENED}")
         # Anything may have come before.
         followed.note_all()
@@ -61,9 +63,10 @@ class Listener:
             self._look()
             if unchecked := self._followed.unchecked(COMPARED):
                 self._read(unchecked, news)
-            self._hear()
+            # The positions are behind the news. So nothing may fail before it is returned.
             if take_wake() or news or clock.real() >= deadline:
                 return news
+            self._hear()
             if self._followed.has_unchecked:
                 time.sleep(0)  # let other greenlets run
                 continue
@@ -75,7 +78,8 @@ class Listener:
                 return {}
 
     def _hear(self) -> None:
-        for name in self.db.payloads():
+        heard, self._heard = self._heard, []
+        for name in (*heard, *self.db.payloads()):
             self._followed.note(name)
 
     def _look(self) -> None:

@@ -1,5 +1,6 @@
 """The broker of PostgreSQL while its server is away, frozen, read-only or has no room."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -122,13 +123,40 @@ def test_a_listener_whose_connection_is_cut_finds_what_came_meanwhile(
     follower.stop()
 
 
+def test_a_connection_that_is_cut_just_behind_the_news_takes_none_away(
+    postgresql_url: str, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = opened(postgresql_url)
+    broker.append("news", b"1")
+    failures = iter([True])
+    payloads = Connection.payloads
+
+    def cut(db: Connection) -> list[str]:
+        if next(failures, False):
+            raise psycopg.OperationalError("the connection is lost")
+        return payloads(db)
+
+    monkeypatch.setattr(Connection, "payloads", cut)
+    broker.follow("news", Position("", 0))
+    seen: list[bytes] = []
+    for frame in (b"1", b"2"):
+        while frame not in seen:
+            with contextlib.suppress(BrokerError):
+                found: Any = broker.wait()
+                seen += [each for piece in found.values() for each in frames(piece)]
+        if frame == b"1":
+            broker.append("news", b"2")
+    assert seen == [b"1", b"2"]
+
+
 @pytest.mark.parametrize("end", [PostgresqlServer.stop, PostgresqlServer.kill])
 def test_a_restart_loses_nothing_and_doubles_nothing(
     end: Callable[[PostgresqlServer], None], start_postgresql: Start, opened: Open
 ) -> None:
     server = start_postgresql()
     url = server.make_database()
-    reader, writer = opened(url), opened(url)
+    # Nothing is to fall out of it, however long the follower has no turn.
+    reader, writer = opened(url), opened(url, 10**6)
     follower = Follower(reader, "news")
     stored: list[bytes] = []
     doubtful: list[bytes] = []
