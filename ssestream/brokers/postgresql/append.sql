@@ -1,9 +1,10 @@
 -- Appending to a log.
 
--- Whether an append removes entries of the log *c*: once for every 16 entries.
+-- Whether an append removes entries of the log *c*: once for every 16 entries, and each time from a
+-- log with an age, so that no entry that is too old is kept when the log is told to keep more.
 CREATE FUNCTION ssestream.is_due(c ssestream.channels) RETURNS boolean
     LANGUAGE sql IMMUTABLE AS
-    'SELECT c.last - c.first >= c.history + 16 OR (c.age IS NOT NULL AND c.last % 16 = 0)';
+    'SELECT c.last - c.first >= c.history + 16 OR c.age IS NOT NULL';
 
 -- Append *a_frame* to the log of *a_name*. *a_log* is the identity of the log if it is made now.
 -- The first 6 digits of *a_token* are the check of the entry. *a_again* tells that an earlier try
@@ -20,6 +21,7 @@ DECLARE
     c ssestream.channels;
     t double precision;
     is_new boolean := false;
+    oldest bigint;
     end_frame bytea := decode(a_terms->>'end', 'base64');
 BEGIN
     IF a_patience IS NOT NULL THEN
@@ -40,8 +42,10 @@ BEGIN
             INSERT INTO ssestream.events VALUES (c.id, c.last, c.at,
                 c.messages + a_is_control::integer, c.token, a_frame);
             IF ssestream.is_due(c) THEN
-                UPDATE ssestream.channels x SET first = ssestream.cut_off(c, 32)
-                    WHERE x.id = c.id;
+                oldest := ssestream.cut_off(c, 32);
+                IF oldest <> c.first THEN
+                    UPDATE ssestream.channels x SET first = oldest WHERE x.id = c.id;
+                END IF;
             END IF;
             outcome := 'stored'; o_log := c.log; o_number := c.last;
             o_history := c.history; o_age := c.age;
