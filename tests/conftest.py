@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 import pytest
@@ -19,9 +19,11 @@ import pytest
 from ssestream.channels import health, listener, replay
 from ssestream.http import diagnosis
 from tests.kit.brokers import Actor
-from tests.kit.postgresql_server import PostgresqlServer, programs_of_postgresql
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import APACHE, MOD_WSGI, Server
+
+if TYPE_CHECKING:
+    from tests.kit.postgresql_server import PostgresqlServer
 
 HERE = Path(__file__).parent
 NODE_MODULES = HERE / "node" / "node_modules"
@@ -56,6 +58,21 @@ LONGEST = (
     "unit/channels/test_listener.py",
     "unit/test_wire.py",
 )
+
+
+HAS_PSYCOPG = importlib.util.find_spec("psycopg") is not None
+
+#: Files that cannot even be imported without psycopg. The rows of PostgreSQL in other files say so.
+collect_ignore = [
+    "docs/test_postgresql.py",
+    "unit/brokers/test_migrate.py",
+    "unit/brokers/test_postgresql.py",
+    "unit/brokers/test_postgresql_outages.py",
+    "unit/brokers/test_postgresql_pooler.py",
+    "unit/brokers/test_postgresql_transaction.py",
+]
+if HAS_PSYCOPG:
+    collect_ignore.clear()
 
 
 def _place(item: pytest.Item) -> int:
@@ -253,6 +270,10 @@ def redis_executable() -> str:
 @pytest.fixture(scope="session")
 def postgresql_programs() -> Path:
     """The folder of PostgreSQL's programs."""
+    if not HAS_PSYCOPG:
+        _missing("psycopg", "pip install -e '.[test]'")
+    from tests.kit.postgresql_server import programs_of_postgresql
+
     found = programs_of_postgresql()
     if found is None:
         _missing("PostgreSQL", "install Debian's postgresql")
@@ -266,8 +287,10 @@ def pgbouncer() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(postgresql_programs: Path) -> Iterator[PostgresqlServer]:
+def postgresql_server(postgresql_programs: Path) -> Iterator["PostgresqlServer"]:
     """One PostgreSQL for all tests that do not stop it. Each test has a database of its own."""
+    from tests.kit.postgresql_server import PostgresqlServer
+
     server = PostgresqlServer(postgresql_programs)
     try:
         yield server.start()
@@ -276,8 +299,10 @@ def postgresql_server(postgresql_programs: Path) -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture
-def start_postgresql(postgresql_programs: Path) -> Iterator[Callable[..., PostgresqlServer]]:
+def start_postgresql(postgresql_programs: Path) -> Iterator[Callable[..., "PostgresqlServer"]]:
     """Start a PostgreSQL that the test may stop; all end with the test."""
+    from tests.kit.postgresql_server import PostgresqlServer
+
     servers: list[PostgresqlServer] = []
 
     def start(*settings: str) -> PostgresqlServer:
@@ -391,7 +416,7 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: PostgresqlServer) -> Iterator[str]:
+def postgresql_url(postgresql_server: "PostgresqlServer") -> Iterator[str]:
     url = postgresql_server.make_database()
     yield url
     postgresql_server.drop_database(url)

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import psycopg
 import redis
 
 from ssestream.brokers.broker import Broker, Position, Slice
@@ -166,6 +165,8 @@ def left_behind(broker: Broker, url: str) -> int:
         with redis.Redis.from_url(url) as client:
             return len(client.keys("ssestream:*"))
     if url.startswith("postgresql"):
+        import psycopg
+
         with psycopg.connect(url) as postgresql:
             tables = ("ssestream.channels", "ssestream.events")
             rows = [postgresql.execute(f"SELECT count(*) FROM {each}") for each in tables]

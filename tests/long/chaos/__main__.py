@@ -18,7 +18,6 @@ import gevent
 
 from ssestream import Channels
 from ssestream.channels.ids import parse_id
-from tests.kit.postgresql_server import PostgresqlServer, programs_of_postgresql
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import ROOT, Server
 from tests.long.chaos import author, text
@@ -101,7 +100,10 @@ class Chaos:
         assert executable is not None, "redis-server is not installed"
         return RedisServer(executable, durable=True)
 
-    def _make_postgresql(self) -> PostgresqlServer:
+    def _make_postgresql(self) -> Any:
+        # Not everybody has psycopg.
+        from tests.kit.postgresql_server import PostgresqlServer, programs_of_postgresql
+
         programs = programs_of_postgresql()
         assert programs is not None, "PostgreSQL is not installed"
         server = PostgresqlServer(programs).start()

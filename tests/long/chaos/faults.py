@@ -7,11 +7,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 
-from tests.kit.postgresql_server import PostgresqlServer
-from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Server
 
 #: Seconds between two faults of a kind, on average.
@@ -33,7 +32,7 @@ class Faults:
         seed: int | str,
         seconds: float,
         server: Server,
-        database: RedisServer | PostgresqlServer | None,
+        database: Any,
         pace: float = 1.0,
     ) -> None:
         self.counts: Counter[str] = Counter()

@@ -1,12 +1,15 @@
 """A broker by its URL: which room examines it, and what no finding tells."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ssestream.doctor.broker import examine_broker
-from tests.kit.postgresql_server import PostgresqlServer
 from tests.kit.servers import free_port
+
+if TYPE_CHECKING:
+    from tests.kit.postgresql_server import PostgresqlServer
 
 
 def test_memory_is_a_note() -> None:
@@ -42,7 +45,7 @@ def test_each_kind_is_examined_in_its_room(tmp_path: Path) -> None:
 
 
 def test_a_postgresql_that_can_be_used_is_no_finding(
-    postgresql_url: str, postgresql_server: PostgresqlServer
+    postgresql_url: str, postgresql_server: "PostgresqlServer"
 ) -> None:
     assert examine_broker(postgresql_url) == []
     (finding,) = examine_broker(postgresql_server.url("postgres"))
