@@ -49,7 +49,6 @@ def descriptors() -> int:
 
 def test_it_takes_no_descriptor_to_sleep() -> None:
     current_loop()
-    before = descriptors()
 
     def main() -> int:
         assert isinstance(gevent.get_hub().loop, ThreadLoop)
@@ -58,9 +57,14 @@ def test_it_takes_no_descriptor_to_sleep() -> None:
         gevent.idle()
         with gevent.Timeout(0.001, False):
             gevent.event.Event().wait()
-        return descriptors() - before
+        return descriptors()
 
-    assert run(main) == 0
+    def taken() -> int:
+        before = descriptors()
+        return int(run(main)) - before
+
+    # A thread of an earlier test may open some meanwhile.
+    assert 0 in [taken() for _ in range(5)]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.05])
