@@ -10,7 +10,6 @@ descriptors for it.
 
 import heapq
 import itertools
-import queue
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from gevent.hub import Hub, set_hub
 from .children import child_watcher
 from .clock import clock
 from .loop import Loop
-from .threads import ThreadQueue
+from .threads import ThreadQueue, Wake
 
 
 class ThreadLoop:
@@ -44,8 +43,8 @@ class ThreadLoop:
         # Whether `run` goes on while no watcher is active, as another thread may still call.
         self._stays = True
         self._calls: deque[_Call] = deque()
-        # Gets an entry for each call from another thread, which wakes the loop.
-        self._wakes = ThreadQueue()
+        # Each call from another thread wakes the loop.
+        self._wake = Wake()
         # A heap of: the due time, a unique number, the timer, and the timer's `starts` then.
         self._timers: list[tuple[float, int, Timer, int]] = []
         self._numbers = itertools.count()
@@ -71,7 +70,7 @@ class ThreadLoop:
 
     def run_callback_threadsafe(self, callback: Callable[..., object], *args: Any) -> "_Call":
         call = self.run_callback(callback, *args)
-        self._wakes.put(None)
+        self._wake.wake()
         return call
 
     def timer(
@@ -166,12 +165,7 @@ class ThreadLoop:
         while timers and timers[0][2].starts != timers[0][3]:  # stopped or restarted since
             heapq.heappop(timers)
         seconds = max(0.0, timers[0][0] - clock.real()) if timers else None
-        try:
-            self._wakes.get(timeout=seconds)
-            while True:
-                self._wakes.get_nowait()
-        except queue.Empty:
-            pass
+        self._wake.sleep(seconds)
 
     def arm(self, timer: "Timer", seconds: float) -> None:
         due = clock.real() + seconds

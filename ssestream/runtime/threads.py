@@ -5,6 +5,7 @@ The functions of this module are Python's own, from before the patch.
 """
 
 import atexit
+import contextlib
 import logging
 import queue
 import time
@@ -33,9 +34,33 @@ IDLE = 10.0
 # Seconds for which the end of the process waits for handlers that still run.
 LAST_SECONDS = 1.0
 
+_new_plain_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
+
 # The errors of a thread that cannot be started now, and the seconds until the next try.
 NO_THREAD = (RuntimeError, MemoryError)
 AGAIN = 0.1
+
+
+class Wake:
+    """Wakes a thread that sleeps, or else ends its next sleep at once.
+
+    It is one lock, so that a finalizer or a signal handler may call `wake` anywhere. It is no
+    ``SimpleQueue``: before Python 3.13 a ``get`` of that may wait for ever if its time is over
+    before it looks a second time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = _new_plain_lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        """End one sleep. Several calls before a sleep end this one sleep. Thread-safe."""
+        with contextlib.suppress(RuntimeError):  # nobody has slept since the last call
+            self._lock.release()
+
+    def sleep(self, seconds: float | None) -> bool:
+        """Sleep for *seconds*; None means until `wake`. Returns whether `wake` was called."""
+        return bool(self._lock.acquire(timeout=-1 if seconds is None else max(seconds, 0.0)))
 
 
 class Pool:
@@ -103,6 +128,7 @@ class Pool:
     def _work(self) -> None:
         while True:
             try:
+                # If this waits on after its time (see `Wake`), it still takes the next call.
                 function, args = self._calls.get(timeout=IDLE)
             except queue.Empty:
                 with self._lock:

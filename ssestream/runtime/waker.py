@@ -1,12 +1,11 @@
 """How a reader sleeps until a writer wakes it: a `Waker`, for a greenlet or a thread."""
 
-import queue
 from typing import Any
 
 import greenlet
 
 from .loop import Loop, hub_of_greenlet, in_main_thread, loop_of
-from .threads import ThreadQueue
+from .threads import Wake
 
 # While the main thread waits, its signal handlers can run once in so many seconds.
 LISTEN = 0.5
@@ -45,8 +44,8 @@ class Waker(Wakeable):
         hub = hub_of_greenlet()
         #: The loop of the sleeping greenlet; None if the sleeper is a thread.
         self.loop: Loop | None = None if hub is None else loop_of(hub)
-        # The queue of a sleeping thread; or the greenlet, while it sleeps.
-        self._sleeper: Any = ThreadQueue() if hub is None else None
+        # What wakes a sleeping thread; or the greenlet, while it sleeps.
+        self._sleeper: Any = Wake() if hub is None else None
         self._is_awake = False
 
     def wake_now(self, _: None = None) -> None:
@@ -64,7 +63,7 @@ class Waker(Wakeable):
         """End the current sleep, or else the next one. Call it once for each sleep. Thread-safe."""
         loop = self.loop
         if loop is None:
-            self._sleeper.put(None)
+            self._sleeper.wake()
         elif loop.here():
             loop.call_each((self.wake_now,))
         else:
@@ -87,9 +86,5 @@ class Waker(Wakeable):
         # gunicorn's signals do not interrupt a waiting system call (``siginterrupt``). A
         # waiting sync worker must wake now and then to learn that it must stop.
         timeout = LISTEN if in_main_thread() else None
-        while True:
-            try:
-                self._sleeper.get(timeout=timeout)
-                return
-            except queue.Empty:
-                pass
+        while not self._sleeper.sleep(timeout):
+            pass

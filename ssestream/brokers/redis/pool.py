@@ -13,6 +13,7 @@ from gevent import monkey
 
 from ...runtime.clock import clock
 from ...runtime.loop import logger
+from ...runtime.threads import Wake
 from .client import Client
 from .errors import NEEDED
 from .keys import followers_of
@@ -109,13 +110,28 @@ class Turns:
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(number):
             self._free.put(None)
+        # Wakes one of the callers that wait, when there is a free turn.
+        self._given = Wake()
 
     def acquire(self, timeout: float) -> bool:
+        deadline = clock.real() + timeout
+        # Not `get` with a timeout: see `Wake`.
+        while not self._take():
+            left = deadline - clock.real()
+            if left <= 0:
+                return False
+            self._given.sleep(left)
+        if not self._free.empty():
+            self._given.wake()  # two turns became free, and woke one caller
+        return True
+
+    def _take(self) -> bool:
         try:
-            self._free.get(timeout=timeout)
+            self._free.get_nowait()
         except queue.Empty:
             return False
         return True
 
     def release(self) -> None:
         self._free.put(None)
+        self._given.wake()
