@@ -8,13 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import redis
 
-from ssestream.brokers.broker import Broker, Position, Slice
+from ssestream.brokers.broker import Broker, BrokerError, Position, Slice
 from ssestream.brokers.memory import MemoryBroker
 from tests.kit.servers import PATIENCE, ROOT
 
@@ -174,3 +175,38 @@ def left_behind(broker: Broker, url: str) -> int:
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
         counts = [db.execute(f"SELECT count(*) FROM {each}") for each in ("channels", "events")]
         return sum(each.fetchone()[0] for each in counts)
+
+
+class Follower:
+    """Reads one channel to its end, again and again, as a process's listener does."""
+
+    def __init__(self, broker: Broker, channel: str) -> None:
+        self.frames: list[bytes] = []
+        self.numbers: list[int] = []
+        self.errors: list[BrokerError] = []
+        self._broker = broker
+        self._channel = channel
+        self._over = False
+        broker.follow(channel, Position("", 0))
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        while not self._over:
+            try:
+                news = self._broker.wait()
+            except BrokerError as error:
+                self.errors.append(error)
+                time.sleep(0.01)
+                continue
+            if self._channel in news:
+                piece = news[self._channel]
+                for number, frame, _ in piece.entries:
+                    self.numbers.append(number)
+                    self.frames.append(frame)
+
+    def stop(self) -> None:
+        self._over = True
+        self._broker.wake()
+        self._thread.join(60)
+        assert not self._thread.is_alive()

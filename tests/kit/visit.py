@@ -4,6 +4,7 @@ wsgiref refuses hop-by-hop headers, adds no framing, and swallows nothing.
 """
 
 import functools
+import gc
 import inspect
 import io
 import socket
@@ -17,6 +18,7 @@ import gevent
 import gevent.socket
 import pytest
 
+from ssestream.http.registry import registry
 from tests.kit.servers import PATIENCE, Client, Patience
 
 App = Callable[..., Any]
@@ -29,6 +31,16 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
         patience.look()
         gevent.sleep(0.001)
     return result
+
+
+def wait_for_the_streams_of_others() -> None:
+    """Wait until no stream of an earlier test is open in this process."""
+
+    def none_is_open() -> bool:
+        gc.collect()  # some tests drop a stream and do not close it
+        return not registry.has_open
+
+    until(none_is_open, "the end of all streams")
 
 
 def in_greenlet() -> bool:

@@ -1,6 +1,5 @@
 """The views of health checks, in this process."""
 
-import gc
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from flask import Flask, request
 
 from ssestream import Channels, ServerResponse, SseStream, health
 from ssestream.http import registry as room
-from tests.kit.visit import Visit, until
+from tests.kit.visit import Visit, until, wait_for_the_streams_of_others
 
 
 def app_with(channels: Channels | None, **config: Any) -> Flask:
@@ -48,10 +47,8 @@ def test_one_that_drains_is_alive_and_not_ready(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_one_is_full_a_little_before_its_bound() -> None:
-    # Streams of other tests may still be open.
-    gc.collect()
-    others = room.registry.number_open()
-    app = app_with(None, SSESTREAM_MAX_STREAMS=others + 3)
+    wait_for_the_streams_of_others()
+    app = app_with(None, SSESTREAM_MAX_STREAMS=3)
     client = app.test_client()
     with Visit(app) as one, Visit(app) as two:
         for visit in (one, two):

@@ -19,7 +19,7 @@ from ssestream.brokers.postgresql.errors import cure_of, is_lasting, is_of_chann
 from ssestream.brokers.postgresql.migration import open_connection
 from ssestream.brokers.postgresql.psycopg import Connection
 from ssestream.brokers.postgresql.target import parse
-from tests.kit.brokers import Elsewhere, all_closed, everything, frames
+from tests.kit.brokers import Elsewhere, Follower, all_closed, everything, frames
 from tests.kit.postgresql_server import PostgresqlServer
 from tests.kit.promptness import at_best
 from tests.kit.servers import free_port, wait_until
@@ -32,37 +32,6 @@ Start = Callable[..., PostgresqlServer]
 def opened() -> Iterator[Open]:
     with all_closed(PostgresqlBroker) as opened:
         yield opened
-
-
-class Follower:
-    """Reads one channel to its end, again and again, as a process's listener does."""
-
-    def __init__(self, broker: PostgresqlBroker, channel: str) -> None:
-        self.frames: list[bytes] = []
-        self.errors: list[BrokerError] = []
-        self._broker = broker
-        self._channel = channel
-        self._over = False
-        broker.follow(channel, Position("", 0))
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
-
-    def _follow(self) -> None:
-        while not self._over:
-            try:
-                news: Any = self._broker.wait()
-            except BrokerError as error:
-                self.errors.append(error)
-                time.sleep(0.01)
-                continue
-            if self._channel in news:
-                self.frames += frames(news[self._channel])
-
-    def stop(self) -> None:
-        self._over = True
-        self._broker.wake()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
 
 
 def end_sessions(url: str) -> None:

@@ -32,7 +32,7 @@ from ssestream.brokers.broker import (
 from ssestream.brokers.redis import RedisBroker, listener, subscriber
 from ssestream.brokers.redis.keys import written_terms
 from ssestream.brokers.redis.servers import OneServer
-from tests.kit.brokers import all_closed, follow, frames, wait
+from tests.kit.brokers import Follower, all_closed, follow, frames, wait
 from tests.kit.brokers import news as heard
 from tests.kit.programs import run_program
 from tests.kit.promptness import at_best, in_one_try
@@ -53,41 +53,6 @@ def broker() -> Iterator[Callable[..., RedisBroker]]:
         lambda url, history=1000, history_age=None: RedisBroker(url, history, history_age)
     ) as broker:
         yield broker
-
-
-class Follower:
-    """Reads one channel to its end, again and again, as a process's listener does."""
-
-    def __init__(self, broker: RedisBroker, channel: str) -> None:
-        self.frames: list[bytes] = []
-        self.numbers: list[int] = []
-        self.errors: list[BrokerError] = []
-        self._broker = broker
-        self._channel = channel
-        self._over = False
-        broker.follow(channel, Position("", 0))
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
-
-    def _follow(self) -> None:
-        while not self._over:
-            try:
-                news = self._broker.wait()
-            except BrokerError as error:
-                self.errors.append(error)
-                time.sleep(0.01)
-                continue
-            if self._channel in news:
-                piece = news[self._channel]
-                for number, frame, _ in piece.entries:
-                    self.numbers.append(number)
-                    self.frames.append(frame)
-
-    def stop(self) -> None:
-        self._over = True
-        self._broker.wake()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
 
 
 def all_of(broker: RedisBroker, channel: str) -> list[bytes]:

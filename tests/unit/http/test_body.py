@@ -83,6 +83,7 @@ def test_a_beat_is_in_no_line(first: str, second: str) -> None:
             body_of(message).buffer.mark_sent()
     assert Decoder().feed(received) == [{"retry": 3000}, WHOLE]
     assert received.endswith(HEARTBEAT)
+    body.close()
 
 
 @in_halves

@@ -9,11 +9,10 @@ import pytest
 from werkzeug.local import LocalProxy
 
 from ssestream import Channels, ServerResponse, SseStream, operators
-from ssestream.http.registry import registry
 from ssestream.operators.files import digest_of
 from ssestream.operators.views import LARGEST
 from ssestream.top import OpenStreams
-from tests.kit.visit import Visit, until
+from tests.kit.visit import Visit, until, wait_for_the_streams_of_others
 
 POSTS = {
     "publish": {"channel": "news", "event": "", "data": "hello"},
@@ -30,8 +29,7 @@ SAME_SITE = {"Sec-Fetch-Site": "same-site", "Origin": "https://evil.localhost"}
 
 @pytest.fixture(autouse=True)
 def nobody_else() -> None:
-    """Streams of other tests may still be open."""
-    until(lambda: not registry.has_open, "the end of all streams")
+    wait_for_the_streams_of_others()
 
 
 class Room:

@@ -10,16 +10,15 @@ import pytest
 from flask import Flask, Response, request
 
 from ssestream import Channels, ServerResponse, SseStream, clear_interval, set_interval
-from ssestream.http.registry import registry
 from ssestream.top import OpenStreams
 from ssestream.top.open_streams import GONE
-from tests.kit.visit import Visit, until
+from tests.kit.visit import Visit, until, wait_for_the_streams_of_others
 
 
 @pytest.fixture(autouse=True)
 def nobody_else() -> None:
     """Streams of other tests may still be open."""
-    until(lambda: not registry.has_open, "the end of all streams")
+    wait_for_the_streams_of_others()
 
 
 class Shown:
