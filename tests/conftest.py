@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -91,6 +92,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if _is_long(item):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a row by its signal: Python 3.10 and later Pythons write an ``IntEnum`` in two ways."""
+    return val.name if isinstance(val, signal.Signals) else None
 
 
 def _row(item: pytest.Item) -> str:

@@ -165,6 +165,7 @@ def test_as_it_is_nginx_compresses_no_stream(deployed: Deployment) -> None:
 SHORT = ("proxy_read_timeout 60s;", "proxy_read_timeout 2s;")
 
 
+@pytest.mark.long
 def test_a_silent_stream_outlives_the_read_timeout_of_nginx(deploy: Deploy) -> None:
     deployment = deploy(site=(SHORT,), settings={"SSESTREAM_HEARTBEAT": 0.5})
     keys = (f"k{number}" for number in itertools.count())

@@ -98,6 +98,7 @@ def reload(server: Server) -> None:
     wait_until(lambda: gone() >= exited + 2, "the end of the old workers", 100)
 
 
+@pytest.mark.long_except("htmx 4")
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_shows_each_note_once_over_a_reload_of_the_server(
     name: str, driver: Any, serve: Serve, tmp_path: Path

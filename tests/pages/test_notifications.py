@@ -262,6 +262,7 @@ def test_a_log_out_ends_all_pages_of_the_session_and_another_user_sees_only_hers
     second.wait_for_lines("Ben: for Cleo")
 
 
+@pytest.mark.long
 def test_a_page_whose_session_is_another_users_becomes_the_page_of_that_user(
     server: Server, browser: Callable[[], Browser]
 ) -> None:
@@ -289,6 +290,7 @@ def test_the_end_of_a_channel_is_the_last_word_and_its_page_comes_back_no_more(
     assert ben.ask("/notify", to="ann", text="after") == 410
 
 
+@pytest.mark.long
 def test_a_user_who_was_away_for_long_is_told_of_a_gap(
     server: Server, serve: Callable[..., Server], browser: Callable[[], Browser], url: str
 ) -> None:

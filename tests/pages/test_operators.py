@@ -101,6 +101,7 @@ def follow(server: Server, *paths: str) -> list[Client]:
     return clients
 
 
+@pytest.mark.long
 def test_streams_come_and_go_with_their_channels_and_their_causes(page: Page) -> None:
     assert page.text("#channels-note") == "No channel is followed."
     assert page.text("#ends-note") == "No stream has ended yet."
@@ -122,6 +123,7 @@ def test_streams_come_and_go_with_their_channels_and_their_causes(page: Page) ->
     wait_until(lambda: len(page.clients()) == 2, "it to go")
 
 
+@pytest.mark.long
 def test_a_text_of_a_client_stays_text(page: Page) -> None:
     client = follow(page.server, f"news/{EVIL}")
     wait_until(page.clients, "the stream")
@@ -211,6 +213,7 @@ def test_a_test_event_goes_to_the_channel_and_a_channel_and_a_key_are_cut(page: 
     sports.fin()
 
 
+@pytest.mark.long
 def test_two_thousand_streams_are_a_short_page(page: Page) -> None:
     paths = [f"room:{number % 60}/{number}" for number in range(2000)]
     clients: list[Client] = []
@@ -299,6 +302,7 @@ def test_it_is_as_wide_as_its_window_in_light_and_dark(page: Page) -> None:
         client.fin()
 
 
+@pytest.mark.long
 def test_the_picture_of_the_docs(page: Page) -> None:
     channels = Channels(page.server.env["EVENTS"])
     clients = follow(page.server, *(f"news/{n}" for n in range(5)), "sports/1", "sports/2")

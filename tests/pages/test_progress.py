@@ -150,6 +150,7 @@ def test_when_the_server_is_started_again_the_bar_misses_nothing(
     page.wait_for_the_end()
 
 
+@pytest.mark.long
 def test_a_job_that_is_run_by_hand_has_a_page_before_it_has_begun(
     driver: Any, two_workers: Server, env: dict[str, str]
 ) -> None:

@@ -78,7 +78,7 @@ def start(serve: Callable[..., Server], kind: str, graceful: float = GRACEFUL) -
     )
 
 
-@pytest.mark.long_except("SseWorker-15")
+@pytest.mark.long_except("SseWorker-SIGTERM")
 @pytest.mark.parametrize(
     ("kind", "how"),
     [

@@ -124,6 +124,7 @@ def test_a_read_only_disk_under_the_open_streams(disk: Disk, events: str) -> Non
         assert not (disk.path / "open" / "1.json").exists()
 
 
+@pytest.mark.long_except("full")
 @pytest.mark.parametrize("kind", ["full", "read-only"])
 def test_a_disk_under_the_numbers(kind: str, disk: Disk, events: str) -> None:
     disk.fill()

@@ -73,6 +73,7 @@ def test_every_worker_tells_of_all_and_no_counter_falls(server: Server) -> None:
     assert numbers(server)["closed_streams"] >= 4
 
 
+@pytest.mark.long
 def test_a_reload_tells_how_long_workers_took_to_end_their_streams(server: Server) -> None:
     clients = [Client(server.port).get(f"/quiet?key=d{number}") for number in range(STREAMS)]
     for client in clients:

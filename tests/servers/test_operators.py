@@ -97,6 +97,7 @@ def test_a_stranger_gets_nothing(server: Server) -> None:
         assert b"\r\nCache-Control: no-store, no-transform\r\n" in answer
 
 
+@pytest.mark.long_except("gevent")
 def test_one_look_tells_of_the_streams_and_the_ends_of_all_workers(server: Server) -> None:
     page = Page(server, "/follow")
     assert b"\r\nCache-Control: no-store, no-transform\r\n" in page.client.received
@@ -125,6 +126,7 @@ def test_one_look_tells_of_the_streams_and_the_ends_of_all_workers(server: Serve
     assert look["streams"]["rows"] == []
 
 
+@pytest.mark.long_except("gevent")
 def test_a_stream_of_each_worker_can_be_cut_and_no_other_is(server: Server) -> None:
     page = Page(server, "/follow")
     clients = opened_on_both(page)
@@ -145,6 +147,7 @@ def test_a_stream_of_each_worker_can_be_cut_and_no_other_is(server: Server) -> N
     assert page.post("cut", stream=rows[cut.pop()]["id"]) == 404
 
 
+@pytest.mark.long_except("SseWorker")
 def test_a_key_and_then_a_channel_are_cut_on_all_workers(server: Server) -> None:
     page = Page(server, "/follow")
     keyed = opened(server, [f"news/{number}?key=user:7" for number in range(STREAMS)])

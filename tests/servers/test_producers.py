@@ -154,7 +154,7 @@ BOTH = pytest.mark.parametrize(
 # -- a script: cron, a shell, a process that a view starts
 
 
-@pytest.mark.long_except("9")
+@pytest.mark.long_except("SIGKILL")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_script_that_a_signal_ends_is_lost(
     number: signal.Signals, env: dict[str, str], watch: Watch
@@ -237,6 +237,7 @@ def test_a_job_of_rq_is_done_or_failed(
         assert watched.end() == status
 
 
+@pytest.mark.long
 def test_a_job_of_rq_that_takes_too_long_has_failed(
     worker_of_rq: psutil.Process, queue: Any, watch: Watch
 ) -> None:
@@ -247,6 +248,7 @@ def test_a_job_of_rq_that_takes_too_long_has_failed(
     assert watched.end() == "failed"
 
 
+@pytest.mark.long
 def test_a_work_horse_that_is_killed_is_lost(
     worker_of_rq: psutil.Process, queue: Any, watch: Watch
 ) -> None:
@@ -272,6 +274,7 @@ def test_a_worker_of_rq_that_stops_lets_its_work_horse_end(
         worker.wait(60)
 
 
+@pytest.mark.long_except("SIGKILL")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_a_work_horse_outlives_its_worker(
     number: signal.Signals, env: dict[str, str], queue: Any, watch: Watch
@@ -323,6 +326,7 @@ def test_a_task_whose_process_is_killed_is_lost_and_the_worker_goes_on(
     assert watched.end() == "done"
 
 
+@pytest.mark.long
 def test_a_worker_of_celery_that_stops_lets_its_task_end(
     worker_of_celery: psutil.Process, watch: Watch
 ) -> None:

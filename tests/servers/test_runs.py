@@ -174,7 +174,7 @@ def test_a_watcher_that_vanishes_watches_no_more_and_holds_up_nobody(server: Ser
     assert status_of(server) == "stopped"
 
 
-@pytest.mark.long_except("gevent-async", "SseWorker-plain", "gthread-threads")
+@pytest.mark.long_except("SseWorker-plain")
 @pytest.mark.parametrize("source", ["plain", "async", "threads"])
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_worker_that_stops_lets_its_runs_end(
@@ -274,7 +274,7 @@ def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
     assert client.read_to_end().endswith(b"\r\n0\r\n\r\n")
 
 
-@pytest.mark.long_except("SseWorker", "gthread")
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_run_that_is_longer_than_the_grace_of_its_worker_is_lost(
     kind: str, serve: Serve, sqlite_url: str

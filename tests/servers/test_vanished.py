@@ -53,7 +53,7 @@ def is_gone_within(
     at_best(vanish, seconds)
 
 
-@pytest.mark.long_except("SseWorker", "gevent", "gthread")
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize(
     "kind",
     [

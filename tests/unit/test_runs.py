@@ -143,6 +143,7 @@ def test_of_threads_that_start_one_id_at_the_same_moment_one_starts_it(runs: Run
         until(lambda drawn=drawn: [list(each) for each in drawn] == [[]] * 4, "all to be closed")
 
 
+@pytest.mark.long_except("redis", "sqlite")
 def test_a_watcher_that_never_reads_holds_up_no_run(runs: Runs) -> None:
     """Its part of the run waits in the log, and it gets all of it once it reads."""
     source = Source(400)
@@ -207,6 +208,7 @@ def test_a_run_fails_beyond_its_bounds_and_its_log_line_names_them(
     assert f"\nValueError: the run 'answer' has more than {text}\n" in caplog.text
 
 
+@pytest.mark.long_except("redis", "sqlite")
 def test_a_run_is_kept_whole_whatever_its_channels_keep(make: Make) -> None:
     runs = Runs(make(history=5))
     # More than a channel keeps if nobody says how much.
@@ -251,6 +253,7 @@ def test_a_run_has_an_async_source(channels: Channels) -> None:
     assert runs.start(source(False), id="waits").status == "stopped"
 
 
+@pytest.mark.long_except("redis")
 def test_a_run_is_gone_after_its_ttl_and_its_ids_fit_no_later_run(channels: Channels) -> None:
     runs = Runs(channels, ttl=3)
     runs.start([{"data": 1}, {"data": 2}], id="answer")
@@ -277,6 +280,7 @@ def dead(channels: Channels, id: str = "answer", count: int = 3) -> Position:
     return begin
 
 
+@pytest.mark.long_except("redis", "sqlite")
 def test_who_watches_a_run_whose_producer_dies_is_told_within_5_s(channels: Channels) -> None:
     runs = Runs(channels)
     ids = (f"answer{number}" for number in itertools.count())
@@ -294,6 +298,7 @@ def test_who_watches_a_run_whose_producer_dies_is_told_within_5_s(channels: Chan
     at_best(death, 5)
 
 
+@pytest.mark.long_except("redis")
 def test_of_many_that_notice_a_dead_producer_one_ends_its_run(channels: Channels) -> None:
     dead(channels)
     until(lambda: RunLog(broker_of(channels), "answer").state().is_lapsed, "the lease to run out")
@@ -326,7 +331,7 @@ def test_a_producer_whose_run_was_ended_as_lost_adds_nothing(channels: Channels)
     assert runs.status("answer") == "lost"
 
 
-@pytest.mark.long_except("redis-greenlets", "sqlite-threads")
+@pytest.mark.long_except("redis-greenlets")
 @on_threads_and_greenlets
 def test_a_run_without_watchers_is_stopped_if_it_is_to_be(channels: Channels) -> None:
     runs = Runs(channels, cancel_after=3)
@@ -414,6 +419,7 @@ def test_whatever_a_source_raises_its_run_ends_and_others_go_on(
     ended(runs, following.id, "done")
 
 
+@pytest.mark.long_except("redis")
 def test_a_run_may_have_any_id_of_the_allowed_characters(runs: Runs, channels: Channels) -> None:
     ids = ["-", "@", ".", "..", "run:run", "a+b", "A:b_c.d@e-f", "x" * 80]
     app = app_of(runs)

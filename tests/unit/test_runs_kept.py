@@ -68,6 +68,7 @@ def test_what_needs_the_broker_says_that_it_is_away() -> None:
             call("answer")
 
 
+@pytest.mark.long_except("redis", "sqlite")
 def test_a_silent_run_is_kept_for_longer_than_its_ttl_and_the_age_of_a_history(
     make: Callable[..., Channels],
 ) -> None:

@@ -540,6 +540,7 @@ def test_a_greenlet_that_waits_lets_others_go_on(url: str, actor: Callable[..., 
     assert told["ticks"] >= MANY
 
 
+@pytest.mark.long_except("memory", "sqlite", "redis")
 def test_without_descriptors_it_says_so_and_goes_on_when_there_are_some(
     url: str, actor: Callable[..., Actor]
 ) -> None:

@@ -237,6 +237,7 @@ def test_a_smaller_history_frees_the_rest_in_small_transactions(
     assert rows == [(500, 2995)]
 
 
+@pytest.mark.long
 def test_what_is_old_is_freed_though_nothing_comes_and_nobody_asks(
     postgresql_url: str, opened: Open
 ) -> None:
@@ -252,6 +253,7 @@ def test_what_is_old_is_freed_though_nothing_comes_and_nobody_asks(
     waiter.result()
 
 
+@pytest.mark.long
 def test_an_expired_log_is_freed_though_nobody_asks(postgresql_url: str, opened: Open) -> None:
     broker = opened(postgresql_url)
     for n in range(30):

@@ -289,6 +289,7 @@ def test_a_follower_of_a_channel_whose_entries_are_all_too_old_gets_the_next_one
     end_all_of(channels)
 
 
+@pytest.mark.long
 def test_a_log_that_is_followed_lives_on_until_it_is_followed_no_more(
     redis_server: RedisServer,
     opened: Open,

@@ -359,6 +359,7 @@ def test_a_pubsub_channel_that_is_not_allowed_is_told_and_holds_up_no_other(
     assert "&ssestream:*" in told(caplog)[0]
 
 
+@pytest.mark.long
 def test_what_works_and_fails_in_turn_is_told_twice(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

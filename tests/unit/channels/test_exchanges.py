@@ -227,6 +227,7 @@ def piped(chunks: list[bytes]) -> SseStream:
     return stream
 
 
+@pytest.mark.long_except("<lambda>0", "<lambda>1")
 @pytest.mark.parametrize(
     "call",
     [

@@ -129,6 +129,7 @@ def test_a_block_may_leave_its_channel_open(channels: Channels) -> None:
     assert events_of(channel.history()) == [None, None, "failed"]
 
 
+@pytest.mark.long_except("redis", "sqlite")
 def test_the_terms_of_the_handle_hold_for_the_end(make: Make) -> None:
     channels = make(history=5)
     with channels.channel("job", history=20, ttl=2).producer() as job:

@@ -246,6 +246,7 @@ def test_a_broker_that_was_away_makes_nobody_leave(monkeypatch: pytest.MonkeyPat
     in_one_try(be_away)
 
 
+@pytest.mark.long
 def test_a_redis_that_restarts_empty_makes_nobody_leave(redis_server: RedisServer) -> None:
     names = (f"room{number}" for number in itertools.count())
 

@@ -110,6 +110,7 @@ def test_a_node_that_stands_still_is_found_by_the_doctor_first(start_redis: Star
     assert "has not found it to be down" in gone.seen
 
 
+@pytest.mark.long
 def test_slots_without_a_node_are_counted(start_redis: Start) -> None:
     nodes = make_cluster(start_redis, 2)
     for node in nodes:
@@ -123,6 +124,7 @@ def test_slots_without_a_node_are_counted(start_redis: Start) -> None:
     assert f"--cluster fix {at(nodes[0])}" in lacking.change
 
 
+@pytest.mark.long
 def test_a_slot_whose_move_has_stopped_half_way(start_redis: Start) -> None:
     nodes = make_cluster(start_redis, 2)
     with closing(nodes[0].client()) as client, closing(nodes[1].client()) as other:
@@ -131,6 +133,7 @@ def test_a_slot_whose_move_has_stopped_half_way(start_redis: Start) -> None:
     assert one(examine_redis(url_of(nodes[0])), "on their way").seen.endswith(": 93")
 
 
+@pytest.mark.long
 def test_an_account_that_one_node_does_not_know(start_redis: Start) -> None:
     nodes = make_cluster(start_redis, 2)
     rights = [*documented_rights(), "+cluster", "+ssubscribe", "+sunsubscribe", "+spublish"]
@@ -160,6 +163,7 @@ def test_the_rights_that_the_docs_give_are_enough_and_one_that_lacks_is_named(
     assert text.startswith(f"{at(nodes[1])}: the account lacks rights (XADD, SSUBSCRIBE)")
 
 
+@pytest.mark.long
 def test_a_replica_is_only_a_note(start_redis: Start) -> None:
     nodes = make_cluster(start_redis, 2)
     replica = start_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
@@ -195,6 +199,7 @@ def test_a_server_that_is_no_cluster_and_one_that_is_not_there(start_redis: Star
     assert any("refused" in each for each in seen(examine_redis(url_of(server))))
 
 
+@pytest.mark.long
 def test_a_node_is_asked_by_tls_as_the_url_says(
     start_redis: Start, certificate: tuple[str, str]
 ) -> None:

@@ -181,12 +181,14 @@ def test_one_sentinel_and_no_replica_are_notes(make: Callable[..., Group]) -> No
     assert notes == ["mine has 1 sentinel", f"the master {at(group.master)}: it has no replica"]
 
 
+@pytest.mark.long
 def test_a_url_with_one_of_three_sentinels(make: Callable[..., Group]) -> None:
     group = make()
     (note,) = seen(examine_redis(group.url(group.sentinels[1])), "note")
     assert note == "the URL names 1 of 3 sentinels"
 
 
+@pytest.mark.long
 def test_a_replica_that_is_behind_and_one_that_stands_still(make: Callable[..., Group]) -> None:
     group = make(1, 1)
     assert group.replica is not None
@@ -204,6 +206,7 @@ def test_a_replica_that_is_behind_and_one_that_stands_still(make: Callable[..., 
     )
 
 
+@pytest.mark.long
 def test_settings_of_the_replica_count_after_a_failover(make: Callable[..., Group]) -> None:
     group = make(1, 1)
     assert group.replica is not None
