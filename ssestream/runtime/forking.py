@@ -14,6 +14,7 @@ child is called a job here.
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -100,6 +101,10 @@ class _Process:
             with contextlib.suppress(AttributeError):  # a server that has stopped
                 for sock in server.sockets if hasattr(server, "sockets") else [server.socket]:
                     self.silence(sock)
+        # uWSGI makes this module in its own processes, and has bare descriptors. With its gevent
+        # loop, a job would go on to accept.
+        for fd in getattr(sys.modules.get("uwsgi"), "sockets", ()):
+            self._silence_descriptor(fd)
 
     def silence(self, sock: Any) -> None:
         """Called in the child of a fork: let nothing arrive at the copy of the parent's *sock*.
@@ -107,11 +112,14 @@ class _Process:
         A frame of a greenlet or thread that does not run here may hold the copy for ever. So the
         copy is not closed, but its descriptor becomes another socket.
         """
+        self._silence_descriptor(sock.fileno())
+
+    def _silence_descriptor(self, fd: int) -> None:
         with contextlib.suppress(OSError):  # no descriptors
-            if sock.fileno() >= 0:
+            if fd >= 0:
                 # Nothing ever arrives at this socket: its other end stays open and silent.
                 self._silence = self._silence or _socketpair()
-                os.dup2(self._silence[0].fileno(), sock.fileno(), inheritable=False)
+                os.dup2(self._silence[0].fileno(), fd, inheritable=False)
 
 
 process = _Process()

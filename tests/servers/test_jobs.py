@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -201,6 +202,23 @@ def test_it_ends_by_itself_when_it_is_done(server: Server, job: Start) -> None:
         assert server.wait_for(event="job over", pid=each)["open"] == 0
     assert ask(server, f"/terminate?pid={jobs[0]}")["code"] == 0
     get_more(client, 1)
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["SseWorker", "gevent", "gevent_pywsgi", "pywsgi", "uwsgi-gevent"],
+    indirect=True,
+    scope="module",
+)
+@pytest.mark.parametrize("path", ["job", "forked"])
+def test_it_answers_nobody(path: str, server: Server, job: Start) -> None:
+    opened(server, f"/quiet?key=answers-{path}").fin()
+    long = job(f"/{path}?seconds={LONG}")
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: ask(server, "/pid")["pid"], range(400)))
+    assert psutil.pid_exists(long)
+    assert len(set(answers)) == 1
+    assert long not in answers
 
 
 @WITH_UWSGI

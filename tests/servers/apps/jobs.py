@@ -84,6 +84,11 @@ def flood() -> Response:
     )
 
 
+@app.get("/pid")
+def pid() -> dict[str, int]:
+    return {"pid": os.getpid()}
+
+
 @app.get("/end")
 def end() -> dict[str, str]:
     streams[request.args["key"]].end({"data": "last"})
