@@ -42,6 +42,13 @@ AFTERWARDS
 """
 
 
+def skip_unless_permitted(command: list[str]) -> None:
+    """Skip the test unless *command* succeeds, which makes a network and what is needed in it."""
+    tools = all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip"))
+    if not tools or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("left out, as no network of its own is permitted here; the others try the same")
+
+
 def start_networks(
     client: str, cable: str = "", afterwards: str = "", **options: Any
 ) -> "subprocess.Popen[Any]":
@@ -50,11 +57,8 @@ def start_networks(
     *cable* is what is set on its end ``here``. *afterwards* is done when a line comes on standard
     input. *options* are `subprocess.Popen`'s. It skips the test where this is not permitted.
     """
-    tools = all(shutil.which(tool) for tool in ("unshare", "nsenter", "ip"))
     make = ["unshare", "--net", "--map-root-user", "bash", "-c"]
-    try_it = f"set -e\nip link add here type veth peer name there\n{cable}"
-    if not tools or subprocess.run([*make, try_it], capture_output=True).returncode:
-        pytest.skip("left out, as no network of its own is permitted here; the others try the same")
+    skip_unless_permitted([*make, f"set -e\nip link add here type veth peer name there\n{cable}"])
     script = _SCRIPT
     for name, text in (("CABLE", cable), ("CLIENT", client), ("AFTERWARDS", afterwards)):
         script = script.replace(f"\n{name}\n", f"\n{text}\n")

@@ -20,6 +20,8 @@ from tests.kit.servers import free_port, wait_until
 #: The database that each other one is a copy of.
 TEMPLATE = "migrated"
 
+LOOPBACK = "127.0.0.1"
+
 
 def programs_of_postgresql() -> Path | None:
     """The folder of PostgreSQL's programs, which are in nobody's PATH."""
@@ -39,9 +41,11 @@ class PostgresqlServer:
     """One server and its data, with the programs of the folder *programs*.
 
     The server keeps nothing over a crash of the machine, but all over the end of its processes.
+    It listens at *address*. With another one than the default, all clients are let in.
     """
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, address: str = LOOPBACK) -> None:
+        self.address = address
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="ssestream-postgresql-")
         # The server refuses to run as root.
@@ -53,6 +57,9 @@ class PostgresqlServer:
         self._numbers = itertools.count(1)
         self.process: subprocess.Popen[bytes] | None = None
         self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8")
+        if address != LOOPBACK:
+            with (Path(self._data) / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all all trust\n")
 
     def _run(self, program: str, *args: str) -> None:
         command = [str(self._programs / program), *args, "--no-sync", "--locale=C"]
@@ -62,7 +69,7 @@ class PostgresqlServer:
         """On the same port and the same data as before. A setting is ``name=value``."""
         given = ["fsync=off", "max_connections=200", "unix_socket_directories=", *settings]
         command = [str(self._programs / "postgres"), "-D", self._data, "-p", str(self.port)]
-        command += ["-h", "127.0.0.1", *(word for each in given for word in ("-c", each))]
+        command += ["-h", self.address, *(word for each in given for word in ("-c", each))]
         with (Path(self.folder) / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -89,7 +96,7 @@ class PostgresqlServer:
     # -- databases
 
     def url(self, database: str, user: str = "postgres") -> str:
-        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user}@{self.address}:{self.port}/{database}"
 
     def client(self, database: str) -> "psycopg.Connection[Any]":
         """For what a test asks or does behind the broker's back."""

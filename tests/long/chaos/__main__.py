@@ -95,6 +95,9 @@ class Chaos:
     #: Whether its Redis may lose the end of a log, which clients are told of as a gap.
     _may_lose = False
 
+    #: Where its PostgreSQL listens.
+    _address = "127.0.0.1"
+
     def _make_redis(self, executable: str | None) -> RedisServer:
         executable = executable or shutil.which("redis-server")
         assert executable is not None, "redis-server is not installed"
@@ -106,7 +109,7 @@ class Chaos:
 
         programs = programs_of_postgresql()
         assert programs is not None, "PostgreSQL is not installed"
-        server = PostgresqlServer(programs).start()
+        server = PostgresqlServer(programs, self._address).start()
         self._url = server.make_database()
         server.stop()
         return server

@@ -90,6 +90,8 @@ class Faults:
 class Hosts(Chaos):
     """The clients and publishers of the chaos, before several hosts."""
 
+    _address = HERE
+
     def _make_redis(self, executable: str | None) -> Any:
         bound = ("--bind", "127.0.0.1", HERE, "--protected-mode", "no")
         return RedisServer(executable or found_redis(), *bound, durable=True)
@@ -122,11 +124,10 @@ class FailingOver(Hosts):
 
 
 def main() -> int:
-    result = enter(sys.argv[1:])
-    if result is not None:
-        return result
+    enter("tests.long.hosts", sys.argv[1:])
     parser = argparse.ArgumentParser(prog="python -m tests.long.hosts")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--broker", choices=("redis", "postgresql"), default="redis")
     parser.add_argument("--sentinel", action="store_true", help="kill the master of Redis, too")
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument("--clients", type=int, default=60)
@@ -134,11 +135,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="for which things go wrong")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     given = parser.parse_args()
-    print(f"== {given.worker_class}, seed {given.seed}", flush=True)
+    if given.sentinel and given.broker != "redis":
+        parser.error("--sentinel is for Redis")
+    print(f"== {given.broker}, {given.worker_class}, seed {given.seed}", flush=True)
     Street.pave()
     kind = FailingOver if given.sentinel else Hosts
     chaos = kind(
-        "redis",
+        given.broker,
         given.seed,
         messages=given.messages,
         clients=given.clients,

@@ -20,6 +20,12 @@ HERE = "10.78.0.1"
 
 COUNT = 3
 
+#: What comes before a program that is to run in a network of its own. The user stays the same:
+#: PostgreSQL does not run as root, and root starts it as another user.
+UNSHARE = ("unshare", "--net")
+if os.geteuid() != 0:
+    UNSHARE += ("--map-current-user", "--keep-caps")
+
 #: Seconds after which the nginx of the street gives up a silent host. The streams' heartbeats
 #: come each second.
 SILENCE = 5
@@ -28,12 +34,12 @@ SILENCE = 5
 REACHED = 2
 
 
-def enter(argv: list[str]) -> int | None:
-    """Run this program again in a network of its own. None if it runs in one already."""
-    if "--inside" in argv:
-        return None
-    command = ["unshare", "--net", "--map-root-user", sys.executable, "-m", "tests.long.hosts"]
-    return subprocess.run([*command, "--inside", *argv], cwd=ROOT, check=False).returncode
+def enter(module: str, argv: list[str]) -> None:
+    """Begin the program *module* again in a network of its own, unless it runs in one already."""
+    if "--inside" not in argv:
+        os.chdir(ROOT)
+        command = [*UNSHARE, sys.executable, "-m", module, "--inside", *argv]
+        os.execvp(command[0], command)
 
 
 def _ip(*words: str, of: int | None = None) -> None:
@@ -43,14 +49,17 @@ def _ip(*words: str, of: int | None = None) -> None:
 
 
 class Host:
-    """One host: a network with a cable to the street, and a gunicorn in it."""
+    """One host: a network with a cable to the street, and a gunicorn with *workers* in it."""
 
-    def __init__(self, number: int, worker_class: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, number: int, worker_class: str, config: dict[str, Any], workers: int
+    ) -> None:
         self.address = f"10.78.0.{10 + number}"
         self.is_cut = False
         self._cable = f"host{number}"
         self._worker_class = worker_class
         self._config = config
+        self._workers = workers
         self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 - closed by stop()
         self._text = b""
         self.process: subprocess.Popen[bytes] | None = None
@@ -73,13 +82,10 @@ class Host:
         _ip("link", "set", "out", "up", of=pid)
         worker = self._worker_class
         worker = "ssestream.gunicorn.SseWorker" if worker == "SseWorker" else worker
-        gunicorn = [sys.executable, "-m", "gunicorn", "-k", worker, "--workers", "2"]
+        gunicorn = [sys.executable, "-m", "gunicorn", "-k", worker, "--workers", str(self._workers)]
         gunicorn += ["-b", f"{self.address}:8000", "-c", "tests/servers/apps/reload.conf.py"]
         self.process = subprocess.Popen(
-            [
-                *("nsenter", f"--net=/proc/{pid}/ns/net"),
-                *(*gunicorn, *NO_CONTROL_SOCKET, "tests.servers.apps.channels:app"),
-            ],
+            self.inside(*gunicorn, *NO_CONTROL_SOCKET, "tests.servers.apps.channels:app"),
             cwd=ROOT,
             env={
                 "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -92,7 +98,13 @@ class Host:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        wait_until(lambda: self.log().count("Booting worker") == 2, f"{self.address} to serve")
+        wait_until(
+            lambda: self.log().count("Booting worker") == self._workers, f"{self.address} to serve"
+        )
+
+    def inside(self, *command: str) -> list[str]:
+        """*command*, to be run in the network of this host."""
+        return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", *command]
 
     def cut_off(self) -> None:
         """Pull the cable: nobody is told that the host is gone."""
@@ -109,7 +121,9 @@ class Host:
         assert self.process is not None
         before = self.log().count("Booting worker")
         self.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: self.log().count("Booting worker") >= before + 2, "the new workers")
+        wait_until(
+            lambda: self.log().count("Booting worker") >= before + self._workers, "the new workers"
+        )
 
     def log(self) -> str:
         if not self._log.closed:
@@ -123,6 +137,8 @@ class Host:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        # The kernel takes the cable away, too, but later: another host may need its name.
+        subprocess.run(["ip", "link", "delete", self._cable], capture_output=True, check=False)
         self.log()
         self._log.close()
 
@@ -130,10 +146,12 @@ class Host:
 class Street:
     """All hosts, and nginx in front of them on 127.0.0.1. It stands for one server in the tests."""
 
-    def __init__(self, worker_class: str, config: dict[str, Any]) -> None:
-        self.hosts = [Host(number, worker_class, config) for number in range(COUNT)]
+    def __init__(
+        self, worker_class: str, config: dict[str, Any], count: int = COUNT, workers: int = 2
+    ) -> None:
+        self.hosts = [Host(number, worker_class, config, workers) for number in range(count)]
         self.port = free_port()
-        self._nginx: subprocess.Popen[bytes] | None = None
+        self.nginx: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.mkdtemp(prefix="ssestream-hosts-")
 
     @staticmethod
@@ -170,7 +188,7 @@ class Street:
         )
         (folder / "nginx.conf").write_text(text)
         with (folder / "nginx.log").open("ab") as log:
-            self._nginx = subprocess.Popen(
+            self.nginx = subprocess.Popen(
                 [shutil.which("nginx") or "/usr/sbin/nginx", "-p", folder, "-c", "nginx.conf"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -187,9 +205,11 @@ class Street:
         return [event for event in found if all(event.get(k) == v for k, v in match.items())]
 
     def stop(self) -> None:
-        if self._nginx is not None:
-            self._nginx.terminate()
-            self._nginx.wait()
+        if self.nginx is not None:
+            self.nginx.terminate()
+            self.nginx.wait()
         for host in self.hosts:
             host.stop()
+        # Another host may get the address of one of these.
+        _ip("neighbour", "flush", "dev", "street")
         shutil.rmtree(self._folder, ignore_errors=True)
