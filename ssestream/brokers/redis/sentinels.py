@@ -11,6 +11,8 @@ from ...runtime.clock import clock
 #: Seconds for which a sentinel that has not answered is not asked, while others answer.
 SILENT = 10.0
 
+_ADDRESS = "SENTINEL GET-MASTER-ADDR-BY-NAME"
+
 
 class NewestSentinels(Sentinel):
     """Sentinels, of which one may not have heard of the last failover yet.
@@ -44,7 +46,8 @@ class NewestSentinels(Sentinel):
         for sentinel, state in states:
             if state["config-epoch"] == newest:
                 # During a failover this is the next master, and the state is of the one before.
-                found = sentinel.sentinel_get_master_addr_by_name(service_name)
+                # The method of redis-py 6 for this command fails.
+                found = sentinel.execute_command(_ADDRESS, service_name)
                 if found is not None:
                     address = (str(found[0], "ascii"), int(found[1]))
                     is_before = address == (state["ip"], state["port"])
