@@ -2,6 +2,7 @@
 
 import random
 import signal
+import socket
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.kit.networks import skip_unless_permitted
 from tests.kit.servers import ROOT
+from tests.long.hosts.audience import Break, Client
 from tests.long.hosts.street import UNSHARE
 
 #: What a street is made of. Not every kernel that has networks of their own has bridges.
@@ -41,3 +43,38 @@ def test_three_hosts_that_are_cut_off_and_reloaded_lose_nothing(
         program.wait()
     assert program.returncode == 0, said
     assert said.endswith("== every client has every message once and in order\n")
+
+
+def message(number: int, id: str) -> bytes:
+    return f"id: {id}\ndata: {number} 1.5 ...\n\n".encode()
+
+
+def test_a_client_that_measures_sees_what_it_lacks_and_what_it_has_twice() -> None:
+    client = Client("news")
+    head = b"HTTP/1.1 200 OK\r\nX-Worker: 7\r\n\r\n"
+    whole = head + message(1, "a") + message(2, "b")
+    assert sum(client.feed(whole[at : at + 1], 2.0) for at in range(len(whole))) == 2
+    assert (client.worker, client.missing(2), client.doubles) == (7, 0, 0)
+    client.feed(message(4, "d") + message(4, "d"), 3.0)
+    assert (client.missing(4), client.missing(5), client.doubles) == (1, 2, 1)
+    assert client.is_in_order
+    client.feed(message(3, "c"), 4.0)
+    assert client.missing(4) == 0
+    assert not client.is_in_order
+    client.feed(b"event: gap\ndata: news\n\n", 5.0)
+    assert client.gaps == 1
+
+
+def test_a_client_that_measures_knows_how_long_it_has_no_stream() -> None:
+    here, there = socket.socketpair()
+    client = Client("news")
+    client.sock = here
+    with there:
+        client.feed(b"HTTP/1.1 200 OK\r\nX-Worker: 7\r\n\r\nretry: 250\n\n", 2.0)
+        assert client.lose(3.0) == 0.25
+    # nginx answers while no host does.
+    client.sock = here
+    client.feed(b"HTTP/1.1 200 OK\r\n\r\nretry: 4000\n\n", 4.0)
+    assert client.lose(4.5) == 4.0
+    client.feed(b"HTTP/1.1 200 OK\r\nX-Worker: 9\r\n\r\n", 8.5)
+    assert client.breaks == [Break(began=3.0, ended=8.5, before=7, after=9)]

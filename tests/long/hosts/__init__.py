@@ -9,6 +9,8 @@ The broker is one Redis; with ``--broker postgresql`` it is one PostgreSQL. With
 Redis has two replicas and three sentinels. Its master is killed under load, and a replica takes
 over.
 
-It needs the rights to make networks, and Debian's nginx-light, iproute2, redis-server and
+``python -m tests.long.hosts.figures`` measures the same hosts, for docs/scaling.rst.
+
+Both need the rights to make networks, and Debian's nginx-light, iproute2, redis-server and
 postgresql.
 """

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import time
 from typing import Any
 
 from tests.kit.redis_server import RedisServer
@@ -36,6 +37,8 @@ class RedisTrio:
         self._sentinels = [
             RedisServer(executable, "--sentinel", *bound, configuration=rules) for _ in range(3)
         ]
+        #: When the last master was killed, by the clock that all processes share.
+        self.killed_at = 0.0
         hosts = ",".join(f"{HERE}:{each.port}" for each in self._sentinels)
         self.url = f"redis+sentinel://{hosts}/street/0"
 
@@ -49,6 +52,7 @@ class RedisTrio:
         port = self._master()
         master = next(each for each in self._servers if each.port == port)
         master.kill()
+        self.killed_at = time.monotonic()
         wait_until(lambda: self._master() != port, "another master", PATIENCE)
         master.start()
         self._wait_until_whole()
