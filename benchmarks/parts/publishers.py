@@ -22,8 +22,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from flask import Flask, request
+from gevent import monkey
 
 from ssestream import Channels, ServerResponse, SseStream
 
@@ -62,22 +64,32 @@ def names(first: int, count: int) -> list[str]:
 # The code of one publisher: a process of its own.
 
 
-def publish(url: str, count: int, seconds: float, rate: float) -> None:
-    """Publish for so many *seconds*, *rate* messages a second, or as fast as it goes with 0."""
+def publish(url: str, count: int, seconds: float, rate: float, writers: int) -> None:
+    """Let so many *writers* publish for so many *seconds*.
+
+    They publish *rate* messages a second together, or as fast as it goes with 0.
+    """
     mine = Channels(url)
     them = names(0, count)
     rest = "x" * SIZE
-    mine.publish(them[0], {"data": "0 "})
+    for name in them:
+        mine.publish(name, {"data": "0 "})
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
     began = time.monotonic()
-    done = 0
-    while time.monotonic() < began + seconds:
-        if rate:
-            time.sleep(max(0.0, began + done / rate - time.monotonic()))
-        mine.publish(random.choice(them), {"data": f"{time.monotonic()} {rest}"})
-        done += 1
+
+    def write() -> int:
+        done = 0
+        while time.monotonic() < began + seconds:
+            if rate:
+                time.sleep(max(0.0, began + done * writers / rate - time.monotonic()))
+            mine.publish(random.choice(them), {"data": f"{time.monotonic()} {rest}"})
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(writers) as threads:
+        done = sum(each.result() for each in [threads.submit(write) for _ in range(writers)])
     sys.stdout.write(f"{done} {time.monotonic() - began}\n")
     mine.close()
 
@@ -87,7 +99,7 @@ class Publishers:
 
     def __init__(self, options: argparse.Namespace, rate: float) -> None:
         words = [options.url, str(options.channels), str(options.seconds)]
-        words.append(str(rate / options.processes))
+        words += [str(rate / options.processes), str(options.writers), options.waits]
         self._processes = [
             subprocess.Popen(
                 [sys.executable, "-m", MODULE, "--publisher", *words],
@@ -149,12 +161,16 @@ def ages_at(clients: list[socket.socket], seconds: float) -> Iterator[float]:
 
 def main() -> None:
     if sys.argv[1:2] == ["--publisher"]:
-        url, count, seconds, rate = sys.argv[2:]
-        publish(url, int(count), float(seconds), float(rate))
+        url, count, seconds, rate, writers, kind = sys.argv[2:]
+        if kind == "greenlets":
+            monkey.patch_all()
+        publish(url, int(count), float(seconds), float(rate), int(writers))
         return
     parser = kit.parser(MODULE, __doc__)
     parser.add_argument("url", metavar="URL")
     parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--writers", type=int, default=1, help="of each process, at once")
+    parser.add_argument("--waits", choices=("greenlets", "threads"), default="greenlets")
     parser.add_argument("--channels", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=500.0, help="in all, for the latency")

@@ -6,6 +6,17 @@ CREATE FUNCTION ssestream.is_due(c ssestream.channels) RETURNS boolean
     LANGUAGE sql IMMUTABLE AS
     'SELECT c.last - c.first >= c.history + 16 OR c.age IS NOT NULL';
 
+-- Remove a few entries of the log *c*, whose row the caller has locked.
+CREATE FUNCTION ssestream.cut(c ssestream.channels) RETURNS void
+    LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    oldest bigint := ssestream.cut_off(c, 32);
+BEGIN
+    IF oldest <> c.first THEN
+        UPDATE ssestream.channels x SET first = oldest WHERE x.id = c.id;
+    END IF;
+END $$;
+
 -- Append *a_frame* to the log of *a_name*. *a_log* is the identity of the log if it is made now.
 -- The first 6 digits of *a_token* are the check of the entry. *a_again* tells that an earlier try
 -- with this token may have taken effect. *a_patience* is the time in which a lock must be free.
@@ -21,7 +32,6 @@ DECLARE
     c ssestream.channels;
     t double precision;
     is_new boolean := false;
-    oldest bigint;
     end_frame bytea := decode(a_terms->>'end', 'base64');
 BEGIN
     IF a_patience IS NOT NULL THEN
@@ -42,10 +52,7 @@ BEGIN
             INSERT INTO ssestream.events VALUES (c.id, c.last, c.at,
                 c.messages + a_is_control::integer, c.token, a_frame);
             IF ssestream.is_due(c) THEN
-                oldest := ssestream.cut_off(c, 32);
-                IF oldest <> c.first THEN
-                    UPDATE ssestream.channels x SET first = oldest WHERE x.id = c.id;
-                END IF;
+                PERFORM ssestream.cut(c);
             END IF;
             outcome := 'stored'; o_log := c.log; o_number := c.last;
             o_history := c.history; o_age := c.age;

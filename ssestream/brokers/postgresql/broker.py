@@ -1,10 +1,11 @@
 """`PostgresqlBroker`: the contract of a broker, kept with one PostgreSQL database."""
 
 import contextlib
+import functools
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ...runtime.clock import clock
@@ -24,13 +25,14 @@ from ..followed import FollowedLogs
 from ..waker import PollableWaker
 from . import logs
 from .deletion import Broom, sweep_all, trim_all
-from .errors import explained, may_pass, state_of
+from .errors import UNDONE, explained, may_pass, state_of
+from .group_commit import ALONE, GroupCommit
 from .held import Held
 from .listener import LOOK, Listener
 from .migration import ANSWER, open_connection
 from .pool import Pool
 from .psycopg import Connection
-from .target import parse
+from .target import Target, parse
 from .transaction import fetch_within
 
 _T = TypeVar("_T")
@@ -45,10 +47,6 @@ AWAY = 1.0
 
 #: Seconds between two tries.
 PAUSE = 0.05
-
-#: The SQLSTATEs of errors with which the server has undone the call: a lock that was not free, a
-#: deadlock, and a transaction that cannot be put in a row with others. Another try is a first try.
-UNDONE = ("55P03", "40P01", "40001")
 
 #: Words of the server about a write, for `PostgresqlBroker.ping`. It changes no row.
 _PING = "UPDATE ssestream.channels SET last = last WHERE false"
@@ -94,6 +92,9 @@ class PostgresqlBroker:
         target = self._target
         self._pool = Pool(lambda: open_connection(target), target.connections, self.lock)
         self._held.begin(self._pool)
+        # A locked channel may hold up a line and each append that is alone. The others go on.
+        alone = max(1, min(ALONE, target.connections - 2))
+        self.group = GroupCommit(functools.partial(_send, target, self._pool), alone, self.lock)
         self._waker: PollableWaker | None = None
         self._woken = False
         # How often `close` was called.
@@ -103,7 +104,7 @@ class PostgresqlBroker:
 
     def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
         wanted = self._append(channel, frame, terms)
-        position, bounds = self._try(lambda db, again: logs.append(db, wanted, again), channel)
+        position, bounds = self._store(wanted)
         if not self._warned:
             self._warned = bounds.warn_of(wanted.asked, channel)
         self._sweep_sometimes()
@@ -121,6 +122,27 @@ class PostgresqlBroker:
         with explained(self._target, channel):
             row = fetch_within(connection, logs.APPEND, wanted.parameters())
         return wanted.taken(row)[0]
+
+    def _store(self, wanted: logs.Append) -> tuple[Position, Bounds]:
+        group, deadline, again = self.group, clock.real() + TRYING, False
+        if wanted.terms is PLAIN:
+            if group.begin_alone():
+                try:
+                    return self._store_alone(wanted, deadline, again)
+                finally:
+                    group.end_alone()
+            call = group.store(wanted, deadline)
+            if call.result is not None:
+                return call.result
+            again = call.is_in_doubt
+        return self._store_alone(wanted, deadline, again)
+
+    def _store_alone(
+        self, wanted: logs.Append, deadline: float, again: bool
+    ) -> tuple[Position, Bounds]:
+        return self._try(
+            lambda db, again: logs.append(db, wanted, again), wanted.channel, deadline, again
+        )
 
     def _append(self, channel: str, frame: bytes, terms: Terms) -> logs.Append:
         asked = terms.bounds or self._asked
@@ -152,10 +174,13 @@ class PostgresqlBroker:
         self._try(do, channel)
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
-        patience = 0 if clock.real() < self._tried_once_until else TRYING
+        now = clock.real()
+        patience = 0 if now < self._tried_once_until else TRYING
         try:
             piece = self._try(
-                lambda db, again: logs.read(db, channel, after, limit, max_bytes), channel, patience
+                lambda db, again: logs.read(db, channel, after, limit, max_bytes),
+                channel,
+                now + patience,
             )
         except BrokerError as error:
             if patience and may_pass(error.__cause__):
@@ -231,14 +256,19 @@ class PostgresqlBroker:
     # -- calls of the server
 
     def _try(
-        self, call: Callable[[Connection, bool], _T], channel: str, patience: float = TRYING
+        self,
+        call: Callable[[Connection, bool], _T],
+        channel: str,
+        deadline: float | None = None,
+        again: bool = False,
     ) -> _T:
         """Do *call* with a connection, and return its result.
 
-        Waits up to *patience* seconds for a free connection. In this time, also does *call* again
-        after an error that may pass. *call* is told whether an earlier try may have taken effect.
+        Waits until *deadline* for a free connection, by default for `TRYING` seconds. Until then,
+        also does *call* again after an error that may pass. *call* is told whether an earlier try
+        may have taken effect, as with *again*.
         """
-        deadline, again = clock.real() + patience, False
+        deadline = clock.real() + TRYING if deadline is None else deadline
         while True:
             try:
                 with explained(self._target, channel), self._pool.turn(deadline, ANSWER) as db:
@@ -274,6 +304,14 @@ class PostgresqlBroker:
         self._held.forked()
         self._followed = FollowedLogs()
         self._begin()
+
+
+def _send(
+    target: Target, pool: Pool, wanted: Sequence[logs.Append], deadline: float, waits: bool
+) -> list[logs.Outcome]:
+    """Store a batch (see `group_commit.Send`)."""
+    with explained(target), pool.turn(deadline, ANSWER) as db:
+        return logs.append_all(db, wanted, waits)
 
 
 _brokers: weakref.WeakSet[PostgresqlBroker] = weakref.WeakSet()

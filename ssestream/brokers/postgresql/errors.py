@@ -35,6 +35,10 @@ CURES = {
 #: transaction that has met another one, resources, a lock, an operator, the system.
 PASSING = ("08", "40", "53", "55", "57", "58", "25006")
 
+#: The SQLSTATEs of errors with which the server has undone the call: a lock that was not free, a
+#: deadlock, and a transaction that cannot be put in a row with others. Another try is a first try.
+UNDONE = ("55P03", "40P01", "40001")
+
 #: Damage of single rows, and what this package's own functions say of it.
 _OF_CHANNEL = ("XX001", "XX002", "22")
 

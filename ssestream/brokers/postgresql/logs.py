@@ -33,6 +33,11 @@ _COMMON = "%s, %b, %s, %s::bigint, %s::double precision, %s, %s, "
 
 _PUBLISH = f"CALL ssestream.publish({_COMMON} %s, '{PATIENCE}', %s, NULL, NULL, NULL, NULL, NULL)"
 
+_PUBLISH_ALL = (
+    "CALL ssestream.publish_all(%s::text[], %b::bytea[], %s::boolean[], %s::bigint[],"
+    " %s::double precision[], %s::text[], %s, NULL, NULL, NULL, NULL, NULL)"
+)
+
 #: The same as a part of another transaction, which may wait for locks as long as it likes.
 APPEND = f"SELECT * FROM ssestream.append({_COMMON} false, NULL, true, %s)"
 
@@ -98,6 +103,35 @@ class Append(NamedTuple):
         if outcome == "ended":
             raise ChannelEnded(self.channel)
         return Position(log, number, self.token[:CHECK_LENGTH]), Bounds(history, age)
+
+
+class Outcome(NamedTuple):
+    """What has become of one append of a batch."""
+
+    #: The position of the entry and the bounds of its log; None if the entry is not stored.
+    result: tuple[Position, Bounds] | None
+    #: Whether another transaction has locked the channel.
+    is_locked: bool = False
+
+
+def append_all(db: Connection, wanted: Sequence[Append], waits: bool) -> list[Outcome]:
+    """Store all of *wanted* that have no terms and go to a usual log, in one transaction.
+
+    With *waits*, all are of one channel, and the call waits for the lock on the channel.
+    """
+    columns = [
+        [each.channel for each in wanted],
+        [each.frame for each in wanted],
+        [each.frame.startswith(CONTROL) for each in wanted],
+        [each.asked.history for each in wanted],
+        [each.asked.age for each in wanted],
+        [each.token for each in wanted],
+    ]
+    row = db.execute(_PUBLISH_ALL, (*columns, PATIENCE if waits else None)).fetchone()
+    return [
+        Outcome(each.taken(found) if found[0] == "stored" else None, found[0] == "locked")
+        for each, *found in zip(wanted, *row, strict=True)
+    ]
 
 
 def append(db: Connection, wanted: Append, again: bool) -> tuple[Position, Bounds]:

@@ -10,7 +10,7 @@ from .target import Target, parse
 VERSION = 1
 
 #: These files, in their order.
-FILES = ("tables", "removal", "append", "read")
+FILES = ("tables", "removal", "append", "batch", "read")
 
 #: Seconds in which the tables must be made. Other sessions may have locked them.
 MAKING = 60.0
