@@ -53,15 +53,15 @@ class GroupCommit:
         self._may_be_alone = alone
         self._lock = lock
         self._process = os.getpid()
-        self._alone = 0
+        self._alone = self._in_lines = 0
         self._main = Line()
         self._of_channels: dict[str, Line] = {}
 
     @property
-    def waiting(self) -> int:
-        """The number of the appends that wait until a batch takes them."""
+    def under_way(self) -> int:
+        """The number of the appends that have begun, and have no outcome yet."""
         with self._lock:
-            return sum(len(each.waiting) for each in (self._main, *self._of_channels.values()))
+            return self._alone + self._in_lines
 
     def begin_alone(self) -> bool:
         """Whether the caller may append alone. Then it calls `end_alone` afterwards."""
@@ -79,6 +79,7 @@ class GroupCommit:
         call = Call(wanted, deadline, self._main)
         try:
             with self._lock:
+                self._in_lines += 1
                 self._of_channels.get(wanted.channel, self._main).join(call)
             # A child has copies of the calls of its parent, which sleep for ever.
             while call.phase is not Phase.OVER or not self._is_mine:
@@ -91,6 +92,9 @@ class GroupCommit:
             with self._lock:
                 self._leave(call)
             raise
+        finally:
+            with self._lock:
+                self._in_lines -= 1
         if call.error is not None and call.result is None and call.is_late:
             # The callers of a batch do not share one error object.
             raise BrokerError(str(call.error), lasting=call.error.lasting) from call.error.__cause__
