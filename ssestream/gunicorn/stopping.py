@@ -21,6 +21,8 @@ from typing import Any
 
 import gevent
 from gevent import monkey
+from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import ThreadWorker
 
 from ..http.registry import drain, registry
 from ..runtime.clock import clock
@@ -97,7 +99,7 @@ class Stopping:
         if self.is_quick:  # a terminal sends the signal, and then gunicorn's master does, too
             return
         if not registry.has_open:
-            self._worker.handle_quit(number, frame)
+            self._quit_now(number, frame)
         else:
             self.is_quick = True
             if self._in_greenlets:
@@ -108,7 +110,20 @@ class Stopping:
                 self.begin()
             else:
                 self._end_streams()
-                self._worker.handle_quit(number, frame)
+                self._quit_now(number, frame)
+
+    def _quit_now(self, number: int, frame: Any) -> None:
+        """Do what the worker's class does at SIGQUIT."""
+        worker = self._worker
+        if type(worker).handle_quit is ThreadWorker.handle_quit:
+            # The worker would also shut down its pool of threads here. It would wait for ever for
+            # a lock of the pool if the signal has interrupted the pool. Another thread gets the
+            # lock as soon as the exit ends the interrupted code.
+            with contextlib.suppress(*NO_THREAD):
+                start_thread(worker.tpool.shutdown, (False,))
+            Worker.handle_quit(worker, number, frame)
+        else:
+            worker.handle_quit(number, frame)
 
     def _end_streams(self) -> None:
         """End the streams of a worker with threads, while its process can still start threads.

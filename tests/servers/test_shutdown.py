@@ -127,6 +127,24 @@ def test_a_worker_with_open_streams_stops_soon(
     at_best(stop, SOON)
 
 
+@pytest.mark.parametrize("opened", [0, 3])
+def test_one_that_is_interrupted_while_it_begins_a_thread_stops_too(
+    opened: int, serve: Callable[..., Server]
+) -> None:
+    conf = str(ROOT / "tests" / "servers" / "apps" / "interrupted.conf.py")
+    # A worker that is silent for the time of --timeout is ended by gunicorn's master.
+    args = ("-c", conf, *GRACEFUL, "--timeout", "200")
+    env = {"INTERRUPTED_AT": str(opened)}
+    server = serve("gthread", "tests.servers.apps.app:app", args=args, env=env)
+    pid = server.worker_pid()
+    clients = streams(server, opened)
+    interrupting = Client(server.port).get("/quiet?key=last")
+    gone_after(pid, time.monotonic())
+    interrupting.fin()
+    if clients:
+        ended_cleanly(server, clients)
+
+
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_so_does_one_with_hundreds(kind: str, serve: Callable[..., Server]) -> None:
     worker_class, args = WORKERS[kind]
