@@ -33,14 +33,12 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
     return result
 
 
-def wait_for_the_streams_of_others() -> None:
-    """Wait until no stream of an earlier test is open in this process."""
-
-    def none_is_open() -> bool:
-        gc.collect()  # some tests drop a stream and do not close it
-        return not registry.has_open
-
-    until(none_is_open, "the end of all streams")
+def end_the_streams_of_others() -> None:
+    """End the streams that earlier tests have left open in this process."""
+    gc.collect()  # some tests drop a stream and do not close it
+    for stream in registry.streams():
+        stream.cut("client")
+    until(lambda: not registry.has_open, "the end of all streams")
 
 
 def in_greenlet() -> bool:

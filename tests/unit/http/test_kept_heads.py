@@ -28,7 +28,8 @@ def test_the_head_of_one_stream_is_no_other_s() -> None:
         return res
 
     def head_of(name: str, host: str = "localhost") -> dict[str, str]:
-        return dict(app.test_client().get(f"/{name}", base_url=f"http://{host}/").headers)
+        with app.test_client().get(f"/{name}", base_url=f"http://{host}/") as answer:
+            return dict(answer.headers)
 
     plain = head_of("plain")
     assert head_of("plain") == plain
@@ -65,7 +66,8 @@ def test_an_app_s_own_idea_of_a_head_is_asked_each_time() -> None:
         return ended(ServerResponse(headers={"Content-Type": "text/event-stream"}))
 
     for path in ("/a", "/b", "/a"):
-        assert app.test_client().get(path).headers["X-Path"] == path
+        with app.test_client().get(path) as answer:
+            assert answer.headers["X-Path"] == path
 
     # Another app of the same process has none of it, whose streams have the same head else.
     other = Flask(__name__)

@@ -12,7 +12,7 @@ from ssestream import Channels, ServerResponse, SseStream, operators
 from ssestream.operators.files import digest_of
 from ssestream.operators.views import LARGEST
 from ssestream.top import OpenStreams
-from tests.kit.visit import Visit, until, wait_for_the_streams_of_others
+from tests.kit.visit import Visit, end_the_streams_of_others, until
 
 POSTS = {
     "publish": {"channel": "news", "event": "", "data": "hello"},
@@ -29,7 +29,7 @@ SAME_SITE = {"Sec-Fetch-Site": "same-site", "Origin": "https://evil.localhost"}
 
 @pytest.fixture(autouse=True)
 def nobody_else() -> None:
-    wait_for_the_streams_of_others()
+    end_the_streams_of_others()
 
 
 class Room:

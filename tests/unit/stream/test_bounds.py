@@ -95,6 +95,7 @@ def test_one_of_nobody_in_particular_waits_for_its_first_client() -> None:
     outgoing.body_of(message).open(Connection(), settings_of(stream))
     frames = next(outgoing.body_of(message))
     assert [f"id: {number}\n".encode() in frames for number in (14, 15, 24)] == [False, True, True]
+    outgoing.body_of(message).close()
 
 
 def test_so_it_does_after_all_its_clients_were_cut() -> None:
