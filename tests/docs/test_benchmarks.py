@@ -284,7 +284,7 @@ def test_a_part_runs(part: str, options: list[str]) -> None:
     assert {package for *_, package in figures} == {str(package_in(ROOT))}
 
 
-@pytest.mark.long_except("redis")
+@pytest.mark.long
 @pytest.mark.server
 def test_the_part_with_several_publishers_runs(shared_url: str) -> None:
     command = [sys.executable, "-m", "benchmarks.parts.publishers", "--json", shared_url]

@@ -171,6 +171,7 @@ COMING_BACK = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_each_client_that_comes_back_takes_the_last_retry_and_htmx_4_not_the_first(
     server: Server, chromium: tuple[str, str], tmp_path: Path

@@ -257,6 +257,7 @@ def test_a_pause_holds_the_page_still(page: Page) -> None:
     client.fin()
 
 
+@pytest.mark.long
 def test_it_goes_on_after_a_kill_and_stops_for_somebody_who_is_no_operator_any_more(
     driver: Any, server: Server, env: dict[str, str], serve: Callable[..., Server]
 ) -> None:

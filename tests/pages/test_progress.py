@@ -87,6 +87,7 @@ def start_a_job(driver: Any, server: Server) -> Page:
     return Page(driver)
 
 
+@pytest.mark.long
 def test_the_bar_moves_and_goes_on_after_a_reload_in_the_middle(
     driver: Any, two_workers: Server
 ) -> None:

@@ -427,6 +427,7 @@ def test_a_leader_that_says_nothing_any_more_is_replaced_and_follows(
     late.close()
 
 
+@pytest.mark.long
 def test_a_leader_that_falls_silent_is_replaced_though_no_tab_joins(
     site: Callable[..., Site],
 ) -> None:

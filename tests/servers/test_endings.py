@@ -177,6 +177,7 @@ def test_a_worker_for_one_request_at_a_time_keeps_to_it_as_well(
     gone_after(pid, began)
 
 
+@pytest.mark.long_except("SseWorker", "gevent")
 @pytest.mark.parametrize("kind", WORKERS)
 def test_a_worker_that_is_to_end_at_once_lets_no_answer_finish(
     kind: str, serve: Callable[..., Server]

@@ -193,6 +193,7 @@ def test_no_signal_is_lost_that_comes_while_it_is_forked(server: Server) -> None
     get_more(client, 1)
 
 
+@pytest.mark.long_except("SseWorker")
 @WITH_UWSGI
 def test_it_ends_by_itself_when_it_is_done(server: Server, job: Start) -> None:
     client = opened(server, "/timer?key=done")

@@ -341,7 +341,7 @@ def test_a_worker_of_celery_that_stops_lets_its_task_end(
 # -- the web server
 
 
-@pytest.mark.long_except("SseWorker-greenlet-killed-redis", "gthread-thread-reloaded-redis")
+@pytest.mark.long_except("SseWorker-greenlet-killed-redis")
 @BOTH
 @pytest.mark.parametrize("how", ["killed", "reloaded"])
 @pytest.mark.parametrize(("kind", "where"), [("SseWorker", "greenlet"), ("gthread", "thread")])

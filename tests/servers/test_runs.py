@@ -188,7 +188,7 @@ def test_a_worker_that_stops_lets_its_runs_end(
     assert status_of(server) == "done"
 
 
-@pytest.mark.long_except("SseWorker-async-True")
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "source", "hook"),
     [

@@ -145,6 +145,7 @@ def test_one_that_is_interrupted_while_it_begins_a_thread_stops_too(
         ended_cleanly(server, clients)
 
 
+@pytest.mark.long_except("SseWorker", "gthread")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_so_does_one_with_hundreds(kind: str, serve: Callable[..., Server]) -> None:
     worker_class, args = WORKERS[kind]

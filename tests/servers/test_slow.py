@@ -350,6 +350,7 @@ def read_slowly(clients: list[Client], seconds: float) -> None:
         time.sleep(TURN)
 
 
+@pytest.mark.long
 @pytest.mark.server
 def test_real_servers_keep_those_who_read_slowly_and_cut_those_who_do_not(
     serve: Callable[..., Server], behind_nginx: Callable[[int], int]

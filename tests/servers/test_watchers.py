@@ -38,7 +38,7 @@ def worker_of(server: Server, client: Client) -> int:
     return pid
 
 
-@pytest.mark.long_except("redis-SseWorker")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["SseWorker", pytest.param("gthread", marks=pytest.mark.long)])
 def test_the_streams_of_a_killed_worker_count_out(
     kind: str, serve: Callable[..., Server], channels: Channels, shared_url: str

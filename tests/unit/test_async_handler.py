@@ -546,6 +546,7 @@ def test_the_functions_of_several_clients_do_not_see_each_other() -> None:
 # -- all of them
 
 
+@pytest.mark.long_except("greenlets")
 @on_threads_and_greenlets
 def test_hundreds_of_clients_leave_nothing_behind() -> None:
     ended: list[int] = []

@@ -226,6 +226,7 @@ def test_a_run_takes_event_stream_text(runs: Runs) -> None:
         assert data_of(client.all()) == ["1", "2", "3", ""]
 
 
+@pytest.mark.long_except("redis")
 def test_a_run_has_an_async_source(channels: Channels) -> None:
     runs = Runs(channels)
     closed: list[bool] = []
@@ -331,7 +332,7 @@ def test_a_producer_whose_run_was_ended_as_lost_adds_nothing(channels: Channels)
     assert runs.status("answer") == "lost"
 
 
-@pytest.mark.long_except("redis-greenlets")
+@pytest.mark.long
 @on_threads_and_greenlets
 def test_a_run_without_watchers_is_stopped_if_it_is_to_be(channels: Channels) -> None:
     runs = Runs(channels, cancel_after=3)

@@ -807,6 +807,7 @@ print("well")
 """
 
 
+@pytest.mark.long_except("0", "1")
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_in_the_greenlets_of_a_patched_process(seed: int) -> None:
     done = run_program(PATCHED, str(seed))

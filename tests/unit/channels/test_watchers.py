@@ -29,6 +29,7 @@ def counts(channels: Channels, expected: int, name: str = "room") -> None:
     until(lambda: channels.channel(name).watchers() == expected, f"{expected} to be counted")
 
 
+@pytest.mark.long_except("memory-threads", "sqlite-greenlets", "redis-threads", "redis-greenlets")
 @on_threads_and_greenlets
 def test_counted_streams_of_all_processes_are_watchers(make: Make) -> None:
     here, there = make(), make()

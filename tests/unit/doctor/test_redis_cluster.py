@@ -67,6 +67,7 @@ def test_a_whole_cluster_has_one_line_for_all_nodes(start_redis: Start) -> None:
             assert client.dbsize() == 0
 
 
+@pytest.mark.long_except("appendonly-no-note-appendonly is off")
 @pytest.mark.parametrize(
     ("name", "value", "level", "words"),
     [

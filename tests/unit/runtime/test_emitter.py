@@ -315,6 +315,7 @@ WAYS: dict[str, Callable[[Exchange], object]] = {
 }
 
 
+@pytest.mark.long_except("0", "1")
 @pytest.mark.parametrize("seed", range(6))
 def test_close_comes_once_however_many_reasons_there_are(seed: int) -> None:
     ways = random.Random(seed)
