@@ -3,6 +3,8 @@
 import contextlib
 import http.client
 import re
+import select
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,9 @@ from tests.kit.node_program import NodeProgram
 from tests.kit.servers import ROOT, Client, Server, ask, body_of, wait_until
 
 Program = NodeProgram | Server
+
+#: How often a program is asked for what a stream should hear, and the seconds between.
+ASKED, HEARD = 6, 10.0
 
 EXPRESS = """
 const express = require('express')
@@ -126,15 +131,24 @@ def messages(program: Program, number: int, requests: tuple[str, ...]) -> list[s
 def followed(program: Program, number: int, requests: tuple[str, ...]) -> list[str]:
     """The same of a stream without an end: the first one. The others are asked while it is open.
 
-    The last message has the data ``over``, as JSON or not.
+    The last message has the data ``over``, as JSON or not. A program may send the head before it
+    registers the stream, so the others are asked again while nothing comes.
     """
     stream, *others = _paths(number, requests)
     client = Client(program.port).get(stream)
     client.read_until(b"\r\n\r\n")
-    for other in others:
-        ask(program.port, other)
-    while not (found := _messages_until_over(client)):
-        client.received += client.sock.recv(65536)
+    found: list[str] = []
+    for _ in range(ASKED):
+        for other in others:
+            ask(program.port, other)
+        until = time.monotonic() + HEARD
+        while not (found := _messages_until_over(client)) and time.monotonic() < until:
+            if select.select([client.sock], [], [], HEARD)[0]:
+                more = client.sock.recv(65536)
+                assert more, f"it has ended: {client.received!r}"
+                client.received += more
+        if found:
+            break
     client.fin()
     return found
 
