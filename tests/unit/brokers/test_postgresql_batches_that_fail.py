@@ -41,6 +41,15 @@ def results(waiters: list[Elsewhere], broker: PostgresqlBroker) -> None:
     assert sorted(frames(piece)) == sorted([b"first", *FRAMES])
 
 
+def appended_together(url: str, broker: PostgresqlBroker) -> list[Elsewhere]:
+    """The appends of `FRAMES`, which came together and are over."""
+    with gathering(url, broker):
+        waiters = start_together(broker, [("news", frame) for frame in FRAMES])
+    for each in waiters:
+        each.result()
+    return waiters
+
+
 # -- the connection
 
 
@@ -74,10 +83,7 @@ def test_an_answer_that_is_lost_behind_the_commit(
         raise psycopg.OperationalError("the connection is lost")
 
     monkeypatch.setattr(logs, "append_all", lose)
-    with gathering(postgresql_url, broker):
-        waiters = start_together(broker, [("news", frame) for frame in FRAMES])
-    for each in waiters:
-        each.result()
+    waiters = appended_together(postgresql_url, broker)
     assert sizes == [1, 12]
     results(waiters, broker)
 
@@ -97,10 +103,7 @@ def test_a_batch_that_comes_after_its_callers_have_gone_on(
         raise psycopg.OperationalError("the connection is lost")
 
     monkeypatch.setattr(logs, "append_all", lose)
-    with gathering(postgresql_url, broker):
-        waiters = start_together(broker, [("news", frame) for frame in FRAMES])
-    for each in waiters:
-        each.result()
+    waiters = appended_together(postgresql_url, broker)
     assert [len(each) for each in lost] == [12]
     with psycopg.connect(postgresql_url, autocommit=True) as db:
         for wanted in lost:
