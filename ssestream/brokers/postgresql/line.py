@@ -2,13 +2,9 @@
 
 import enum
 from collections import deque
-from typing import Any
-
-import gevent.lock
-from gevent import monkey
 
 from ...runtime.clock import clock
-from ...runtime.threads import Wake
+from ...runtime.waits import new_wake
 from ..broker import Bounds, BrokerError, Position
 from .logs import Append
 
@@ -20,19 +16,6 @@ class Phase(enum.Enum):
     """Where a call is: in a line, at its head, in a batch that is sent, or at its end."""
 
     WAITS, LEADS, SENT, OVER = range(4)
-
-
-class _GreenletWake:
-    """As `Wake`, for the greenlets of a patched process, and for its threads."""
-
-    def __init__(self) -> None:
-        self._given: Any = gevent.lock.Semaphore(0)
-
-    def wake(self) -> None:
-        self._given.release()
-
-    def sleep(self, seconds: float | None) -> bool:
-        return bool(self._given.acquire(timeout=seconds))
 
 
 class Call:
@@ -52,8 +35,8 @@ class Call:
         self.is_in_doubt = False
         #: Why its last batch has failed.
         self.error: BrokerError | None = None
-        # The callers wait as the connections of this process do.
-        waker: Any = _GreenletWake() if monkey.is_module_patched("select") else Wake()
+        # psycopg waits with `select`.
+        waker = new_wake("select")
         #: Sleeps for some seconds at most, and returns whether the call was woken.
         self.sleep, self.wake = waker.sleep, waker.wake
 

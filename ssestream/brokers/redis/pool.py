@@ -3,17 +3,14 @@
 import contextlib
 import math
 import os
-import queue
 from collections.abc import Iterator
 from typing import Any
 
-import gevent.lock
 import redis
-from gevent import monkey
 
 from ...runtime.clock import clock
 from ...runtime.loop import logger
-from ...runtime.threads import Wake
+from ...runtime.waits import new_turns
 from .client import Client
 from .errors import NEEDED
 from .keys import followers_of
@@ -43,10 +40,8 @@ class Pool:
         self.process = os.getpid()
         self.client: Any = client
         self._connections = connections
-        # With patched sockets, the callers are greenlets, even if threads are not patched.
-        # Greenlets need gevent's semaphore, and plain threads need `Turns`.
-        patched = monkey.is_module_patched("socket")
-        self._free: Any = gevent.lock.Semaphore(connections) if patched else Turns(connections)
+        # redis-py waits with sockets.
+        self._free = new_turns("socket", connections)
         self.cluster = isinstance(client, redis.RedisCluster)
         self.append, self.read, self.keep, self.renew, self.delete = (
             ClusterScript(client, text) if self.cluster else Script(client, text)
@@ -101,37 +96,3 @@ class Pool:
         else:
             # A connection in use is closed later, when its user returns it.
             self.client.connection_pool.disconnect(inuse_connections=False)
-
-
-class Turns:
-    """A semaphore for threads. Its timeout works even if a test stops the clock of Python."""
-
-    def __init__(self, number: int) -> None:
-        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(number):
-            self._free.put(None)
-        # Wakes one of the callers that wait, when there is a free turn.
-        self._given = Wake()
-
-    def acquire(self, timeout: float) -> bool:
-        deadline = clock.real() + timeout
-        # Not `get` with a timeout: see `Wake`.
-        while not self._take():
-            left = deadline - clock.real()
-            if left <= 0:
-                return False
-            self._given.sleep(left)
-        if not self._free.empty():
-            self._given.wake()  # two turns became free, and woke one caller
-        return True
-
-    def _take(self) -> bool:
-        try:
-            self._free.get_nowait()
-        except queue.Empty:
-            return False
-        return True
-
-    def release(self) -> None:
-        self._free.put(None)
-        self._given.wake()
