@@ -62,6 +62,7 @@ def test_each_client_of_each_contender_gets_every_message() -> None:
     assert "WRONG" not in tables
 
 
+@pytest.mark.long_except("double-doubles")
 @pytest.mark.server
 @pytest.mark.parametrize(
     ("fault", "count"),
@@ -113,7 +114,7 @@ def seconds_of(workload: str) -> float:
     return 0.3 if workload in ("timers", "sources") else 0.05
 
 
-@pytest.mark.long_except("timers", "users-memory")
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_each_stream_with_a_producer_of_its_own_gets_every_message(workload: str) -> None:
@@ -174,6 +175,7 @@ def test_the_drawn_and_promised_quantities_are_measured() -> None:
     assert set(QUANTITIES) == set(MEASURES)
 
 
+@pytest.mark.long
 @pytest.mark.server
 def test_the_package_of_another_checkout_is_measured_beside_this_one(tmp_path: Path) -> None:
     shutil.copytree(package_in(ROOT), tmp_path / "ssestream")
@@ -244,6 +246,7 @@ def test_a_plan_visits_only_what_it_measures() -> None:
     assert Plan(frozenset({"burst"}), (7,)).clients_of("burst") == {7}
 
 
+@pytest.mark.long
 def test_a_part_measures_the_package_of_another_checkout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

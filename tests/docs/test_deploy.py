@@ -103,6 +103,7 @@ def median_of(attempt: Callable[[], float]) -> float:
 # -- events
 
 
+@pytest.mark.long_except("tcp")
 def test_the_first_event_arrives_within_100_ms_of_being_written(either: Deployment) -> None:
     def first() -> float:
         client = either.client("/times")
@@ -115,6 +116,7 @@ def test_the_first_event_arrives_within_100_ms_of_being_written(either: Deployme
     at_best(lambda: median_of(first), 0.1)
 
 
+@pytest.mark.long_except("1.1")
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_it_is_the_header_of_a_stream_that_does_it(version: str, deploy: Deploy) -> None:
     ignore = ("http2;", "http2;\n proxy_ignore_headers X-Accel-Buffering;")
@@ -189,6 +191,7 @@ def test_a_silent_stream_outlives_the_read_timeout_of_nginx(deploy: Deploy) -> N
     in_one_try(be_silent, tries=4)
 
 
+@pytest.mark.long
 def test_without_the_heartbeat_nginx_cuts_it(deploy: Deploy) -> None:
     deployment = deploy(site=(SHORT,), settings={"SSESTREAM_HEARTBEAT": None})
     client = deployment.client("/quiet?key=a")
@@ -203,6 +206,7 @@ def test_without_the_heartbeat_nginx_cuts_it(deploy: Deploy) -> None:
 # -- clients who leave, and those who do not read
 
 
+@pytest.mark.long_except("tcp-fin-/quiet")
 @pytest.mark.parametrize("path", ["/quiet", "/handled/stream", "/handled/by-hand"])
 @pytest.mark.parametrize("how", ["fin", "rst"])
 def test_a_client_that_leaves_nginx_is_noticed_at_once(
@@ -285,6 +289,7 @@ def test_whoever_comes_without_tls_is_sent_to_it(deployed: Deployment) -> None:
 # -- reload, restart, stop
 
 
+@pytest.mark.long
 def test_a_reload_of_gunicorn_ends_streams_cleanly_and_nobody_sees_an_error(
     deploy: Deploy,
 ) -> None:
@@ -351,6 +356,7 @@ def test_a_reload_of_nginx_cuts_what_is_left_after_a_while(deploy: Deploy) -> No
     assert deployment.ask("/who")[0] == 200
 
 
+@pytest.mark.long_except("False")
 @pytest.mark.parametrize("max_fails", [True, False])
 def test_a_second_host_has_its_share_as_soon_as_it_is_back(
     max_fails: bool, deploy: Deploy, tmp_path: Path
@@ -514,6 +520,7 @@ def counts(chrome: Any) -> list[int]:
     return list(chrome.execute_script("return sources.map((source) => source.count)"))
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_over_http_2_a_browser_has_more_than_six_streams(chrome: Any, deployed: Deployment) -> None:
     assert visit(chrome, deployed, "h2-") == "h2"
@@ -547,6 +554,7 @@ def test_over_http_2_a_browser_has_more_than_six_streams(chrome: Any, deployed: 
     wait_until(lambda: closed() >= others, "all to leave")
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_over_http_1_1_it_has_six(chrome: Any, deploy: Deploy) -> None:
     deployment = deploy(site=(("ssl http2;", "ssl;"),))
@@ -562,7 +570,7 @@ def test_over_http_1_1_it_has_six(chrome: Any, deploy: Deploy) -> None:
     wait_until(lambda: flowing() == 7, "the seventh to take the place")
 
 
-@pytest.mark.long_except("False")
+@pytest.mark.long
 @pytest.mark.browser
 @pytest.mark.parametrize("later", [True, False])
 def test_a_browser_comes_back_after_gunicorn_was_away(

@@ -80,6 +80,7 @@ def ended_after(server: Server, began: float) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.long_except("waitress")
 @pytest.mark.parametrize("server", ["pywsgi", "flask", "waitress"], indirect=True)
 def test_on_sigterm_every_stream_ends_cleanly_and_the_process_soon_after(
     server: Callable[..., Server],
@@ -99,6 +100,7 @@ def test_on_sigterm_every_stream_ends_cleanly_and_the_process_soon_after(
     at_best(stop, SOON)
 
 
+@pytest.mark.long_except("flask")
 def test_so_it_does_with_clients_that_never_read(server: Callable[..., Server]) -> None:
     running = server()
     stalled = [

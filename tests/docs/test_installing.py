@@ -37,6 +37,7 @@ def test_the_page_says_what_each_extra_is_for() -> None:
     assert named == list(setup["options.extras_require"])
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "flask"])
 def test_the_project_serves_its_streams(
     kind: str, serve: Callable[..., Server], tmp_path: Path

@@ -105,6 +105,7 @@ def test_an_answer_that_is_stopped_in_one_tab_ends_in_the_other(page: Page) -> N
     assert len(got) < len(whole())
 
 
+@pytest.mark.long
 def test_the_next_question_is_another_answer_and_an_unknown_one_is_none(page: Page) -> None:
     page.ask()
     page.wait_for_words(100)

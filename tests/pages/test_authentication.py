@@ -157,7 +157,7 @@ def shown(driver: Any) -> list[str]:
     return [each.text for each in driver.find_elements("css selector", "li")]
 
 
-@pytest.mark.long_except("/shared")
+@pytest.mark.long
 @pytest.mark.parametrize("page", ["/ticketed", "/shared"])
 def test_a_page_gets_new_tickets_by_itself_and_misses_nothing(
     page: str, driver: Any, server: Server
@@ -209,6 +209,7 @@ def errors_of(driver: Any, url: str) -> tuple[int, int]:
     return first, count
 
 
+@pytest.mark.long_except("204")
 @pytest.mark.parametrize("status", [401, 403, 302, 204, 503])
 def test_a_browser_does_not_come_back_after_a_refusal(
     status: int, driver: Any, server: Server
@@ -218,6 +219,7 @@ def test_a_browser_does_not_come_back_after_a_refusal(
     assert visits(server, f"/refused/{status}") == 1
 
 
+@pytest.mark.long
 def test_a_browser_comes_back_after_a_clean_end(driver: Any, server: Server) -> None:
     driver.get(f"{server.url}/visits")
     state, count = errors_of(driver, "/ended")

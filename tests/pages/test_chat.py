@@ -289,7 +289,7 @@ def test_after_a_restart_without_a_broker_the_page_tells_of_the_gap(
     ]
 
 
-@pytest.mark.long_except("sqlite")
+@pytest.mark.long
 def test_with_two_workers_everybody_is_here_and_hears_all(
     two_workers: Server, tabs: Callable[..., Tab], channels: Channels
 ) -> None:
@@ -305,7 +305,7 @@ def test_with_two_workers_everybody_is_here_and_hears_all(
     watcher.wait_for_only(*sorted(guests), "Watcher")
 
 
-@pytest.mark.long_except("redis")
+@pytest.mark.long
 def test_a_worker_that_is_killed_leaves_no_ghosts_and_loses_no_message(
     two_workers: Server, tabs: Callable[..., Tab], channels: Channels
 ) -> None:
@@ -329,7 +329,7 @@ def test_a_worker_that_is_killed_leaves_no_ghosts_and_loses_no_message(
     assert watcher.texts("#said .note") == []
 
 
-@pytest.mark.long_except("redis")
+@pytest.mark.long
 def test_whoever_was_of_a_killed_worker_is_gone_for_those_of_another(
     two_workers: Server, tabs: Callable[..., Tab], channels: Channels
 ) -> None:
@@ -377,6 +377,7 @@ def parts_of(channels: Channels) -> dict[str, list[str]]:
     return {part["worker"]: part["names"] for part in told}
 
 
+@pytest.mark.long
 def test_while_the_broker_is_away_the_page_stays_and_says_what_was_not_sent(
     serve: Callable[..., Server],
     start_redis: Callable[..., RedisServer],

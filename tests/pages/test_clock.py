@@ -110,6 +110,7 @@ def test_an_event_with_a_name_of_its_own_arrives_in_utf_8(page: Page) -> None:
     assert page.seen() >= {"foo", "utf8"}
 
 
+@pytest.mark.long
 def test_the_close_button_ends_the_stream_and_the_server_hears_it_at_once(page: Page) -> None:
     for clock in CLOCKS:
         # Those of the tests before may still be on their way out.
@@ -156,6 +157,7 @@ def test_when_somebody_goes_the_server_hears_it_at_once(page: Page, how: str) ->
         wait_until(lambda clock=clock: page.streams(clock) == 0, f"/{clock} to close", AT_ONCE)
 
 
+@pytest.mark.long
 def test_when_the_server_ends_the_stream_the_browser_comes_back_after_retry(page: Page) -> None:
     wait_until(lambda: page.log("clock", "foo"), "some messages")
     page.click("#end")
@@ -204,6 +206,7 @@ def test_after_a_restart_of_the_server_every_clock_resumes(
         film.save(ROOT / "docs" / "clock.gif")
 
 
+@pytest.mark.long_except("1.0-pipeline")
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_any_peer_gets_an_event_stream_of_fields_and_blank_lines(

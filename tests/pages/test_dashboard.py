@@ -123,6 +123,7 @@ def test_the_script_draws_a_plot_that_moves(driver: Any) -> None:
         assert [entry for entry in log if entry["level"] == "SEVERE"] == []
 
 
+@pytest.mark.long
 def test_a_station_in_another_process_moves_the_plots_of_two_workers(
     driver: Any, two_workers: Server, station: None
 ) -> None:

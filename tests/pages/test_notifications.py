@@ -152,6 +152,7 @@ class Visitor:
                 return error.code
 
 
+@pytest.mark.long
 def test_a_user_gets_what_others_send_and_nobody_else_does(browser: Callable[[], Browser]) -> None:
     ann, ben, cleo = (browser().log_in(user) for user in ("ann", "ben", "cleo"))
     assert ann.text("#list") == ""
@@ -215,6 +216,7 @@ def test_a_user_who_was_away_gets_what_came_meanwhile_once(
         assert tab.lines("li.new") == ["Ben: three"]
 
 
+@pytest.mark.long
 def test_while_the_server_is_away_nothing_is_lost_or_shown_twice(
     server: Server, serve: Callable[..., Server], browser: Callable[[], Browser], url: str
 ) -> None:
@@ -241,6 +243,7 @@ def test_while_the_server_is_away_nothing_is_lost_or_shown_twice(
     assert ann.text("#note") == ""
 
 
+@pytest.mark.long
 def test_a_log_out_ends_all_pages_of_the_session_and_another_user_sees_only_hers(
     server: Server, browser: Callable[[], Browser]
 ) -> None:
@@ -277,6 +280,7 @@ def test_a_page_whose_session_is_another_users_becomes_the_page_of_that_user(
         tab.wait_for_lines("Cleo: hello")
 
 
+@pytest.mark.long
 def test_the_end_of_a_channel_is_the_last_word_and_its_page_comes_back_no_more(
     server: Server, browser: Callable[[], Browser], url: str
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_text_of_a_client_stays_text(page: Page) -> None:
     assert "/operators/publish" in complaint["message"]
 
 
+@pytest.mark.long
 def test_a_stream_is_cut_with_the_keyboard_alone(page: Page) -> None:
     one, two = follow(page.server, "news/one", "sports/two")
     wait_until(lambda: len(page.clients()) == 2, "the streams")
@@ -238,6 +239,7 @@ def test_two_thousand_streams_are_a_short_page(page: Page) -> None:
     assert len(page.rows("ends")) == 50
 
 
+@pytest.mark.long
 def test_a_pause_holds_the_page_still(page: Page) -> None:
     pause = page.find("#pause")
     pause.click()
@@ -280,6 +282,7 @@ def test_it_goes_on_after_a_kill_and_stops_for_somebody_who_is_no_operator_any_m
     page.severe()
 
 
+@pytest.mark.long
 def test_it_is_as_wide_as_its_window_in_light_and_dark(page: Page) -> None:
     clients = follow(page.server, "news/" + "x" * 300, "sports")
     wait_until(lambda: len(page.clients()) == 2, "the streams")

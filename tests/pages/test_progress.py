@@ -187,6 +187,7 @@ def test_a_job_that_fails_is_shown_to_have(
     assert driver.title == "A long job over Server-Sent Events"
 
 
+@pytest.mark.long_except("%3Cb%3E")
 @pytest.mark.parametrize("job", ["a%20b", "a:b", "x" * 41, "%3Cb%3E", "a%0Ab"])
 def test_a_name_that_no_job_has_is_not_found(two_workers: Server, job: str) -> None:
     for path in (f"/jobs/{job}", f"/jobs/{job}/events"):

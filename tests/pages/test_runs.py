@@ -22,7 +22,7 @@ source.onerror = () => { breaks += 1 }
 COUNT = 30
 
 
-@pytest.mark.long_except("under way")
+@pytest.mark.long
 @pytest.mark.parametrize("has_ended", [True, False], ids=["ended", "under way"])
 def test_a_browser_gets_all_of_a_run_and_stays_away_after_its_end(
     has_ended: bool, driver: Any, serve: Any, tmp_path: Path

@@ -236,6 +236,7 @@ def hand_over(here: Site, end: Callable[[Tab], None]) -> float:
     return float(max(tab.run("return openAt") for tab in here.tabs)) / 1000 - began
 
 
+@pytest.mark.long_except("end")
 @pytest.mark.parametrize("end", [Tab.close, Tab.crash], ids=["end", "crash"])
 def test_the_others_are_connected_within_a_second_of_their_leaders_end(
     site: Callable[..., Site], end: Callable[[Tab], None]
@@ -286,6 +287,7 @@ def test_when_the_server_is_killed_all_tabs_go_on_with_the_next_one(
     assert here.leader().run("return source.reason.code") == "network"
 
 
+@pytest.mark.long
 def test_when_the_network_is_cut_or_falls_silent_all_tabs_go_on(
     site: Callable[..., Site], cable: Cable
 ) -> None:
@@ -337,6 +339,7 @@ def test_tabs_that_slept_go_on(site: Callable[..., Site]) -> None:
     here.wait_for_all()
 
 
+@pytest.mark.long_except("many")
 @pytest.mark.parametrize(("count", "streams"), [(200, 1), (300, 2)], ids=["few", "many"])
 def test_a_tab_that_was_kept_for_the_back_button_gets_what_it_has_missed(
     site: Callable[..., Site], count: int, streams: int

@@ -56,6 +56,7 @@ def state(server: Server) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long_except("SseWorker-openai-handler")
 @pytest.mark.parametrize("shape", ["pipeline", "handler"])
 @pytest.mark.parametrize("client", ["openai", "httpx"])
 def test_an_answer_arrives_whole(server: Server, model: Model, shape: str, client: str) -> None:
@@ -122,6 +123,7 @@ def test_a_departure_ends_an_await_that_nothing_else_would_end(server: Server) -
     at_best(departure, 0.1)
 
 
+@pytest.mark.long_except("SseWorker")
 def test_many_answers_run_side_by_side_and_leave_nothing(server: Server, model: Model) -> None:
     def read(count: int, name: str) -> None:
         paths = [f"/pipeline/openai/-1/{name}-{number}" for number in range(count)]
@@ -145,6 +147,7 @@ def test_many_answers_run_side_by_side_and_leave_nothing(server: Server, model: 
     assert state(server)["threads"] <= before["threads"] + 8
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_a_worker_that_stops_ends_its_answers_and_its_loop(kind: str, model: Model) -> None:
     server = start(kind, model, *EARLY)
@@ -160,6 +163,7 @@ def test_a_worker_that_stops_ends_its_answers_and_its_loop(kind: str, model: Mod
         server.stop()
 
 
+@pytest.mark.long_except("gthread")
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_each_worker_has_its_own_loop_under_preload(kind: str, model: Model) -> None:
     server = start(kind, model, *EARLY, "--preload", "-w", "2")

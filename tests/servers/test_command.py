@@ -382,6 +382,7 @@ def test_a_channel_is_ended_with_a_last_message(
     assert [each["data"] for each in channels.history("job")] == ["1", "bye"]
 
 
+@pytest.mark.long_except("message1")
 @pytest.mark.parametrize("message", [(), ('{"data": "bye"}',)])
 def test_a_tail_of_a_channel_that_has_ended_prints_all_of_it_and_ends(
     url: str, channels: Channels, tail: Callable[..., Tail], message: tuple[str, ...]
@@ -490,7 +491,7 @@ def test_a_broker_that_is_not_to_be_had_is_told_in_one_line_with_1(
     assert "nowhere" in errors_of(capsys, 1, name, "--url", url, "news", *message)
 
 
-@pytest.mark.long_except("command0")
+@pytest.mark.long
 @pytest.mark.parametrize("command", [("publish", '{"data": 1}'), ("tail",)])
 def test_a_redis_that_is_not_there_is_told_in_one_line_with_1(
     capsys: pytest.CaptureFixture[str], command: tuple[str, ...]

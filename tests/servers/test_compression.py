@@ -321,6 +321,7 @@ def can_be_sent(message: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.long
 @patient
 @given(st.lists(st.lists(right_messages.filter(can_be_sent), min_size=1, max_size=5), max_size=8))
 def test_each_chunk_is_readable_by_itself_and_says_what_the_plain_one_says(
@@ -460,6 +461,7 @@ def test_a_compressor_goes_with_its_stream() -> None:
 # -- on real servers
 
 
+@pytest.mark.long_except("gthread")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", SERVERS)
 def test_every_server_sends_each_message_at_once(kind: str, serve: Callable[..., Server]) -> None:
@@ -518,6 +520,7 @@ def test_a_connection_serves_more_after_a_compressed_stream(
         client.fin()
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "sync", "pywsgi"])
 def test_a_client_that_never_reads_is_cut_when_it_is_compressed_too(
@@ -591,6 +594,7 @@ SENT = [
 ]
 
 
+@pytest.mark.long_except("False")
 @pytest.mark.browser
 @pytest.mark.server
 @pytest.mark.parametrize("compress", [True, False])

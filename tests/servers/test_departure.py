@@ -172,7 +172,7 @@ def test_a_half_closed_client_sees_the_end(server: Server) -> None:
     assert b"HTTP/1.1 200 OK" in client.received
 
 
-@pytest.mark.long_except("SseWorker-once", "gevent-later", "gthread-once")
+@pytest.mark.long
 @pytest.mark.parametrize("behind_at", ["once", "later"])
 def test_a_client_that_stays_is_never_cut_by_mistake(server: Server, behind_at: str) -> None:
     """A pipelined request behind an open stream is no close and does not spin the CPU."""

@@ -90,7 +90,7 @@ def test_a_middleware_that_holds_back(
         client.fin()
 
 
-@pytest.mark.long_except("SseWorker-by-hand", "gevent-piped", "gthread-iterated")
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "how"),
     [

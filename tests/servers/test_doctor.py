@@ -169,7 +169,7 @@ def test_a_certificate_that_nobody_trusts(behind: Behind) -> None:
 # -- gunicorn
 
 
-@pytest.mark.long_except("sync-args0")
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "args"),
     [

@@ -78,7 +78,7 @@ def start(serve: Callable[..., Server], kind: str, graceful: float = GRACEFUL) -
     )
 
 
-@pytest.mark.long_except("SseWorker-SIGTERM")
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "how"),
     [
@@ -177,7 +177,7 @@ def test_a_worker_for_one_request_at_a_time_keeps_to_it_as_well(
     gone_after(pid, began)
 
 
-@pytest.mark.long_except("SseWorker", "gevent")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", WORKERS)
 def test_a_worker_that_is_to_end_at_once_lets_no_answer_finish(
     kind: str, serve: Callable[..., Server]
@@ -278,7 +278,7 @@ class Reader:
         self._running.join()
 
 
-@pytest.mark.long_except("SseWorker, and answers that can end")
+@pytest.mark.long
 @pytest.mark.timeout(120 + 60 * RELOADS)
 @pytest.mark.parametrize(
     ("kind", "count", "graceful", "end"),

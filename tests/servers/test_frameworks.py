@@ -77,6 +77,7 @@ def test_the_page_has_an_example_of_each() -> None:
     assert set(FILES) == {"ticks.py", *(f"{name}.py" for name in FRAMEWORKS)}
 
 
+@pytest.mark.long_except("with_bottle-SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", pytest.param("gthread", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_the_example_keeps_the_promises_of_a_stream(name: str, kind: str, start: Start) -> None:

@@ -82,6 +82,7 @@ def events(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/events.db"
 
 
+@pytest.mark.long
 def test_a_full_disk_under_the_open_streams(disk: Disk, events: str) -> None:
     disk.fill()
     with serving("top", disk, events) as server:
@@ -124,7 +125,7 @@ def test_a_read_only_disk_under_the_open_streams(disk: Disk, events: str) -> Non
         assert not (disk.path / "open" / "1.json").exists()
 
 
-@pytest.mark.long_except("full")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["full", "read-only"])
 def test_a_disk_under_the_numbers(kind: str, disk: Disk, events: str) -> None:
     disk.fill()

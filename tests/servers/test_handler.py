@@ -53,6 +53,7 @@ def cookie(server: Server) -> str:
     return ask(server, "/login")[2]
 
 
+@pytest.mark.long_except("SseWorker-rst")
 @pytest.mark.parametrize("leave", ["fin", "rst"])
 def test_what_is_written_comes_at_once_and_a_departure_ends_the_function(
     server: Server, leave: str

@@ -104,6 +104,7 @@ def get_more(client: Client, count: int) -> None:
         client.received += data
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize(
     "server",
     ["SseWorker", "gevent", "gevent_pywsgi", "pywsgi", LONG_UWSGI],
@@ -163,6 +164,7 @@ def test_what_it_writes_to_its_parents_stream_goes_nowhere_and_is_told(
     assert server.log().count(words) == before + 1
 
 
+@pytest.mark.long_except("pywsgi")
 def test_a_client_that_is_slow_gets_its_bytes_once(server: Server, job: Start) -> None:
     client = Client(server.port, receive_buffer=4096).get("/flood?messages=100")
     client.read_until(b":ok\n\n")
@@ -235,6 +237,7 @@ def test_it_holds_up_no_end_of_a_stream(version: str, server: Server, job: Start
     assert psutil.pid_exists(long)
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
 def test_nor_the_end_of_its_worker(kind: str, serve: Callable[..., Server]) -> None:
     server = serve(kind, "tests.servers.apps.jobs:app", args=GREENLETS[kind])
@@ -258,6 +261,7 @@ def test_nor_the_end_of_its_worker(kind: str, serve: Callable[..., Server]) -> N
     os.kill(job.pid, signal.SIGKILL)
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
 def test_a_job_says_and_ends_nothing_behind_tls(
     kind: str, serve: Callable[..., Server], certificate: tuple[str, str]
@@ -288,6 +292,7 @@ def test_a_job_says_and_ends_nothing_behind_tls(
     assert server.wait_for(event="close", key="timer")["pid"] == server.worker_pid()
 
 
+@pytest.mark.long_except("gthread-forkserver")
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 @pytest.mark.parametrize(
     "kind", ["SseWorker", "gthread", pytest.param("gevent", marks=pytest.mark.long)]

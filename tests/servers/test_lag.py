@@ -239,6 +239,7 @@ def log_of(reader: Reader) -> str:
     return found[1].decode()
 
 
+@pytest.mark.long
 def test_slow_readers_lose_nothing_hold_little_and_hold_up_nobody(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -302,6 +303,7 @@ def test_slow_readers_lose_nothing_hold_little_and_hold_up_nobody(
             reader.read_all(frame(log, MESSAGES + 1))
 
 
+@pytest.mark.long_except("SseWorker-memory")
 @pytest.mark.parametrize(
     ("kind", "broker"), [("SseWorker", "memory"), ("gevent", "memory"), ("gevent", "sqlite")]
 )

@@ -97,7 +97,7 @@ def test_a_stranger_gets_nothing(server: Server) -> None:
         assert b"\r\nCache-Control: no-store, no-transform\r\n" in answer
 
 
-@pytest.mark.long_except("gevent")
+@pytest.mark.long
 def test_one_look_tells_of_the_streams_and_the_ends_of_all_workers(server: Server) -> None:
     page = Page(server, "/follow")
     assert b"\r\nCache-Control: no-store, no-transform\r\n" in page.client.received
@@ -126,7 +126,7 @@ def test_one_look_tells_of_the_streams_and_the_ends_of_all_workers(server: Serve
     assert look["streams"]["rows"] == []
 
 
-@pytest.mark.long_except("gevent")
+@pytest.mark.long
 def test_a_stream_of_each_worker_can_be_cut_and_no_other_is(server: Server) -> None:
     page = Page(server, "/follow")
     clients = opened_on_both(page)

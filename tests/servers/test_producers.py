@@ -154,7 +154,7 @@ BOTH = pytest.mark.parametrize(
 # -- a script: cron, a shell, a process that a view starts
 
 
-@pytest.mark.long_except("SIGKILL")
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_script_that_a_signal_ends_is_lost(
     number: signal.Signals, env: dict[str, str], watch: Watch
@@ -179,6 +179,7 @@ def test_a_script_that_ctrl_c_ends_is_lost_at_once(env: dict[str, str], watch: W
     at_best(interruption, TTL / 2)
 
 
+@pytest.mark.long
 def test_a_script_that_is_frozen_is_lost_and_learns_it(
     env: dict[str, str], watch: Watch, channels: Channels
 ) -> None:
@@ -262,6 +263,7 @@ def test_a_work_horse_that_is_killed_is_lost(
     assert worker_of_rq.is_running()
 
 
+@pytest.mark.long
 def test_a_worker_of_rq_that_stops_lets_its_work_horse_end(
     env: dict[str, str], queue: Any, watch: Watch
 ) -> None:
@@ -274,7 +276,7 @@ def test_a_worker_of_rq_that_stops_lets_its_work_horse_end(
         worker.wait(60)
 
 
-@pytest.mark.long_except("SIGKILL")
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_a_work_horse_outlives_its_worker(
     number: signal.Signals, env: dict[str, str], queue: Any, watch: Watch
@@ -311,6 +313,7 @@ def test_a_task_of_celery_is_done_or_failed(worker_of_celery: psutil.Process, wa
         assert watched.end() == status
 
 
+@pytest.mark.long
 def test_a_task_whose_process_is_killed_is_lost_and_the_worker_goes_on(
     worker_of_celery: psutil.Process, watch: Watch
 ) -> None:
@@ -427,7 +430,7 @@ def test_a_pipeline_goes_on_in_a_reload_if_its_stream_does(
         assert watched.end() == status
 
 
-@pytest.mark.long_except("gthread-redis")
+@pytest.mark.long
 @BOTH
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
@@ -442,7 +445,7 @@ def test_a_worker_waits_for_a_producer_in_a_request_when_it_is_reloaded(
         assert watched.end() == "done"
 
 
-@pytest.mark.long_except("SseWorker-request-redis")
+@pytest.mark.long
 @BOTH
 @pytest.mark.parametrize("place", ["request", pytest.param("pipeline", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
@@ -468,6 +471,7 @@ def posted(server: Server) -> str:
         return str(connection.getresponse().headers["Location"]).rpartition("/")[2]
 
 
+@pytest.mark.long
 def test_a_script_that_a_view_has_started_outlives_a_reload_and_its_worker(
     serve: Callable[..., Server], env: dict[str, str], channels: Channels
 ) -> None:

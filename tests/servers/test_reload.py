@@ -189,6 +189,7 @@ def test_a_killed_worker_leaves_no_client_hanging(serve: Callable[..., Server]) 
     assert [child.pid for child in psutil.Process(server.process.pid).children()] == [new]
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_a_browser_comes_back_to_the_worker_after_the_killed_one(
     serve: Callable[..., Server], chromium: tuple[str, str], tmp_path: Path

@@ -110,6 +110,7 @@ def test_who_watches_in_another_worker_gets_all_of_it(any_broker: Server) -> Non
     assert status_of(server) == "done"
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_told_within_5_s(any_broker: Server) -> None:
     server = any_broker
     numbers = itertools.count()
@@ -150,6 +151,7 @@ def test_any_worker_stops_a_run_and_its_source_is_closed_at_once(any_broker: Ser
     at_best(stop, 3)
 
 
+@pytest.mark.long
 def test_a_run_that_nobody_watches_any_more_is_cancelled(server: Server) -> None:
     pid = started(server, on_disconnect="cancel")
     client = watching(server, other_than=pid)
@@ -174,7 +176,7 @@ def test_a_watcher_that_vanishes_watches_no_more_and_holds_up_nobody(server: Ser
     assert status_of(server) == "stopped"
 
 
-@pytest.mark.long_except("SseWorker-plain")
+@pytest.mark.long
 @pytest.mark.parametrize("source", ["plain", "async", "threads"])
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_worker_that_stops_lets_its_runs_end(
@@ -215,6 +217,7 @@ def test_a_worker_that_stops_has_its_grace_however_short_its_timeout_is(
     wait_until(lambda: not psutil.pid_exists(pid), "the worker to end")
 
 
+@pytest.mark.long_except("SseWorker-async")
 @pytest.mark.parametrize("source", ["plain", "async"])
 @pytest.mark.parametrize(
     "kind",
@@ -256,7 +259,7 @@ def test_a_worker_that_ends_does_not_ask_a_silent_redis_for_each_run(
     assert "other runs were not ended either" in server.log()
 
 
-@pytest.mark.long_except("SseWorker")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
     kind: str, serve: Serve, sqlite_url: str
@@ -274,7 +277,7 @@ def test_who_has_started_a_run_by_a_post_gets_all_of_it_through_a_reload(
     assert client.read_to_end().endswith(b"\r\n0\r\n\r\n")
 
 
-@pytest.mark.long_except("SseWorker")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_a_run_that_is_longer_than_the_grace_of_its_worker_is_lost(
     kind: str, serve: Serve, sqlite_url: str

@@ -84,6 +84,7 @@ def gone_after(pid: int, began: float) -> float:
 PASSED_ON = (signal.SIGINT, signal.SIGHUP, signal.SIGTTOU)
 
 
+@pytest.mark.long_except("gthread-SIGTERM")
 @pytest.mark.parametrize(
     ("kind", "how"),
     [
@@ -145,7 +146,7 @@ def test_one_that_is_interrupted_while_it_begins_a_thread_stops_too(
         ended_cleanly(server, clients)
 
 
-@pytest.mark.long_except("SseWorker", "gthread")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_so_does_one_with_hundreds(kind: str, serve: Callable[..., Server]) -> None:
     worker_class, args = WORKERS[kind]
@@ -184,6 +185,7 @@ def test_gunicorns_own_hook_for_an_interrupt_is_called_once(
     assert server.log().count("interrupted") == 1
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", FEW_WORKERS)
 def test_a_worker_whose_master_is_gone_ends_its_streams_and_goes(
     kind: str, serve: Callable[..., Server]

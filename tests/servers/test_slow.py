@@ -163,6 +163,7 @@ def download(
         each.end()
 
 
+@pytest.mark.long_except("tcp")
 @pytest.mark.parametrize("line", LINES)
 def test_a_steady_reader_of_5_kilobytes_a_second_stays(
     line: str, download: Callable[..., Download]
@@ -173,6 +174,7 @@ def test_a_steady_reader_of_5_kilobytes_a_second_stays(
         assert not slow.message.closed, f"cut after {slow.now - slow.began:.0f} s"
 
 
+@pytest.mark.long_except("tcp6-200")
 @pytest.mark.parametrize(
     # A TLS record of 16 KiB leaves the kernel as one.
     ("line", "rate"),
@@ -187,6 +189,7 @@ def test_where_this_kernel_knows_the_client_a_very_slow_one_stays_too(
         assert not slow.message.closed, f"cut after {slow.now - slow.began:.0f} s"
 
 
+@pytest.mark.long_except("unix-nothing")
 @pytest.mark.parametrize(
     ("line", "before"),
     [
@@ -214,6 +217,7 @@ def test_one_that_reads_no_more_is_cut_in_time(
         assert seconds <= SEND_TIMEOUT * (PATIENCE + 1 / 4) + TURN
 
 
+@pytest.mark.long
 def test_one_that_has_read_slowly_once_may_pause_later(download: Callable[..., Download]) -> None:
     """Linux closes such a connection by ``TCP_USER_TIMEOUT``, as soon as it has no room again."""
 

@@ -78,7 +78,7 @@ class Readers:
             client.fin()
 
 
-@pytest.mark.long_except("SseWorker-overflow-write")
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("kind", "way", "how"),
@@ -147,6 +147,7 @@ def test_clients_that_never_read_cost_the_others_nothing(
     assert left["descriptors"] <= at_rest["descriptors"] + 5
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_one_for_whom_the_kernel_takes_everything_is_cut_too(
     kind: str, serve: Callable[..., Server]

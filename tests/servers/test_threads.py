@@ -25,6 +25,7 @@ def post(server: Server, path: str) -> None:
     connection.close()
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_a_thread_and_a_second_hub_write_without_loss(
     kind: str, serve: Callable[..., Server]

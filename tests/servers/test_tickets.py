@@ -61,6 +61,7 @@ def in_both_workers(server: Server, ticket: str) -> list[Client]:
     return clients
 
 
+@pytest.mark.long_except("sqlite-SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", pytest.param("gthread", marks=pytest.mark.long)])
 def test_revoking_ends_the_streams_in_all_workers_and_lets_no_ticket_in_again(
     kind: str, serve: Serve, shared_url: str

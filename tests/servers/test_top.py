@@ -49,7 +49,7 @@ def opened(server: Server) -> list[Client]:
     return clients
 
 
-@pytest.mark.long_except("SseWorker")
+@pytest.mark.long
 def test_one_look_tells_of_the_streams_of_all_workers(server: Server) -> None:
     refused = subprocess.run(
         command(server, "--once"), cwd=ROOT, capture_output=True, check=False, text=True
@@ -68,6 +68,7 @@ def test_one_look_tells_of_the_streams_of_all_workers(server: Server) -> None:
     wait_until(lambda: f"{STREAMS - 5} streams open" in look(server), "the departures")
 
 
+@pytest.mark.long_except("gthread")
 def test_a_terminal_shows_them_live_and_goes_on_over_a_restart(server: Server) -> None:
     pytest.importorskip("rich")
     clients = opened(server)

@@ -68,6 +68,7 @@ def test_nothing_is_warned_of(server: Server) -> None:
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.long_except("SIGTERM")
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "touch"])
 def test_a_worker_that_stops_ends_its_streams_cleanly(
     how: str, serve: Callable[..., Server], tmp_path: Path

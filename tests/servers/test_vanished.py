@@ -70,7 +70,7 @@ def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
     is_gone_within(BEAT + TIMEOUT + NOISE, server)
 
 
-@pytest.mark.long_except("by-hand-SseWorker", "stream-gthread")
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", ["SseWorker", "gthread", "flask", pytest.param("gevent", marks=pytest.mark.long)]
 )
@@ -84,6 +84,7 @@ def test_the_function_of_a_handler_is_ended_just_as_soon(
     is_gone_within(BEAT + TIMEOUT + NOISE, server, f"/handled/{how}")
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_so_it_is_by_the_send_timeout(kind: str, serve: Callable[..., Server]) -> None:
     env = settings(heartbeat=BEAT, send_timeout=TIMEOUT, tcp_user_timeout=None)
@@ -91,7 +92,7 @@ def test_so_it_is_by_the_send_timeout(kind: str, serve: Callable[..., Server]) -
     is_gone_within(BEAT + TIMEOUT + NOISE, server)
 
 
-@pytest.mark.long_except("SseWorker")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["SseWorker", "gthread"])
 def test_without_a_heartbeat_the_kernels_own_probes_find_it(
     kind: str, serve: Callable[..., Server]
@@ -142,6 +143,7 @@ def test_so_is_one_that_vanishes_while_it_is_written_to(serve: Callable[..., Ser
     is_gone_within(TIMEOUT + NOISE, server, "/flood", receive_buffer=4096)
 
 
+@pytest.mark.long
 def test_none_leaves_it_to_the_system(serve: Callable[..., Server]) -> None:
     server = serve(
         "gevent", "tests.servers.apps.app:app", env=settings(heartbeat=0.1, tcp_user_timeout=None)

@@ -202,6 +202,7 @@ def test_so_does_http_2(worker: Start, certificate: tuple[str, str]) -> None:
 # -- what a middleware has put around it
 
 
+@pytest.mark.long
 def test_sentrys_middleware_does_not_take_it_away(worker: Start) -> None:
     pytest.importorskip("sentry_sdk")
     server = worker(app="sentry")
@@ -227,6 +228,7 @@ def ends(server: Server) -> list[int]:
     return [len(server.events(event="first", path="/quiet")), server.log().count("GET /quiet")]
 
 
+@pytest.mark.long_except("&fails-SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
 @pytest.mark.parametrize("query", ["", "&fails"])
 def test_a_middleware_is_told_of_the_end_of_a_stream_when_it_is_over(
@@ -430,6 +432,7 @@ class Reader:
         return self._chunks.over or not self._chunks.is_chunked
 
 
+@pytest.mark.long_except("2")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_all_write_arrives_whole_and_in_each_writers_order(seed: int, worker: Start) -> None:
     """Views, timers, greenlets, threads and channels, to those who read well and badly."""
@@ -546,6 +549,7 @@ def told(worker, req, environ, resp):
 """
 
 
+@pytest.mark.long_except("4")
 @pytest.mark.parametrize("parameters", HOOKS)
 def test_post_request_is_called_once_and_in_the_end(
     parameters: int, worker: Start, tmp_path: Path
@@ -622,6 +626,7 @@ def never_reads(server: Server, key: str = "stalled") -> Client:
     return client
 
 
+@pytest.mark.long_except("SIGHUP")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_worker_stops_soon_though_a_client_takes_nothing(
     how: signal.Signals, worker: Start

@@ -516,7 +516,7 @@ def test_a_pipeline_may_lead_to_anything_with_write_and_set_timers() -> None:
     assert b"".join(sink.got) == b":ok\n\ndata: 1\n\n"
 
 
-@pytest.mark.long_except("greenlets")
+@pytest.mark.long
 @on_threads_and_greenlets
 def test_hundreds_of_streams_leave_nothing_behind() -> None:
     def visit_all(count: int, known: list[Any] | None = None) -> None:

@@ -36,6 +36,7 @@ def at_rest() -> Iterator[dict[str, Any]]:
         yield from ()
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_keeps_its_lease(channels: Channels) -> None:
     runs = Runs(channels)
     run = runs.start(at_rest())
@@ -70,6 +71,7 @@ class Damaged(MemoryBroker):
         return super().renew(channel, of, lease)
 
 
+@pytest.mark.long
 def test_a_run_whose_lease_cannot_be_renewed_takes_no_other_lease() -> None:
     def go_on() -> tuple[bool, Any]:
         runs = Runs(over(Damaged()))

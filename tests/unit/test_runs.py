@@ -254,7 +254,7 @@ def test_a_run_has_an_async_source(channels: Channels) -> None:
     assert runs.start(source(False), id="waits").status == "stopped"
 
 
-@pytest.mark.long_except("redis")
+@pytest.mark.long
 def test_a_run_is_gone_after_its_ttl_and_its_ids_fit_no_later_run(channels: Channels) -> None:
     runs = Runs(channels, ttl=3)
     runs.start([{"data": 1}, {"data": 2}], id="answer")
@@ -281,7 +281,7 @@ def dead(channels: Channels, id: str = "answer", count: int = 3) -> Position:
     return begin
 
 
-@pytest.mark.long_except("redis", "sqlite")
+@pytest.mark.long
 def test_who_watches_a_run_whose_producer_dies_is_told_within_5_s(channels: Channels) -> None:
     runs = Runs(channels)
     ids = (f"answer{number}" for number in itertools.count())
@@ -299,7 +299,7 @@ def test_who_watches_a_run_whose_producer_dies_is_told_within_5_s(channels: Chan
     at_best(death, 5)
 
 
-@pytest.mark.long_except("redis")
+@pytest.mark.long
 def test_of_many_that_notice_a_dead_producer_one_ends_its_run(channels: Channels) -> None:
     dead(channels)
     until(lambda: RunLog(broker_of(channels), "answer").state().is_lapsed, "the lease to run out")

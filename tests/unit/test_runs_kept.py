@@ -68,7 +68,7 @@ def test_what_needs_the_broker_says_that_it_is_away() -> None:
             call("answer")
 
 
-@pytest.mark.long_except("redis", "sqlite")
+@pytest.mark.long
 def test_a_silent_run_is_kept_for_longer_than_its_ttl_and_the_age_of_a_history(
     make: Callable[..., Channels],
 ) -> None:
@@ -87,6 +87,7 @@ def test_a_silent_run_is_kept_for_longer_than_its_ttl_and_the_age_of_a_history(
     until(lambda: runs.status("answer") is None, "the run to be gone")
 
 
+@pytest.mark.long_except("redis")
 def test_forty_watchers_get_all_of_a_run_once_and_never_before_it_is_stored(
     channels: Channels,
 ) -> None:

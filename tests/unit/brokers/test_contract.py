@@ -396,6 +396,7 @@ def test_waiting_tells_of_what_is_already_forgotten(url: str, opened: Open) -> N
     assert plainly(news(broker, {"news": NEVER})) == {"news": (position.log, 2, 1, [])}
 
 
+@pytest.mark.long_except("memory")
 def test_waiting_for_thousands_of_channels_gives_all_that_comes(broker: Broker) -> None:
     names = [f"user/{n}" for n in range(3000)]
     at = dict.fromkeys(names, NEVER)
@@ -540,7 +541,7 @@ def test_a_greenlet_that_waits_lets_others_go_on(url: str, actor: Callable[..., 
     assert told["ticks"] >= MANY
 
 
-@pytest.mark.long_except("memory", "sqlite", "redis")
+@pytest.mark.long
 def test_without_descriptors_it_says_so_and_goes_on_when_there_are_some(
     url: str, actor: Callable[..., Actor]
 ) -> None:
@@ -584,6 +585,7 @@ def get(server: Server, path: str) -> Any:
     return json.loads(body)
 
 
+@pytest.mark.long_except("sqlite-gevent_pywsgi")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["gevent", "gevent_pywsgi", "gthread", "sync"])
 def test_a_worker_of_every_class_appends(
@@ -600,6 +602,7 @@ def test_a_worker_of_every_class_appends(
         assert frames(everything(broker, "news")) == [b"f1", b"f2", b"f3", b"f4", b"f5"]
 
 
+@pytest.mark.long_except("sqlite")
 def test_a_process_without_gevents_patches_appends(
     shared_url: str, opened: Open, actor: Callable[..., Actor]
 ) -> None:
@@ -611,6 +614,7 @@ def test_a_process_without_gevents_patches_appends(
     assert everything(opened(shared_url), "news").last == 3
 
 
+@pytest.mark.long_except("sqlite")
 def test_processes_append_without_loss(
     shared_url: str, opened: Open, actor: Callable[..., Actor]
 ) -> None:

@@ -193,6 +193,7 @@ def test_the_printed_sql_makes_the_tables_and_names_the_rights_that_are_enough(
 # -- what is kept
 
 
+@pytest.mark.long
 def test_the_table_holds_little_more_than_the_history(postgresql_url: str, opened: Open) -> None:
     broker = opened(postgresql_url, 10)
     for n in range(300):

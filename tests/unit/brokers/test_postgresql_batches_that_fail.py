@@ -267,6 +267,7 @@ def test_greenlets_that_are_killed_all_the_time_leave_nothing_behind(postgresql_
     assert stored.keys() >= {b"last %d" % n for n in range(20)}
 
 
+@pytest.mark.long_except("threads")
 @pytest.mark.parametrize("kind", ["greenlets", "threads"])
 def test_a_child_does_not_store_what_waits_in_its_parent(kind: str, postgresql_url: str) -> None:
     program = (

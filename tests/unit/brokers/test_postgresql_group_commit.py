@@ -95,6 +95,7 @@ def test_a_lone_append_is_a_transaction_of_its_own(postgresql_url: str, opened: 
     assert transactions(postgresql_url) == 5
 
 
+@pytest.mark.long
 @patient
 def test_appends_that_come_together_are_stored_in_few_transactions(
     postgresql_url: str, opened: Open
@@ -278,6 +279,7 @@ def test_a_locked_channel_holds_up_no_other_channel(postgresql_url: str, opened:
     assert transactions(postgresql_url, "locked") <= 7
 
 
+@pytest.mark.long
 def test_a_channel_that_stays_locked_is_an_error_in_time(postgresql_url: str, opened: Open) -> None:
     broker = opened(postgresql_url)
     broker.append("locked", b"1")

@@ -46,6 +46,7 @@ def end_sessions(url: str) -> None:
 # -- away
 
 
+@pytest.mark.long
 def test_what_is_down_raises_in_time_and_without_the_password(opened: Open) -> None:
     broker = opened(f"postgresql://user:secret@127.0.0.1:{free_port()}/app")
     calls: list[Callable[[], object]] = [
@@ -165,6 +166,7 @@ def test_a_restart_loses_nothing_and_doubles_nothing(
 # -- frozen
 
 
+@pytest.mark.long
 def test_a_frozen_server_raises_in_time_and_later_stores_at_most_once(
     start_postgresql: Start, opened: Open
 ) -> None:
@@ -271,6 +273,7 @@ def test_an_answer_that_is_given_up_is_nobody_elses(postgresql_url: str) -> None
 # -- what an operator has to mend
 
 
+@pytest.mark.long
 def test_a_read_only_server_is_an_error_that_passes(postgresql_url: str, opened: Open) -> None:
     broker = opened(postgresql_url)
     broker.append("news", b"1")

@@ -147,6 +147,7 @@ def test_numbers_follow_the_order_of_the_commits(channels: Channels, postgresql_
     assert data_of(channels) == ["first", "second"]
 
 
+@pytest.mark.long
 def test_a_transaction_that_goes_on_is_told_to_those_who_wait_for_it(
     channels: Channels, postgresql_url: str
 ) -> None:

@@ -305,7 +305,7 @@ def test_a_wrong_option_of_a_url_is_named_at_once(query: str, words: str) -> Non
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.long_except("redis")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
 def test_what_is_down_raises_in_time_and_without_the_password(
     broker: Callable[..., RedisBroker], kind: str
@@ -359,6 +359,7 @@ def test_what_is_down_for_a_moment_costs_the_reader_nothing(
     assert result == [[b"one"]]
 
 
+@pytest.mark.long_except("redis")
 @pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
 def test_a_connection_that_was_forgotten_on_the_way_costs_the_reader_nothing(
     start_redis: Start, broker: Callable[..., RedisBroker], kind: str
@@ -435,6 +436,7 @@ def test_more_callers_than_connections_wait_for_one(
     assert len(clients_of(redis_server)) <= 3
 
 
+@pytest.mark.long
 def test_a_queue_for_a_connection_ends_in_time_and_is_no_redis_that_is_down(
     redis_server: RedisServer, broker: Callable[..., RedisBroker]
 ) -> None:
@@ -453,6 +455,7 @@ def test_a_queue_for_a_connection_ends_in_time_and_is_no_redis_that_is_down(
     assert all_of(each, "news") == [b"one"]
 
 
+@pytest.mark.long
 def test_a_frozen_redis_raises_in_time_and_later_stores_at_most_once(
     redis_server: RedisServer, broker: Callable[..., RedisBroker]
 ) -> None:
@@ -1255,6 +1258,7 @@ def test_an_account_may_have_few_rights(
     assert server.client().acl_log() == []
 
 
+@pytest.mark.long
 def test_tls(
     start_redis: Start, broker: Callable[..., RedisBroker], certificate: tuple[str, str]
 ) -> None:
@@ -1277,6 +1281,7 @@ def test_what_a_url_says_of_answers_does_no_harm(
     works(broker(f"{redis_server.url}?decode_responses=true&protocol=3&max_connections=7"))
 
 
+@pytest.mark.long
 def test_a_sentinel_leads_to_the_master_and_then_to_the_next(
     start_redis: Start, broker: Callable[..., RedisBroker]
 ) -> None:

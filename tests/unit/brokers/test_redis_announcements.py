@@ -131,6 +131,7 @@ def test_each_node_of_a_cluster_announces_its_own(
     assert crowd.errors == []
 
 
+@pytest.mark.long
 def test_followers_move_with_the_slot_of_their_channels(
     start_redis: Start, opened: Open, unchecked: None
 ) -> None:
@@ -242,6 +243,7 @@ def test_small_entries_are_announced_and_large_ones_are_read(
 # -- a log that expires
 
 
+@pytest.mark.long
 def test_an_empty_channel_leaves_nothing_in_redis_and_an_id_of_it_is_one_gap(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

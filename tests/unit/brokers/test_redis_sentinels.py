@@ -31,6 +31,7 @@ def broker() -> Iterator[Callable[..., RedisBroker]]:
         each.close()
 
 
+@pytest.mark.long
 def test_a_sentinel_that_names_the_master_before_is_not_believed(
     start_redis: Start, broker: Callable[..., RedisBroker]
 ) -> None:

@@ -350,6 +350,7 @@ def test_a_handler_of_signals_that_raises_leaves_no_lock(opened: Open) -> None:
 # -- death
 
 
+@pytest.mark.long_except("1")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_process_loses_nothing_and_holds_up_nobody(
     seed: int, path: str, opened: Open, actor: Callable[..., Actor]

@@ -277,7 +277,7 @@ def test_who_follows_a_channel_without_a_log_misses_nothing_of_the_first(broker:
     assert not news(broker, {"job": empty})["job"].misses(empty)
 
 
-@pytest.mark.long_except("redis", "sqlite")
+@pytest.mark.long
 def test_a_log_with_a_ttl_is_gone_after_its_last_append(broker: Broker, url: str) -> None:
     broker.append("stays", b"1")
     log = NEVER

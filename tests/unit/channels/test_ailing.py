@@ -515,6 +515,7 @@ def test_so_is_a_database_that_there_is_not(
     lasts(opened(f"redis://127.0.0.1:{redis_server.port}/99"), caplog)
 
 
+@pytest.mark.long
 @pytest.mark.server
 def test_so_is_a_certificate_that_nobody_vouches_for(
     start_redis: Start,

@@ -251,6 +251,7 @@ def test_a_handle_does_what_the_channels_do(channels: Channels) -> None:
 # -- real servers
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_every_worker_gives_what_any_process_publishes(

@@ -216,7 +216,7 @@ def test_a_stream_of_a_deleted_channel_is_told_of_a_gap(channels: Channels) -> N
     assert app.gaps == ["job"]
 
 
-@pytest.mark.long_except("redis", "sqlite")
+@pytest.mark.long
 def test_an_ended_channel_is_gone_after_its_ttl(channels: Channels) -> None:
     names = (f"job{number}" for number in itertools.count())
 

@@ -204,6 +204,7 @@ def test_one_who_is_so_slow_that_it_falls_out_of_the_history_is_told() -> None:
     assert app.gaps == ["news"]
 
 
+@pytest.mark.long_except("greenlets")
 @on_threads_and_greenlets
 def test_many_slow_clients_beside_fast_ones() -> None:
     channels = Channels(history=3000)
@@ -807,7 +808,7 @@ print("well")
 """
 
 
-@pytest.mark.long_except("0", "1")
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(6))
 def test_the_same_in_the_greenlets_of_a_patched_process(seed: int) -> None:
     done = run_program(PATCHED, str(seed))

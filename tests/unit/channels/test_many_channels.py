@@ -94,6 +94,7 @@ class Follower:
         return len(self.seen)
 
 
+@pytest.mark.long_except("memory-300-20")
 @pytest.mark.parametrize(
     ("kind", "count", "events"),
     [
@@ -144,7 +145,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_in_many_channels(
     broker.close()
 
 
-@pytest.mark.long_except("redis-1000")
+@pytest.mark.long
 # Tracing each allocation is slow, and a busy machine is slower still.
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", [1000, pytest.param(3000, marks=pytest.mark.long)])

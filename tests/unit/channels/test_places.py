@@ -383,6 +383,7 @@ def test_a_real_redis_that_was_killed_behind_its_snapshot_while_nobody_was_there
     channels.close()
 
 
+@pytest.mark.long_except("3-threads")
 @on_threads_and_greenlets
 @pytest.mark.parametrize("grown", [0, 3, 5])
 def test_a_replica_that_lags_and_takes_over_is_a_gap_for_those_who_had_more(

@@ -129,7 +129,7 @@ def test_a_block_may_leave_its_channel_open(channels: Channels) -> None:
     assert events_of(channel.history()) == [None, None, "failed"]
 
 
-@pytest.mark.long_except("redis", "sqlite")
+@pytest.mark.long
 def test_the_terms_of_the_handle_hold_for_the_end(make: Make) -> None:
     channels = make(history=5)
     with channels.channel("job", history=20, ttl=2).producer() as job:
@@ -143,6 +143,7 @@ def test_the_terms_of_the_handle_hold_for_the_end(make: Make) -> None:
 # -- dead producers
 
 
+@pytest.mark.long_except("redis-threads")
 @on_threads_and_greenlets
 def test_watchers_of_a_dead_producer_are_told_once_within_5_s(
     channels: Channels, dies: None
@@ -178,6 +179,7 @@ def test_whoever_comes_after_the_death_is_told(channels: Channels, dies: None) -
         assert events_of(client.all()) == ["lost"]
 
 
+@pytest.mark.long_except("redis")
 def test_what_a_dead_producer_leaves_behind_is_freed_in_its_time(
     channels: Channels, url: str, dies: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ def test_what_a_dead_producer_leaves_behind_is_freed_in_its_time(
     until(freed, "all to be freed")
 
 
+@pytest.mark.long_except("sqlite")
 def test_of_many_processes_that_notice_a_death_one_tells(make: Make, dies: None) -> None:
     several = [make() for _ in range(3)] if broker_of(make()).shared else [make()]
     several[0].channel("job").producer(ttl=1).__enter__()
@@ -219,7 +222,7 @@ def test_of_many_processes_that_notice_a_death_one_tells(make: Make, dies: None)
     assert events_of(several[0].history("job")) == ["lost"]
 
 
-@pytest.mark.long_except("redis-greenlets", "sqlite-threads")
+@pytest.mark.long
 @on_threads_and_greenlets
 def test_a_block_that_goes_on_keeps_its_lease(channels: Channels) -> None:
     names = (f"job{number}" for number in itertools.count())
@@ -238,7 +241,7 @@ def test_a_block_that_goes_on_keeps_its_lease(channels: Channels) -> None:
     in_one_try(go_on)
 
 
-@pytest.mark.long_except("redis-greenlets", "sqlite-threads")
+@pytest.mark.long
 @on_threads_and_greenlets
 def test_a_block_may_go_on_for_longer_than_its_last_message_is_kept(
     channels: Channels, monkeypatch: pytest.MonkeyPatch
@@ -417,7 +420,7 @@ with channels.channel("job").producer(ttl=1):
 """
 
 
-@pytest.mark.long_except("")
+@pytest.mark.long
 @pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()"])
 def test_work_without_a_wait_keeps_the_lease_unless_gevent_has_patched(patch: str) -> None:
     """A thread renews it, or a greenlet, which has no turn."""

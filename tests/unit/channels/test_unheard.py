@@ -144,6 +144,7 @@ SCRIPTS: dict[str, list[tuple[str, list[str]]]] = {
 }
 
 
+@pytest.mark.long_except("that publishes")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_and_its_children(name: str, tmp_path: Path) -> None:
     steps = SCRIPTS[name]
@@ -197,6 +198,7 @@ TWO = {
 }
 
 
+@pytest.mark.long_except("flask")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ONE)
 def test_one_process_that_serves_may_publish_before_its_first_client(

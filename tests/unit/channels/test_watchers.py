@@ -29,7 +29,7 @@ def counts(channels: Channels, expected: int, name: str = "room") -> None:
     until(lambda: channels.channel(name).watchers() == expected, f"{expected} to be counted")
 
 
-@pytest.mark.long_except("memory-threads", "sqlite-greenlets", "redis-threads", "redis-greenlets")
+@pytest.mark.long
 @on_threads_and_greenlets
 def test_counted_streams_of_all_processes_are_watchers(make: Make) -> None:
     here, there = make(), make()
@@ -72,6 +72,7 @@ def test_what_an_app_publishes_among_the_reports_is_no_report(channels: Channels
     channels.channel("room").off_empty(left.append)
 
 
+@pytest.mark.long_except("sqlite")
 def test_a_process_that_says_no_more_counts_out(channels: Channels) -> None:
     """The log forgets its reports by their age."""
     terms = Terms(bounds=Bounds(1, 1.0), ttl=60)

@@ -32,6 +32,7 @@ def filled(line: bytes) -> bytes:
     return line * (65536 // len(line))
 
 
+@pytest.mark.long_except("H")
 @pytest.mark.parametrize("first", [b"H", b"HTTP/1.1 200 OK\r\n", HEAD.encode()])
 def test_a_head_byte_by_byte_ends_with_the_patience_of_the_doctor(first: bytes) -> None:
     def attempt() -> float:

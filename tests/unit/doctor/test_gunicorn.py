@@ -133,6 +133,7 @@ def test_the_arguments_and_the_environment_count_as_for_gunicorn(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_gunicorn_behaves_as_the_fault_says(
     examine: Examine, serve: Callable[..., Server], tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def one(found: list[Finding], words: str) -> Finding:
     return finding
 
 
+@pytest.mark.long
 def test_a_whole_cluster_has_one_line_for_all_nodes(start_redis: Start) -> None:
     nodes = make_cluster(start_redis, 3, "appendonly yes\n")
     found = examine_redis(url_of(nodes[0]))
@@ -87,6 +88,7 @@ def test_a_setting_of_one_node_is_told_with_its_name(
     assert text.startswith(f"{at(nodes[1])}: ")
 
 
+@pytest.mark.long
 def test_a_node_that_is_down_is_named_with_its_slots(start_redis: Start) -> None:
     nodes = make_cluster(start_redis, 3, SOON)
     nodes[2].stop()
@@ -101,6 +103,7 @@ def test_a_node_that_is_down_is_named_with_its_slots(start_redis: Start) -> None
     assert [at(node) in state.seen for node in nodes] == [True, True, False]
 
 
+@pytest.mark.long
 def test_a_node_that_stands_still_is_found_by_the_doctor_first(start_redis: Start) -> None:
     nodes = make_cluster(start_redis, 2, "cluster-node-timeout 60000\n")
     nodes[1].freeze()

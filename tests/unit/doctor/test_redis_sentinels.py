@@ -88,6 +88,7 @@ def is_in_step(master: Any) -> bool:
     return replica.get("state") == "online" and replica["offset"] == master["master_repl_offset"]
 
 
+@pytest.mark.long
 def test_a_whole_group_has_neither_fault_nor_note(make: Callable[..., Group]) -> None:
     group = make()
     found = examine_redis(group.url())
@@ -102,6 +103,7 @@ def test_a_whole_group_has_neither_fault_nor_note(make: Callable[..., Group]) ->
         assert client.dbsize() == 0
 
 
+@pytest.mark.long
 def test_a_sentinel_that_is_down_is_named(make: Callable[..., Group]) -> None:
     group = make(down_after=300)
     for each in group.sentinels[:2]:

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.kit.servers import ROOT
 
 _PROGRAM = """
@@ -151,6 +153,7 @@ def run(bodies: dict[str, str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_it_runs_and_the_process_ends() -> None:
     ran = run(
         {

@@ -37,6 +37,7 @@ print(sorted(codes) == [(code, code) for code in range(20)] or codes)
 """
 
 
+@pytest.mark.long_except("start")
 @pytest.mark.parametrize("how", ["start", "fork"])
 def test_each_thread_gets_the_exit_code_of_its_own_child(how: str) -> None:
     ran = run_program(_PROGRAM.replace("HOW", how), options=("-W", "ignore"))

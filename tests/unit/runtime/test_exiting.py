@@ -43,6 +43,7 @@ at_exit(over.set)
 """
 
 
+@pytest.mark.long_except("plain")
 @pytest.mark.parametrize("patched", ["plain", "patched"])
 def test_functions_run_while_everything_works_and_each_once(patched: str) -> None:
     done = subprocess.run(

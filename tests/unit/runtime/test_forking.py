@@ -60,6 +60,7 @@ def counter() -> Iterator[Counter]:
     _members.remove(counter)
 
 
+@pytest.mark.long
 def test_a_child_finds_what_a_lock_guards_in_one_piece(counter: Counter) -> None:
     over = threading.Event()
 

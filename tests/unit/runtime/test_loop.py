@@ -79,6 +79,7 @@ print(loops[0].hub is not gevent.get_hub(), loops[0].cooperative)
     assert printed_by(program) == "True True"
 
 
+@pytest.mark.long_except("is waited for")
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
@@ -101,6 +102,7 @@ stream.destroy()
     assert (ran.stdout.strip(), ran.stderr, ran.returncode) == (expected, "", 0)
 
 
+@pytest.mark.long
 def test_calls_from_other_threads_leave_the_loops_count_as_it_was() -> None:
     """With a count too low the loop ends, while greenlets sleep in it."""
     program = """

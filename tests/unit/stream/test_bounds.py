@@ -133,6 +133,7 @@ def test_a_view_that_writes_on_and_never_returns_is_told_why_nothing_is_sent(
     assert "before the view has returned. Use pipeline()" in warning
 
 
+@pytest.mark.long_except("before it is piped-close")
 @pytest.mark.parametrize("overflow", ["close", "drop-oldest", "error"])
 @pytest.mark.parametrize("when", ["before it is piped", "before it is sent", "in one turn"])
 def test_what_is_written_at_once_meets_no_bound_in_number(when: str, overflow: Any) -> None:
@@ -265,6 +266,7 @@ def test_a_client_that_takes_all_before_its_writer_goes_on_gets_more(
     assert b"data: behind" in client.read_all()
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread", "flask"])
 def test_a_replay_arrives_on_real_servers(kind: str, serve: Callable[..., Server]) -> None:
@@ -388,6 +390,7 @@ def write_by_hand(streams: list[SseStream], messages: list[dict[str, str]]) -> N
             pipe.destination.write(f"data: {message['data']}\n\n")  # type: ignore[arg-type]
 
 
+@pytest.mark.long_except("write_by_stream-300000-3")
 @pytest.mark.parametrize(("size", "count"), [(100, 900), (1000, 900), (300_000, 3)])
 @pytest.mark.parametrize(
     "write", [write_by_stream, write_by_message, write_with_callbacks, write_by_hand]
@@ -423,6 +426,7 @@ def test_equal_messages_that_wait_for_many_clients_are_kept_once(
     in_one_try(write_all)
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_client_that_never_reads_is_cut_even_inside_sendall(
@@ -453,6 +457,7 @@ def test_a_stream_ends_cleanly_when_it_is_old() -> None:
     assert stream.write({"data": "late"}) is False
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_a_full_server_says_when_to_come_back(kind: str, serve: Callable[..., Server]) -> None:

@@ -40,6 +40,7 @@ def test_a_timer_is_called_once_for_each_of_its_times() -> None:
         assert len(said) == 4
 
 
+@pytest.mark.long_except("greenlets")
 @on_threads_and_greenlets
 def test_small_steps_add_up() -> None:
     said: list[int] = []
@@ -65,6 +66,7 @@ def test_a_timer_that_a_callback_sets_comes_in_the_same_move() -> None:
         assert times == [0.5, 1, 1.5, 2]
 
 
+@pytest.mark.long_except("greenlets")
 @on_threads_and_greenlets
 def test_a_heartbeat_comes_after_the_silence(app: Flask) -> None:
     for _ in range(20):
@@ -92,6 +94,7 @@ def test_a_heartbeat_comes_at_the_end_of_the_silence_wherever_it_began(
         assert events.heartbeats == before + 1
 
 
+@pytest.mark.long
 def test_a_stream_ends_at_its_age(app: Flask) -> None:
     app.config["SSESTREAM_MAX_AGE"] = 3600
     with stopped_clock() as clock, stream(app, "/news") as events:
@@ -219,6 +222,7 @@ def test_a_loop_that_nobody_runs_any_more_holds_nothing_up(
     gc.collect()
 
 
+@pytest.mark.long
 def test_a_source_that_never_waits_does_not_hold_up_the_clock(app: Flask) -> None:
     written: Callable[[], int] = lambda: app.extensions.get("written", 0)  # noqa: E731
 

@@ -43,7 +43,7 @@ def app():
 # Each run of pytest takes seconds, so that few of them show much each.
 
 
-@pytest.mark.long_except("plain")
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["", PATCHED], ids=["plain", "patched"])
 def test_the_fixtures_work_together_and_their_errors_say_what_is_wrong(
     tmp_path: Path, first: str
@@ -77,6 +77,7 @@ def test_it_waits(sse, app):
     assert "an event did not come within 0.1 s. GET /ticks is open: events so far: 0" in said
 
 
+@pytest.mark.long
 def test_channels_without_an_app_are_new_for_each_test_and_an_own_fixture_comes_first(
     tmp_path: Path,
 ) -> None:

@@ -143,6 +143,7 @@ def test_a_client_comes_back_with_its_id_and_another_ticket(
         assert data_of(again.take(1)) == ["2"]
 
 
+@pytest.mark.long_except("threads")
 @on_threads_and_greenlets
 def test_a_stream_ends_when_its_ticket_does(tickets: Tickets, app: Admitting) -> None:
     began = time.time()
