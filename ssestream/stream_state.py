@@ -4,7 +4,7 @@
 """
 
 import weakref
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from .errors import StreamError
 from .http.body import Body
@@ -44,13 +44,16 @@ class NothingToCome:
 NOTHING_TO_COME = NothingToCome()
 
 
-class Follower(Protocol):
+class Follower:
     """An object of this package that gets a stream's events, before the app's handlers.
 
     The call queue calls it, mostly in the hub's loop. So it must not block.
     """
 
-    def heard(self, event: str) -> None: ...
+    __slots__ = ()
+
+    def heard(self, event: str) -> None:
+        """The stream has emitted *event*."""
 
 
 class StreamState(Belonging):

@@ -29,6 +29,9 @@ FOREIGN_WRITES = 17
 #: How often tests reach into private names of the package.
 TESTS_REACH = 49
 
+#: The protocols of the package, and no two have one name.
+PROTOCOLS = 8
+
 #: The most lines of a file, and how many files may come near.
 MOST_LINES, MANY_LINES, FILES_WITH_MANY = 450, 400, 3
 
@@ -87,6 +90,15 @@ def foreign_writes(file: Path) -> Iterator[str]:
             yield f"{name_of(file)}:{node.lineno} {ast.unparse(node)}"
 
 
+def protocols(file: Path) -> Iterator[str]:
+    """The names of the protocols that *file* has."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.ClassDef):
+            bases = {ast.unparse(base).partition("[")[0] for base in node.bases}
+            if bases & {"Protocol", "typing.Protocol"}:
+                yield node.name
+
+
 def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
@@ -140,6 +152,7 @@ def main() -> None:
     for what, find, bound in (
         ("private attributes of others", private_reads, PRIVATE_READS),
         ("writes to attributes of others", foreign_writes, FOREIGN_WRITES),
+        ("protocols", protocols, PROTOCOLS),
     ):
         found = [each for file in FILES for each in find(file)]
         print(*found, sep="\n")

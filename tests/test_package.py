@@ -18,6 +18,7 @@ from tests.house import (
     FOREIGN_WRITES,
     PACKAGE,
     PRIVATE_READS,
+    PROTOCOLS,
     TESTS,
     TESTS_REACH,
     foreign_writes,
@@ -25,6 +26,7 @@ from tests.house import (
     name_of,
     private_names,
     private_reads,
+    protocols,
     reaches,
     too_long,
     tree_of,
@@ -130,6 +132,9 @@ def test_the_house_gets_no_worse() -> None:
     assert len(reads) <= PRIVATE_READS, "\n".join(reads)
     writes = [each for file in FILES for each in foreign_writes(file)]
     assert len(writes) <= FOREIGN_WRITES, "\n".join(writes)
+    contracts = [each for file in FILES for each in protocols(file)]
+    assert len(contracts) <= PROTOCOLS, "\n".join(contracts)
+    assert len(contracts) == len(set(contracts))
     private = private_names()
     found = [each for file in TESTS for each in reaches(file, private)]
     assert len(found) <= TESTS_REACH, "\n".join(found)

@@ -1,7 +1,7 @@
 """One broker, and the streams of this process that follow its channels."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import flask
 from flask.json.provider import JSONProvider
@@ -24,14 +24,15 @@ from .watchers import Watchers
 CLOSING = 1.0
 
 
-class Observer(Protocol):
-    """One that counts what exchanges do."""
+class ChannelObserver:
+    """Counts what exchanges do."""
 
     def forgotten(self, name: str, numbers: ChannelStatistics) -> None:
         """Called with the last *numbers* of the channel *name*, which no stream follows here."""
 
     def timed(self, append: Callable[..., Position]) -> Callable[..., Position]:
         """A function that does as *append* of a broker, and counts."""
+        return append
 
 
 class Exchange:
@@ -50,7 +51,7 @@ class Exchange:
         #: The counted streams of all processes.
         self.watchers = Watchers(broker)
         self._lost: dict[str, Lost] = {}
-        self._observers: list[Observer] = []
+        self._observers: list[ChannelObserver] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -66,7 +67,7 @@ class Exchange:
         """Let `Channels.publish` use the JSON provider of *app* outside of its context."""
         self.json = app.json
 
-    def observe(self, observer: Observer) -> None:
+    def observe(self, observer: ChannelObserver) -> None:
         """Let *observer* count from now on."""
         self._observers.append(observer)
         self.listener.tails.when_forgotten(observer.forgotten)

@@ -14,7 +14,7 @@ from ..config import current_app
 from ..runtime.threads import new_lock
 from ..runtime.weak import snapshot
 from .apps import Apps, configuration_of, naming_keys
-from .exchange import Exchange, Observer
+from .exchange import ChannelObserver, Exchange
 from .unheard import Audience
 
 
@@ -37,7 +37,7 @@ class Exchanges:
         # The exchange for all apps, while `with_broker` gives one.
         self._only: Exchange | None = None
         self._audience = Audience()
-        self._observers: list[Observer] = []
+        self._observers: list[ChannelObserver] = []
         # Guards all fields. Nobody holds it while waiting.
         self._lock = new_lock()
         _all.add(self)
@@ -81,7 +81,7 @@ class Exchanges:
             own = [each for each in (self.own, self._only) if each is not None]
             return [*self._others.values(), *own]
 
-    def observe(self, observer: Observer) -> None:
+    def observe(self, observer: ChannelObserver) -> None:
         """Tell *observer* of all exchanges of these channels, also of those that come later."""
         with self._lock:
             self._observers.append(observer)

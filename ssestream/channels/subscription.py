@@ -13,6 +13,7 @@ from ..runtime.loop import logger
 from ..runtime.origin import log_failure
 from ..runtime.threads import new_lock
 from ..stream import SseStream, flow_of
+from ..stream_state import Follower
 from ..wire import id_block, with_id
 from .cursor import NONE, Cursor
 from .ids import UNKNOWN, check_fits, format_id
@@ -27,8 +28,8 @@ HAS_ENDED = "each of its channels has ended, the last of them"
 UNHEARD_CLOSE = "it subscribed while the broker was away, and may have missed the end of"
 
 
-class Keeper(Protocol):
-    """The owner of subscriptions, which is an `Exchange`: the part that a subscription needs."""
+class Following(Protocol):
+    """The part of an `Exchange` that its subscriptions call."""
 
     def drained(self, subscription: "Subscription") -> None:
         """Called when the stream of *subscription* has room again."""
@@ -47,12 +48,12 @@ class Keeper(Protocol):
         """Called after *cursor* has passed the end of its log."""
 
 
-class Subscription:
+class Subscription(Follower):
     """A stream and its cursors, one for each channel."""
 
-    __slots__ = ("_keeper", "_lock", "_pushes", "closed", "cursors", "drains", "flow", "stream")
+    __slots__ = ("_exchange", "_lock", "_pushes", "closed", "cursors", "drains", "flow", "stream")
 
-    def __init__(self, stream: SseStream, keeper: Keeper) -> None:
+    def __init__(self, stream: SseStream, exchange: Following) -> None:
         self.stream = stream
         self.flow = flow_of(stream)
         #: One cursor for each channel. Every change makes a new tuple, so that a reader needs no
@@ -62,7 +63,7 @@ class Subscription:
         self.closed = False
         #: How often the stream has emitted ``"drain"``.
         self.drains = 0
-        self._keeper = keeper
+        self._exchange = exchange
         # Whether ``push()`` is the library's own. An app's subclass may override ``push()``, and
         # must then see every frame.
         self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
@@ -131,14 +132,14 @@ class Subscription:
     def cancel(self) -> None:
         """Give nothing more to the stream, and stop following its channels."""
         self.close()
-        self._keeper.gone(self)
+        self._exchange.gone(self)
 
     def heard(self, event: str) -> None:
         """Act on *event*, which the stream has emitted."""
         if event == "drain":
-            self._keeper.drained(self)
+            self._exchange.drained(self)
         elif event == "close":
-            self._keeper.gone(self)
+            self._exchange.gone(self)
 
     def end_stream(self, why: str, name: str | None = None) -> None:
         """End the stream; it still delivers its waiting messages.
@@ -169,7 +170,7 @@ class Subscription:
         if self._fits(b""):
             self.send_id()
         else:
-            self._keeper.passed(self, cursor, 1)
+            self._exchange.passed(self, cursor, 1)
 
     def deliver_now(self, cursor: Cursor, batch: Batch) -> bool:
         """Give the stream the whole *batch*, if this is possible without a look at each
@@ -278,11 +279,11 @@ class Subscription:
             finally:
                 cursor.count(given, given if replayed else 0)
             more = more and not self.closed
-        # Call the keeper without the lock, because the keeper may call `send_id`.
+        # Call the exchange without the lock, because it may call `send_id`.
         if silent or (given and cursor.filter is not None):
-            self._keeper.passed(self, cursor, silent)
+            self._exchange.passed(self, cursor, silent)
         if ends:
-            self._keeper.ended(cursor)
+            self._exchange.ended(cursor)
         return more
 
     def _push(self, frame: bytes) -> None:

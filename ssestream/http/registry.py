@@ -97,8 +97,8 @@ class Open(Protocol):
         """End the stream at once."""
 
 
-class Observer(Protocol):
-    """One that hears of each stream when it opens and when it is over. It must not raise."""
+class StreamObserver:
+    """Hears of each stream when the stream opens and when it is over. It must not raise."""
 
     def opened(self, stream: Open) -> None:
         """Called in the request of *stream*, which may be over already."""
@@ -112,7 +112,7 @@ class _Registry:
 
     def __init__(self) -> None:
         self._when_drained: tuple[Callable[[float], object], ...] = ()
-        self._observers: tuple[Observer, ...] = ()
+        self._observers: tuple[StreamObserver, ...] = ()
         self.begin()
 
     def begin(self) -> None:
@@ -178,7 +178,7 @@ class _Registry:
         if self.draining:
             self._look_whether_drained()
 
-    def observe(self, observer: Observer) -> None:
+    def observe(self, observer: StreamObserver) -> None:
         """Let *observer* hear of each stream from now on."""
         self._observers = (*self._observers, observer)
 

@@ -6,6 +6,7 @@ from typing import get_args
 
 from ..brokers.broker import CONTROL, PLAIN, Position, Refused, Terms
 from ..channels.channels import Channels
+from ..channels.exchange import ChannelObserver
 from ..channels.health import State
 from ..channels.lag import lags_of
 from ..channels.leases import LAST_WORDS
@@ -38,7 +39,7 @@ COUNTERS: tuple[tuple[str, str, Callable[[ChannelStatistics], int]], ...] = (
 OWN = (LAST_WORDS, REPORTS, STOPS)
 
 
-class ChannelNumbers:
+class ChannelNumbers(ChannelObserver):
     """The numbers of *channels* in this process, from now on."""
 
     def __init__(self, channels: Channels, group: Group | None) -> None:

@@ -7,15 +7,15 @@ from collections import deque
 from typing import Any
 
 from ..http.body import Body
-from ..http.registry import Cause, Open
+from ..http.registry import Cause, Open, StreamObserver
 from ..runtime.clock import clock
 
 #: The number of ended streams that are kept.
 LAST = 50
 
 
-class Ledger:
-    """An observer of the registry, for what the registry itself does not keep."""
+class Ledger(StreamObserver):
+    """Keeps what the registry itself does not keep."""
 
     def __init__(self) -> None:
         self.begin()

@@ -1,51 +1,34 @@
 """Which server announces which channel: one server, or the nodes of a cluster."""
 
 import contextlib
-from typing import Any, Protocol
+from typing import Any
 
 from .client import Client
 from .errors import ERRORS
 from .keys import key_of
 
 
-class Servers(Protocol):
-    """The servers to subscribe at."""
+class OneServer:
+    """One server, or the master that sentinels name."""
 
     #: Whether each channel is announced by one node of several.
-    sharded: bool
-    #: The database that the announcements name.
-    db: int
+    sharded = False
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._connection: Any = None
+        #: The database that the announcements name.
+        self.db = database_of(client)
 
     def of(self, channel: str) -> str:
         """The name of the server that announces *channel*."""
+        return ""
 
     def connect(self, server: str) -> Any:
         """A connection to the server with the name *server*, for a subscriber.
 
         An earlier connection to this server is closed.
         """
-
-    def renew(self) -> None:
-        """Ask anew which server announces which channel."""
-
-    def close(self) -> None:
-        """Close all connections."""
-
-
-class OneServer:
-    """One server, or the master that sentinels name."""
-
-    sharded = False
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._connection: Any = None
-        self.db = database_of(client)
-
-    def of(self, channel: str) -> str:
-        return ""
-
-    def connect(self, server: str) -> Any:
         pool, earlier = self._client.connection_pool, self._connection
         if earlier is not None:
             self._connection = None
@@ -54,14 +37,15 @@ class OneServer:
         return self._connection
 
     def renew(self) -> None:
-        pass
+        """Ask anew which server announces which channel."""
 
     def close(self) -> None:
+        """Close all connections."""
         self._client.close()
 
 
 class Nodes:
-    """The nodes of a cluster, through the client that all calls share."""
+    """As `OneServer`, for the nodes of a cluster, through the client that all calls share."""
 
     sharded = True
     db = 0
@@ -100,6 +84,10 @@ class Nodes:
         connections, self._connections = self._connections, {}
         for connection in connections.values():
             connection.disconnect()
+
+
+#: The servers to subscribe at.
+Servers = OneServer | Nodes
 
 
 def _give_back(pool: Any, connection: Any) -> None:

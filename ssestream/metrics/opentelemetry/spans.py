@@ -17,7 +17,7 @@ from opentelemetry.trace import (
 )
 
 from ...http.body import Body
-from ...http.registry import BREAKING, REASONS, Cause, Open, registry
+from ...http.registry import BREAKING, REASONS, Cause, Open, StreamObserver, registry
 from ...runtime.loop import logger
 
 #: The span of the request that runs here, or ran here last. A server asks for the first chunk of
@@ -55,7 +55,7 @@ def _note_request(response: flask.Response) -> flask.Response:
     return response
 
 
-class _Spans:
+class _Spans(StreamObserver):
     """The spans of the open streams."""
 
     def __init__(self, tracer: Tracer) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ssestream import drain, statistics
 from ssestream.http import registry as room
-from ssestream.http.registry import DRAIN_PATIENCE, REASONS, Cause
+from ssestream.http.registry import DRAIN_PATIENCE, REASONS, Cause, StreamObserver
 
 
 class Stream:
@@ -276,7 +276,7 @@ def test_a_process_without_streams_is_drained_at_once(registry: Any) -> None:
     assert len(told) == 2
 
 
-class Observer:
+class Observer(StreamObserver):
     def __init__(self) -> None:
         self.told: list[Any] = []
 
