@@ -168,7 +168,7 @@ class Audience:
         if self._has_looked_for_several:
             return False
         self._has_looked_for_several = True
-        for worker in [*process.servers, *workers_of_gunicorn()]:
+        for worker in [*process.workers, *workers_of_gunicorn()]:
             count = getattr(getattr(worker, "cfg", None), "workers", 1)
             if isinstance(count, int) and count > 1:
                 process.has_others()

@@ -34,6 +34,7 @@ from ..http.diagnosis import explain_standard_way_with
 from ..http.registry import registry
 from ..response import FLUSH_LATER, ServerResponse
 from ..runtime.clock import clock
+from ..runtime.forking import process
 from .cohort import GroupedSender
 from .connections import Connections, OnEnd, Serving, note_answer
 from .heads import heads
@@ -70,6 +71,7 @@ def post_worker_init(worker: Any) -> None:
 def _freeze() -> None:
     # The objects of the app live as long as the worker. Without this, the garbage collector
     # scans them each time that the number of streams has grown by a quarter.
+    process.before_freeze()
     gc.collect()
     gc.freeze()
 

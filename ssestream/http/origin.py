@@ -23,7 +23,7 @@ def call_queue_of(environ: dict[str, Any]) -> CallQueue:
     if call_queue is None:
         call_queue = environ[_CALL_QUEUE_KEY] = CallQueue(current_loop(), origin_of(environ))
         if process.begin():
-            process.listens(_server_of_caller())
+            process.listens(_worker_of_caller())
         if environ.get("wsgi.multiprocess"):
             process.has_others()
         if process.left_behind:
@@ -75,16 +75,13 @@ def current_origin() -> Origin | None:
     return running_origin()
 
 
-def _server_of_caller() -> Any:
-    """The gevent server or the gunicorn worker that calls the app; None if it is neither.
+def _worker_of_caller() -> Any:
+    """The gunicorn worker that calls the app; None if there is none.
 
-    A request has no reference to either, so look for it in the callers' frames.
+    A request has no reference to it, so look for it in the callers' frames.
     """
     for frame in callers():
         caller = frame.f_locals.get("self")
-        module = type(caller).__module__
-        if module.startswith(("gevent.pywsgi", "gunicorn.workers.")):
-            server = caller if hasattr(caller, "sockets") else getattr(caller, "server", None)
-            if server is not None:
-                return server
+        if type(caller).__module__.startswith("gunicorn.workers.") and hasattr(caller, "sockets"):
+            return caller
     return None

@@ -81,7 +81,7 @@ class Worker:
         """Find the worker, and keep its file open. Called by code that a request runs."""
         if self._worker is not None:
             return
-        for each in [*process.servers, *workers_of_gunicorn()]:
+        for each in [*process.workers, *workers_of_gunicorn()]:
             with contextlib.suppress(AttributeError, OSError, ValueError):  # no worker; it ends
                 self._file = os.dup(each.tmp.fileno())
                 self._worker = each

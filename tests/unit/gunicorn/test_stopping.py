@@ -47,7 +47,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     monkeypatch.setattr(room, "_stopping", None)
     monkeypatch.setattr(room, "drain", made.drain)
     monkeypatch.setattr(process, "serves", process.serves)
-    monkeypatch.setattr(process, "servers", [])
+    monkeypatch.setattr(process, "workers", [])
     return made
 
 
@@ -68,7 +68,7 @@ def handlers() -> Iterator[None]:
 def test_a_worker_serves_and_listens_from_the_beginning(worker: Worker) -> None:
     Stopping(worker)
     assert process.serves
-    assert process.servers == [worker]
+    assert process.workers == [worker]
 
 
 def test_the_streams_are_drained_once_when_the_worker_has_to_stop(worker: Worker) -> None:
