@@ -69,17 +69,17 @@ def test_nothing_is_warned_of(server: Server) -> None:
 
 
 @pytest.mark.long_except("SIGTERM")
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "touch"])
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "SIGHUP-lazy", "touch"])
 def test_a_worker_that_stops_ends_its_streams_cleanly(
     how: str, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
+    how, _, lazy = how.partition("-")
     (tmp_path / "drained.py").write_text(
         f"import signal\n\nfrom ssestream import drain, statistics\n\n\n{RECIPE}\n\n"
         "from tests.servers.apps.app import app\ndrain_under_uwsgi()\n"
     )
     touched = tmp_path / "touched"
     touched.touch()
-    # uWSGI looks at whole seconds only.
     # uWSGI compares whole seconds: a touch in the same second would be none.
     an_hour_ago = time.time() - 3600
     os.utime(touched, (an_hour_ago, an_hour_ago))
@@ -87,7 +87,7 @@ def test_a_worker_that_stops_ends_its_streams_cleanly(
         "uwsgi-gevent",
         "drained:app",
         env={"PYTHONPATH": f"{ROOT}:{tmp_path}"},
-        args=("--touch-reload", str(touched)),
+        args=("--touch-reload", str(touched), *(("--lazy-apps",) if lazy else ())),
     )
     clients = [Client(server.port).get(f"/quiet?key=s{number}") for number in range(5)]
     for client in clients:
