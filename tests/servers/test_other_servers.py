@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_docs import blocks
+from tests.kit import servers
 from tests.kit.promptness import at_best
-from tests.kit.servers import ROOT, Client, Server, ask_json, wait_until
+from tests.kit.servers import PATIENCE, ROOT, Client, Server, ask_json, wait_until
 from tests.servers.test_departure import departs, fin, half_close, rst
 from tests.servers.test_diagnosis import stream, warnings_of
+from tests.servers.test_vanished import BEAT, NOISE, TIMEOUT, is_gone_within, settings
 
 pytestmark = pytest.mark.server
 
@@ -34,6 +36,9 @@ SERVERS = {"cheroot": "cheroot", "granian": "granian", "mod_wsgi": "", "hypercor
 
 #: Of these, the ones that tell the app of a departure as far as a heartbeat shows it.
 KEEPERS = ("granian", "mod_wsgi")
+
+#: How long one that never reads keeps a thread of its server.
+NEVER_READS = {"cheroot": "close", "granian": "it leaves", "mod_wsgi": "Apache's Timeout"}
 
 RECIPES = blocks(ROOT / "docs" / "stopping.rst", "python")
 
@@ -93,6 +98,58 @@ def test_a_client_that_never_reads_is_given_up(server: Server) -> None:
     client = Client(server.port, receive_buffer=4096).get("/flood?key=stalled")
     server.wait_for(event="close", key="stalled")
     client.fin()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "until"), NEVER_READS.items())
+def test_one_that_never_reads_keeps_its_thread_until(
+    kind: str, until: str, need: Need, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(kind)
+    monkeypatch.setattr(servers, "_MOD_WSGI", "Timeout 8\n" + servers._MOD_WSGI)
+    env = {"SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": 0.5})}
+    server = serve(kind, APP, env=env, threads=1)
+    client = Client(server.port, receive_buffer=4096).get("/flood?key=stalled")
+    server.wait_for(event="close", key="stalled")
+    other = Client(server.port).get("/ticks", "Connection: close")
+    if until != "close":
+        other.sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            other.read_until(b"}")
+        other.sock.settimeout(PATIENCE)
+    if until == "it leaves":
+        client.fin()
+    other.read_until(b"}")
+
+
+def vanishing(**more: float) -> dict[str, str]:
+    return settings(heartbeat=BEAT, tcp_user_timeout=TIMEOUT, send_timeout=TIMEOUT, **more)
+
+
+@pytest.mark.long
+def test_cheroot_cuts_one_that_vanishes(need: Need, serve: Callable[..., Server]) -> None:
+    need("cheroot")
+    server = serve("cheroot", APP, env=vanishing())
+    is_gone_within(BEAT + TIMEOUT + NOISE, server)
+    is_gone_within(TIMEOUT + NOISE, server, "/flood", receive_buffer=4096)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KEEPERS)
+def test_elsewhere_only_its_age_ends_one_that_vanishes(
+    kind: str, need: Need, serve: Callable[..., Server]
+) -> None:
+    need(kind)
+    age = 4 * (BEAT + TIMEOUT)
+    server = serve(kind, APP, env=vanishing(max_age=age), threads=1)
+    client = Client(server.port).get("/quiet?key=vanished")
+    client.read_until(b":ok\n\n")
+    client.vanish()
+    opened = server.wait_for(event="open", key="vanished")
+    closed = server.wait_for(event="close", key="vanished")
+    # The age has up to a fifth less, so that the streams of one moment do not end in one.
+    assert closed["at"] - opened["at"] > age / 2
+    Client(server.port).get("/ticks", "Connection: close").read_until(b"}")
 
 
 @pytest.mark.parametrize("server", ["cheroot"], indirect=True, scope="module")
