@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ssestream import Channels
+from tests.kit.disk import Disk
 from tests.kit.servers import Client, Server, wait_until
 
 pytestmark = [
@@ -18,36 +18,6 @@ pytestmark = [
 
 TOP = "top: the folder cannot be written"
 METRICS = "metrics: the numbers of this process are not written"
-
-
-class Disk:
-    """A file system of 64 KiB, in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir()
-        self._mount("-t", "tmpfs", "-o", "size=64k", "none")
-
-    def fill(self) -> None:
-        with contextlib.suppress(OSError), (self.path / "filler").open("wb", 0) as file:
-            while True:
-                file.write(b"x" * 1024)
-
-    def free(self) -> None:
-        (self.path / "filler").unlink()
-
-    def protect(self, mode: str = "ro") -> None:
-        self._mount("-o", f"remount,{mode}")
-
-    def remove(self) -> None:
-        subprocess.run(["umount", "--lazy", str(self.path)], check=True)
-
-    def _mount(self, *words: str) -> None:
-        done = subprocess.run(
-            ["mount", *words, str(self.path)], check=False, capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"this machine mounts nothing: {done.stderr}")
 
 
 @pytest.fixture
