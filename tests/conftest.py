@@ -20,6 +20,7 @@ import pytest
 from ssestream.channels import health, listener, replay
 from ssestream.http import diagnosis
 from tests.kit.brokers import Actor
+from tests.kit.certificates import make_certificate
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import APACHE, MOD_WSGI, Server
 
@@ -54,7 +55,9 @@ LONGEST = (
     "unit/brokers/test_contract.py",
     "unit/brokers/test_redis.py",
     "unit/brokers/test_postgresql.py",
+    "unit/brokers/test_postgresql_failover.py",
     "unit/brokers/test_postgresql_outages.py",
+    "unit/brokers/test_postgresql_restarts.py",
     "unit/brokers/test_sqlite.py",
     "unit/channels/test_listener.py",
     "unit/test_wire.py",
@@ -68,8 +71,14 @@ collect_ignore = [
     "docs/test_postgresql.py",
     "unit/brokers/test_migrate.py",
     "unit/brokers/test_postgresql.py",
+    "unit/brokers/test_postgresql_batches_that_fail.py",
+    "unit/brokers/test_postgresql_failover.py",
+    "unit/brokers/test_postgresql_full_disk.py",
+    "unit/brokers/test_postgresql_group_commit.py",
     "unit/brokers/test_postgresql_outages.py",
     "unit/brokers/test_postgresql_pooler.py",
+    "unit/brokers/test_postgresql_restarts.py",
+    "unit/brokers/test_postgresql_tls.py",
     "unit/brokers/test_postgresql_transaction.py",
 ]
 if HAS_PSYCOPG:
@@ -252,19 +261,9 @@ def promtool() -> str:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The paths of a certificate for localhost and of its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
+    if shutil.which("openssl") is None:
         _missing("OpenSSL", "install Debian's openssl")
-    assert openssl is not None
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=localhost", "-keyout", key, "-out", certificate],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="session")

@@ -41,10 +41,16 @@ class PostgresqlServer:
     """One server and its data, with the programs of the folder *programs*.
 
     The server keeps nothing over a crash of the machine, but all over the end of its processes.
-    It listens at *address*. With another one than the default, all clients are let in.
+    It listens at *address*. With another one than the default, all clients are let in. With
+    *primary*, it is a standby of that server, which runs.
     """
 
-    def __init__(self, programs: Path, address: str = LOOPBACK) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        address: str = LOOPBACK,
+        primary: "PostgresqlServer | None" = None,
+    ) -> None:
         self.address = address
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="ssestream-postgresql-")
@@ -56,13 +62,18 @@ class PostgresqlServer:
         self._data = str(Path(self.folder) / "data")
         self._numbers = itertools.count(1)
         self.process: subprocess.Popen[bytes] | None = None
-        self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8")
+        if primary is not None:
+            source = f"host={primary.address} port={primary.port} user=postgres"
+            self._run("pg_basebackup", "-D", self._data, "-d", source, "-R", "-c", "fast")
+            return
+        locale = ("-E", "UTF8", "--locale=C")
+        self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", *locale)
         if address != LOOPBACK:
             with (Path(self._data) / "pg_hba.conf").open("a") as rules:
                 rules.write("host all all all trust\n")
 
     def _run(self, program: str, *args: str) -> None:
-        command = [str(self._programs / program), *args, "--no-sync", "--locale=C"]
+        command = [str(self._programs / program), *args, "--no-sync"]
         subprocess.run(command, user=self._user, cwd=self.folder, check=True, capture_output=True)
 
     def start(self, *settings: str) -> "PostgresqlServer":
@@ -92,6 +103,15 @@ class PostgresqlServer:
         except psycopg.OperationalError:
             return False
         return True
+
+    def take(self, path: str) -> str:
+        """Copy the file *path* for the server, so that nobody else can read it."""
+        copy = Path(self.folder) / Path(path).name
+        shutil.copyfile(path, copy)
+        copy.chmod(0o600)
+        if self._user is not None:
+            shutil.chown(copy, self._user)
+        return str(copy)
 
     # -- databases
 
@@ -134,11 +154,44 @@ class PostgresqlServer:
         name = url.rpartition("/")[2]
         self.execute("postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
+    # -- a standby
+
+    def replicate(self) -> None:
+        """Answer no transaction from now on before a standby has it."""
+        self.configure("synchronous_standby_names = '*'")
+        statement = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_until(lambda: self.execute("postgres", statement) == [(1,)], "the standby to follow")
+
+    def detach(self) -> None:
+        """Let this standby get no more of its primary."""
+        self.configure("primary_conninfo = ''")
+        statement = "SELECT count(*) FROM pg_stat_wal_receiver"
+        wait_until(lambda: self.execute("postgres", statement) == [(0,)], "the standby to stop")
+
+    def wait_for(self, primary: "PostgresqlServer") -> None:
+        """Wait until this standby has all that *primary* has committed."""
+        ((at,),) = primary.execute("postgres", "SELECT pg_current_wal_lsn()::text")
+        statement = f"SELECT pg_last_wal_replay_lsn() >= '{at}'"
+        wait_until(lambda: self.execute("postgres", statement) == [(True,)], "the standby")
+
+    def promote(self) -> None:
+        """Let this standby be a primary, which takes writes."""
+        self.execute("postgres", "SELECT pg_promote()")
+
+    def configure(self, setting: str) -> None:
+        """Change a setting, written ``name = value``, of the running server."""
+        self.execute("postgres", f"ALTER SYSTEM SET {setting}")
+        self.execute("postgres", "SELECT pg_reload_conf()")
+
     # -- the end
 
     def stop(self) -> None:
         """As an operator does who does not wait for the clients."""
         self._end(signal.SIGINT)
+
+    def stop_at_once(self) -> None:
+        """As ``pg_ctl stop -m immediate`` does: the next start recovers from the log."""
+        self._end(signal.SIGQUIT)
 
     def kill(self) -> None:
         """As a failing machine does, or one without memory."""

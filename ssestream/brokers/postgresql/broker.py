@@ -16,6 +16,7 @@ from ..broker import (
     PLAIN,
     Bounds,
     BrokerError,
+    Busy,
     News,
     Position,
     Slice,
@@ -38,7 +39,8 @@ from .transaction import fetch_within
 _T = TypeVar("_T")
 
 #: Seconds in which a call waits for a free connection and begins new tries. Each try takes at most
-#: `psycopg.CONNECTING` to connect and `ANSWER` for the answer, so a call raises within 7 s.
+#: `psycopg.CONNECTING` to connect and `ANSWER` for the answer, so a call raises within 7 s. Each
+#: further address that does not answer adds `psycopg.CONNECTING`.
 TRYING = 3.0
 
 #: Seconds in which each read is tried only once, after a read has failed for `TRYING` seconds.
@@ -66,7 +68,11 @@ class PostgresqlBroker:
     ``?notify_url=`` is the percent-encoded URL of the server itself, for the connection that
     listens.
 
-    `append`, `read` and the other calls raise `BrokerError` within 7 s, and `wait` within 5 s.
+    The URL may name several hosts, as in ``postgresql://host1:5432,host2:5432/database``, with
+    ``?target_session_attrs=read-write`` for the one that takes writes.
+
+    `append`, `read` and the other calls raise `BrokerError` within 7 s, and `wait` within 5 s. Each
+    further host of the URL that does not answer adds 2 s.
     """
 
     shared = True
@@ -125,6 +131,7 @@ class PostgresqlBroker:
 
     def _store(self, wanted: logs.Append) -> tuple[Position, Bounds]:
         group, deadline, again = self.group, clock.real() + TRYING, False
+        failure: BrokerError | None = None
         if wanted.terms is PLAIN:
             if group.begin_alone():
                 try:
@@ -134,15 +141,20 @@ class PostgresqlBroker:
             call = group.store(wanted, deadline)
             if call.result is not None:
                 return call.result
-            again = call.is_in_doubt
-        return self._store_alone(wanted, deadline, again)
+            again, failure = call.is_in_doubt, call.error
+        return self._store_alone(wanted, deadline, again, failure)
 
     def _store_alone(
-        self, wanted: logs.Append, deadline: float, again: bool
+        self,
+        wanted: logs.Append,
+        deadline: float,
+        again: bool,
+        failure: BrokerError | None = None,
     ) -> tuple[Position, Bounds]:
-        return self._try(
-            lambda db, again: logs.append(db, wanted, again), wanted.channel, deadline, again
-        )
+        def call(db: Connection, again: bool) -> tuple[Position, Bounds]:
+            return logs.append(db, wanted, again)
+
+        return self._try(call, wanted.channel, deadline, again, failure)
 
     def _append(self, channel: str, frame: bytes, terms: Terms) -> logs.Append:
         asked = terms.bounds or self._asked
@@ -215,6 +227,9 @@ class PostgresqlBroker:
                 found = listener.wait(waker, self._take_wake)
         except BaseException:
             self._held.drop(listener)
+            if listener is not None:
+                # The other connections may be to a server that another one has replaced.
+                self._pool.renew()
             raise
         with self.lock:
             if closed == self._closed:
@@ -261,19 +276,26 @@ class PostgresqlBroker:
         channel: str,
         deadline: float | None = None,
         again: bool = False,
+        failure: BrokerError | None = None,
     ) -> _T:
         """Do *call* with a connection, and return its result.
 
         Waits until *deadline* for a free connection, by default for `TRYING` seconds. Until then,
         also does *call* again after an error that may pass. *call* is told whether an earlier try
-        may have taken effect, as with *again*.
+        may have taken effect, as with *again*. *failure* is why an earlier try has failed.
         """
         deadline = clock.real() + TRYING if deadline is None else deadline
         while True:
             try:
                 with explained(self._target, channel), self._pool.turn(deadline, ANSWER) as db:
                     return call(db, again)
+            except Busy:
+                if failure is None:
+                    raise
+                # The connections are in use because the others wait for the same server.
+                raise BrokerError(str(failure), lasting=failure.lasting) from failure.__cause__
             except BrokerError as error:
+                failure = error
                 if not may_pass(error.__cause__) or clock.real() > deadline:
                     raise
                 again = again or state_of(error.__cause__) not in UNDONE

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..broker import BrokerError, Busy, ChannelError
 from .pool import NoTurn
-from .psycopg import Error, OperationalError
+from .psycopg import Error, OperationalError, reasons_of
 from .target import Target
 
 #: All errors that a call may raise.
@@ -23,7 +23,8 @@ CURES = {
     "3F000": MIGRATE,
     "42703": MIGRATE,
     "42501": "python -m ssestream migrate --print shows the rights that an account needs",
-    "25006": "the server is a standby, or read-only: it takes no events",
+    "25006": "the server is a standby, or read-only: it takes no events; with several hosts in the"
+    " URL, add ?target_session_attrs=read-write",
     "53100": "make room on its disk",
     "53300": "the server allows no more connections: raise its max_connections, or have a pooler",
     "55P03": "a transaction that has published to this channel is not committed yet",
@@ -92,7 +93,8 @@ def may_pass(cause: Any) -> bool:
     """Whether another try may help."""
     if state := state_of(cause):
         return state.startswith(PASSING)
-    is_refused = isinstance(cause, Error) and _REFUSED.search(str(cause)) is not None
+    # Another address may be well again soon.
+    is_refused = isinstance(cause, Error) and all(map(_REFUSED.search, reasons_of(cause)))
     return isinstance(cause, (OperationalError, OSError)) and not is_refused
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from ...runtime.clock import clock
 from ...runtime.forking import process
-from .psycopg import ERRORS_OF_CLOSING, Connection
+from .psycopg import ERRORS_OF_CLOSING, Connection, ReadOnly
+
+#: The least seconds between two times at which all connections are made anew.
+RENEWING = 1.0
 
 #: Seconds between two looks for a free connection, and the least seconds that a caller looks.
 LOOK, LEAST = 0.002, 0.05
@@ -36,6 +39,8 @@ class Pool:
         self._turns = 0
         # How often `close` was called.
         self._closed = 0
+        # The time from which all connections may be made anew again.
+        self._renew_at = 0.0
 
     @property
     def is_mine(self) -> bool:
@@ -56,6 +61,9 @@ class Pool:
                 self._in_use.add(db)
             db.allow(seconds)
             yield db
+        except ReadOnly:
+            self.renew()
+            raise
         finally:
             with self._lock:
                 self._turns -= 1
@@ -88,6 +96,13 @@ class Pool:
             if db is None or db.is_fresh:
                 return db
             close(db)
+
+    def renew(self) -> None:
+        """Let no connection be used again: another server may have taken over."""
+        now = clock.real()
+        if now >= self._renew_at:
+            self._renew_at = now + RENEWING
+            self.close()
 
     def silence(self) -> None:
         """Called in a child: let its copies of the connections be none."""

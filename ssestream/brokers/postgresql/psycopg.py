@@ -20,8 +20,14 @@ ERRORS_OF_CLOSING = (psycopg.Error, OSError)
 #: The errors of psycopg after which the connection may be lost.
 OperationalError = psycopg.OperationalError
 
-#: Seconds in which a server must accept a connection. libpq takes no less.
+#: The error of a server that takes no writes: a standby, or one that is read-only.
+ReadOnly = psycopg.errors.ReadOnlySqlTransaction
+
+#: Seconds in which each address of a server must accept a connection. libpq takes no less.
 CONNECTING = 2
+
+#: What psycopg puts before the errors of several addresses, and before each of them.
+_SEVERAL, _EACH = "Multiple connection attempts failed. All failures were:\n- ", "\n- "
 
 #: Seconds for which a connection counts as fresh after its use.
 RECENT = 0.05
@@ -104,6 +110,15 @@ def options_of(url: str) -> dict[str, Any]:
         return dict(conninfo.conninfo_to_dict(url))
     except Error as error:
         raise ValueError(str(error)) from None
+
+
+def reasons_of(error: BaseException) -> list[str]:
+    """The text of *error*, without the place in the SQL; one text for each address that failed."""
+    words = str(error).strip()
+    context = error.diag.context if isinstance(error, Error) else None
+    if context:
+        words = words.partition(context)[0].rstrip().removesuffix("CONTEXT:")
+    return (words.partition(_SEVERAL)[2] or words).split(_EACH)
 
 
 def is_connection(connection: Any) -> bool:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ...printable import escape
 from ..broker import shortage
-from .psycopg import options_of
+from .psycopg import options_of, reasons_of
 
 #: Connections that one process uses at once by default, besides the listener's connection.
 #: SQLAlchemy's pool has as many. A server allows 100 in all, if it is not told more.
@@ -46,7 +46,7 @@ class Target:
         """A text for the log, in one line: the database, *error*, and its *cure*."""
         if isinstance(error, MemoryError):
             return f"{self.where}: no memory"
-        words = str(error).strip() or type(error).__name__
+        words = "\n".join(reasons_of(error)) or type(error).__name__
         for secret in self.secrets:
             words = words.replace(secret, "***")
         # libpq puts details into lines of their own.
@@ -69,12 +69,16 @@ def parse(url: str) -> Target:
     listening = _options(*_split(notify_url, "notify_url"), "notify_url") if notify_url else mine
     secrets = {str(each["password"]) for each in (mine, listening) if each.get("password")}
     secrets |= {quote(each, safe="") for each in secrets}
-    host, port = mine.get("host", "localhost"), mine.get("port", "5432")
+    hosts = mine.get("host", "localhost").split(",")
+    ports = mine.get("port", "5432").split(",")
+    # libpq takes one port for all hosts, too.
+    ports *= len(hosts) if len(ports) == 1 else 1
+    where = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=False))
     return Target(
         options=mine,
         listening=listening,
         has_pooler=bool(notify_url),
-        where=escape(f"postgresql://{host}:{port}/{mine.get('dbname', '')}"),
+        where=escape(f"postgresql://{where}/{mine.get('dbname', '')}"),
         connections=connections,
         # A secret of at most 3 characters would be found in ordinary words.
         secrets=tuple(sorted((each for each in secrets if len(each) > 3), key=len)[::-1]),
