@@ -83,7 +83,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cfg = Config()
     cfg.set("graceful_timeout", 7)
     made = SimpleNamespace(tmp=Tmp(tmp_path / "tmp"), alive=True, cfg=cfg)
-    monkeypatch.setattr(process, "servers", [object(), made])
+    monkeypatch.setattr(process, "workers", [object(), made])
     yield made
     made.tmp.file.close()
 
