@@ -125,8 +125,14 @@ def test_an_answer_byte_by_byte_is_not_waited_for(
     ],
 )
 def test_an_answer_without_an_end_is_left_soon(
-    first: bytes, more: bytes, words: str, capsys: pytest.CaptureFixture[str]
+    first: bytes,
+    more: bytes,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A busy machine may take longer for so many bytes, and it is their number that counts here.
+    monkeypatch.setattr("ssestream.top.command.PATIENCE", 60.0)
     with Endless(first, more) as endless:
         assert main(["top", endless.url, "--once"]) == FAILED
     assert words in capsys.readouterr().err
