@@ -40,14 +40,15 @@ class Entry:
     missed.
     """
 
-    __slots__ = ("_begin", "_count", "_seconds", "due", "is_over")
+    __slots__ = ("_count", "_seconds", "began", "due", "is_over")
 
     def __init__(self, seconds: float) -> None:
-        self._begin = clock.now()
+        #: When it was made, on ``clock.now()``.
+        self.began = clock.now()
         self._seconds = seconds
         self._count = 1
         #: The next time, on ``clock.now()``.
-        self.due = self._begin + seconds
+        self.due = self.began + seconds
         #: Whether the callback is never called again. Then it is left out of the heap.
         self.is_over = False
 
@@ -58,8 +59,8 @@ class Entry:
     def skip_to(self, now: float) -> None:
         """Be due at the next fixed time after *now*."""
         # Never the same time again: the division may be wrong in the last digit.
-        self._count = max(self._count, math.floor((now - self._begin) / self._seconds)) + 1
-        self.due = self._begin + self._count * self._seconds
+        self._count = max(self._count, math.floor((now - self.began) / self._seconds)) + 1
+        self.due = self.began + self._count * self._seconds
 
 
 class TimerHeap:

@@ -1,12 +1,14 @@
 """What a block leaves open is named, with its place."""
 
 import re
+import threading
 
 import pytest
 from flask import Flask
 
 from ssestream import clear_interval, set_interval, set_timeout
 from ssestream.testing import LeftOpen, leftovers, nothing_left_open, stream
+from tests.kit.visit import until
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +55,21 @@ def test_what_was_open_before_does_not_count(app: Flask) -> None:
     timer = set_interval(print, 60_000)
     with stream(app, "/ticks"), nothing_left_open(), stream(app, "/news"):
         pass
+    clear_interval(timer)
+
+
+def test_nor_does_a_timer_whose_callback_ran_when_the_block_began() -> None:
+    begun, on = threading.Event(), threading.Event()
+
+    def tick() -> None:
+        begun.set()
+        on.wait(60)
+
+    # The timer waits for its next tick when the block is over.
+    timer = set_interval(tick, 500)
+    until(begun.is_set, "the callback")
+    with nothing_left_open():
+        on.set()
     clear_interval(timer)
 
 
