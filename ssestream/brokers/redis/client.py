@@ -33,6 +33,18 @@ OPTIONS: dict[str, Any] = {
 _OF_POOLS = ("max_connections", "single_connection_client", "auto_close_connection_pool")
 
 
+class NodePool(redis.ConnectionPool):
+    """The connections to one node of a cluster.
+
+    redis-py 6 closes all connections to a node when it asks the node for the slots. Another thread
+    may be waiting for an answer on one of them, and would get an error that redis-py has not.
+    """
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the free connections. The others are closed when a command on them fails."""
+        super().disconnect(inuse_connections=False)
+
+
 def opener(target: Target) -> Callable[[], Client]:
     """A function that makes a client for *target*.
 
@@ -49,7 +61,9 @@ def opener(target: Target) -> Callable[[], Client]:
     if target.kind == "":
         return lambda: redis.Redis.from_url(target.url, **OPTIONS)
     if target.kind == "cluster":
-        return lambda: redis.RedisCluster.from_url(target.url, **OPTIONS)
+        return lambda: redis.RedisCluster.from_url(
+            target.url, connection_pool_class=NodePool, **OPTIONS
+        )
 
     options = OPTIONS | parse_url(target.url)
     del options["host"]

@@ -30,8 +30,10 @@ from ssestream.brokers.broker import (
     Terms,
 )
 from ssestream.brokers.redis import RedisBroker, listener, subscriber
+from ssestream.brokers.redis.client import opener
 from ssestream.brokers.redis.keys import written_terms
 from ssestream.brokers.redis.servers import OneServer
+from ssestream.brokers.redis.target import parse
 from tests.kit.brokers import Follower, all_closed, follow, frames, wait
 from tests.kit.brokers import news as heard
 from tests.kit.programs import run_program
@@ -1323,6 +1325,19 @@ sentinel failover-timeout mine 2000
     wait_until(lambda: len(follower.frames) == 3, "what came after it")
     follower.stop()
     assert follower.frames == [b"one", b"two", b"three"]
+
+
+def test_a_new_look_at_the_slots_takes_no_connection_away(start_redis: Start) -> None:
+    node = start_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    node.client().cluster("ADDSLOTSRANGE", 0, 16383)
+    wait_until(lambda: node.client().cluster("info")["cluster_state"] == "ok", "the cluster")
+    client: Any = opener(parse(f"redis+cluster://127.0.0.1:{node.port}/0"))()
+    thread, answers = in_thread(lambda: [client.blpop("nothing", 0.5) for _ in range(3)])
+    while thread.is_alive():
+        client.nodes_manager.initialize()
+        thread.join(0.01)
+    assert answers == [[None, None, None]]
+    client.close()
 
 
 def test_a_cluster(start_redis: Start, broker: Callable[..., RedisBroker]) -> None:
