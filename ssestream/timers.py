@@ -3,8 +3,11 @@
 An interval does not drift: its n-th tick is due n delays after it was set. (Node counts each
 delay from the start of the last callback, and so drifts.) A tick that comes while the callback
 still runs is left out, so that a slow callback never overlaps itself. A tick that a blocked loop
-has missed is left out, too. A delay under 1 counts as 1. Both clearing functions clear both kinds.
-Unlike in Node, an exception in a callback is logged and the interval goes on.
+has missed is left out, too. A delay under 1 counts as 1. A callback is never early, and up to a
+millisecond late: all that are due in one millisecond are called at its end.
+
+Both clearing functions clear both kinds. Unlike in Node, an exception in a callback is logged and
+the interval goes on.
 
 A timer belongs to the loop of the thread or greenlet that sets it. Its callback runs in a
 greenlet there, or on threaded servers in a plain thread, outside every request and app context.

@@ -77,6 +77,8 @@ class Loop:
         #: Whether this is a job's copy of its parent's loop. Then all calls are dropped.
         self.is_copy = False
         self._ident = hub.thread_ident
+        #: Whether the app's code runs in greenlets of this hub.
+        self.cooperative = pool is None
         self._pool = pool
         if pool is not None:
             pool.retry_with(self.call_later)
@@ -102,11 +104,6 @@ class Loop:
         """Called in a forked child, which has none of the pool's threads."""
         if self._pool is not None:
             self._pool.forget()
-
-    @property
-    def cooperative(self) -> bool:
-        """Whether the app's code runs in greenlets of this hub."""
-        return self._pool is None
 
     def here(self) -> bool:
         """Whether the calling thread is the hub's thread."""

@@ -1,6 +1,8 @@
 """TimerHeap: one timer of libev and one greenlet or thread for all timers of a loop."""
 
+import math
 import os
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,9 @@ import gevent.event
 import pytest
 
 from ssestream import clear_interval, set_interval, set_timeout
+from ssestream.runtime.clock import clock
 from ssestream.runtime.loop import current_loop
+from ssestream.runtime.timerheap import Entry, heap_of
 from tests.kit.programs import run_program
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 from tests.unit.test_timers import Ticks
@@ -62,6 +66,56 @@ def test_callbacks_that_do_not_wait_share_one_greenlet() -> None:
         for timer in timers:
             clear_interval(timer)
         until(lambda: runner.dead, "the greenlet's end with the last timer")
+
+    in_a_thread_of_its_own(in_a_hub)
+
+
+def test_what_is_due_in_one_millisecond_is_called_in_one_turn_and_never_early() -> None:
+    def in_a_hub() -> None:
+        loop = gevent.get_hub().loop
+        calls: list[tuple[float, float, int]] = []
+        timers = []
+
+        def call(due: float) -> None:
+            calls.append((due, clock.now(), loop.iteration))
+
+        began = clock.now()
+        # So many turns as there are timers would take place if each had a turn of its own.
+        for n in range(400):
+            timers.append(set_interval(lambda n=n: call(timers[n].due), 20 + n / 100))
+        until(lambda: len(calls) >= 4_000, "ten ticks of each")
+        for timer in timers:
+            clear_interval(timer)
+        assert all(now >= due for due, now, _ in calls)
+        turns = {turn for _, _, turn in calls}
+        assert len(turns) <= (clock.now() - began) * 1000 + 1
+        assert len(turns) < len(calls) / 4
+
+    in_a_thread_of_its_own(in_a_hub)
+
+
+def test_those_of_one_millisecond_are_called_in_the_order_in_which_they_are_due() -> None:
+    def in_a_hub() -> None:
+        heap = heap_of(current_loop())
+        called: list[int] = []
+
+        class Called(Entry):
+            def __init__(self, number: int, due: float) -> None:
+                super().__init__(1000)
+                self.number, self.due = number, due
+
+            def run(self) -> None:
+                called.append(self.number)
+                self.is_over = True
+
+        at = math.ceil(clock.now() * 1000 + 20) / 1000
+        shuffled = random.Random(1).sample(range(50), 50)
+        for number in shuffled:
+            # Two of each time: the one that was added first is called first.
+            heap.add(Called(number, at + number / 100_000))
+            heap.add(Called(number + 100, at + number / 100_000))
+        until(lambda: len(called) == 100, "all to be called")
+        assert called == [each for number in range(50) for each in (number, number + 100)]
 
     in_a_thread_of_its_own(in_a_hub)
 
@@ -132,7 +186,9 @@ import os, threading, time
 import gevent
 from ssestream import set_timeout
 from ssestream.runtime.forking import process
+from ssestream.runtime.clock import clock
 from ssestream.runtime.loop import current_loop
+from ssestream.runtime.timerheap import Entry, heap_of
 
 process.begin()
 parent, children = os.getpid(), []
