@@ -14,7 +14,6 @@ cohort, and has the counts of the shared account.
 """
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 from ..channels.cursor import Cursor
@@ -23,14 +22,11 @@ from ..channels.place import Place
 from ..channels.publication import Batch
 from ..http.account import ALONE, Account
 from ..http.connection import SEND_FLAGS
-from ..http.lent_socket import SocketType
 from ..runtime.loop import Loop, logger
 from ..runtime.threads import new_lock
 from ..runtime.waker import Wakeable
+from .flush import send_each
 from .sender import Sender
-
-# The send() of the sockets that `Connection.take_over` makes.
-socket_send: Callable[[Any, bytes, int], int] = SocketType.send
 
 
 class GroupedSender(Sender, DirectReader):
@@ -151,21 +147,7 @@ class Cohort(SharedPlace):
         sockets = self._sockets
         if sockets is None:
             sockets = self._sockets = [sender.sock for sender in self.members.values()]
-        counts: list[int] = []
-        rest = iter(sockets)
-        while len(counts) < len(sockets):
-            try:
-                # The loop over the sockets runs in C, because a line of Python for each socket
-                # takes about as long as all of this. If a send raises, the list has the counts of
-                # the sends before it.
-                counts.extend(
-                    map(socket_send, rest, itertools.repeat(chunk), itertools.repeat(SEND_FLAGS))
-                )
-            except BlockingIOError:
-                counts.append(0)
-            except Exception:  # the socket is broken; go on with the others
-                counts.append(-1)
-        return counts
+        return send_each(sockets, itertools.repeat(chunk))
 
     def has_room(self, loop: Loop, place: Place) -> bool:
         """Whether a sender of *loop* whose cursor stands at *place* may join."""

@@ -5,7 +5,7 @@ lasts, and sends through several layers. A `Sender` needs only a non-blocking so
 runs in the hub's loop when there is something to do:
 
 * Everything that is written in one turn of the loop leaves with one ``send``, in the next
-  turn (`Sender.wake_now`).
+  turn, together with that of other streams (see ``flush``).
 * If the socket takes only a part, the rest is kept until the kernel reports room. Meanwhile
   nothing more is taken from the body, so that all bounds hold.
 * A broadcast sends without this code, if it can: it frames an event once for all sockets (see
@@ -28,12 +28,9 @@ from ..http.output import CHUNK
 from ..http.registry import registry
 from ..runtime.clock import clock
 from ..runtime.loop import Loop, logger
-from ..runtime.waker import Wakeable
 from ..runtime.wheel import TimerHandle, wheel_of
 from ..wire import LAST_CHUNK, chunk_of
-
-#: The number of chunks of one stream that are sent before other streams have their turn.
-CHUNKS = 4
+from .flush import SocketReader, flush_of, send_each, send_together
 
 #: Seconds in which the socket must take the last chunk, a few bytes, if the stream has no
 #: send timeout.
@@ -48,7 +45,7 @@ LOOK = 1.0
 UNREAD = 1024 * 1024
 
 
-class Sender(Wakeable):
+class Sender(SocketReader):
     """Sends one response. All methods but `wake` are called in its loop.
 
     The sender owns *sock* and closes it. If *chunked* is False, the body is sent without
@@ -59,14 +56,13 @@ class Sender(Wakeable):
         "_chunked",
         "_deadline",
         "_ended",
+        "_flush",
         "_on_end",
         "_plain",
         "_rest",
         "_taken",
         "body",
         "buffer",
-        "loop",
-        "sock",
     )
 
     def __init__(
@@ -89,17 +85,17 @@ class Sender(Wakeable):
         self._taken = 0
         self._ended = False
         self.buffer = body.buffer
-        self.loop: Loop = body.call_queue.loop
+        self._flush = flush_of(body.call_queue.loop)
 
     def begin(self, head: bytes) -> None:
         """Send *head*, and from now on everything that is written."""
         self.buffer.guard_with(self)
         self.body.skip_examination()
         self.body.begin()
-        if self.buffer.length:
-            self._take(head)
-        elif self._send(head):
-            self.wake_now()
+        # The head leaves in one segment with what waits.
+        piece = head + self.next_piece() if self.buffer.length else head
+        if not self._ended:
+            self.has_sent(piece, send_each([self.sock], [piece])[0])
 
     def break_off(self) -> None:
         """Destroy the response: the client sees a broken transfer."""
@@ -113,51 +109,65 @@ class Sender(Wakeable):
         """The number of sent bytes of the body, without the chunks' framing."""
         return self.body.sent()[1] if self._plain else self._taken
 
+    @property
+    def loop(self) -> Loop:
+        return self._flush.loop
+
     def wake(self) -> None:
         """Wake the sender: there is more to send, or the body has ended. Thread-safe."""
-        if self.loop.here():
+        flush = self._flush
+        if flush.loop.here():
             self._wake_here()
         else:
-            self.loop.call(self._wake_here)
+            flush.loop.call(self._wake_here)
 
     def _wake_here(self) -> None:
         # At once: a broadcast must not overtake the bytes that wait now.
         self.buffer.leave()
-        self.loop.call_each((self.wake_now,))
+        self._flush.add(self)
 
     # -- what goes out
 
     def wake_now(self, _: None = None) -> None:
         """Send what waits, or end. Called by `Loop.call_each`."""
+        send_together((self,))
+
+    def next_piece(self) -> bytes:
+        body = self.body
         if self._ended:
-            return
+            return b""
         try:
-            if self.body.aborted:
+            if body.aborted:
                 self._end()
-            elif self._rest is None:
-                self._take()
+                return b""
+            if self._rest is not None:
+                return b""
+            chunk = body.take_nowait(self)
+            if not self._plain:
+                self._taken += len(chunk)
+            return chunk_of(chunk) if chunk and self._chunked else chunk
+        except StopIteration:
+            self._finish()
+        except Exception:
+            self._fail()
+        return b""
+
+    def has_sent(self, piece: bytes, count: int) -> None:
+        try:
+            if count == len(piece):
+                self.body.mark_sent()
+                if not self.buffer.fall_asleep(self):
+                    self._flush.add(self)
+            elif count < 0:
+                self._send_failed()
+            else:
+                self._keep_rest(memoryview(piece)[count:])
         except Exception:
             self._fail()
 
     def _fail(self) -> None:
         logger.exception("%s: its stream failed", self.body.name)
         self.break_off()
-
-    def _take(self, head: bytes = b"") -> None:
-        """Send the waiting chunks of the body, with *head* before them in the same segment."""
-        for _ in range(CHUNKS):
-            try:
-                chunk = self.body.take_nowait(self)
-            except StopIteration:
-                self._finish()
-                return
-            if not self._plain:
-                self._taken += len(chunk)
-            if not chunk or not self._send(head + (chunk_of(chunk) if self._chunked else chunk)):
-                return
-            head = b""
-            self.body.mark_sent()
-        self.loop.call_each((self.wake_now,))
 
     def _send(self, data: bytes | memoryview) -> bool:
         """Send *data*. Return True if the socket took all of it.
@@ -208,7 +218,7 @@ class Sender(Wakeable):
                 self._end()
             else:
                 self.body.mark_sent()
-                self._take()
+                self._flush.add(self)
         except Exception:
             self._fail()
 

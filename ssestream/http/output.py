@@ -298,10 +298,7 @@ class OutputBuffer:
         return chunk
 
     def take_nowait(self, waker: Wakeable) -> bytes | None:
-        """As `take`, but never sleeps.
-
-        Returns ``b""`` if nothing waits, and wakes *waker* when something does.
-        """
+        """As `take`. But if nothing waits, return ``b""``, and wake *waker* when something does."""
         with self._lock:
             given, self._given = self._given, None
             if given is not None and not self._closed:
@@ -323,6 +320,14 @@ class OutputBuffer:
                 return None
             self.waiting_reader = waker
             return b""
+
+    def fall_asleep(self, waker: Wakeable) -> bool:
+        """Wake *waker* when something waits, or at the end. False if there is something now."""
+        with self._lock:
+            if self._frames or self._ended or self._closed:
+                return False
+            self.waiting_reader = waker
+            return True
 
     def take_trailer(self) -> None:
         """Note that the reader takes bytes that were never put here and are counted nowhere."""
@@ -378,10 +383,8 @@ class OutputBuffer:
                 self._frames = ()
                 self._waiting = self._taken = self._messages = self._taken_messages = 0
                 self.taken_at = 0.0
-            waker, self.waiting_reader = (
-                self.waiting_reader or (self.guard if closed else None),
-                None,
-            )
+            waker = self.waiting_reader or (self.guard if closed else None)
+            self.waiting_reader = None
         if waker is not None:
             waker.wake()
 

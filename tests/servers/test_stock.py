@@ -95,7 +95,7 @@ def test_only_the_worker_of_its_own_enters_the_wing_for_it(serve: Server) -> Non
     assert functions >= WALKED
     own = {(file, name) for file, name in functions if file.startswith("gunicorn/")}
     if serve.kind == "SseWorker":
-        assert own >= {("gunicorn/cohort.py", "send_batch"), ("gunicorn/sender.py", "wake_now")}
+        assert own >= {("gunicorn/cohort.py", "send_batch"), ("gunicorn/flush.py", "send_together")}
     else:
         assert not own
     # The ways of a broadcast: see the table of ``fanout``.

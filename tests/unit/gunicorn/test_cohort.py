@@ -15,7 +15,7 @@ from werkzeug.test import EnvironBuilder
 from ssestream import Channels, ServerResponse, SseStream
 from ssestream.brokers.broker import Entry, Position
 from ssestream.channels.publication import Batch, Publication
-from ssestream.gunicorn import cohort as cohort_room
+from ssestream.gunicorn import flush
 from ssestream.gunicorn.cohort import GroupedSender
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import body_of
@@ -324,11 +324,15 @@ def test_who_is_taken_out_while_it_is_sent_to_is_in_no_cohort(how: str) -> None:
     channels = begun()
     client, other = Direct(channels, "news"), Direct(channels, "news")
     sock = client.sender.sock
-    client.sender.sock = Interrupted(sock, lambda: leaves(how, channels, client))
+
+    def leave() -> None:
+        client.sender.sock = sock
+        leaves(how, channels, client)
+
+    client.sender.sock = Interrupted(sock, leave)
     channels.publish("news", {"data": "1"})
     assert other.take(1) == ["1"]
     assert client.take(1) == ["1"]
-    client.sender.sock = sock
     assert client.cohort is None
     check_places(channels)
     channels.publish("news", {"data": "2"})
@@ -490,7 +494,7 @@ def test_one_that_leaves_in_another_thread_was_sent_all_of_a_batch(
     channels, clients = joined(3)
     first, leaver = clients[0].sender.sock, clients[1]
     thread = get_original("threading", "Thread")(target=leaver.sender.leave)
-    real = cohort_room.socket_send
+    real = flush.socket_send
 
     def send(sock: Any, chunk: bytes, flags: int) -> int:
         if sock is first and thread.ident is None:
@@ -501,7 +505,7 @@ def test_one_that_leaves_in_another_thread_was_sent_all_of_a_batch(
             assert len(leaver.cohort.members) == 3
         return real(sock, chunk, flags)
 
-    monkeypatch.setattr(cohort_room, "socket_send", send)
+    monkeypatch.setattr(flush, "socket_send", send)
     cohort = leaver.cohort
     channels.publish("news", {"data": "2"})
     for client in clients:
