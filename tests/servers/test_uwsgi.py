@@ -27,6 +27,13 @@ SETTINGS = {"SSESTREAM_HEARTBEAT": 0.2, "SSESTREAM_SEND_TIMEOUT": 0.5}
 )
 
 
+#: Each of uWSGI's modes: the first in each run, the others with the long tests.
+MODES = [
+    mode if number == 0 else pytest.param(mode, marks=pytest.mark.long)
+    for number, mode in enumerate(UWSGI)
+]
+
+
 @pytest.fixture(scope="module", params=UWSGI)
 def server(request: pytest.FixtureRequest, uwsgi: None) -> Iterator[Server]:
     server = Server(request.param, APP, env={"SETTINGS": json.dumps(SETTINGS)})
@@ -145,12 +152,13 @@ def left_within(server: Server, port: int) -> float:
     return closed - left
 
 
+@pytest.mark.parametrize("mode", MODES)
 def test_uwsgi_pass_of_nginx_hides_no_departure(
-    nginx: str, serve: Callable[..., Server], tmp_path: Path
+    mode: str, nginx: str, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
     upstream, port = free_port(), free_port()
     args = ("--socket", f"127.0.0.1:{upstream}")
-    server = serve("uwsgi-gevent", APP, port=upstream, args=args)
+    server = serve(mode, APP, port=upstream, args=args)
     conf = tmp_path / "nginx.conf"
     conf.write_text(NGINX.format(folder=tmp_path, port=port, upstream=upstream))
     command = [nginx, "-p", str(tmp_path), "-c", str(conf), "-e", str(tmp_path / "error.log")]
@@ -163,9 +171,10 @@ def test_uwsgi_pass_of_nginx_hides_no_departure(
         process.wait()
 
 
-def test_the_router_of_http_hides_none(serve: Callable[..., Server]) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_the_router_of_http_hides_none(mode: str, serve: Callable[..., Server]) -> None:
     upstream, port = free_port(), free_port()
     args = ("--socket", f"127.0.0.1:{upstream}", "--http", f"127.0.0.1:{port}")
     args = (*args, "--http-to", f"127.0.0.1:{upstream}")
-    server = serve("uwsgi-gevent", APP, port=upstream, args=args)
+    server = serve(mode, APP, port=upstream, args=args)
     at_best(lambda: left_within(server, port), AT_ONCE)
