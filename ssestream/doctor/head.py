@@ -39,10 +39,11 @@ def examine_head(visit: Visit, patience: float) -> Iterator[Finding]:
             return
         yield fault(
             f"no head within {patience:.0f} s",
-            "no worker or thread is free, the view has not returned, or a proxy collects the"
-            " response",
-            "more --threads or -k gevent; return the response before writing; proxy_buffering off;"
-            " in nginx. Ask the app itself to see which (docs/hangs.rst, step 1)",
+            "no worker or thread is free, the view has not returned, or a middleware or a proxy"
+            " collects or compresses the response",
+            "more --threads or -k gevent; return the response before writing; exempt"
+            " text/event-stream from the middleware; proxy_buffering off; in nginx. Ask the app"
+            " itself to see which (docs/hangs.rst, steps 1 and 3)",
         )
         return
     if visit.status != 200:

@@ -1,6 +1,7 @@
 """``python -m ssestream doctor`` before real servers, and nginx set wrong in each of its ways."""
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from ssestream.doctor.finding import Finding
 from ssestream.doctor.outside import Outside, examine_reload, examine_url
 from tests.kit.proxy import unchecked
-from tests.kit.servers import Server, free_port, wait_until
+from tests.kit.servers import ROOT, Server, free_port, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -164,6 +165,51 @@ def test_a_certificate_that_nobody_trusts(behind: Behind) -> None:
     faults, _ = found(examine_url(f"https://localhost:{port}/kept", Outside(wait=1)))
     (seen,) = faults
     assert "TLS with localhost fails: self-signed certificate" in seen
+
+
+# -- middleware in the app
+
+
+def examined(server: Server, path: str) -> tuple[int, str]:
+    """The exit status and the words of the command for *path*."""
+    url = f"http://127.0.0.1:{server.port}{path}"
+    done = subprocess.run(
+        [sys.executable, "-m", "ssestream", "doctor", url],
+        cwd=ROOT,
+        env=server.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    # The words of one finding stand on several lines.
+    return done.returncode, " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("kind", ["gevent", pytest.param("waitress", marks=pytest.mark.long)])
+@pytest.mark.parametrize("wrapper", ["collecting", "compressing"])
+def test_a_middleware_that_holds_back(
+    wrapper: str, kind: str, serve: Callable[..., Server]
+) -> None:
+    server = serve(kind, "tests.servers.apps.wrong:app", env={"WRAPPER": wrapper})
+    status, words = examined(server, "/probe")
+    assert status == 1
+    # The probe writes for five seconds, and then all of it leaves.
+    assert "fault events of the probe came up to 4." in words or "came up to 5." in words, words
+    assert "a proxy or a middleware collects bytes" in words
+    assert "exempt text/event-stream from compression" in words
+    assert ("note the stream is compressed (gzip)" in words) == (wrapper == "compressing")
+    status, words = examined(server, "/stream")
+    assert status == 1
+    assert "fault no head within 10 s" in words, words
+    assert "exempt text/event-stream from the middleware" in words
+
+
+def test_a_middleware_that_passes_all_on_is_no_fault(serve: Callable[..., Server]) -> None:
+    server = serve("gevent", "tests.servers.apps.wrong:app", env={"WRAPPER": "passing"})
+    status, words = examined(server, "/probe")
+    assert status == 0
+    assert "no hop holds events back" in words, words
 
 
 # -- gunicorn

@@ -10,10 +10,12 @@ from typing import Any
 from flask import Flask, Response, request
 
 from ssestream import ServerResponse, SseStream
+from ssestream.doctor import probe
 
 logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 
 app = Flask(__name__)
+app.add_url_rule("/probe", view_func=probe)
 
 
 @app.get("/stream")
@@ -54,6 +56,9 @@ def loop(how: str) -> Response:
 class Passing:
     """A middleware that does no harm."""
 
+    #: Headers that it adds.
+    headers: tuple[tuple[str, str], ...] = ()
+
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
 
@@ -65,15 +70,24 @@ class Passing:
             self._chunks.close()
 
 
+#: Bytes that gzip gives before all others, and at once.
+GZIP_HEAD = 10
+
+
 class Compressing(Passing):
     """One that compresses, and lets go of nothing before it has enough."""
 
+    headers = (("Content-Encoding", "gzip"),)
+
     def __iter__(self) -> Iterator[bytes]:
         gzip = zlib.compressobj(wbits=31)
+        held = b""
         for chunk in self._chunks:
-            if out := gzip.compress(chunk)[10:]:
-                yield out
-        yield gzip.flush()
+            held += gzip.compress(chunk)
+            if len(held) > GZIP_HEAD:
+                yield held
+                held = b""
+        yield held + gzip.flush()
 
 
 class Collecting(Passing):
@@ -88,7 +102,12 @@ WRAPPERS = {"passing": Passing, "compressing": Compressing, "collecting": Collec
 if "WRAPPER" in os.environ:
     _inner = app.wsgi_app
 
+    _wrapper = WRAPPERS[os.environ["WRAPPER"]]
+
     def _wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        return WRAPPERS[os.environ["WRAPPER"]](_inner(environ, start_response))
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            return start_response(status, [*headers, *_wrapper.headers], *error)
+
+        return _wrapper(_inner(environ, start))
 
     app.wsgi_app = _wrapped
