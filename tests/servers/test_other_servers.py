@@ -34,7 +34,10 @@ HEARTBEATS = 4
 #: Each server with what a test of it needs: a module, or the fixture of a program.
 SERVERS = {"cheroot": "cheroot", "granian": "granian", "mod_wsgi": "", "hypercorn": "hypercorn"}
 
-#: Of these, the ones that tell the app of a departure as far as a heartbeat shows it.
+#: uvicorn with an adapter, beside them: what else it has is in `test_diagnosis`.
+A2WSGI = pytest.param("a2wsgi", marks=pytest.mark.long)
+
+#: Of the servers, the ones that tell the app of a departure as far as a heartbeat shows it.
 KEEPERS = ("granian", "mod_wsgi")
 
 #: How long one that never reads keeps a thread of its server.
@@ -53,7 +56,7 @@ def need(installed: Callable[[str], None], request: pytest.FixtureRequest) -> Ne
         if kind == "mod_wsgi":
             request.getfixturevalue("mod_wsgi")
         else:
-            installed(SERVERS[kind])
+            installed(SERVERS.get(kind, kind))
 
     return check
 
@@ -63,12 +66,15 @@ def server(request: pytest.FixtureRequest, need: Need) -> Iterator[Server]:
     kind = str(request.param)
     need(kind)
     app = f"wsgi:{APP}" if kind == "hypercorn" else APP
+    if kind == "a2wsgi":
+        kind, app = "uvicorn", "tests.servers.apps.asgi:a2wsgi_telling"
     settings = {"SSESTREAM_HEARTBEAT": HEARTBEAT, "SSESTREAM_SEND_TIMEOUT": 0.5}
     server = Server(kind, app, env={"SETTINGS": json.dumps(settings)})
     yield server.start()
     server.stop()
 
 
+@pytest.mark.parametrize("server", [*SERVERS, A2WSGI], indirect=True, scope="module")
 def test_a_stream_opens_at_once(server: Server) -> None:
     def opening() -> float:
         began = time.monotonic()
@@ -175,8 +181,8 @@ def test_a_heartbeat_shows_a_departure(server: Server, leave: Callable[[Client],
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("server", ["hypercorn"], indirect=True, scope="module")
-def test_hypercorn_hides_a_departure(server: Server) -> None:
+@pytest.mark.parametrize("server", ["hypercorn", "a2wsgi"], indirect=True, scope="module")
+def test_an_asgi_server_hides_a_departure(server: Server) -> None:
     client = Client(server.port).get("/quiet?key=hidden")
     client.read_until(b":ok\n\n")
     client.fin()
