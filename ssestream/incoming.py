@@ -10,16 +10,19 @@ import flask
 from .errors import ClientDisconnected
 from .response import ServerResponse
 from .runtime.callables import check_callable, fitting
+from .runtime.uncopyable import Uncopyable
 
 _FORM = "application/x-www-form-urlencoded"
 
 
-class IncomingMessage:
+class IncomingMessage(Uncopyable):
     """The request of one view, by Express's names, and by Flask's for everything else.
 
     It is the request itself and no proxy. So it may be kept, for example in a set of clients.
     It stays readable after the view has returned. It can be given to `SseStream`.
     """
+
+    _only_one = "it is the request of one client. Copy the values that you need"
 
     __slots__ = ("_flask", "_res")
 

@@ -16,6 +16,7 @@ from ..brokers.broker import CONTROL, Bounds, ChannelEnded, Position, Refused, T
 from ..errors import BrokerError
 from ..runtime.clock import clock
 from ..runtime.loop import logger
+from ..runtime.uncopyable import Uncopyable
 from .exchange import Exchange
 from .last_message import Last, Status, last_frame
 from .leases import LAST_WORDS, last_words
@@ -32,12 +33,14 @@ LOOK = 0.5
 KEPT = 7 * 86400.0
 
 
-class Producing:
+class Producing(Uncopyable):
     """The context manager of `Channel.producer`, which is described there. It serves one block,
     also when two threads enter it at the same moment.
 
     *channel* is the handle that the block gets, and *terms* are those of its messages.
     """
+
+    _only_one = "it serves one block. Ask the channel for another producer"
 
     def __init__(
         self, channel: Any, exchange: Exchange, terms: Terms, lease: float, last: Last, ends: bool

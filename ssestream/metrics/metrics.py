@@ -11,6 +11,7 @@ from ..channels.channels import Channels
 from ..http.registry import registry
 from ..runtime.forking import process
 from ..runtime.loop import logger
+from ..runtime.uncopyable import Uncopyable
 from ..runtime.weak import snapshot
 from ..timers import set_interval
 from .channel_numbers import ChannelNumbers, Group
@@ -23,7 +24,7 @@ from .reading import read
 PACE = 5000
 
 
-class Metrics:
+class Metrics(Uncopyable):
     """The numbers of streams and channels, for a system that watches them.
 
     :param app: the app whose processes are counted together; None for no app.
@@ -39,6 +40,8 @@ class Metrics:
     :raise TypeError: if *channels* is no `Channels`, *group* cannot be called, or there is a
         *folder* and no *app*.
     """
+
+    _only_one = "it counts in this process, each event once. Make another Metrics"
 
     def __init__(
         self,

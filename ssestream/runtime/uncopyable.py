@@ -17,6 +17,6 @@ class Uncopyable:
 
     # copy(), deepcopy() and pickle all call this.
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"a {type(self).__name__} can be neither copied nor pickled: {self._only_one}"
-        )
+        name = type(self).__name__
+        article = "an" if name[0] in "AEIOU" else "a"
+        raise TypeError(f"{article} {name} can be neither copied nor pickled: {self._only_one}")

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from werkzeug.datastructures import Headers
 
+from ..runtime.uncopyable import Uncopyable
 from ..wire import Decoder
 from . import clock as clock_room
 from .by_url import Asked, ByUrl
@@ -43,7 +44,7 @@ class Event(NamedTuple):
         return json_module.loads(self.data)
 
 
-class Events:
+class Events(Uncopyable):
     """A client of one response. `stream` makes it.
 
     It reads as a browser does: an event needs ``data``, and an ``id`` holds until another comes.
@@ -51,6 +52,8 @@ class Events:
     it raises `WaitedInVain`. The next wait raises an exception that the app has raised outside of
     its handlers.
     """
+
+    _only_one = "it reads the response of one request. Ask again with stream()"
 
     def __init__(self, source: InProcess | ByUrl, name: str, last_id: str, timeout: float) -> None:
         self._source, self._name, self._timeout = source, name, timeout

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ..runtime.clock import clock as package_clock
 from ..runtime.loop import Loop
 from ..runtime.timerheap import Entry, TimerHeap, heaps
+from ..runtime.uncopyable import Uncopyable
 from ..runtime.wheel import SLOT, TimerWheel, wheels
 from .channels import all_heard
 from .in_process import open_here
@@ -22,8 +23,10 @@ EXACT = 1e-6
 RESTLESS, STILL_RESTLESS = 0.5, 0.01
 
 
-class Clock:
+class Clock(Uncopyable):
     """The time of the package while it stands. `stopped_clock` makes it."""
+
+    _only_one = "it is the clock of this process"
 
     def __init__(self) -> None:
         # A round number, so that round steps have round sums.

@@ -31,6 +31,7 @@ from ..config import current_app
 from ..http.hidden_query import hide_parameter
 from ..http.request import environ_of
 from ..plain import unproxied
+from ..runtime.uncopyable import Uncopyable
 from ..same_origin import checked_origins, refuse_other_sites
 from ..stream import SseStream
 from . import marks
@@ -65,7 +66,7 @@ class Ticket(NamedTuple):
     id: str | None = None
 
 
-class Tickets:
+class Tickets(Uncopyable):
     """Issues tickets and admits their holders to the channels of *channels*.
 
     *keys* is a secret key, as ``app.secret_key``, or a list of them: the first signs, and all are
@@ -87,6 +88,8 @@ class Tickets:
 
     Raises ``TypeError`` or ``ValueError`` for a wrong argument, such as a key that is not set.
     """
+
+    _only_one = "it has the secret keys and the channels of this process. Make another Tickets"
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from ..http.registry import registry, statistics
 from ..runtime.clock import clock
 from ..runtime.forking import process
 from ..runtime.loop import logger
+from ..runtime.uncopyable import Uncopyable
 from ..timers import set_interval
 from .ledger import Ledger
 
@@ -40,7 +41,7 @@ _ID = re.compile("[0-9a-f]{8}-[0-9]{1,18}")
 _ORDER = "{}.cut"
 
 
-class OpenStreams:
+class OpenStreams(Uncopyable):
     """The open streams of *app*: their clients, their channels, and what waits for them.
 
     :param app: the app whose streams are told.
@@ -48,6 +49,8 @@ class OpenStreams:
     :param folder: a folder of this host in which all workers tell of their streams, while somebody
         watches. None tells of one process only. It may be the folder of `Metrics`.
     """
+
+    _only_one = "it is told of each stream of this process. Make another OpenStreams"
 
     def __init__(
         self,

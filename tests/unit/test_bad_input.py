@@ -27,6 +27,7 @@ from ssestream import (
     SseStream,
     StreamDestroyed,
     StreamError,
+    Tickets,
     WriteAfterEnd,
     clear_interval,
     clear_timeout,
@@ -35,6 +36,9 @@ from ssestream import (
     set_timeout,
 )
 from ssestream.incoming import IncomingMessage
+from ssestream.metrics import Metrics
+from ssestream.testing import Clock, stream
+from ssestream.top import OpenStreams
 from tests.kit.sink import Sink
 
 NAN = float("nan")
@@ -484,6 +488,14 @@ class Own(ServerResponse):
         Channels,
         lambda: Channels("memory://").channel("news"),
         lambda: set_timeout(nothing, 0),
+        lambda: IncomingMessage(Request(environ()), ServerResponse()),
+        lambda: Channels("memory://").channel("news").producer(),
+        lambda: Runs(Channels("memory://")),
+        lambda: Tickets("secret"),
+        Metrics,
+        lambda: OpenStreams(Flask(__name__)),
+        lambda: stream(Flask(__name__), "/"),
+        Clock,
     ],
 )
 @pytest.mark.parametrize(
@@ -494,7 +506,7 @@ def test_what_there_is_only_one_of_is_not_copied_and_says_why(make: Any, way: An
     with pytest.raises(TypeError) as caught:
         way(thing)
     name = type(thing).__name__
-    assert f"a {name} can be neither copied nor pickled: " in str(caught.value)
+    assert f" {name} can be neither copied nor pickled: " in str(caught.value)
 
 
 def test_the_others_are() -> None:

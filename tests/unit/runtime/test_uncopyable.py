@@ -22,6 +22,11 @@ def test_a_copy_is_refused_with_the_reason(how: Callable[[object], object]) -> N
         how(Uncopyable())
 
 
+def test_the_reason_has_the_article_of_the_name() -> None:
+    with pytest.raises(TypeError, match="an Emitter can be neither"):
+        copy.copy(type("Emitter", (Uncopyable,), {})())
+
+
 class Named(Socketed):
     def __reduce__(self) -> str:  # type: ignore[override]
         return "NAMED"
