@@ -23,14 +23,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..http.body import Body
-from ..http.connection import SEND_FLAGS
 from ..http.output import CHUNK
 from ..http.registry import registry
 from ..runtime.clock import clock
 from ..runtime.loop import Loop, logger
 from ..runtime.wheel import TimerHandle, wheel_of
 from ..wire import LAST_CHUNK, chunk_of
-from .flush import SocketReader, flush_of, send_each, send_together
+from .flush import SocketReader, flush_of, send_each
 
 #: Seconds in which the socket must take the last chunk, a few bytes, if the stream has no
 #: send timeout.
@@ -94,8 +93,8 @@ class Sender(SocketReader):
         self.body.begin()
         # The head leaves in one segment with what waits.
         piece = head + self.next_piece() if self.buffer.length else head
-        if not self._ended:
-            self.has_sent(piece, send_each([self.sock], [piece])[0])
+        if not self._ended and self.has_sent(piece, *send_each([self.sock], [piece])):
+            self._flush.add(self)
 
     def break_off(self) -> None:
         """Destroy the response: the client sees a broken transfer."""
@@ -129,62 +128,49 @@ class Sender(SocketReader):
     # -- what goes out
 
     def wake_now(self, _: None = None) -> None:
-        """Send what waits, or end. Called by `Loop.call_each`."""
-        send_together((self,))
+        """Send what waits, or end. Only a broadcast that has handed over a frame calls this."""
+        self._flush.add(self)
 
     def next_piece(self) -> bytes:
-        body = self.body
         if self._ended:
             return b""
         try:
-            if body.aborted:
+            if self.body.aborted:
                 self._end()
                 return b""
             if self._rest is not None:
                 return b""
-            chunk = body.take_nowait(self)
+            try:
+                chunk = self.body.take_nowait(self)
+            except StopIteration:
+                self._finish()
+                return b""
             if not self._plain:
                 self._taken += len(chunk)
             return chunk_of(chunk) if chunk and self._chunked else chunk
-        except StopIteration:
-            self._finish()
         except Exception:
             self._fail()
-        return b""
+            return b""
 
-    def has_sent(self, piece: bytes, count: int) -> None:
+    def has_sent(self, piece: bytes | memoryview, count: int) -> bool:
         try:
             if count == len(piece):
                 self.body.mark_sent()
-                if not self.buffer.fall_asleep(self):
-                    self._flush.add(self)
-            elif count < 0:
+                return not self.buffer.fall_asleep(self)
+            if count < 0:
                 self._send_failed()
             else:
                 self._keep_rest(memoryview(piece)[count:])
         except Exception:
             self._fail()
+        return False
 
     def _fail(self) -> None:
         logger.exception("%s: its stream failed", self.body.name)
-        self.break_off()
-
-    def _send(self, data: bytes | memoryview) -> bool:
-        """Send *data*. Return True if the socket took all of it.
-
-        Otherwise the rest is kept and sent later, or the connection is broken and this is over.
-        """
         try:
-            sent = self.sock.send(data, SEND_FLAGS)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._send_failed()
-            return False
-        if sent == len(data):
-            return True
-        self._keep_rest(memoryview(data)[sent:])
-        return False
+            self.break_off()
+        except Exception:
+            logger.exception("%s: it was cut, and cutting it failed", self.body.name)
 
     def sent_partly(self, framed: bytes, sent: int, length: int, messages: int) -> None:
         """Go on with *framed*, of which the socket took only *sent* bytes from another sender.
@@ -211,24 +197,26 @@ class Sender(SocketReader):
         rest, self._rest = self._rest, None
         if self._ended or rest is None:
             return
-        try:
-            if not self._send(rest):
-                return
-            if self.body.closed:
-                self._end()
-            else:
-                self.body.mark_sent()
-                self._flush.add(self)
-        except Exception:
-            self._fail()
+        [count] = send_each([self.sock], [rest])
+        if self.body.closed and count == len(rest):
+            self._end()
+        elif self.has_sent(rest, count):
+            self._flush.add(self)
 
     # -- the end
 
     def _finish(self) -> None:
         """Send the last chunk and end, as the body is complete or was broken off."""
-        if self.body.aborted or not self._chunked or self._send(LAST_CHUNK):
+        if self.body.aborted or not self._chunked:
             self._end()
-        elif not self._ended:
+            return
+        [count] = send_each([self.sock], [LAST_CHUNK])
+        if count == len(LAST_CHUNK):
+            self._end()
+        elif count < 0:
+            self._send_failed()
+        else:
+            self._keep_rest(memoryview(LAST_CHUNK)[count:])
             # The response is closed, so its keepalive no longer looks at the client.
             settings = self.body.settings
             seconds = LAST_SECONDS if settings is None else settings.send_timeout or LAST_SECONDS

@@ -1,8 +1,8 @@
 """The app's timers of one loop: one heap, and one libev timer for all of them.
 
-All timers that are due within one millisecond are due together, at its end, as in Node. So the
-heap holds milliseconds and not timers, and thousands of timers cost a thousand turns of the loop
-a second at most.
+All timers that are due within one millisecond are called at its end. So the heap holds
+milliseconds and not timers, and thousands of timers cost a thousand turns of the loop a second at
+most.
 
 A tick takes no greenlet and no thread of its own. On a hub that runs the app's code, one greenlet
 runs all callbacks that are due, one after another. If a callback waits, the hub gets another
@@ -66,6 +66,8 @@ class Entry:
 
     def skip_to(self, now: float) -> None:
         """Be due at the next fixed time after *now*."""
+        # The entries of a slot are called at its end. Until then no time in it was missed.
+        now = math.floor(now * SLOTS) / SLOTS
         # Never the same time again: the division may be wrong in the last digit.
         self._count = max(self._count, math.floor((now - self.began) / self._seconds)) + 1
         self.due = self.began + self._count * self._seconds
@@ -75,14 +77,15 @@ _due_of = operator.attrgetter("due")
 
 
 class TimerHeap:
-    """The entries of one loop. Only `add`, `discard` and `run_one` are for other threads."""
+    """The entries of one loop. `add`, `discard`, `entries` and `run_one` are for any thread."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = weakref.ref(loop)
-        # The slots by their numbers, and a heap of the numbers. Slot 1 ends after one millisecond.
+        # The slots by their numbers, and a heap of the numbers. Slot 1 ends when ``clock.now()`` is
+        # a millisecond.
         self._slots: dict[int, list[Entry]] = {}
         self._numbers: list[int] = []
-        # The number of entries in the slots, and of those that are over.
+        # The number of entries in the slots, and roughly how many of them are over.
         self._count = 0
         self._cancelled = 0
         self._timer: Any = None
@@ -133,14 +136,14 @@ class TimerHeap:
         self.arm()
 
     def _keep(self, entries: Iterable[Entry]) -> None:
-        """Have only *entries*."""
+        """Drop all but *entries*."""
         self._slots.clear()
         self._numbers.clear()
         self._count = self._cancelled = 0
         for entry in entries:
             self._put(entry)
 
-    def _first(self) -> list[Entry]:
+    def _pop_first(self) -> list[Entry]:
         """Remove the first slot, and return its entries in the order in which they are due."""
         slot = self._slots.pop(heapq.heappop(self._numbers))
         self._count -= len(slot)
@@ -149,24 +152,43 @@ class TimerHeap:
         return [entry for entry in slot if not entry.is_over]
 
     def entries(self) -> list[Entry]:
-        """The entries that wait for their time."""
-        return [entry for slot in self._slots.values() for entry in slot if not entry.is_over]
+        """The entries that wait for their time. Thread-safe."""
+        slots = snapshot(self._slots.values)
+        return [entry for slot in slots for entry in list(slot) if not entry.is_over]
 
     def next_due(self) -> float | None:
         """When the next entry is due; None if there is none."""
-        return min(map(_due_of, self.entries()), default=None)
+        self._drop_first_if_over()
+        if not self._numbers:
+            return None
+        return min(entry.due for entry in self._slots[self._numbers[0]] if not entry.is_over)
 
     def take_due(self, now: float) -> list[Entry]:
         """Remove the entries that are due at *now*, for a caller that calls `run_one` for each."""
-        entries = sorted(self.entries(), key=_due_of)
-        self._keep(entry for entry in entries if entry.due > now)
+        entries: list[Entry] = []
+        while self._numbers and self._numbers[0] <= math.ceil(now * SLOTS):
+            entries += self._pop_first()
+        for entry in entries:
+            if entry.due > now:
+                self._put(entry)
         return [entry for entry in entries if entry.due <= now]
+
+    def _drop_first_if_over(self) -> None:
+        """Let the first slot have an entry that is not over, if any slot has one."""
+        numbers = self._numbers
+        while numbers:
+            slot = self._slots[numbers[0]]
+            while slot and slot[-1].is_over:
+                slot.pop()
+                self._count -= 1
+            if slot:
+                return
+            self._pop_first()
 
     def arm(self) -> None:
         """Set the timer for the first entry. A clock that stands needs none."""
+        self._drop_first_if_over()
         numbers = self._numbers
-        while numbers and all(entry.is_over for entry in self._slots[numbers[0]]):
-            self._first()
         number = math.inf if not numbers or clock.stands else numbers[0]
         if number == self._set_for:
             return
@@ -192,7 +214,7 @@ class TimerHeap:
         try:
             now = clock.now() * SLOTS
             while self._numbers and self._numbers[0] <= now:
-                self._due.extend(self._first())
+                self._due.extend(self._pop_first())
             self._set_for = -math.inf  # the timer has run out
             if loop.cooperative:
                 self._run_due()

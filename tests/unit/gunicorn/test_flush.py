@@ -13,7 +13,8 @@ from ssestream.gunicorn.sender import Sender
 from ssestream.http.connection import Connection
 from ssestream.http.lent_socket import SocketType
 from ssestream.http.outgoing import OutgoingMessage, body_of
-from ssestream.runtime.loop import CALLS_AT_ONCE
+from ssestream.http.output import OutputBuffer
+from ssestream.runtime.loop import CALLS_AT_ONCE, Loop
 from tests.kit.visit import as_a_greenlet, until
 
 
@@ -33,20 +34,19 @@ class Client:
         self.sender = Sender(body, own, True, self.over.append)
         self.sender.begin(b"")
 
-    def received(self) -> bytes:
-        """All that has come and was not read yet, without the framing of chunks."""
+    def raw(self) -> bytes:
+        """All that has come and was not read yet."""
         data = b""
         try:
             while some := self.sock.recv(1 << 20):
                 data += some
         except BlockingIOError:
             pass
-        texts = []
-        while data:
-            size, _, data = data.partition(b"\r\n")
-            texts.append(data[: int(size, 16)])
-            data = data[int(size, 16) + 2 :]
-        return b"".join(texts)
+        return data
+
+    def received(self) -> bytes:
+        """The same without the framing of chunks."""
+        return unframed(self.raw())
 
     def fill(self) -> None:
         """Let the socket have no room."""
@@ -60,6 +60,17 @@ class Client:
         self.message.destroy()
         until(lambda: len(self.over) == 1, "its end")
         self.sock.close()
+
+
+def unframed(data: bytes) -> bytes:
+    """The body that the chunks in *data* make."""
+    texts = []
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        texts.append(data[: int(size, 16)])
+        assert data[int(size, 16) :].startswith(b"\r\n")
+        data = data[int(size, 16) + 2 :]
+    return b"".join(texts)
 
 
 @pytest.fixture
@@ -158,7 +169,7 @@ def test_one_that_is_destroyed_in_the_turn_gets_nothing_and_the_others_all(
     clients[1].message.destroy()
     until(lambda: clients[1].over, "its end")
     assert clients[0].received() == clients[2].received() == b"x\n\n"
-    assert clients[1].received() == b""
+    assert b"x" not in clients[1].raw()
 
 
 @as_a_greenlet
@@ -177,31 +188,140 @@ def test_one_that_ends_in_the_turn_gets_all_and_its_end(
     assert clients[0].received() == b"y\n\n"
 
 
+def fail_with(error: type[BaseException]) -> Callable[..., None]:
+    def fail(*args: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("where", ["taking", "ending", "sleeping", "cutting"])
 @as_a_greenlet
-def test_one_that_fails_after_its_send_fails_alone(
+def test_one_that_fails_fails_alone(
     made: Callable[[int], list[Client]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    where: str,
 ) -> None:
-    clients = made(3)
+    clients = made(5)
+    bad, others = clients[2], [*clients[:2], *clients[3:]]
 
+    class Failing(Sender):
+        __slots__ = ()
+
+        if where in ("ending", "cutting"):
+            _finish = fail_with(MemoryError)
+        if where == "cutting":
+
+            def break_off(self) -> None:
+                super().break_off()
+                raise MemoryError
+
+    class FailingBuffer(OutputBuffer):
+        __slots__ = ()
+
+        if where == "taking":
+            take_nowait = fail_with(MemoryError)
+        if where == "sleeping":
+            fall_asleep = fail_with(MemoryError)
+
+    bad.sender.__class__ = Failing
+    bad.sender.buffer.__class__ = FailingBuffer
+    for text in (b"x\n\n", b"y\n\n"):
+        for client in others:
+            client.message.write(text)
+        if text == b"x\n\n":
+            bad.message.end(b"x\n\n")
+        gevent.sleep(0)
+    until(lambda: bad.over, "its end")
+    assert "its stream failed" in caplog.text
+    for client in others:
+        assert client.received() == b"x\n\ny\n\n"
+        assert client.message.writable_length == 0
+
+
+@as_a_greenlet
+def test_a_signal_handler_that_raises_breaks_off_those_that_were_not_sent_to(
+    made: Callable[[int], list[Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = made(4)
+    sends: list[Any] = []
+
+    class Raised(BaseException):
+        pass
+
+    def send(sock: Any, data: bytes, flags: int) -> int:
+        sends.append(sock)
+        if len(sends) == 2:
+            raise Raised
+        return int(SocketType.send(sock, data, flags))
+
+    monkeypatch.setattr(flush, "socket_send", send)
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *args: None)
     for client in clients:
         client.message.write(b"x\n\n")
-    monkeypatch.setattr(clients[1].sender.buffer.__class__, "fall_asleep", fail_for(clients[1]))
-    until(lambda: clients[1].over, "its end")
-    assert "its stream failed" in caplog.text
-    assert clients[0].received() == clients[2].received() == b"x\n\n"
+    until(lambda: all(client.over for client in clients), "their ends")
+    # The loop goes on, and so do later streams.
+    (late,) = made(1)[4:]
+    late.message.write(b"x\n\n")
+    gevent.sleep(0)
+    assert late.received() == b"x\n\n"
 
 
-def fail_for(client: Client) -> Callable[[Any, Any], bool]:
-    real = client.sender.buffer.__class__.fall_asleep
+@as_a_greenlet
+def test_one_that_is_added_twice_sends_each_piece_whole(
+    made: Callable[[int], list[Client]], sends: list[Any]
+) -> None:
+    """Else a second piece would be taken before the rest of the first one is kept."""
+    client, other = made(2)
+    client.sender.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    text = b"".join(b"data: %06d\n\n" % number for number in range(20_000))
+    client.message.write(text)
+    client.sender.wake()
+    other.message.write(b"x\n\n")
+    data = b""
+    while len(data) < len(text):
+        gevent.sleep(0)
+        data += client.raw()
+        if len(sends) > 20_000:
+            break
+    until(lambda: not client.message.writable_length, "all to be sent")
+    data += client.raw()
+    assert unframed(data) == text
+    assert other.received() == b"x\n\n"
 
-    def fall_asleep(buffer: Any, waker: Any) -> bool:
-        if waker is client.sender:
-            raise MemoryError
-        return real(buffer, waker)
 
-    return fall_asleep
+@as_a_greenlet
+def test_the_loop_of_a_response_of_another_thread_is_called_as_other_threads_must(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else nothing wakes this loop, and the end of the response waits for its next event."""
+    called_here: list[bool] = []
+    call_each = Loop.call_each
+
+    def called(loop: Loop, calls: Any) -> None:
+        called_here.append(loop.here())
+        call_each(loop, calls)
+
+    monkeypatch.setattr(Loop, "call_each", called)
+    hub = gevent.get_hub()
+    message: OutgoingMessage = hub.threadpool.apply(OutgoingMessage)
+    assert not body_of(message).call_queue.loop.here()
+    message.end(b"x\n\n")
+    server, theirs = socket.socketpair()
+    body = body_of(message)
+    body.open(Connection(server))
+    assert body.connection is not None
+    own = body.connection.take_over()
+    server.close()
+    over: list[Sender] = []
+    sender = Sender(body, own, True, over.append)
+    sender.begin(b"head\r\n\r\n")
+    until(lambda: over, "its end")
+    assert theirs.recv(1000) == b"head\r\n\r\n3\r\nx\n\n\r\n0\r\n\r\n"
+    theirs.close()
+    assert called_here
+    assert all(called_here)
 
 
 def test_each_socket_gets_its_own_data_whatever_the_others_do() -> None:
