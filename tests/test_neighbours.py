@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyee
 import pytest
 import redis.connection
@@ -87,6 +88,11 @@ USED: dict[str, tuple[str, Callable[[], bool]]] = {
     "_sock": (
         "the listener waits for its socket and for other wakers together",
         lambda: "self._sock" in inspect.getsource(redis.connection),
+    ),
+    # -- psycopg
+    "_connect_gen": (
+        "connecting ends in time even if a test stops the clock of psycopg's own deadline",
+        lambda: "cls._connect_gen(conninfo)" in inspect.getsource(psycopg.Connection.connect),
     ),
     # -- middleware that keeps the body (see gunicorn/unwrapping.py)
     "_next": (

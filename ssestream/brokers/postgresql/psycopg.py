@@ -70,6 +70,25 @@ class Connection(psycopg.Connection):
         except StopIteration as end:
             return end.value
 
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> Any:
+        """What psycopg does to connect to one address, for no longer than ``connect_timeout``.
+
+        psycopg's own deadline is on ``time.monotonic()``, which a test may stop.
+        """
+        deadline = clock.real() + _seconds_to_connect(conninfo)
+        step = super()._connect_gen(conninfo)
+        try:
+            wanted = next(step)
+            while True:
+                # psycopg goes on several times a second, even if nothing is ready.
+                ready = yield wanted
+                if clock.real() > deadline:
+                    raise psycopg.errors.ConnectionTimeout("connection timeout expired")
+                wanted = step.send(ready)
+        except StopIteration as end:
+            return end.value
+
     @property
     def is_fresh(self) -> bool:
         """Whether the server has sent nothing since the last use, such as its end.
@@ -102,6 +121,12 @@ def connect(options: dict[str, Any], *, prepares: bool) -> Connection:
         **options, autocommit=True, prepare_threshold=0 if prepares else None
     )
     return made
+
+
+def _seconds_to_connect(text: str) -> float:
+    """The ``connect_timeout`` of the options in *text*, as libpq understands it."""
+    seconds = float(conninfo.conninfo_to_dict(text).get("connect_timeout") or 0)
+    return max(CONNECTING, seconds) if seconds > 0 else math.inf
 
 
 def options_of(url: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from ssestream import BrokerError, Channels
 from ssestream.brokers.memory import MemoryBroker
+from ssestream.brokers.postgresql import broker as postgresql_broker
 from ssestream.brokers.redis import broker as redis_broker
 from ssestream.brokers.sqlite import database
 from ssestream.runtime.clock import clock
@@ -112,6 +114,40 @@ def test_a_redis_that_is_away_is_given_up_though_the_clock_stands(
     channels = Channels(f"redis://127.0.0.1:{free_port()}/0")
     with hold("2026-01-01"):
         gives_up(lambda: channels.publish("news", {"data": "x"}))
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port whose listener accepts every connection, as its kernel does, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("how", ["publish", "history"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "postgresql",
+        "redis",
+        *(
+            pytest.param(f"redis+{kind}", marks=pytest.mark.long)
+            for kind in ("sentinel", "cluster")
+        ),
+    ],
+)
+def test_a_server_that_never_answers_is_given_up_though_the_clock_stands(
+    hold: Hold, silent: int, kind: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_broker, "TRYING", 0.1)
+    monkeypatch.setattr(postgresql_broker, "TRYING", 0.1)
+    path = {"redis": "0", "redis+sentinel": "main", "redis+cluster": ""}.get(kind, "app")
+    channels = Channels(f"{kind}://127.0.0.1:{silent}/{path}")
+    calls: dict[str, Callable[[], object]] = {
+        "publish": lambda: channels.publish("news", {"data": "x"}),
+        "history": lambda: channels.history("news"),
+    }
+    with hold("2026-01-01"):
+        gives_up(calls[how])
 
 
 def test_what_is_due_is_kept_though_the_clock_stands(hold: Hold) -> None:
