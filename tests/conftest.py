@@ -77,6 +77,7 @@ collect_ignore = [
     "unit/brokers/test_postgresql_group_commit.py",
     "unit/brokers/test_postgresql_outages.py",
     "unit/brokers/test_postgresql_pooler.py",
+    "unit/brokers/test_postgresql_removal.py",
     "unit/brokers/test_postgresql_restarts.py",
     "unit/brokers/test_postgresql_tls.py",
     "unit/brokers/test_postgresql_transaction.py",

@@ -30,6 +30,13 @@ def programs_of_postgresql() -> Path | None:
     return None if newest is None else newest.parent
 
 
+def change(url: str, *statements: str) -> None:
+    """Do *statements* behind the broker's back, each in a transaction of its own."""
+    with psycopg.connect(url, autocommit=True) as db:
+        for each in statements:
+            db.execute(each)
+
+
 def _is_running(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)

@@ -11,7 +11,7 @@ from .psycopg import Connection
 #: The most entries that one transaction removes. It takes some milliseconds.
 SWEPT = 500
 
-#: The most transactions of one round, so that a round does not keep its caller.
+#: The most transactions of each kind in one round, so that a round does not keep its caller.
 ROUND = 4
 
 
@@ -25,18 +25,18 @@ class Broom:
     def sweep(self, db: Connection) -> None:
         """Free some rows of deleted and of expired logs, and some old entries of other logs."""
         for _ in range(ROUND):
-            row = db.execute(
-                "SELECT ssestream.sweep(%s), ssestream.forget(%s, %s)", (SWEPT, self._after, SWEPT)
-            ).fetchone()
-            assert row is not None
-            has_more, self._after = row
-            if not has_more:
+            if not _sweep(db):
+                break
+        for _ in range(ROUND):
+            row = db.execute("SELECT * FROM ssestream.forget(%s, %s)", (self._after, SWEPT))
+            self._after, is_full = row.fetchone() or (0, False)
+            if not is_full:
                 return
 
 
 def sweep_all(db: Connection) -> Iterator[None]:
     """Free the rows of all deleted and expired logs. Yields after each transaction."""
-    while db.execute("SELECT ssestream.sweep(%s)", (SWEPT,)).fetchone() == (True,):
+    while _sweep(db):
         yield
 
 
@@ -44,3 +44,8 @@ def trim_all(db: Connection, channel: str) -> Iterator[None]:
     """Remove all entries that the log of *channel* no longer keeps, in the same way."""
     while db.execute("SELECT ssestream.trim(%s, %s)", (channel, SWEPT)).fetchone() == (True,):
         yield
+
+
+def _sweep(db: Connection) -> bool:
+    """Free some rows of deleted and expired logs. Returns whether there may be more."""
+    return bool(db.execute("SELECT ssestream.sweep(%s)", (SWEPT,)).fetchone() == (True,))

@@ -1,6 +1,7 @@
-"""The broker of PostgreSQL: its URLs, its tables, what it keeps, and how it hears of news.
+"""The broker of PostgreSQL: its URLs, its tables, and how it hears of news.
 
-What happens while the server is away is in ``test_postgresql_outages``.
+What it removes is in ``test_postgresql_removal``, and what happens while the server is away in
+``test_postgresql_outages``.
 """
 
 import subprocess
@@ -23,12 +24,11 @@ from tests.kit.brokers import (
     Actor,
     Elsewhere,
     all_closed,
-    everything,
     follow,
     frames,
     next_news,
 )
-from tests.kit.postgresql_server import PostgresqlServer
+from tests.kit.postgresql_server import PostgresqlServer, change
 from tests.kit.servers import wait_until
 
 Open = Callable[..., PostgresqlBroker]
@@ -38,19 +38,6 @@ Open = Callable[..., PostgresqlBroker]
 def opened() -> Iterator[Open]:
     with all_closed(PostgresqlBroker) as opened:
         yield opened
-
-
-def rows_of(url: str, table: str = "events") -> int:
-    with psycopg.connect(url) as db:
-        rows = db.execute(f"SELECT count(*) FROM ssestream.{table}").fetchall()
-    return int(rows[0][0])
-
-
-def change(url: str, *statements: str) -> None:
-    """Do *statements* behind the broker's back."""
-    with psycopg.connect(url, autocommit=True) as db:
-        for each in statements:
-            db.execute(each)
 
 
 # -- URLs
@@ -191,79 +178,6 @@ def test_the_printed_sql_makes_the_tables_and_names_the_rights_that_are_enough(
 
 
 # -- what is kept
-
-
-@pytest.mark.long
-def test_the_table_holds_little_more_than_the_history(postgresql_url: str, opened: Open) -> None:
-    broker = opened(postgresql_url, 10)
-    for n in range(300):
-        broker.append("news", b"%d" % n)
-        assert rows_of(postgresql_url) < 10 + 17
-
-
-def test_an_append_removes_a_few_at_most(postgresql_url: str, opened: Open) -> None:
-    broker = opened(postgresql_url)
-    for n in range(100):
-        broker.append("news", b"%d" % n)
-    change(postgresql_url, "UPDATE ssestream.channels SET history = 10")
-    left = []
-    for _ in range(5):
-        broker.append("news", b"x")
-        left.append(rows_of(postgresql_url))
-        # Nobody is shown the others.
-        assert len(everything(broker, "news").entries) == 10
-    assert left == [69, 38, 10, 11, 12]
-
-
-def test_a_smaller_history_frees_the_rest_in_small_transactions(
-    postgresql_url: str, opened: Open
-) -> None:
-    broker = opened(postgresql_url, 10_000)
-    change(
-        postgresql_url,
-        "INSERT INTO ssestream.channels (name, log, last, messages, history)"
-        " VALUES ('news', 'abcd', 3000, 3000, 10000)",
-        "INSERT INTO ssestream.events SELECT id, n, 0, n, 'abcdef', 'x' FROM ssestream.channels,"
-        " generate_series(1, 3000) n",
-        "CREATE TABLE counted (removed bigint)",
-        "CREATE FUNCTION count_removed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " INSERT INTO counted SELECT count(*) FROM gone; RETURN NULL; END $$",
-        "CREATE TRIGGER counts AFTER DELETE ON ssestream.events REFERENCING OLD TABLE AS gone"
-        " FOR EACH STATEMENT EXECUTE FUNCTION count_removed()",
-    )
-    assert broker.keep("news", Bounds(5)) == Bounds(5)
-    assert rows_of(postgresql_url) == 5
-    with psycopg.connect(postgresql_url) as db:
-        rows = db.execute("SELECT max(removed), sum(removed) FROM counted").fetchall()
-    assert rows == [(500, 2995)]
-
-
-@pytest.mark.long
-def test_what_is_old_is_freed_though_nothing_comes_and_nobody_asks(
-    postgresql_url: str, opened: Open
-) -> None:
-    broker = opened(postgresql_url, history_age=0.05)
-    names = [f"user/{n}" for n in range(250)]
-    for name in names:
-        broker.append(name, b"x")
-    follow(broker, {"other": NEVER})
-    waiter = Elsewhere(next_news, broker)
-    wait_until(lambda: rows_of(postgresql_url) == 0, "the rows to be freed")
-    assert [everything(broker, name)[1:4] for name in names] == [(2, 1, [])] * 250
-    broker.append("other", b"x")
-    waiter.result()
-
-
-@pytest.mark.long
-def test_an_expired_log_is_freed_though_nobody_asks(postgresql_url: str, opened: Open) -> None:
-    broker = opened(postgresql_url)
-    for n in range(30):
-        broker.append(f"job/{n}", b"x", Terms(ttl=0.05))
-    follow(broker, {"other": NEVER})
-    waiter = Elsewhere(next_news, broker)
-    wait_until(lambda: rows_of(postgresql_url, "channels") == 0, "the rows to be freed")
-    broker.append("other", b"x")
-    waiter.result()
 
 
 def test_a_clock_that_is_set_back_makes_no_entry_young(postgresql_url: str, opened: Open) -> None:
