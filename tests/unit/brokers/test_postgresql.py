@@ -7,10 +7,12 @@ What it removes is in ``test_postgresql_removal``, and what happens while the se
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -29,6 +31,7 @@ from tests.kit.brokers import (
     next_news,
 )
 from tests.kit.postgresql_server import PostgresqlServer, change
+from tests.kit.promptness import in_one_try
 from tests.kit.servers import wait_until
 
 Open = Callable[..., PostgresqlBroker]
@@ -288,6 +291,39 @@ def test_an_idle_listener_looks_at_a_part_of_its_channels_in_each_second(
     assert max(asked) <= listener.PER_LOOK
     broker.append("user/7", b"x")
     waiter.result()
+
+
+def test_an_idle_wait_costs_next_to_nothing(
+    postgresql_url: str, actor: Callable[..., Actor]
+) -> None:
+    waiter = actor(postgresql_url, "wait", *(f"user/{n}" for n in range(2000)))
+    assert waiter.next("waits")
+    with psycopg.connect(postgresql_url, autocommit=True) as db:
+        session = (
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'ssestream'"
+            " AND datname = current_database()"
+        )
+
+        def sessions() -> list[Any]:
+            return db.execute(session).fetchall()
+
+        wait_until(lambda: len(sessions()) == 2, "the process to listen")
+        # The process, and those of the server for its two connections.
+        pids = [waiter.process.pid, *(pid for (pid,) in sessions())]
+        processes = [psutil.Process(pid) for pid in pids]
+
+        def spent() -> tuple[int, float]:
+            switches = sum(each.num_ctx_switches().voluntary for each in processes)
+            return switches, sum(sum(each.cpu_times()[:2]) for each in processes)
+
+        def be_idle() -> tuple[bool, tuple[int, float]]:
+            switches, seconds = spent()
+            time.sleep(1.5)
+            switches, seconds = (a - b for a, b in zip(spent(), (switches, seconds), strict=True))
+            return switches <= 30 and seconds <= 0.05, (switches, seconds)
+
+        # A sleep that a busy machine makes long has more of both.
+        in_one_try(be_idle)
 
 
 def test_one_connection_listens_and_callers_share_the_others(
