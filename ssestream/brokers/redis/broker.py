@@ -78,16 +78,14 @@ PINGED = "ssestream/ping"
 
 
 class RedisBroker:
-    """Logs in Redis or Valkey (see `broker.Broker`). Made for Redis 5 and later, and Valkey.
-
-    Tested with Redis 7.0, and with Valkey 9.1 in each form below but those with TLS.
+    """Logs in Redis 5 and later, or Valkey (see `broker.Broker`). Tested: Redis 7.0, Valkey 9.1.
 
     *url* has one of the following forms. redis-py gets the options in its query, such as
     ``?ssl_ca_certs=/etc/ca.pem``.
 
     ``redis://[user:password@]host:6379/0``, ``rediss://`` for TLS, ``unix:///path?db=0``
-        One server, with the URL as redis-py defines it. Tested with each form, and with a
-        password.
+        One server, with the URL as redis-py defines it. Tested with each form, Valkey without
+        TLS, and with a password.
 
     ``redis+sentinel://[user:password@]host:26379,host:26379/service[/db]``
         The server that the sentinels name as the master. ``?sentinel_username=`` and
