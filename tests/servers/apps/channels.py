@@ -11,7 +11,7 @@ import signal
 
 from flask import Flask, request
 
-from ssestream import Channels, ServerResponse, SseStream, set_interval
+from ssestream import Channels, ServerResponse, SseStream, set_interval, set_timeout
 from ssestream.http.registry import registry
 from ssestream.timers import Timer
 from tests.servers.apps import tell
@@ -60,6 +60,9 @@ def news() -> ServerResponse:
         latest=request.args.get("latest", 0, type=int),
         filter=None if only is None else lambda message: only in str(message["data"]),
     )
+    more = request.args.get("more")
+    if more is not None:
+        set_timeout(lambda: channels.subscribe(sse_stream, more), 50)
     return res
 
 

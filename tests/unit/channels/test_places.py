@@ -225,6 +225,79 @@ def test_one_that_leaves_before_its_first_event_misses_nothing_on_real_servers(
     channels.close()
 
 
+ENDS: dict[str, dict[str, Any]] = {
+    "its age": {"SSESTREAM_MAX_AGE": 1.0},
+    "a refusal": {"SSESTREAM_MAX_STREAMS": 1},
+    "a stop": {},
+    "one more channel": {},
+}
+SHORT = "its age"
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
+@pytest.mark.parametrize(
+    "end", [SHORT, *(pytest.param(end, marks=pytest.mark.long) for end in ENDS if end != SHORT)]
+)
+def test_one_that_the_server_ends_before_its_first_event_misses_nothing(
+    end: str, kind: str, tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    config = {"SSESTREAM_URL": url, "SSESTREAM_HISTORY": 20, "SSESTREAM_MAX_AGE": None, **ENDS[end]}
+
+    def start() -> Server:
+        return serve(
+            kind, "tests.servers.apps.channels:app", env={"CHANNELS_CONFIG": json.dumps(config)}
+        )
+
+    def come(query: str, place: str | None = None) -> Plain:
+        headers = [] if place is None else [f"Last-Event-ID: {place}"]
+        client = Plain(server.port)
+        client.get(f"/news?channels={query}", *headers)
+        return client
+
+    def places(client: Plain) -> list[str]:
+        return [found.decode() for found in re.findall(rb"\nid: ([^\n]+)\n\n", client.received)]
+
+    server = start()
+    if end == "one more channel":
+        client = come("news&more=other")
+        while not places(client) or "other" not in places(client)[-1]:
+            client.received += client.sock.recv(65536)
+        client.fin()
+    else:
+        first = come("news")
+        if end == "a refusal":
+            first.read_until(b"\nid: ")
+            client = come("news")
+        else:
+            client = first
+            client.read_until(b"\nid: ")
+        if end == "a stop":
+            server.end()
+        client.read_to_end()
+        assert b"data: " not in client.received
+        first.fin()
+    place = places(client)[-1]
+    if end == "a stop":
+        server = start()
+    channels = Channels(url, history=20)
+    names = ["news", "other"] if end == "one more channel" else ["news"]
+    for name in names:
+        channels.publish(name, {"data": f"of {name}"})
+    until_let_in = functools.partial(come, ",".join(names), place)
+    client = until_let_in()
+    while not all(f"data: of {name}\n".encode() in client.received for name in names):
+        data = client.sock.recv(65536)
+        client.received += data
+        if not data:  # the server has not seen yet that the first client has left
+            assert end == "a refusal"
+            client = until_let_in()
+    assert b"event: gap" not in client.received
+    client.fin()
+    channels.close()
+
+
 # -- a log with another past
 
 
