@@ -161,6 +161,16 @@ def test_the_history_is_bounded_as_the_publisher_is_told(url: str) -> None:
     assert [message["data"] for message in kept] == ["25", "26", "27", "28", "29"]
 
 
+def test_a_message_of_the_command_removes_nothing_of_a_longer_history(url: str) -> None:
+    """Without --history, the command leaves the bound to the programs that publish."""
+    longer = Channels(url, history=300)
+    for number in range(300):
+        longer.publish("news", {"data": number})
+    assert run("publish", "--url", url, "news", '{"data": "one more"}')[0] == 0
+    kept = [message["data"] for message in longer.history("news")]
+    assert kept == [*(str(number) for number in range(1, 300)), "one more"]
+
+
 def test_the_url_may_come_from_the_environment(url: str, channels: Channels) -> None:
     assert run("publish", "news", '{"data": 1}', env={"SSESTREAM_URL": url})[0] == 0
     assert len(channels.history("news")) == 1

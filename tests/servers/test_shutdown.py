@@ -147,12 +147,24 @@ def test_one_that_is_interrupted_while_it_begins_a_thread_stops_too(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
-def test_so_does_one_with_hundreds(kind: str, serve: Callable[..., Server]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "opened"),
+    [
+        ("SseWorker", 300),
+        ("gevent", 300),
+        ("gthread", 300),
+        ("SseWorker", 2_000),
+        ("gevent", 2_000),
+    ],
+)
+def test_so_does_one_with_hundreds(
+    kind: str, opened: int, serve: Callable[..., Server], many_descriptors: None
+) -> None:
     worker_class, args = WORKERS[kind]
+    args = (*args, "--worker-connections", "3000")
     server = serve(worker_class, "tests.servers.apps.app:app", args=args, threads=300)
     for count, how in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), 1):
-        clients = streams(server, 300, how.name)
+        clients = streams(server, opened, how.name)
         pid = server.worker_pid()
         began = time.monotonic()
         os.kill(pid, how)
