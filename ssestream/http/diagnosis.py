@@ -19,6 +19,7 @@ from ..runtime.frames import callers
 from ..runtime.loop import Loop, current_loop, logger
 from .connection import Connection
 from .registry import registry
+from .server_stop import cut_at_stop
 
 #: The modules in which an app's code waits. If one is not patched, a wait in it stops every
 #: stream.
@@ -54,55 +55,76 @@ _count = itertools.count()
 
 
 def look_at_server(connection: Connection, loop: Loop) -> None:
-    """Warn if the server is not fit for an event stream that is being opened."""
+    """Warn, in one line, if the server is not fit for an event stream that is being opened."""
     global _is_patched
-    if loop.cooperative:
-        # A request without a socket may come from a test client, without any server.
-        if _is_patched or not connection.reachable:
-            return
+    found: list[tuple[str, tuple[object, ...]]] = []
+
+    def warn(text: str, *args: object) -> None:
+        if text not in _said:
+            _said.add(text)
+            found.append((text, args))
+
+    # A request without a socket may come from a test client, without any server.
+    if loop.cooperative and connection.reachable and not _is_patched:
         unpatched = [name for name in _WAITING if not monkey.is_module_patched(name)]
         _is_patched = not unpatched
         if unpatched:
-            _warn(
-                "%s: its server runs greenlets, and gevent has not patched %s: code that waits"
+            warn(
+                "its server runs greenlets, and gevent has not patched %s: code that waits"
                 " there stops every stream of this process. Call gevent.monkey.patch_all()"
                 " before everything else" + MORE,
-                connection.name,
                 ", ".join(unpatched),
             )
-    elif connection.serial:
-        _warn(
-            "%s: its server answers one request at a time, and this stream blocks it."
-            " Use gunicorn's gevent worker, or gthread with more threads than streams" + MORE,
-            connection.name,
+    if not loop.cooperative:
+        _look_at_threads(connection, warn)
+    if _STOP not in _said and (connection.reachable or connection.keeper is not None):
+        cut = cut_at_stop(connection.keeper, loop.cooperative)
+        if cut is not None:
+            warn(_STOP, *cut)
+        _said.add(_STOP)
+    if found:
+        texts = ". ".join(text for text, _ in found)
+        logger.warning("%s: " + texts, connection.name, *(arg for _, args in found for arg in args))
+
+
+def _look_at_threads(connection: Connection, warn: Callable[..., None]) -> None:
+    """The part of `look_at_server` for a server without greenlets."""
+    if connection.serial:
+        warn(
+            "its server answers one request at a time, and this stream blocks it."
+            " Use gunicorn's gevent worker, or gthread with more threads than streams" + MORE
         )
     elif not connection.reachable:
         adapter = asgi_adapter()
         if adapter is not None:
-            _warn(
-                "%s: %s runs this app on an ASGI server, and does not tell the app that a client"
+            warn(
+                "%s runs this app on an ASGI server, and does not tell the app that a client"
                 " has left: the stream stays open and keeps a thread, of which there %s. Serve the"
                 " app with gunicorn or another WSGI server, or set SSESTREAM_MAX_AGE",
-                connection.name,
                 adapter,
                 "is only one" if adapter == "asgiref" else "are few",
             )
     if connection.keeper is not None:
-        _warn(
-            "%s: %s keeps the client's socket to itself. Only a failed heartbeat shows that a"
+        warn(
+            "%s keeps the client's socket to itself. Only a failed heartbeat shows that a"
             " client has left. This takes up to three heartbeats (SSESTREAM_HEARTBEAT), and the"
             " stream keeps a thread until then. See docs/servers.rst of ssestream",
-            connection.name,
             connection.keeper,
         )
-    if not loop.cooperative and not connection.serial and _LAST_THREAD not in _said:
+    if not connection.serial and _LAST_THREAD not in _said:
         threads = threads_of_server()
         if threads is not None and registry.number_open() >= threads:
-            _warn(_LAST_THREAD, connection.name, threads)
+            warn(_LAST_THREAD, threads)
 
+
+#: On the first stream of a process: later ones have the same server.
+_STOP = (
+    "%s: clients come back and go on after their last id, and an answer without ids is broken off."
+    " %s. See docs/stopping.rst of ssestream"
+)
 
 _LAST_THREAD = (
-    "%s: this stream has taken the last of the %d threads of its server, and every other request"
+    "this stream has taken the last of the %d threads of its server, and every other request"
     " waits until a stream ends: give the server more --threads than there are streams, use"
     " gunicorn's gevent worker, or set SSESTREAM_MAX_STREAMS below the threads" + MORE
 )

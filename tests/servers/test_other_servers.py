@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_docs import blocks
 from tests.kit import servers
 from tests.kit.promptness import at_best
-from tests.kit.servers import PATIENCE, ROOT, Client, Server, ask_json, wait_until
+from tests.kit.servers import PATIENCE, Client, Server, ask_json, wait_until
 from tests.servers.test_departure import departs, fin, half_close, rst
-from tests.servers.test_diagnosis import stream, warnings_of
+from tests.servers.test_diagnosis import CUTS, WRONG, recipe, stream, warnings_of
 from tests.servers.test_vanished import BEAT, NOISE, TIMEOUT, is_gone_within, settings
 
 pytestmark = pytest.mark.server
@@ -42,8 +41,6 @@ KEEPERS = ("granian", "mod_wsgi")
 
 #: How long one that never reads keeps a thread of its server.
 NEVER_READS = {"cheroot": "close", "granian": "it leaves", "mod_wsgi": "Apache's Timeout"}
-
-RECIPES = blocks(ROOT / "docs" / "stopping.rst", "python")
 
 Need = Callable[[str], None]
 
@@ -218,15 +215,35 @@ def test_what_a_server_lacks_is_said_once(
     clients = [stream(server, path), stream(server, path)]
     for client in clients:
         client.read_until(b":ok\n\n")
-    if kind == "cheroot":
-        assert warned() == []
-        return
     (warning,) = warned()
     if kind == "hypercorn":
         assert f"{path!r}: hypercorn runs this app on an ASGI server" in warning
+    elif kind == "cheroot":
+        assert f"{path!r}: cheroot {CUTS}" in warning
     else:
         assert f"{path!r}: {kind} keeps the client's socket to itself" in warning
+        does = "waits for open streams when it stops, and may cut them: "
+        assert f"ssestream. {kind} {does if kind == 'granian' else CUTS}" in warning
     assert "secret" not in warning
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        ("cheroot", "drain_on_sigterm"),
+        pytest.param("mod_wsgi", "drain_under_mod_wsgi", marks=pytest.mark.long),
+    ],
+)
+def test_nothing_is_said_of_a_stop_that_the_recipe_makes_clean(
+    kind: str, function: str, need: Need, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    need(kind)
+    let_others_read(tmp_path)
+    server = serve(kind, "drained:app", env=recipe(tmp_path, function, WRONG))
+    stream(server).read_until(b":ok\n\n")
+    said = [line for line in server.log().splitlines() if "WARNING ssestream" in line]
+    assert len(said) == (kind == "mod_wsgi")
+    assert CUTS not in server.log()
 
 
 def test_a_stream_that_takes_cheroots_last_thread_is_told_of(
@@ -237,16 +254,14 @@ def test_a_stream_that_takes_cheroots_last_thread_is_told_of(
     stream(server).read_until(b":ok\n\n")
     (warning,) = warnings_of(server)
     assert "the last of the 1 threads of its server" in warning
+    assert f"ssestream. cheroot {CUTS}" in warning
 
 
-def recipe(folder: Path, function: str) -> dict[str, str]:
-    """Write a module ``drained``, in which *function* of the page on stopping is called."""
-    (code,) = (block for block in RECIPES if f"def {function}(" in block)
-    (folder / "drained.py").write_text(
-        f"from ssestream import drain\n\n{code}\n\n"
-        f"from tests.servers.apps.app import app\n{function}()\n"
-    )
-    return {"PYTHONPATH": f"{ROOT}:{folder}"}
+def let_others_read(folder: Path) -> None:
+    """Let Apache's user read *folder*."""
+    for each in (folder, *folder.parents):
+        if each.stat().st_uid == os.getuid() and not each.stat().st_mode & stat.S_IXOTH:
+            each.chmod(0o755)
 
 
 def is_told_to_come_back(server: Server, client: Client) -> None:
@@ -272,10 +287,7 @@ def test_mod_wsgi_ends_streams_cleanly_by_the_recipe(
     how: str, need: Need, serve: Callable[..., Server], tmp_path: Path
 ) -> None:
     need("mod_wsgi")
-    # Apache's user reads it.
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & stat.S_IXOTH:
-            folder.chmod(0o755)
+    let_others_read(tmp_path)
     server = serve("mod_wsgi", "drained:app", env=recipe(tmp_path, "drain_under_mod_wsgi"))
     client = Client(server.port).get("/quiet?key=s")
     client.read_until(b":ok\n\n")

@@ -67,14 +67,6 @@ def test_a_response_that_ends_is_whole(server: Server) -> None:
     server.wait_for(event="finish", key="ended")
 
 
-def test_nothing_is_warned_of(server: Server) -> None:
-    client = Client(server.port).get("/quiet?key=warned")
-    client.read_until(b":ok\n\n")
-    client.fin()
-    assert "ssestream:" not in server.log()
-    assert "Traceback" not in server.log()
-
-
 @pytest.mark.long_except("SIGTERM")
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "SIGHUP-lazy", "touch"])
 def test_a_worker_that_stops_ends_its_streams_cleanly(
