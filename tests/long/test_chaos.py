@@ -67,11 +67,16 @@ def test_every_client_gets_every_message_of_its_own_channel(redis_executable: st
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("kind", "worker_class"), [("sqlite", "SseWorker"), ("redis", "gevent")])
+@pytest.mark.parametrize(
+    ("kind", "worker_class"),
+    [("sqlite", "SseWorker"), ("redis", "gevent"), ("postgresql", "SseWorker")],
+)
 def test_every_watcher_gets_all_of_its_run_and_each_run_has_one_end(
     kind: str, worker_class: str, request: pytest.FixtureRequest
 ) -> None:
     executable = request.getfixturevalue("redis_executable") if kind == "redis" else None
+    if kind == "postgresql":
+        request.getfixturevalue("postgresql_programs")
     seed = random.SystemRandom().randrange(1_000_000)
     print(f"{kind}, seed {seed}")  # shown when it fails
     chaos = RunsChaos(

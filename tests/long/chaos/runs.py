@@ -1,4 +1,4 @@
-"""``python -m tests.long.chaos.runs``: runs and their watchers, while workers and Redis die.
+"""``python -m tests.long.chaos.runs``: runs and their watchers, while workers and the broker die.
 
 Each run has one to three watchers, which leave at random and come back with their last id. In the
 end each watcher must hold all messages of its run, once and in order, and each run has one end.
@@ -131,26 +131,38 @@ class RunsChaos:
         self.visits = 0
         self._runs, self._events, self._together = runs, events, together
         self._folder = tempfile.mkdtemp(prefix="ssestream-runs-")
-        self._redis: RedisServer | None = None
-        if kind == "redis":
-            executable = redis_executable or shutil.which("redis-server")
-            assert executable is not None, "redis-server is not installed"
-            self._redis = RedisServer(executable, durable=True)
-        self._url = f"sqlite:///{self._folder}/events.db" if self._redis is None else ""
+        #: The server of the broker, if it has one.
+        self._database = self._make_database(kind, redis_executable)
+        self._url = f"sqlite:///{self._folder}/events.db"
         self._worker_class, self._workers = worker_class, workers
         self._fault_pace, self._until = fault_pace, time.monotonic() + seconds
         self._started: set[str] = set()
         self._dice = random.Random(f"{seed}:runs")
         self.port = 0
 
+    def _make_database(self, kind: str, redis_executable: str | None) -> Any:
+        if kind == "redis":
+            executable = redis_executable or shutil.which("redis-server")
+            assert executable is not None, "redis-server is not installed"
+            return RedisServer(executable, durable=True)
+        if kind == "postgresql":
+            # Not everybody has psycopg.
+            from tests.kit.postgresql_server import PostgresqlServer, programs_of_postgresql
+
+            programs = programs_of_postgresql()
+            assert programs is not None, "PostgreSQL is not installed"
+            return PostgresqlServer(programs)
+        return None
+
     def has_started(self, id: str) -> bool:
         return id in self._started
 
     def run(self) -> list[str]:
         """Everything; the sentences that say what is wrong."""
-        if self._redis is not None:
-            self._redis.start()
-            self._url = self._redis.url
+        if self._database is not None:
+            self._database.start()
+            is_redis = isinstance(self._database, RedisServer)
+            self._url = self._database.url if is_redis else self._database.make_database()
         self._server = Server(
             self._worker_class,
             "tests.servers.apps.runs:app",
@@ -164,8 +176,8 @@ class RunsChaos:
             self._play()
         finally:
             self._server.stop()
-            if self._redis is not None:
-                self._redis.remove()
+            if self._database is not None:
+                self._database.remove()
             shutil.rmtree(self._folder, ignore_errors=True)
         return self.wrong
 
@@ -173,7 +185,7 @@ class RunsChaos:
         pace = 0.02
         seconds = self._runs / self._together * self._events * pace
         seconds = min(AGAIN, max(4.0, seconds))
-        faults = [Faults(self.seed, seconds, self._server, self._redis, self._fault_pace)]
+        faults = [Faults(self.seed, seconds, self._server, self._database, self._fault_pace)]
         ending = threading.Event()
         freezer = threading.Thread(target=self._freeze, args=(ending,))
         watchers: list[Watcher] = []
@@ -193,8 +205,9 @@ class RunsChaos:
                 over = faults[-1].over and not faults[-1].wrong
                 if over and self._ask("/status/none") is not None:
                     seed = f"{self.seed}:{len(faults)}"
-                    faults.append(Faults(seed, AGAIN, self._server, self._redis, self._fault_pace))
-                    faults[-1].begin()
+                    more = Faults(seed, AGAIN, self._server, self._database, self._fault_pace)
+                    faults.append(more)
+                    more.begin()
             gevent.joinall(starters, raise_error=True)
             while not faults[-1].over:
                 gevent.sleep(0.05)
@@ -305,7 +318,7 @@ class RunsChaos:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     environ = os.environ
-    parser.add_argument("--broker", default="sqlite", choices=("sqlite", "redis"))
+    parser.add_argument("--broker", default="sqlite", choices=("sqlite", "redis", "postgresql"))
     parser.add_argument("--worker", default="gevent", choices=("gevent", "SseWorker", "gthread"))
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--runs", type=int, default=int(environ.get("SSESTREAM_RUNS", 1000)))
