@@ -213,13 +213,16 @@ class Keepalive:
 
     def _has_taken(self, standing: Standing, now: float) -> None:
         """Raise `_read`, as the client has taken something."""
-        taken = self._taken(standing)
         # A smaller difference gives less than a second of grace: leave it.
-        if taken - self._read > SLOWEST:
-            since = max(self._took_at, self._began)
-            read = self._read + round(SLOWEST * (now - since))
-            most = KEPT + SLOWEST * (PATIENCE - 1) * (self._settings.send_timeout or 0.0)
-            self._read = min(taken, max(read, taken - round(most)))
+        if self._taken(standing) - self._read <= SLOWEST:
+            return
+        # `most` is for bytes that a proxy has read and passes on. So do not count the bytes that
+        # are known to be unread: a receive buffer on this host may hold megabytes.
+        taken = self._taken(standing) - self._unread()
+        since = max(self._took_at, self._began)
+        read = self._read + round(SLOWEST * (now - since))
+        most = KEPT + SLOWEST * (PATIENCE - 1) * (self._settings.send_timeout or 0.0)
+        self._read = min(taken, max(read, taken - round(most)))
 
     def _taken(self, standing: Standing) -> int:
         """How many bytes the client's kernel has got."""
@@ -228,15 +231,17 @@ class Keepalive:
         _, handed_over = self._buffer.sent()
         return max(0, handed_over - (standing.unsent or 0))
 
+    def _unread(self) -> int:
+        """How many bytes of the client's receive buffer it has not read, where this is known."""
+        return self._connection.unread() or 0
+
     def _grace(self, standing: Standing, now: float) -> float:
         """Return how many seconds beyond the send timeout the client may still be reading."""
         if standing.unsent is None or self._is_unanswered(standing, now):
             return 0.0
-        held = self._taken(standing) - self._read
-        if self._seen is not None and self._seen[1] is not None:
-            # The client does not read these bytes. It has read the other bytes, and may still be
-            # passing them on, as a proxy does.
-            held -= self._seen[1]
+        # The client does not read the unread bytes. It has read the other bytes, and may still be
+        # passing them on, as a proxy does.
+        held = self._taken(standing) - self._unread() - self._read
         timeout = self._settings.send_timeout or 0.0
         return min(max(held, 0) / SLOWEST, (PATIENCE - 1) * timeout)
 

@@ -24,12 +24,13 @@ inside() { nsenter --net=/proc/$elsewhere/ns/net "$@"; }
 inside ip address add 10.77.0.2/24 dev there
 inside ip link set there up
 "$1" -m gunicorn -k gevent -b 10.77.0.1:8000 ${2-} tests.servers.apps.app:app &
+BESIDE
 inside "$1" -c '
 import socket, time
-def connect(path):
+def connect(path, port=8000):
     while True:
         try:
-            sock = socket.create_connection(("10.77.0.1", 8000))
+            sock = socket.create_connection(("10.77.0.1", port))
             break
         except OSError:
             time.sleep(0.05)
@@ -50,17 +51,19 @@ def skip_unless_permitted(command: list[str]) -> None:
 
 
 def start_networks(
-    client: str, cable: str = "", afterwards: str = "", **options: Any
+    client: str, cable: str = "", afterwards: str = "", beside: str = "", **options: Any
 ) -> "subprocess.Popen[Any]":
     """Start gunicorn with ``apps.app``, and the program *client*, which can ``connect(path)``.
 
-    *cable* is what is set on its end ``here``. *afterwards* is done when a line comes on standard
-    input. *options* are `subprocess.Popen`'s. It skips the test where this is not permitted.
+    *cable* is what is set on its end ``here``. *beside* starts what else runs beside gunicorn.
+    *afterwards* is done when a line comes on standard input. *options* are `subprocess.Popen`'s. It
+    skips the test where this is not permitted.
     """
     make = ["unshare", "--net", "--map-root-user", "bash", "-c"]
     skip_unless_permitted([*make, f"set -e\nip link add here type veth peer name there\n{cable}"])
     script = _SCRIPT
-    for name, text in (("CABLE", cable), ("CLIENT", client), ("AFTERWARDS", afterwards)):
+    parts = {"CABLE": cable, "BESIDE": beside, "CLIENT": client, "AFTERWARDS": afterwards}
+    for name, text in parts.items():
         script = script.replace(f"\n{name}\n", f"\n{text}\n")
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT), **options.pop("env")}
     return subprocess.Popen(

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from ssestream.http import connection as connections
 from ssestream.http.connection import Connection
-from ssestream.http.keepalive import PATIENCE
+from ssestream.http.keepalive import PATIENCE, SLOWEST
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.clock import clock
 from ssestream.settings import Settings
@@ -217,6 +218,19 @@ def test_one_that_reads_no_more_is_cut_in_time(
         assert seconds <= SEND_TIMEOUT * (PATIENCE + 1 / 4) + TURN
 
 
+@pytest.mark.parametrize("line", ["tcp", "unix"])
+def test_one_that_may_pass_on_what_it_has_read_gets_time_for_it(
+    line: str, download: Callable[..., Download]
+) -> None:
+    """As a proxy on this host, though its own receive buffer is full and large."""
+    proxy = download(line)
+    proxy.turn(SLOWEST * PATIENCE * SEND_TIMEOUT / TURN)
+    proxy.fill()
+    seconds = proxy.seconds_until_cut(2 * PATIENCE * SEND_TIMEOUT)
+    assert seconds >= SEND_TIMEOUT * (PATIENCE - 1 / 4)
+    assert seconds <= SEND_TIMEOUT * (PATIENCE + 1 / 4) + TURN
+
+
 @pytest.mark.long
 def test_one_that_has_read_slowly_once_may_pause_later(download: Callable[..., Download]) -> None:
     """Linux closes such a connection by ``TCP_USER_TIMEOUT``, as soon as it has no room again."""
@@ -297,9 +311,10 @@ def test_one_that_had_time_to_read_everything_is_given_no_more_of_it(
 #: busy machine may be left without its turn for a second.
 SHORT, RATE = 2.5, 20_000
 
-#: nginx that keeps as little as it can for a slow client.
+#: nginx in one process, so that it needs no other user. SMALL lets it keep as little as it can for
+#: a slow client.
 NGINX = """
-daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ }}
 http {{
     access_log off;
@@ -307,9 +322,9 @@ http {{
     fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     server {{
-        listen 127.0.0.1:{port} sndbuf=4k;
+        listen {port}{options};
         location / {{
-            proxy_pass http://127.0.0.1:{upstream};
+            proxy_pass http://{upstream};
             proxy_http_version 1.1;
             proxy_buffering off;
             proxy_buffer_size 4k;
@@ -317,19 +332,25 @@ http {{
     }}
 }}
 """
+SMALL = " sndbuf=4k"
+
+
+def configured(folder: Path, port: str | int, upstream: str, options: str = "") -> list[str]:
+    """The command that starts nginx in front of *upstream*."""
+    conf = folder / "nginx.conf"
+    conf.write_text(NGINX.format(folder=folder, port=port, upstream=upstream, options=options))
+    return ["nginx", "-p", str(folder), "-c", str(conf), "-e", str(folder / "error.log")]
 
 
 @pytest.fixture
-def behind_nginx(nginx: str, tmp_path: Path) -> Iterator[Callable[[int], int]]:
+def behind_nginx(nginx: str, tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Start nginx before a server on that port; the port of nginx."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(upstream: int) -> int:
+    def start(upstream: int, options: str = "") -> int:
         port = free_port()
-        conf = tmp_path / "nginx.conf"
-        conf.write_text(NGINX.format(folder=tmp_path, port=port, upstream=upstream))
-        command = [nginx, "-p", str(tmp_path), "-c", str(conf), "-e", str(tmp_path / "error.log")]
-        started.append(subprocess.Popen(command, start_new_session=True))
+        command = configured(tmp_path, f"127.0.0.1:{port}", f"127.0.0.1:{upstream}", options)
+        started.append(subprocess.Popen([nginx, *command[1:]], start_new_session=True))
 
         def listens() -> bool:
             with socket.socket() as probe:
@@ -344,12 +365,12 @@ def behind_nginx(nginx: str, tmp_path: Path) -> Iterator[Callable[[int], int]]:
         process.wait()
 
 
-def read_slowly(clients: list[Client], seconds: float) -> None:
+def read_slowly(clients: list[Client], seconds: float, rate: float = RATE) -> None:
     """Raises `ConnectionError` if one is cut, although it reads."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for client in clients:
-            if not client.sock.recv(round(RATE * TURN)):
+            if not client.sock.recv(round(rate * TURN)):
                 raise ConnectionResetError("cut")
         time.sleep(TURN)
 
@@ -357,14 +378,14 @@ def read_slowly(clients: list[Client], seconds: float) -> None:
 @pytest.mark.long
 @pytest.mark.server
 def test_real_servers_keep_those_who_read_slowly_and_cut_those_who_do_not(
-    serve: Callable[..., Server], behind_nginx: Callable[[int], int]
+    serve: Callable[..., Server], behind_nginx: Callable[..., int]
 ) -> None:
     env = {"SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": SHORT})}
     servers = [
         serve(kind, "tests.servers.apps.app:app", env=env)
         for kind in ("SseWorker", "gevent", "gthread")
     ]
-    proxied = behind_nginx(servers[0].port)
+    proxied = behind_nginx(servers[0].port, SMALL)
     numbers = itertools.count()
 
     def visit() -> tuple[bool, str]:
@@ -401,10 +422,44 @@ def test_real_servers_keep_those_who_read_slowly_and_cut_those_who_do_not(
     in_one_try(visit, tries=4)
 
 
+@pytest.mark.long_except("gevent")
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
+def test_behind_an_nginx_that_keeps_megabytes_one_that_reads_slowly_has_more_time(
+    kind: str, serve: Callable[..., Server], behind_nginx: Callable[..., int]
+) -> None:
+    env = {"SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": SHORT})}
+    server = serve(kind, "tests.servers.apps.app:app", env=env)
+    proxied = behind_nginx(server.port)
+    numbers = itertools.count()
+
+    def visit() -> tuple[bool, str]:
+        keys = [f"{name}{next(numbers)}" for name in ("slow", "stalled")]
+        slow, stalled = (Client(proxied).get(f"/flood?key={key}") for key in keys)
+        read_slowly([slow], SHORT * (PATIENCE - 3 / 4), rate=5000)
+        lasted = []
+        for client, key in zip((slow, stalled), keys, strict=True):
+            closed = server.wait_for(event="close", key=key)
+            (opened,) = server.events(event="open", key=key)
+            lasted.append(closed["at"] - opened["at"])
+            client.fin()
+        # nginx takes nothing from here on: it has enough for minutes.
+        fits = min(lasted) > SHORT * (PATIENCE - 3 / 4) and max(lasted) < SHORT * (PATIENCE + 1)
+        return fits, f"cut after {lasted}"
+
+    in_one_try(visit, tries=4)
+
+
 #: A cable that carries a megabit a second, in segments of 1448 bytes as the internet does.
 NARROW = """
 ip link set here gso_max_segs 1
 tc qdisc add dev here root tbf rate 1mbit burst 8kb latency 400ms
+"""
+
+#: Segments as the internet has them, also between nginx and gunicorn.
+REAL_SEGMENTS = """
+ip link set here gso_max_segs 1
+ip link set lo mtu 1500 gso_max_segs 1
 """
 
 #: One that reads 5000 bytes a second, and one that reads nothing.
@@ -422,18 +477,43 @@ print("cut", flush=True)
 def test_so_it_is_over_a_line_with_a_narrow_band(tmp_path: Path) -> None:
     def read() -> tuple[bool, str]:
         with (tmp_path / "log").open("wb+") as log:
-            seconds, is_kept = over_a_narrow_band(log, timeout=3.0)
+            seconds, is_kept = over_a_line(log, timeout=3.0, client=SLOW_AND_STALLED, cable=NARROW)
         return seconds < (PATIENCE + 2) * 3.0 and is_kept, f"{seconds} s, and {is_kept}"
 
     # A client that has no turn for so long reads nothing, and is rightly cut.
     in_one_try(read, tries=4)
 
 
-def over_a_narrow_band(log: BinaryIO, timeout: float) -> tuple[float, bool]:
+@pytest.mark.long
+@pytest.mark.server
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such networks")
+def test_so_it_is_behind_nginx_with_segments_as_the_internet_has_them(
+    nginx: str, tmp_path: Path
+) -> None:
+    command = [nginx, *configured(tmp_path, 8080, "10.77.0.1:8000")[1:]]
+    # The network has no other user.
+    command += ["-g", "user root;"]
+
+    def read() -> tuple[bool, str]:
+        with (tmp_path / "log").open("wb+") as log:
+            seconds, is_kept = over_a_line(
+                log,
+                timeout=3.0,
+                # Not before gunicorn is there: nginx would answer that it is not.
+                client='connect(b"/").close()' + SLOW_AND_STALLED.replace('")', '", 8080)'),
+                cable=REAL_SEGMENTS,
+                beside=f"{shlex.join(command)} &",
+            )
+        return seconds < (PATIENCE + 2) * 3.0 and is_kept, f"{seconds} s, and {is_kept}"
+
+    # A client that has no turn for so long reads nothing, and is rightly cut.
+    in_one_try(read, tries=4)
+
+
+def over_a_line(log: BinaryIO, timeout: float, **network: str) -> tuple[float, bool]:
     """When a client that reads nothing is cut, and whether one that reads slowly is not."""
     process = start_networks(
-        SLOW_AND_STALLED,
-        NARROW,
+        **network,
         env={"SETTINGS": json.dumps({"SSESTREAM_SEND_TIMEOUT": timeout})},
         stdout=log,
     )
