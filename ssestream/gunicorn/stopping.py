@@ -204,6 +204,12 @@ class Stopping:
 
 _stopping: Stopping | None = None
 
+
+def ends_streams() -> bool:
+    """Whether this process is a worker that ends its streams when it stops."""
+    return _stopping is not None
+
+
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 

@@ -99,8 +99,9 @@ def _look_at_threads(connection: Connection, warn: Callable[..., None]) -> None:
         if adapter is not None:
             warn(
                 "%s runs this app on an ASGI server, and does not tell the app that a client"
-                " has left: the stream stays open and keeps a thread, of which there %s. Serve the"
-                " app with gunicorn or another WSGI server, or set SSESTREAM_MAX_AGE",
+                " has left: the stream stays open and keeps a thread, of which there %s. A stop"
+                " waits for the stream, or cuts it. Serve the app with gunicorn or another WSGI"
+                " server, or set SSESTREAM_MAX_AGE",
                 adapter,
                 "is only one" if adapter == "asgiref" else "are few",
             )

@@ -19,6 +19,10 @@ _CUTS = " cuts open streams when it stops or reloads"
 #: What the app's developer can do.
 _CALL = "Let the app end them first"
 _NOTHING = "An app cannot end them first there"
+_HOOK = (
+    "Use -k ssestream.gunicorn.SseWorker, or import post_worker_init of ssestream.gunicorn in"
+    " gunicorn.conf.py"
+)
 
 
 def cut_at_stop(keeper: str | None, cooperative: bool) -> tuple[str, str] | None:
@@ -40,12 +44,21 @@ def cut_at_stop(keeper: str | None, cooperative: bool) -> tuple[str, str] | None
         if not cooperative:
             return "uWSGI without --gevent" + _CUTS, _NOTHING
         return None if hasattr(uwsgi, "atexit") else ("uWSGI" + _CUTS, _CALL)
+    handler = signal.getsignal(signal.SIGTERM)
+    if _is_of_gunicorn(getattr(handler, "__self__", None)):
+        stopping: Any = sys.modules.get("ssestream.gunicorn.stopping")
+        is_known = stopping is not None and stopping.ends_streams()
+        return None if is_known else ("gunicorn's worker" + _CUTS, _HOOK)
     if not _catches_sigterm():
         for frame in callers():
             server = _END_AT_SIGTERM.get(module_of(frame))
             if server is not None:
                 return server + _CUTS, _CALL
     return None
+
+
+def _is_of_gunicorn(worker: object) -> bool:
+    return any(each.__module__ == "gunicorn.workers.base" for each in type(worker).__mro__)
 
 
 def _catches_sigterm() -> bool:

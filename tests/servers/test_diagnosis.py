@@ -44,6 +44,9 @@ gevent.signal_handler(signal.SIGTERM, drain)
 
 WRONG = "tests.servers.apps.wrong"
 
+#: gunicorn's arguments for the hook that ends streams.
+HOOK = ("-c", "python:ssestream.gunicorn")
+
 
 @pytest.fixture
 def serve_well(serve: Callable[..., Server], tmp_path: Path) -> Callable[..., Server]:
@@ -55,7 +58,9 @@ def serve_well(serve: Callable[..., Server], tmp_path: Path) -> Callable[..., Se
         elif kind == "pywsgi":
             (tmp_path / "drained.py").write_text(_GEVENT)
             env["PYTHONPATH"] = f"{ROOT}:{tmp_path}"
-        return serve(kind, "drained:app" if "PYTHONPATH" in env else f"{WRONG}:app", env=env)
+        args = HOOK if kind.startswith(("gevent", "gthread")) else ()
+        app = "drained:app" if "PYTHONPATH" in env else f"{WRONG}:app"
+        return serve(kind, app, env=env, args=args)
 
     return start
 
@@ -66,7 +71,7 @@ def stream(server: Server, path: str = "/stream") -> Client:
 
 @pytest.mark.parametrize("path", ["/stream", "/iterated"])
 def test_a_server_that_one_stream_occupies(path: str, serve: Callable[..., Server]) -> None:
-    server = serve("sync", "tests.servers.apps.wrong:app")
+    server = serve("sync", f"{WRONG}:app")
     for _ in range(2):
         client = stream(server, path)
         client.read_until(b":ok\n\n")
@@ -74,7 +79,7 @@ def test_a_server_that_one_stream_occupies(path: str, serve: Callable[..., Serve
     (warning,) = warnings_of(server)
     assert repr(path) in warning
     assert "one request at a time" in warning
-    assert "docs/hangs.rst" in warning
+    assert f"docs/hangs.rst of ssestream. gunicorn's worker {CUTS}" in warning
     assert "secret" not in warning
 
 
@@ -115,6 +120,7 @@ def test_an_asgi_server_that_tells_of_no_departure(
     (warning,) = warnings_of(server)
     assert f"{path!r}: {adapter} runs this app on an ASGI server" in warning
     assert ("of which there is only one" in warning) == (adapter == "asgiref")
+    assert "A stop waits for the stream, or cuts it" in warning
     assert "gunicorn" in warning
     assert "secret" not in warning
 
@@ -147,14 +153,32 @@ def test_a_server_that_cuts_its_streams_when_it_stops(
     server = serve(kind, f"{WRONG}:app")
     assert stream(server, "/slow-page").read_until(b"other")
     assert warnings_of(server) == []
-    clients = [stream(server), stream(server, "/iterated")]
-    for client in clients:
-        client.read_until(b":ok\n\n")
+    clients = []
+    for path in ("/stream", "/iterated"):
+        clients.append(stream(server, path))
+        clients[-1].read_until(b":ok\n\n")
     (warning,) = warnings_of(server)
     name = "gevent.pywsgi" if kind == "pywsgi" else kind
     assert f"'/stream': {name} {CUTS}" in warning
     assert "Let the app end them first. See docs/stopping.rst" in warning
     assert "secret" not in warning
+    server.end()
+    for client in clients:
+        assert not client.read_to_end().endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["gevent", *(pytest.param(k, marks=pytest.mark.long) for k in ("gthread", "gevent_pywsgi"))],
+)
+def test_a_worker_of_gunicorn_without_the_hook(kind: str, serve: Callable[..., Server]) -> None:
+    server = serve(kind, f"{WRONG}:app", args=("--graceful-timeout", "1"))
+    clients = [stream(server), stream(server)]
+    for client in clients:
+        client.read_until(b":ok\n\n")
+    (warning,) = warnings_of(server)
+    assert f"'/stream': gunicorn's worker {CUTS}" in warning
+    assert "Use -k ssestream.gunicorn.SseWorker, or import post_worker_init" in warning
     server.end()
     for client in clients:
         assert not client.read_to_end().endswith(b"0\r\n\r\n")

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from tests.kit.servers import Client, Server, wait_until
 from tests.kit.visit import Visit, until
 from tests.servers.apps.mistakes import app, channels, werkzeug
+from tests.servers.test_diagnosis import HOOK
 
 
 def paths(beginning: str) -> list[str]:
@@ -129,7 +130,8 @@ def test_flask_run_without_threads_is_told_of(serve: Callable[..., Server]) -> N
 def test_the_stream_that_takes_the_last_thread_is_told_of(
     kind: str, serve: Callable[..., Server]
 ) -> None:
-    server = serve(kind, "tests.servers.apps.mistakes:app", threads=3)
+    args = HOOK if kind == "gthread" else ()
+    server = serve(kind, "tests.servers.apps.mistakes:app", threads=3, args=args)
     # These do not stay.
     for _ in range(4):
         Client(server.port).get("/ended", "Connection: close").read_to_end()
@@ -155,7 +157,8 @@ def test_the_stream_that_takes_the_last_thread_is_told_of(
 def test_the_mistakes_of_views_are_told_by_real_servers(
     kind: str, serve: Callable[..., Server]
 ) -> None:
-    server = serve(kind, "tests.servers.apps.mistakes:app")
+    args = () if kind == "SseWorker" else HOOK
+    server = serve(kind, "tests.servers.apps.mistakes:app", args=args)
     clients = [Client(server.port).get("/forgotten/timer") for _ in range(2)]
     wait_until(lambda: warnings_of(server), "a warning")
     if kind == "SseWorker":

@@ -105,6 +105,31 @@ def test_mod_wsgi_tells_by_its_module(
     assert cut_at_stop("mod_wsgi", False) == found
 
 
+class Worker:
+    """In the place of gunicorn's base class."""
+
+    def handle_exit(self, *_: object) -> None: ...
+
+
+Worker.__module__ = "gunicorn.workers.base"
+
+
+@pytest.mark.usefixtures("sigterm_ends")
+@pytest.mark.parametrize("has_hook", [True, False])
+def test_a_worker_of_gunicorn_is_known_by_its_handler(
+    has_hook: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssestream.gunicorn.stopping._stopping", object() if has_hook else None)
+    signal.signal(signal.SIGTERM, type("GeventWorker", (Worker,), {})().handle_exit)
+    found = cut_at_stop(None, True)
+    if has_hook:
+        assert found is None
+    else:
+        assert found is not None
+        assert found[0] == "gunicorn's worker cuts open streams when it stops or reloads"
+        assert "post_worker_init" in found[1]
+
+
 def test_granian_has_nothing_that_an_app_could_do() -> None:
     found = cut_at_stop("granian", False)
     assert found == ("granian waits for open streams when it stops, and may cut them", CANNOT)
