@@ -2,11 +2,12 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -144,6 +145,15 @@ def test_one_that_is_interrupted_while_it_begins_a_thread_stops_too(
     interrupting.fin()
     if clients:
         ended_cleanly(server, clients)
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process and its servers open as many files as the machine allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.long
