@@ -71,13 +71,14 @@ class Connection(psycopg.Connection):
             return end.value
 
     @classmethod
-    def _connect_gen(cls, conninfo: str = "") -> Any:
+    def _connect_gen(cls, conninfo: str = "", **options: Any) -> Any:
         """What psycopg does to connect to one address, for no longer than ``connect_timeout``.
 
-        psycopg's own deadline is on ``time.monotonic()``, which a test may stop.
+        psycopg's own deadline is on ``time.monotonic()``, which a test may stop. psycopg 3.2 gives
+        its deadline in the *options*, and later versions give none.
         """
         deadline = clock.real() + _seconds_to_connect(conninfo)
-        step = super()._connect_gen(conninfo)
+        step = super()._connect_gen(conninfo, **options)
         try:
             wanted = next(step)
             while True:
