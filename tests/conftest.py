@@ -22,7 +22,7 @@ from ssestream.http import diagnosis
 from tests.kit.brokers import Actor
 from tests.kit.certificates import make_certificate
 from tests.kit.redis_server import RedisServer
-from tests.kit.servers import APACHE, MOD_WSGI, Server
+from tests.kit.servers import APACHE, MOD_WSGI, UWSGI, Server
 
 if TYPE_CHECKING:
     from tests.kit.postgresql_server import PostgresqlServer
@@ -235,6 +235,21 @@ def installed() -> Callable[[str], None]:
     def check(module: str) -> None:
         if importlib.util.find_spec(module) is None:
             _missing(module, "pip install -e '.[test]'")
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def need(installed: Callable[[str], None], request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """``need("granian")``: skip the test if what serves as this kind of server is missing."""
+
+    def check(kind: str) -> None:
+        if kind in UWSGI:
+            request.getfixturevalue("uwsgi")
+        elif kind == "mod_wsgi":
+            request.getfixturevalue("mod_wsgi")
+        elif kind in ("a2wsgi", "cheroot", "granian", "hypercorn"):
+            installed(kind)
 
     return check
 

@@ -6,7 +6,7 @@ from typing import Any
 
 #: The modules of servers whose ``write()`` sends the head. An empty first chunk of the body
 #: does not have this effect on all of them.
-_SERVERS = ("gunicorn.", "gevent.", "werkzeug.serving", "wsgiref.", "waitress.")
+_SERVERS = ("gunicorn.", "gevent.", "werkzeug.serving", "wsgiref.", "waitress.", "cheroot.")
 
 
 def is_of_server(write: Any) -> bool:

@@ -41,6 +41,9 @@ UWSGI = {
     "uwsgi-threads": ("--enable-threads", "--threads", "64"),
 }
 
+#: More servers on which the socket is in reach. What runs on `SERVERS` runs on them in long rows.
+MORE_SERVERS = ("cheroot", *UWSGI)
+
 #: Debian's Apache with mod_wsgi, of which the link names the Python that it is made for.
 APACHE = Path("/usr/sbin/apache2")
 MODULES = Path("/usr/lib/apache2/modules")

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.kit.promptness import at_best
-from tests.kit.servers import SERVERS, Client, Server, wait_until
+from tests.kit.servers import MORE_SERVERS, SERVERS, Client, Server, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -39,8 +39,16 @@ def half_close(client: Client) -> None:
     client.half_close()
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture(
+    scope="module",
+    params=[*SERVERS, *(pytest.param(kind, marks=pytest.mark.long) for kind in MORE_SERVERS)],
+)
+def server(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    need: Callable[[str], None],
+) -> Any:
+    need(request.param)
     release = tmp_path_factory.mktemp("release")
     server = Server(request.param, "tests.servers.apps.app:app", env={"RELEASE_DIR": str(release)})
     with_server = server.start()

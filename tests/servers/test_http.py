@@ -6,14 +6,23 @@ import itertools
 import json
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.validate import validator
 
 import pytest
 
-from tests.kit.servers import SERVERS, Client, Server, body_of, chunks_of, wait_until
+from tests.kit.servers import (
+    MORE_SERVERS,
+    SERVERS,
+    UWSGI,
+    Client,
+    Server,
+    body_of,
+    chunks_of,
+    wait_until,
+)
 from tests.servers.apps.http import app
 
 #: wsgiref's own, which refuses hop-by-hop headers; the second, with its checker around the app.
@@ -56,10 +65,15 @@ class InProcess:
     params=[
         *IN_PROCESS,
         *(pytest.param(kind, marks=pytest.mark.server) for kind in SERVERS),
+        *(
+            pytest.param(kind, marks=[pytest.mark.server, pytest.mark.long])
+            for kind in MORE_SERVERS
+        ),
     ],
 )
-def server(request: pytest.FixtureRequest) -> Iterator[Any]:
+def server(request: pytest.FixtureRequest, need: Callable[[str], None]) -> Iterator[Any]:
     kind = request.param
+    need(kind)
     server = (
         InProcess(kind)
         if kind in IN_PROCESS
@@ -195,7 +209,7 @@ def test_frames_that_wait_together_leave_as_one_chunk(server: Any, key: str) -> 
     response = whole(server, f"/ended?key={key}")
     body = b":ok\n\nid: 0\n\nid: 1\n\nid: 2\n\ndata: last\n\n"
     assert body_of(response) == body
-    if server.kind not in IN_PROCESS:  # which answer HTTP/1.0
+    if server.kind not in (*IN_PROCESS, *UWSGI):  # which use no chunks
         assert chunks_of(response) == [body]
     assert closes_once(server, key) == ["finish", "close"]
 

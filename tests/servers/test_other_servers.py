@@ -14,9 +14,9 @@ import pytest
 from tests.kit import servers
 from tests.kit.promptness import at_best
 from tests.kit.servers import PATIENCE, Client, Server, ask_json, wait_until
-from tests.servers.test_departure import departs, fin, half_close, rst
+from tests.servers.test_departure import fin, rst
 from tests.servers.test_diagnosis import CUTS, WRONG, recipe, stream, warnings_of
-from tests.servers.test_vanished import BEAT, NOISE, TIMEOUT, is_gone_within, settings
+from tests.servers.test_vanished import BEAT, TIMEOUT, settings
 
 pytestmark = pytest.mark.server
 
@@ -30,8 +30,7 @@ OPENS = 0.25
 #: Heartbeats in which a departure shows that no socket tells of.
 HEARTBEATS = 4
 
-#: Each server with what a test of it needs: a module, or the fixture of a program.
-SERVERS = {"cheroot": "cheroot", "granian": "granian", "mod_wsgi": "", "hypercorn": "hypercorn"}
+SERVERS = ("cheroot", "granian", "mod_wsgi", "hypercorn")
 
 #: uvicorn with an adapter, beside them: what else it has is in `test_diagnosis`.
 A2WSGI = pytest.param("a2wsgi", marks=pytest.mark.long)
@@ -43,19 +42,6 @@ KEEPERS = ("granian", "mod_wsgi")
 NEVER_READS = {"cheroot": "close", "granian": "it leaves", "mod_wsgi": "Apache's Timeout"}
 
 Need = Callable[[str], None]
-
-
-@pytest.fixture(scope="session")
-def need(installed: Callable[[str], None], request: pytest.FixtureRequest) -> Need:
-    """``need("granian")``: skip the test if this server is missing."""
-
-    def check(kind: str) -> None:
-        if kind == "mod_wsgi":
-            request.getfixturevalue("mod_wsgi")
-        else:
-            installed(SERVERS.get(kind, kind))
-
-    return check
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -130,14 +116,6 @@ def vanishing(**more: float) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_cheroot_cuts_one_that_vanishes(need: Need, serve: Callable[..., Server]) -> None:
-    need("cheroot")
-    server = serve("cheroot", APP, env=vanishing())
-    is_gone_within(BEAT + TIMEOUT + NOISE, server)
-    is_gone_within(TIMEOUT + NOISE, server, "/flood", receive_buffer=4096)
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("kind", KEEPERS)
 def test_elsewhere_only_its_age_ends_one_that_vanishes(
     kind: str, need: Need, serve: Callable[..., Server]
@@ -153,12 +131,6 @@ def test_elsewhere_only_its_age_ends_one_that_vanishes(
     # The age has up to a fifth less, so that the streams of one moment do not end in one.
     assert closed["at"] - opened["at"] > age / 2
     Client(server.port).get("/ticks", "Connection: close").read_until(b"}")
-
-
-@pytest.mark.parametrize("server", ["cheroot"], indirect=True, scope="module")
-@pytest.mark.parametrize("leave", [fin, rst, half_close])
-def test_cheroot_hides_no_departure(server: Server, leave: Callable[[Client], None]) -> None:
-    departs(server, leave)
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ import pytest
 from tests.docs.test_docs import blocks
 from tests.kit.promptness import at_best
 from tests.kit.servers import ROOT, UWSGI, Client, Server, free_port, wait_until
-from tests.servers.test_departure import AT_ONCE, departs, fin, half_close, rst
+from tests.servers.test_departure import AT_ONCE
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("uwsgi")]
 
@@ -39,11 +39,6 @@ def server(request: pytest.FixtureRequest, uwsgi: None) -> Iterator[Server]:
     server = Server(request.param, APP, env={"SETTINGS": json.dumps(SETTINGS)})
     yield server.start()
     server.stop()
-
-
-@pytest.mark.parametrize("leave", [fin, rst, half_close])
-def test_a_departed_client_is_noticed_at_once(server: Server, leave: Callable[..., None]) -> None:
-    departs(server, leave)
 
 
 def test_a_silent_stream_gets_heartbeats(server: Server) -> None:

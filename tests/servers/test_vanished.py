@@ -14,7 +14,7 @@ import pytest
 
 from tests.kit.networks import start_networks
 from tests.kit.promptness import at_best, in_one_try
-from tests.kit.servers import SERVERS, Client, Server
+from tests.kit.servers import MORE_SERVERS, SERVERS, Client, Server
 
 pytestmark = [
     pytest.mark.server,
@@ -58,12 +58,13 @@ def is_gone_within(
     "kind",
     [
         pytest.param(kind, marks=[pytest.mark.long] if kind in ("sync", "pywsgi") else [])
-        for kind in SERVERS
+        for kind in (*SERVERS, *MORE_SERVERS)
     ],
 )
 def test_it_is_closed_within_the_heartbeat_and_the_user_timeout(
-    kind: str, serve: Callable[..., Server]
+    kind: str, need: Callable[[str], None], serve: Callable[..., Server]
 ) -> None:
+    need(kind)
     server = serve(
         kind, "tests.servers.apps.app:app", env=settings(heartbeat=BEAT, tcp_user_timeout=TIMEOUT)
     )
@@ -136,9 +137,15 @@ def test_one_that_reads_slowly_has_not_vanished(serve: Callable[..., Server]) ->
     in_one_try(read, tries=4)
 
 
-def test_so_is_one_that_vanishes_while_it_is_written_to(serve: Callable[..., Server]) -> None:
+@pytest.mark.parametrize(
+    "kind", ["gthread", *(pytest.param(kind, marks=pytest.mark.long) for kind in MORE_SERVERS)]
+)
+def test_so_is_one_that_vanishes_while_it_is_written_to(
+    kind: str, need: Callable[[str], None], serve: Callable[..., Server]
+) -> None:
+    need(kind)
     env = settings(send_timeout=None, tcp_user_timeout=TIMEOUT)
-    server = serve("gthread", "tests.servers.apps.app:app", env=env)
+    server = serve(kind, "tests.servers.apps.app:app", env=env)
     # Its thread sits in sendall(), and no send deadline is there to cut it.
     is_gone_within(TIMEOUT + NOISE, server, "/flood", receive_buffer=4096)
 

@@ -22,6 +22,7 @@ def write_of(module: object) -> Any:
         (write_of("werkzeug.serving"), True),
         (write_of("wsgiref.handlers"), True),
         (write_of("waitress.task"), True),
+        (write_of("cheroot.wsgi"), True),
         # Werkzeug has middleware, too, which would wait for the end of the stream.
         (write_of("werkzeug.test"), False),
         (write_of("webob.request"), False),
