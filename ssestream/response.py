@@ -21,7 +21,7 @@ from werkzeug.wsgi import ClosingIterator
 from .config import app_settings, client_of, of_request
 from .errors import HeadersSent
 from .express import OK, Express
-from .http import discarded, kept_heads
+from .http import discarded, kept_heads, unanswered
 from .http.async_view import note_loop
 from .http.body import Body
 from .http.checked_headers import CheckedHeaders, check_status, checked, grouped
@@ -223,6 +223,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
                 else:
                     body = HeadFirst(body)
             discarded.sent(environ, self)
+            unanswered.answered(environ, self)
         except BaseException:
             self.close()
             raise

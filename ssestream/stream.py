@@ -3,6 +3,8 @@
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import flask
+
 from .config import app_dumps, client_of, of_request, stream_settings
 from .errors import MessageError, StreamDestroyed, StreamError
 from .flow import Flow, disconnected
@@ -13,6 +15,7 @@ from .http.origin import call_queue_of
 from .http.outgoing import OutgoingMessage, body_of, has_own_write
 from .http.request import environ_of, last_event_id
 from .http.slow_view import look_at_queue
+from .http.unanswered import guard
 from .http.view import belong
 from .message_queue import Callback
 from .pipe import Destination, Pipe
@@ -45,9 +48,9 @@ class SseStream(Emitter):
 
     *request* is a Flask or Werkzeug request or a WSGI environ. The stream then
     tunes the client's socket (keep-alive, no-delay, no timeout) and reads
-    `last_event_id`. It ends with a request of Flask's, also when the request is
-    answered without the stream (see ``http.view``). None makes a stream that
-    belongs to no client.
+    `last_event_id`. It ends with its request, also when the request is answered
+    without the stream (see ``http.view``, and ``http.unanswered`` for frameworks
+    other than Flask). None makes a stream that belongs to no client.
 
     *high_water_mark* is the number of messages that may wait before `write`
     returns False. Its default is 16, or ``max_messages`` if that is smaller.
@@ -119,7 +122,10 @@ class SseStream(Emitter):
                 self._client = client
         self._dumps = app_dumps()
         if environ is not None:
-            belong(environ, flow)
+            if flask.has_request_context():
+                belong(environ, flow)
+            else:
+                guard(environ, flow)
 
     # The flow has the call queue, and moves to another one in `pipe`.
     @property

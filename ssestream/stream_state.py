@@ -147,6 +147,13 @@ class StreamState(Belonging):
             return True
         return any(pipe.destination is response for pipe in self.pipes)
 
+    @property
+    def waits_for_response(self) -> bool:
+        if self.closed or self.iterated:
+            return False
+        bodies = [pipe.body for pipe in self.pipes if pipe.body is not None]
+        return not any(body.connection is not None for body in bodies)
+
     def is_forgotten_by(self, response: Any) -> bool:
         elsewhere = any(pipe.body is None for pipe in self.pipes)
         if self.closed or self.idle == "unpiped" or self.iterated or elsewhere:

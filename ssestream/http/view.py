@@ -13,7 +13,7 @@ The response decides when the stream ends:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flask
@@ -54,15 +54,21 @@ class Belonging:
         """
         raise NotImplementedError
 
+    @property
+    def waits_for_response(self) -> bool:
+        """Whether the stream is open, and no server iterates it or has a response that sends it."""
+        raise NotImplementedError
+
     def request_over(self) -> None:
         """End the stream, because its request is over and no response sends the stream."""
         raise NotImplementedError
 
 
 def belong(environ: dict[str, Any], stream: Belonging) -> None:
-    """End *stream* with its request, if *environ* is the environ of the current Flask request."""
-    if not flask.has_request_context():
-        return
+    """End *stream* with its request, if *environ* is the environ of the current Flask request.
+
+    Call it in a Flask request only.
+    """
     note_loop(environ)
     context = current_context()
     if current_request().environ is environ:
@@ -96,7 +102,6 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
     tasks = cancelled_tasks(current_request().environ)
     if tasks:
         cancelled_with_view(tasks)
-    body = getattr(response, "response", None)
     unsent = [stream for stream in _take_streams() if not stream.is_carried_by(response)]
     if not unsent:
         return
@@ -104,7 +109,15 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
     forgotten = [stream for stream in unsent if stream.is_forgotten_by(response)]
     if forgotten:
         never_piped()
-    end = functools.partial(_end, unsent)
+    end_with(response, unsent)
+
+
+def end_with(response: Any, unsent: list[Belonging]) -> None:
+    """End the streams *unsent*, which *response* does not send: at once, or when its body ends."""
+    if not unsent:
+        return
+    body = getattr(response, "response", None)
+    end = functools.partial(end_all, unsent)
     complete = isinstance(body, (list, tuple, str, bytes, bytearray))
     if complete or not 200 <= response.status_code < 300:
         end()
@@ -114,10 +127,10 @@ def _answered(sender: object, response: Any, **extra: object) -> None:
 
 def _tear_down(sender: object, **extra: object) -> None:
     # The remaining streams got no response, or were made after the response.
-    _end(_take_streams())
+    end_all(_take_streams())
 
 
-def _end(streams: list[Belonging]) -> None:
+def end_all(streams: Iterable[Belonging]) -> None:
     for stream in streams:
         stream.request_over()
 

@@ -15,6 +15,7 @@ The loop of a stream depends on where the stream is made:
   may block, so it never runs on this hub, but in a pool of plain threads.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -121,6 +122,12 @@ class Loop:
         except ValueError:
             # The loop was destroyed, and its watchers and timers with it.
             logger.debug("not called, as its hub was destroyed: %r", callback)
+
+    def call_from_finalizer(self, callback: Callable[..., object], *args: Any) -> None:
+        """As `call`, for a finaliser: it may interrupt any code, so this takes no lock."""
+        if not self.is_copy:
+            with contextlib.suppress(ValueError):  # the loop was destroyed
+                self._call_later(callback, *args)
 
     def _call_later(self, callback: Callable[..., object], *args: Any) -> None:
         self._calls.append((callback, args))

@@ -174,6 +174,8 @@ class Served:
     def _finish(self) -> None:
         self._server.close()
         self._sock.close()
+        # As a server does: outside of Flask, a stream that was not sent ends with the environ.
+        self._environ = {}
         open_here.discard(self)
         self._done.set()
 

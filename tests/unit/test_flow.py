@@ -25,7 +25,12 @@ def no_collector() -> Iterator[None]:
 
 
 def of_a_request() -> tuple[SseStream, OutgoingMessage]:
-    return SseStream(EnvironBuilder().get_environ()), OutgoingMessage()
+    _kept.append(EnvironBuilder().get_environ())
+    return SseStream(_kept[-1]), OutgoingMessage()
+
+
+# A stream ends with the environ of its request.
+_kept: list[object] = []
 
 
 def of_no_request() -> tuple[SseStream, OutgoingMessage]:

@@ -109,7 +109,8 @@ def test_so_it_does_after_all_its_clients_were_cut() -> None:
 
 
 def test_why_one_is_over_is_told_to_who_pipes_it() -> None:
-    stream = SseStream(EnvironBuilder().get_environ(), high_water_mark=4, max_bytes=400)
+    environ = EnvironBuilder().get_environ()
+    stream = SseStream(environ, high_water_mark=4, max_bytes=400)
     write_on(stream, 40)
     assert stream.destroyed
     with pytest.raises(StreamDestroyed, match="more waited than is allowed"):

@@ -233,12 +233,12 @@ def test_nothing_may_be_written_after_the_end(late: Callable[[SseStream], object
 @pytest.mark.parametrize("over", ["destroyed", "left", "delivered"])
 def test_one_that_is_over_ends_no_loop_of_its_writers(over: str) -> None:
     """As those of many Express programs, whose handlers of "close" call end()."""
-    res = ServerResponse()
-    sse_stream = SseStream(environ())
+    res, asked = ServerResponse(), environ()
+    sse_stream = SseStream(asked)
     sse_stream.pipe(res)
     res.on("close", lambda: res.end())
     res.on("close", lambda: sse_stream.end())
-    body = res(environ(), lambda *args: None)
+    body = res(asked, lambda *args: None)
     if over == "destroyed":
         res.destroy()
     elif over == "left":

@@ -2,11 +2,12 @@
 
 import re
 import threading
+from typing import Any
 
 import pytest
 from flask import Flask
 
-from ssestream import clear_interval, set_interval, set_timeout
+from ssestream import Channels, SseStream, clear_interval, set_interval, set_timeout
 from ssestream.testing import LeftOpen, leftovers, nothing_left_open, stream
 from tests.kit.visit import until
 
@@ -21,6 +22,18 @@ def test_nothing_is_left_of_clients_that_have_left(app: Flask) -> None:
         for path in ("/ticks", "/news", "/five", "/secret"):
             with stream(app, path):
                 pass
+
+
+def test_nothing_is_left_of_a_stream_that_an_app_without_flask_refuses() -> None:
+    channels = Channels("memory://")
+
+    def refusing(environ: dict[str, Any], start: Any) -> list[bytes]:
+        channels.subscribe(SseStream(environ), "news")
+        start("403 Forbidden", [])
+        return [b"no stream"]
+
+    with nothing_left_open(), stream(refusing, "/") as events:
+        assert events.status == 403
 
 
 def test_a_stream_a_subscription_and_a_timer_are_named(app: Flask) -> None:
