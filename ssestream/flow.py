@@ -61,6 +61,7 @@ class Flow(StreamState):
 
     def end(self) -> None:
         """Take no more writes."""
+        self.tell_of_end()
         with self.lock:
             self.ended = True
             self.set_pipes(self.pipes)
@@ -341,6 +342,8 @@ class Flow(StreamState):
         The list is empty if other destinations remain: the frames then wait for them. With
         *dropping*, the response does not send the frames, and their callbacks get an error.
         """
+        if not dropping:
+            self.tell_of_end()
         with self.lock:
             if not self._remove_pipe(pipe):
                 return []

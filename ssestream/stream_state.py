@@ -55,6 +55,9 @@ class Follower:
     def heard(self, event: str) -> None:
         """The stream has emitted *event*."""
 
+    def about_to_end(self) -> None:
+        """The stream is about to end, and sends what the follower still writes now."""
+
 
 class StreamState(Belonging):
     """The state of one stream. `flow.Flow` has all that changes it."""
@@ -230,6 +233,12 @@ class StreamState(Belonging):
         if event == "close":
             # Followers refer to the stream. Break the cycle: no garbage collector is needed.
             self.followers = ()
+
+    def tell_of_end(self) -> None:
+        """Tell the followers that the stream is about to end."""
+        if not self.is_copy:
+            for follower in self.followers:
+                run_logged(follower.about_to_end)
 
     def forget_stream(self) -> None:
         """Break the cycle of the stream and its flow. Called when the stream emits ``close``."""

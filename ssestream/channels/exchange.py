@@ -233,6 +233,10 @@ class Exchange:
         """*cursor* has passed *unsent* entries since the last entry that was sent."""
         self.listener.id_blocks.passed(subscription, cursor, unsent)
 
+    def about_to_end(self, subscription: Subscription) -> None:
+        """The stream of *subscription* ends after what it is given now."""
+        self.listener.id_blocks.send_now(subscription)
+
     def ended(self, cursor: Cursor) -> None:
         """*cursor* has passed the end of its log."""
         self.listener.replay.ended(cursor)

@@ -44,6 +44,9 @@ class Following(Protocol):
         was sent.
         """
 
+    def about_to_end(self, subscription: "Subscription") -> None:
+        """Called before the stream of *subscription* ends. It has room for an id."""
+
     def ended(self, cursor: Cursor) -> None:
         """Called after *cursor* has passed the end of its log."""
 
@@ -140,6 +143,13 @@ class Subscription(Follower):
             self._exchange.drained(self)
         elif event == "close":
             self._exchange.gone(self)
+
+    def about_to_end(self) -> None:
+        """Send the client an id, if it waits for one. See `Follower.about_to_end`."""
+        # An app's own push() may end the stream before it has written the event. The cursor has
+        # passed this event already.
+        if self._pushes and not self.closed and self._fits(b""):
+            self._exchange.about_to_end(self)
 
     def end_stream(self, why: str, name: str | None = None) -> None:
         """End the stream; it still delivers its waiting messages.
