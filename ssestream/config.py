@@ -11,7 +11,7 @@ from flask.json.provider import DefaultJSONProvider, JSONProvider
 
 from .compact_json import json_value, json_writer
 from .errors import MessageError
-from .plain import reader_of, unproxied
+from .plain import SHOWN, reader_of, shortened, unproxied
 from .runtime.callables import is_coroutine
 from .runtime.loop import logger
 from .settings import DEFAULTS, Options, Settings
@@ -91,9 +91,11 @@ def _check_names(app: flask.Flask) -> None:
     settings = [*_KEYS, *_OTHER_KEYS]
     for name in app.config:
         if name.startswith("SSESTREAM_") and name not in settings:
-            near = difflib.get_close_matches(name, settings, 1, cutoff=0.8)
+            # Cut it first: the search takes time and memory by the square of its length.
+            shown = name[:SHOWN]
+            near = difflib.get_close_matches(shown, settings, 1, cutoff=0.8)
             meant = f", but {near[0]} is" if near else ""
-            logger.warning("%s in the app's configuration is no setting%s", name, meant)
+            logger.warning("%s in the app's configuration is no setting%s", shown, meant)
 
 
 def stream_settings(options: Options) -> Settings:
@@ -106,7 +108,7 @@ def stream_settings(options: Options) -> Settings:
     unknown = [name for name in options if name not in _STREAM_OPTIONS]
     if unknown:
         raise TypeError(
-            f"SseStream has no option {unknown[0]!r}; the options are "
+            f"SseStream has no option {shortened(unknown[0])}; the options are "
             + ", ".join(sorted(_STREAM_OPTIONS))
         )
     settings = dataclasses.replace(app_settings(), **_encoded({**options}, "interrupted"))

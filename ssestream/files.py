@@ -17,6 +17,7 @@ from typing import Any
 
 import gevent
 
+from .plain import shortened
 from .wire import Message
 
 __all__ = ["tail_file"]
@@ -84,7 +85,9 @@ def _checked(encoding: Any) -> str:
     except (LookupError, ValueError) as error:
         raise ValueError(f"encoding must be one of Python's text encodings: {error}") from None
     if newline != b"\n":
-        raise ValueError(f"encoding must have a newline of one byte, and {encoding!r} has not")
+        raise ValueError(
+            f"encoding must have a newline of one byte, and {shortened(encoding)} has not"
+        )
     return encoding
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import flask
 
 from .errors import ClientDisconnected
+from .plain import shortened
 from .response import ServerResponse
 from .runtime.callables import check_callable, fitting
 from .runtime.uncopyable import Uncopyable
@@ -162,7 +163,9 @@ def _event_of_response(event: str) -> str:
     if event in _EVENTS:
         return _EVENTS[event]
     why = "its body is in req.body" if event in ("data", "readable") else "res may"
-    raise ValueError(f"a request emits {', '.join(map(repr, _EVENTS))}, and no {event!r}: {why}")
+    raise ValueError(
+        f"a request emits {', '.join(map(repr, _EVENTS))}, and no {shortened(event)}: {why}"
+    )
 
 
 def read_body(request: flask.Request) -> None:

@@ -16,6 +16,9 @@ from werkzeug.local import LocalProxy
 
 T = TypeVar("T")
 
+#: Characters of a wrong value that an error shows.
+SHOWN = 100
+
 
 def unproxied(value: Any) -> Any:
     """The value that the proxy *value* stands for, or *value* itself if it is no proxy.
@@ -40,6 +43,19 @@ def reader_of(proxy: Any) -> Callable[[], Any]:
 def plain_text(value: Any) -> str:
     """The text of *value*, a str or an object that ``isinstance()`` takes for one."""
     return value if type(value) is str else str.__str__(_real(value, str))
+
+
+def shortened(value: object) -> str:
+    """The ``repr`` of *value* for an error message, cut to `SHOWN` characters.
+
+    A long text is cut before its ``repr`` is made, which takes several times its memory.
+    """
+    if isinstance(value, str):
+        value = plain_text(value)[: SHOWN + 1]
+    elif isinstance(value, bytes):
+        value = bytes.__getitem__(value, slice(SHOWN + 1))
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def plain_int(value: Any) -> int:

@@ -35,6 +35,7 @@ from .http.outgoing import HIGH_WATER_MARK, OutgoingMessage
 from .http.output import OutputBuffer
 from .http.slow_view import UnreturnedBuffer, returned
 from .http.view import current_request
+from .plain import shortened
 from .runtime.callables import check_callable
 from .wire import HEADERS
 
@@ -94,7 +95,7 @@ class ServerResponse(Express, OutgoingMessage, flask.Response):  # type: ignore[
         high_water_mark: int = HIGH_WATER_MARK,
     ) -> None:
         if not isinstance(high_water_mark, int) or isinstance(high_water_mark, bool):
-            raise TypeError(f"high_water_mark is an int of bytes, not {high_water_mark!r}")
+            raise TypeError(f"high_water_mark is an int of bytes, not {shortened(high_water_mark)}")
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
         environ = call_queue = None

@@ -18,6 +18,7 @@ from .channels.leases import end_lapsed
 from .channels.publication import cut_frame
 from .config import app_dumps, app_json
 from .errors import BrokerError
+from .plain import shortened
 from .producer import Limits, Producer
 from .response import ServerResponse
 from .run_keeper import Keeper
@@ -126,7 +127,9 @@ class Runs(Uncopyable):
         if isinstance(source, (str, bytes, Mapping)) or not hasattr(source, "__iter__"):
             raise TypeError(f"source must be an iterable of messages, not {type(source).__name__}")
         if on_disconnect not in ("continue", "cancel"):
-            raise ValueError(f"on_disconnect is 'continue' or 'cancel', and not {on_disconnect!r}")
+            raise ValueError(
+                f"on_disconnect is 'continue' or 'cancel', and not {shortened(on_disconnect)}"
+            )
         digest = digest_of(cut_frame(key))
         exchange = self._channels.current_exchange()
         log = RunLog(exchange.broker, uuid.uuid4().hex if id is None else id)

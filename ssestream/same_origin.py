@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from werkzeug.exceptions import Forbidden
 from werkzeug.wrappers import Request
 
+from .plain import shortened
+
 #: An origin as a browser sends it: scheme, host and perhaps a port.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
@@ -42,7 +44,7 @@ def checked_origins(allowed: Iterable[str]) -> frozenset[str]:
         if not _ORIGIN.fullmatch(origin.lower()):
             raise ValueError(
                 f"an allowed origin is a scheme and a host, as 'https://app.example', and not"
-                f" {origin!r}"
+                f" {shortened(origin)}"
             )
         origins.add(origin.lower())
     return frozenset(origins)

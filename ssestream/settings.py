@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal, TypedDict
 
+from .plain import shortened
 from .runtime.callables import check_callable
 
 Overflow = Literal["close", "drop-oldest", "error"]
@@ -132,10 +133,10 @@ class Settings:
             if getattr(self, name) is not None:
                 _count(name, getattr(self, name))
         if self.overflow not in _POLICIES:
-            raise ValueError(f"overflow is one of {_POLICIES}, and not {self.overflow!r}")
+            raise ValueError(f"overflow is one of {_POLICIES}, and not {shortened(self.overflow)}")
         if self.on_shutdown is not None and self.on_shutdown not in _ENDINGS:
             raise ValueError(
-                f"on_shutdown is one of {_ENDINGS} or None, and not {self.on_shutdown!r}"
+                f"on_shutdown is one of {_ENDINGS} or None, and not {shortened(self.on_shutdown)}"
             )
         message: Any = self.interrupted
         if message is not None and not isinstance(message, (Mapping, bytes)):
@@ -193,7 +194,9 @@ def _count(name: str, value: Any) -> None:
 def _retry(name: str, value: Any) -> None:
     ends = value if isinstance(value, tuple) else (value, value)
     if len(ends) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in ends):
-        raise TypeError(f"{name} is an int of milliseconds or a pair of them, not {value!r}")
+        raise TypeError(
+            f"{name} is an int of milliseconds or a pair of them, not {shortened(value)}"
+        )
     if not 0 <= ends[0] <= ends[1]:
         raise ValueError(f"{name} must not be negative, and a pair must ascend: {value!r}")
 

@@ -19,7 +19,7 @@ from .http.unanswered import guard
 from .http.view import belong
 from .message_queue import Callback
 from .pipe import Destination, Pipe
-from .plain import plain_bytes
+from .plain import plain_bytes, shortened
 from .runtime.callables import check_callable
 from .runtime.calls import CallQueue
 from .runtime.emitter import Emitter
@@ -92,7 +92,9 @@ class SseStream(Emitter):
         **options: "Unpack[Options]",
     ) -> None:
         if not isinstance(high_water_mark, int) or isinstance(high_water_mark, bool):
-            raise TypeError(f"high_water_mark is an int of messages, not {high_water_mark!r}")
+            raise TypeError(
+                f"high_water_mark is an int of messages, not {shortened(high_water_mark)}"
+            )
         if high_water_mark < 1:
             raise ValueError(f"high_water_mark must be at least 1, and is {high_water_mark}")
         environ = None if request is None else environ_of(request)
@@ -205,7 +207,9 @@ class SseStream(Emitter):
         if callable(encoding):
             encoding, callback = None, encoding
         if encoding is not None and str(encoding).lower() not in ("utf-8", "utf8"):
-            raise ValueError(f"encoding: an event stream is always UTF-8, not {encoding!r}")
+            raise ValueError(
+                f"encoding: an event stream is always UTF-8, not {shortened(encoding)}"
+            )
         if callback is not None:
             check_callable("callback", callback)
         try:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..brokers.broker import PLAIN, Bounds, Terms
 from ..brokers.configuration import check, check_seconds
+from ..plain import shortened
 from ..runtime.callables import check_callable
 from ..stream import SseStream
 
@@ -25,7 +26,7 @@ def check_subscription(
     if filter is not None:
         check_callable("filter", filter, "a function or None")
     if not isinstance(latest, int) or isinstance(latest, bool) or latest < 0:
-        raise ValueError(f"latest is an int from 0 on, and not {latest!r}")
+        raise ValueError(f"latest is an int from 0 on, and not {shortened(latest)}")
 
 
 def terms_of(history: Any, history_age: Any, ttl: Any) -> Terms:

@@ -15,7 +15,7 @@ from ..brokers.configuration import check, check_seconds
 from ..brokers.memory import MemoryBroker
 from ..browser import serve_if_early
 from ..errors import ChannelEnded
-from ..plain import plain_text
+from ..plain import plain_text, shortened
 from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
 from ..wire import Message
@@ -281,7 +281,7 @@ class Channels(Uncopyable):
         """
         name = check_name(name)
         if limit is not None and (not isinstance(limit, int) or limit < 0):
-            raise ValueError(f"limit is an int from 0 on, or None, and not {limit!r}")
+            raise ValueError(f"limit is an int from 0 on, or None, and not {shortened(limit)}")
         exchange = self._exchange
         exchange.audience.read()
         return read_back(exchange.broker, name, limit)

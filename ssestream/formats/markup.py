@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import escape
 
 from ..errors import MessageError
-from ..plain import plain_text
+from ..plain import plain_text, shortened
 
 #: Where `wire.encode` begins a new line.
 _LINE_END = re.compile("\r\n|\n|\r")
@@ -60,7 +60,9 @@ def one_line(name: str, value: Any) -> str:
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """The argument *name*, one of *choices*. Raises `MessageError` for anything else."""
     if not isinstance(value, str) or plain_text(value) not in choices:
-        raise MessageError(f"{name!r} is one of {', '.join(choices)}, and not {value!r}", name)
+        raise MessageError(
+            f"{name!r} is one of {', '.join(choices)}, and not {shortened(value)}", name
+        )
     return plain_text(value)
 
 

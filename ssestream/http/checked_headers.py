@@ -12,7 +12,7 @@ from typing import Any
 
 from werkzeug.datastructures import Headers
 
-from ..plain import plain_int, plain_text
+from ..plain import plain_int, plain_text, shortened
 
 # A token (RFC 9110, section 5.6.2).
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -22,9 +22,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 #: Headers whose value Werkzeug encodes as a URL. They may hold any character but controls.
 _URLS = frozenset(("location", "content-location"))
-
-#: Characters of a wrong value that an error shows.
-_SHOWN = 100
 
 
 def check_header_name(name: Any) -> str:
@@ -50,7 +47,7 @@ def check_header_value(name: str, value: Any) -> str:
         text = plain_text(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         # Not str(value): an enum of ints prints as its name in some versions of Python.
-        text = _digits(value, f"header {name!r}")
+        text = _digits(value, f"header {shortened(name)}")
     else:
         text = plain_text(str(value))
     found = (_CONTROL if name.lower() in _URLS else _BAD_IN_VALUE).search(text)
@@ -58,12 +55,12 @@ def check_header_value(name: str, value: Any) -> str:
         what = f"U+{ord(found[0]):04X} at {found.start()}"
         if _CONTROL.match(found[0]):
             raise ValueError(
-                f"header {name!r}: a value must not hold control characters, and this one"
+                f"header {shortened(name)}: a value must not hold control characters, and this one"
                 f" has {what}: {shortened(text)}"
             )
         # The strings of WSGI are Latin-1 (PEP 3333).
         raise ValueError(
-            f"header {name!r}: a value must be Latin-1 text, and this one has {what}:"
+            f"header {shortened(name)}: a value must be Latin-1 text, and this one has {what}:"
             f" {shortened(text)}"
         )
     return text
@@ -97,12 +94,6 @@ def _digits(value: Any, what: str) -> str:
         raise ValueError(f"{what} is too large: {error}") from None
 
 
-def shortened(value: object) -> str:
-    """The ``repr`` of *value* for an error message, cut to `_SHOWN` characters."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-
-
 def grouped(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """*headers* by name. If a name comes several times in pairs, its values become a list."""
     if isinstance(headers, Mapping):
@@ -126,7 +117,8 @@ def checked(headers: Iterable[tuple[Any, Any]]) -> list[tuple[str, list[str]]]:
         values = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(v, (str, int)) and not isinstance(v, bool) for v in values):
             raise TypeError(
-                f"header {name!r}: a value is str, int or a list of them: {shortened(value)}"
+                f"header {shortened(name)}: a value is str, int or a list of them:"
+                f" {shortened(value)}"
             )
         found.append((name, [check_header_value(name, v) for v in values]))
     return found

@@ -30,7 +30,7 @@ from ..channels.cursor import Filter
 from ..config import current_app
 from ..http.hidden_query import hide_parameter
 from ..http.request import environ_of
-from ..plain import unproxied
+from ..plain import shortened, unproxied
 from ..runtime.uncopyable import Uncopyable
 from ..same_origin import checked_origins, refuse_other_sites
 from ..stream import SseStream
@@ -103,7 +103,7 @@ class Tickets(Uncopyable):
         if channels is not None and not isinstance(channels, Channels):
             raise TypeError(f"channels must be a Channels, not {type(channels).__name__}")
         if not isinstance(salt, str) or not salt:
-            raise ValueError(f"salt must be a str with something in it, not {salt!r}")
+            raise ValueError(f"salt must be a str with something in it, not {shortened(salt)}")
         check_seconds("grace", grace)
         self._given = channels
         self._salt = salt

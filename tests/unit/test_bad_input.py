@@ -31,12 +31,15 @@ from ssestream import (
     WriteAfterEnd,
     clear_interval,
     clear_timeout,
+    datastar,
     pipeline,
     set_interval,
     set_timeout,
+    turbo,
 )
 from ssestream.incoming import IncomingMessage
 from ssestream.metrics import Metrics
+from ssestream.same_origin import checked_origins
 from ssestream.testing import Clock, stream
 from ssestream.top import OpenStreams
 from tests.kit.sink import Sink
@@ -524,3 +527,49 @@ def test_a_class_of_ones_own_may_say_how_it_is_copied() -> None:
             return str, ("cached",)
 
     assert copy.copy(Cached()) == copy.deepcopy(Cached()) == "cached"
+
+
+LONG_TEXT = "d" * 10**7
+
+#: Calls with a text of ten megabytes in the place of a short one.
+LONG: dict[str, Callable[[], object]] = {
+    "option": lambda: SseStream(**{LONG_TEXT: 1}),  # type: ignore[arg-type]
+    "overflow": lambda: SseStream(overflow=LONG_TEXT),  # type: ignore[arg-type]
+    "on_shutdown": lambda: SseStream(on_shutdown=LONG_TEXT),  # type: ignore[arg-type]
+    "retry_after": lambda: Settings(retry_after=LONG_TEXT),  # type: ignore[arg-type]
+    "high_water_mark": lambda: SseStream(high_water_mark=LONG_TEXT),  # type: ignore[arg-type]
+    "high_water_mark of a response": lambda: ServerResponse(
+        high_water_mark=LONG_TEXT  # type: ignore[arg-type]
+    ),
+    "encoding": lambda: SseStream().write({"data": 1}, LONG_TEXT),
+    "header's name": lambda: ServerResponse().header(LONG_TEXT + " ", "x"),
+    "header's value": lambda: ServerResponse().header("x", LONG_TEXT + "\0"),
+    "header with a long name": lambda: ServerResponse().header(LONG_TEXT, "\0"),
+    "origin": lambda: checked_origins([LONG_TEXT]),
+    "mode": lambda: datastar.patch_elements("<p>", mode=LONG_TEXT),  # type: ignore[arg-type]
+    "namespace": lambda: datastar.patch_elements(
+        "<p>",
+        namespace=LONG_TEXT,  # type: ignore[arg-type]
+    ),
+    "method": lambda: turbo.replace("x", "y", method=LONG_TEXT),  # type: ignore[arg-type]
+    "limit": lambda: Channels("memory://").history(
+        "news",
+        limit=LONG_TEXT,  # type: ignore[arg-type]
+    ),
+    "latest": lambda: Channels("memory://").subscribe(
+        SseStream(),
+        "news",
+        latest=LONG_TEXT,  # type: ignore[arg-type]
+    ),
+    "on_disconnect": lambda: Runs(Channels("memory://")).start(
+        [],
+        on_disconnect=LONG_TEXT,  # type: ignore[arg-type]
+    ),
+}
+
+
+@pytest.mark.parametrize("call", LONG.values(), ids=LONG)
+def test_an_error_shows_no_text_of_ten_megabytes(call: Callable[[], object]) -> None:
+    with pytest.raises((TypeError, ValueError), match="ddd") as caught:
+        call()
+    assert len(str(caught.value)) < 800

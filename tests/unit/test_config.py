@@ -67,6 +67,15 @@ def test_a_name_that_is_no_setting_is_told_of_once(caplog: pytest.LogCaptureFixt
     assert second == "SSESTREAM_NONSENSE in the app's configuration is no setting"
 
 
+def test_a_name_of_ten_megabytes_is_told_of_in_short(caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask(__name__)
+    app.config["SSESTREAM_" + "D" * 10**7] = 1
+    with app.app_context():
+        SseStream()
+    (record,) = caplog.records
+    assert len(record.getMessage()) < 200
+
+
 def test_a_pair_may_be_a_list_as_in_json() -> None:
     app = Flask(__name__)
     app.config["SSESTREAM_RETRY_AFTER"] = [10, 20]

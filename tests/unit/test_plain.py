@@ -1,12 +1,13 @@
 """The plain value of an object: no proxy, and no method of its class."""
 
 import enum
+import tracemalloc
 from typing import Any
 
 import pytest
 from werkzeug.local import LocalProxy
 
-from ssestream.plain import plain_bytes, plain_int, plain_text, unproxied
+from ssestream.plain import plain_bytes, plain_int, plain_text, shortened, unproxied
 
 
 class Text(str):
@@ -84,3 +85,25 @@ def test_a_memoryview_that_was_released_cannot_be_read() -> None:
     view.release()
     with pytest.raises(ValueError, match="released"):
         plain_bytes(view)
+
+
+def test_a_long_value_is_cut_before_its_repr() -> None:
+    class Odd(str):
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            raise AssertionError
+
+    assert shortened(Odd("x")) == "'x'"
+    assert shortened("x" * 98) == repr("x" * 98)
+    assert shortened("x" * 99) == "'" + "x" * 99 + "..."
+    assert shortened(b"x" * 10**7) == "b'" + "x" * 98 + "..."
+    assert shortened([1]) == "[1]"
+    text = "x" * 10**7
+    tracemalloc.start()
+    try:
+        shortened(text)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 10**5
