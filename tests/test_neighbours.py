@@ -92,7 +92,7 @@ USED: dict[str, tuple[str, Callable[[], bool]]] = {
     # -- psycopg
     "_connect_gen": (
         "connecting ends in time even if a test stops the clock of psycopg's own deadline",
-        lambda: "cls._connect_gen(conninfo)" in inspect.getsource(psycopg.Connection.connect),
+        lambda: "cls._connect_gen(conninfo" in inspect.getsource(psycopg.Connection.connect),
     ),
     # -- middleware that keeps the body (see gunicorn/unwrapping.py)
     "_next": (
