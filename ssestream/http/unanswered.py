@@ -23,8 +23,8 @@ import sys
 import weakref
 from typing import Any
 
-from ..runtime.calls import CallQueue
 from ..runtime.clock import clock
+from ..runtime.wheel import wheel_of
 from .connection import Connection
 from .origin import call_queue_of
 from .view import Belonging, end_all, end_with
@@ -79,7 +79,8 @@ def guard(environ: dict[str, Any], stream: Belonging) -> None:
     found = environ.get(_KEY)
     if found is None:
         found = environ[_KEY] = _Guard(environ)
-        _look_later(found.call_queue, weakref.ref(found))
+        check = functools.partial(_look, weakref.ref(found))
+        wheel_of(found.call_queue.loop).add(clock.now() + LOOK, check)
     found.add(stream)
 
 
@@ -91,22 +92,19 @@ def answered(environ: dict[str, Any], response: Any) -> None:
         end_with(response, [each for each in streams if not each.is_carried_by(response)])
 
 
-def _look_later(call_queue: CallQueue, of: "weakref.ref[_Guard]") -> None:
-    call_queue.loop.call_later(LOOK, functools.partial(_look, call_queue, of))
-
-
 # When `_look` has last collected garbage.
 _collected_at = 0.0
 
 
-def _look(call_queue: CallQueue, of: "weakref.ref[_Guard]") -> None:
+def _look(of: "weakref.ref[_Guard]", now: float) -> float | None:
+    """Look at a guard. Returns when to look again: see `runtime.wheel.Check`."""
     global _collected_at
     found = of()
     if found is None or not found.look():
-        return
+        return None
     del found
     # The guard may be in a cycle that nobody refers to. Only the newer objects are looked at.
     if clock.real() > _collected_at + LOOK / 2:
         _collected_at = clock.real()
         gc.collect(1)
-    _look_later(call_queue, of)
+    return now + LOOK
