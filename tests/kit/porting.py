@@ -163,15 +163,21 @@ def _shown(message: dict[str, object]) -> str:
     return f"{message.get('event', 'message')} {message['data']}"
 
 
-def departure(program: Program, number: int, requests: tuple[str, ...]) -> list[str]:
-    """What is called when the client of each of *requests* leaves after its first piece."""
+def departure(
+    program: Program, number: int, requests: tuple[str, ...], times: int = 1
+) -> list[str]:
+    """What is called when the client of each of *requests* leaves after its first piece.
+
+    Waits until so many *times* for each of the clients.
+    """
     called = f"called {number}\n"
     for count, path in enumerate(_paths(number, requests)):
         client = Client(program.port).get(path)
         client.read_until(b"piece")
-        assert program.log().count(called) == count
+        assert program.log().count(called) == count * times
         client.fin()
-        wait_until(lambda count=count: program.log().count(called) > count, "the end")  # type: ignore[misc]
+        all_called = (count + 1) * times
+        wait_until(lambda n=all_called: program.log().count(called) >= n, "the end")  # type: ignore[misc]
     return ["called"] * program.log().count(called)
 
 

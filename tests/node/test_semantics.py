@@ -834,6 +834,7 @@ def test_in_node(row: Row, seen_there: dict[str, list[str]]) -> None:
 def nothing_is_said_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """These are of kinds that a stream warns of, once in a process."""
     monkeypatch.setattr("ssestream.http.diagnosis._warn", lambda text, *args: None)
+    monkeypatch.setattr("ssestream.http.body.look_at_server", lambda connection, loop: None)
 
 
 @pytest.mark.parametrize("row", _sentences(TABLE))
