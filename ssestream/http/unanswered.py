@@ -39,12 +39,14 @@ _KEY = "ssestream.guard"
 class _Guard:
     """Ends *streams* when nobody has the environ any more, or when the server has closed."""
 
-    __slots__ = ("__weakref__", "call_queue", "connection", "streams")
+    __slots__ = ("__weakref__", "_timer", "call_queue", "connection", "streams")
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self.call_queue = call_queue_of(environ)
         self.connection = Connection.of(environ)
         self.streams: tuple[Belonging, ...] = ()
+        check = functools.partial(_look, weakref.ref(self))
+        self._timer = wheel_of(self.call_queue.loop).add(clock.now() + LOOK, check)
 
     def __del__(self) -> None:
         # This may interrupt any code of any thread, which may hold any lock. So it only tells the
@@ -57,7 +59,8 @@ class _Guard:
         self.streams = (*self.streams, stream)
 
     def take(self) -> tuple[Belonging, ...]:
-        """Remove and return the streams."""
+        """Remove and return the streams. The guard is looked at no more."""
+        self._timer.cancel()
         streams, self.streams = self.streams, ()
         return streams
 
@@ -79,8 +82,6 @@ def guard(environ: dict[str, Any], stream: Belonging) -> None:
     found = environ.get(_KEY)
     if found is None:
         found = environ[_KEY] = _Guard(environ)
-        check = functools.partial(_look, weakref.ref(found))
-        wheel_of(found.call_queue.loop).add(clock.now() + LOOK, check)
     found.add(stream)
 
 
@@ -88,7 +89,7 @@ def answered(environ: dict[str, Any], response: Any) -> None:
     """The server has *response*, which decides when the other streams of *environ* end."""
     found = environ.pop(_KEY, None)
     if found is not None:
-        streams = found.take()
+        streams = [each for each in found.take() if each.waits_for_response]
         end_with(response, [each for each in streams if not each.is_carried_by(response)])
 
 
