@@ -4,6 +4,7 @@ Here are also the rows of Valkey, which speaks as Redis does.
 """
 
 import functools
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -67,6 +68,15 @@ def valkey_url(valkey_executable: str) -> Iterator[str]:
     server = RedisServer(valkey_executable)
     yield server.start().url
     server.remove()
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Only counts of references free memory."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

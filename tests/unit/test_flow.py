@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from flask import Flask, request
@@ -13,15 +13,6 @@ from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.output import OutputBuffer
 from ssestream.stream import flow_of
 from tests.kit.visit import until
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Only counts of references free memory."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def of_a_request() -> tuple[SseStream, OutgoingMessage]:

@@ -1,8 +1,6 @@
 """A stream ends with the environ of its request where there is no Flask."""
 
-import gc
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -144,15 +142,6 @@ def test_a_stream_ends_when_the_server_closes_though_the_app_keeps_the_environ()
     requested.over()
     theirs.close()
     assert kept
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Nothing collects garbage by itself."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("no_collector")
