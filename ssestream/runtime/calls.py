@@ -23,7 +23,7 @@ class CallQueue:
     A stream and its response share one call queue, so that their events have one order. A
     greenlet or a thread that is started for the queue runs it, or the greenlet or thread that ends
     the request, if that comes first. Most events have no handler. The hub's loop itself skips
-    them, so that no greenlet is made for them.
+    them, so that no greenlet and no thread is made for them.
     """
 
     __slots__ = ("_busy", "_loop", "_pending", "lock", "origin")
@@ -85,7 +85,8 @@ class CallQueue:
             self._pending = [call]
             if self._busy:
                 return
-        if loop.cooperative:
+        is_heard, _, args = call
+        if loop.cooperative or (is_heard is not None and not is_heard(args[0])):
             loop.call(self.run, True)
         else:
             loop.spawn(self.run)
@@ -118,9 +119,9 @@ class CallQueue:
                 owed = bool(self._pending)
                 if not owed:
                     self._pending = ()
-            if owed and in_loop:
+            if owed and in_loop and self.loop.cooperative:
                 self.loop.run_now(self.run)
-            elif owed:  # the greenlet was killed in the middle of a handler
+            elif owed:  # for a pool's thread, or the greenlet was killed in the middle of a handler
                 self.loop.spawn(self.run)
 
 

@@ -64,20 +64,29 @@ class Wake:
 
 
 class Pool:
-    """Plain threads for calls that may block: as many threads as calls at the same time.
+    """Plain threads for calls that may block: as many threads as calls that block together.
 
     ``concurrent.futures`` does not fit, for two reasons. It bounds the number of threads, so
     handlers that wait for a database would hold up every timer. And the process would not
     end before the last of its threads.
+
+    One thread starts at a time, and it starts the next one when it has taken its first call. So a
+    thousand calls that do not block share a few threads. A thread for each of them would wait for
+    the GIL, and a waiting thread wakes up every 5 ms: thousands of such threads keep the processor
+    so busy that none of them gets on.
     """
 
     def __init__(self) -> None:
+        #: Guards the three counts and the flag below.
         self._lock = new_lock()
         self._calls: Any = ThreadQueue()
-        # The number of waiting threads that no queued call needs. A negative number counts
-        # the queued calls without a thread.
-        self._idle = 0
         self._unfinished = 0
+        #: The calls that no thread has taken yet.
+        self._queued = 0
+        #: The threads that wait for a call.
+        self._idle = 0
+        #: Whether a thread is about to run, or is to be tried for again.
+        self._starting = False
         self._call_later: Callable[[], Any] | None = None
         atexit.register(self.finish)
 
@@ -85,20 +94,25 @@ class Pool:
         """Run *function* soon, in a thread that runs nothing else meanwhile."""
         with self._lock:
             self._unfinished += 1
-            start = self._idle <= 0
-            if not start:
-                self._idle -= 1
+            self._queued += 1
+            start = self._needs_thread()
         self._calls.put((function, args))
         if start:
-            try:
-                start_thread(self._work, ())
-            except NO_THREAD:
-                with self._lock:
-                    first = self._idle == 0
-                    self._idle -= 1
-                logger.exception("no thread to be had for %r", function)
-                if first:
-                    self._try_again_later()
+            self._start()
+
+    def _needs_thread(self) -> bool:
+        """Whether the caller must start a thread. The caller holds the lock."""
+        if self._starting or self._queued <= self._idle:
+            return False
+        self._starting = True
+        return True
+
+    def _start(self) -> None:
+        try:
+            start_thread(self._work, ())
+        except NO_THREAD:
+            logger.exception("no thread to be had for %d calls, and will try again", self._queued)
+            self._try_again_later()
 
     def retry_with(self, call_later: Callable[[float, Callable[[], object]], None]) -> None:
         """If a thread cannot be started, try again with *call_later*, a method of a loop."""
@@ -106,36 +120,43 @@ class Pool:
         self._call_later = weakref.WeakMethod(call_later)
 
     def _try_again_later(self) -> None:
-        # Until then the call waits for an existing thread, and all of these may be stuck.
+        # Until then the calls wait for the existing threads, and all of these may be stuck.
         call_later = None if self._call_later is None else self._call_later()
-        if call_later is not None:
+        if call_later is None:
+            self._starting = False
+        else:
             call_later(AGAIN, self._try_again)
 
     def _try_again(self) -> None:
-        while True:
-            with self._lock:
-                if self._idle >= 0:
-                    return
-                self._idle += 1
+        with self._lock:
+            self._starting = False
+            start = self._needs_thread()
+        if start:
             try:
                 start_thread(self._work, ())
-            except NO_THREAD:
-                with self._lock:
-                    self._idle -= 1
+            except NO_THREAD:  # already logged
                 self._try_again_later()
-                return
 
     def _work(self) -> None:
+        with self._lock:
+            self._starting = False
+            self._idle += 1
         while True:
             try:
                 # If this waits on after its time (see `Wake`), it still takes the next call.
                 function, args = self._calls.get(timeout=IDLE)
             except queue.Empty:
                 with self._lock:
-                    if self._idle <= 0:  # a call is on its way
+                    if self._queued >= self._idle:  # a call is on its way
                         continue
                     self._idle -= 1
                 return
+            with self._lock:
+                self._idle -= 1
+                self._queued -= 1
+                start = self._needs_thread()
+            if start:
+                self._start()
             try:
                 function(*args)
             except BaseException:  # or the thread would end and its place would be lost

@@ -11,10 +11,11 @@ import gevent
 import pytest
 from gevent import GreenletExit
 
-from ssestream import SseStream
+from ssestream import Channels, SseStream
 from ssestream.runtime.calls import CallQueue, run_logged
 from ssestream.runtime.loop import current_loop
 from ssestream.runtime.origin import Origin, running_origin
+from ssestream.runtime.threads import Pool
 from tests.kit.failing import failing
 from tests.kit.insides import call_queue_of
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
@@ -84,23 +85,38 @@ def test_a_call_that_waits_holds_up_the_next_of_its_queue_alone() -> None:
     until(lambda: len(seen) == 2, "the one behind")
 
 
+@on_threads_and_greenlets
 def test_what_nobody_hears_runs_in_the_loop_and_in_its_order() -> None:
-    def scene() -> list[object]:
-        queue, seen = CallQueue(), []
-        current = []
+    queue, seen = CallQueue(), []
+    current = []
 
-        def emit(event: str) -> None:
-            current.append(gevent.getcurrent())
-            seen.append(event)
+    def emit(event: str) -> None:
+        current.append(gevent.getcurrent())
+        seen.append(event)
 
-        queue.emit_soon(lambda event: False, emit, "unheard")
-        queue.emit_soon(lambda event: True, emit, "heard")
-        queue.emit_soon(lambda event: False, emit, "after")
-        until(lambda: len(seen) == 3, "all of them")
-        assert seen == ["unheard", "heard", "after"]
-        return [each is gevent.get_hub() for each in current]
+    queue.emit_soon(lambda event: False, emit, "unheard")
+    queue.emit_soon(lambda event: True, emit, "heard")
+    queue.emit_soon(lambda event: False, emit, "after")
+    until(lambda: len(seen) == 3, "all of them")
+    assert seen == ["unheard", "heard", "after"]
+    assert [each is queue.loop.hub for each in current][:2] == [True, False]
 
-    assert gevent.spawn(scene).get()[:2] == [True, False]
+
+def test_streams_whose_end_nobody_hears_take_no_threads_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread for each of thousands that end together would wait for the GIL and for locks."""
+    submitted = []
+    monkeypatch.setattr(Pool, "submit", lambda pool, *call: submitted.append(call))
+    channels = Channels("memory://")
+    streams = [SseStream() for _ in range(100)]
+    for stream in streams:
+        channels.subscribe(stream, "news")
+    for stream in streams:
+        stream.destroy()
+    until(lambda: channels.channel("news").subscribers == 0, "all of them")
+    assert submitted == []
+    channels.close()
 
 
 def test_the_loop_is_chosen_when_it_is_needed() -> None:

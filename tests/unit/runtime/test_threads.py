@@ -62,6 +62,22 @@ def test_calls_run_at_once_and_free_threads_serve_again() -> None:
     assert len(set(idents)) == 5
 
 
+def test_thousands_of_calls_that_do_not_block_share_a_few_threads() -> None:
+    pool, idents = Pool(), set()
+    for _ in range(5000):
+        pool.submit(lambda: idents.add(threading.get_ident()))
+    until(lambda: calls_of(pool)[0] == 0, "all of them")
+    assert len(idents) < 500
+
+
+def test_as_many_threads_as_calls_that_block_together_are_started() -> None:
+    pool, together = Pool(), threading.Barrier(200)
+    for _ in range(200):
+        pool.submit(together.wait, 60)
+    until(lambda: calls_of(pool)[0] == 0, "all of them")
+    assert not together.broken
+
+
 def test_a_thread_that_has_nothing_to_do_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "IDLE", 0.05)
     pool = Pool()
