@@ -14,6 +14,8 @@ if "DESCRIPTORS" in os.environ:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 app = Flask(__name__)
+# Where only a heartbeat shows that a client has left.
+app.config["SSESTREAM_HEARTBEAT"] = 0.2
 channels = Channels("memory://")
 hoard: list[int] = []
 
@@ -55,6 +57,11 @@ def drawn() -> ServerResponse:
             yield {"data": "first"}
 
     return pipeline(source(), SseStream(request), ServerResponse())
+
+
+@app.get("/pid")
+def pid() -> str:
+    return str(os.getpid())
 
 
 @app.post("/take")
