@@ -239,6 +239,9 @@ class SseStream(Emitter):
         A loop over many clients can serialise each message once and push it to
         all of them. Returns and raises as `write`. Raises ``TypeError`` for
         anything but bytes. Node's ``readable.push``.
+
+        A subclass that overrides this gets each event of the stream's channels. It
+        must write the event before it returns, because a later id covers the event.
         """
         if not isinstance(frame, bytes):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")

@@ -166,8 +166,9 @@ class Channels(Uncopyable):
     def close_channel(self, name: str) -> None:
         """End every stream that follows *name* now, in all processes.
 
-        The history of the channel stays, and streams may subscribe to it again. Raises as
-        `publish` does for a name, and `BrokerError`.
+        The history of the channel stays, and streams may subscribe to it again. Each stream ends
+        with an id, so a client that comes back goes on behind its last event without a ``"gap"``.
+        Raises as `publish` does for a name, and `BrokerError`.
         """
         self._exchange.append(check_name(name), CLOSE)
 

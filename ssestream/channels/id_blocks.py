@@ -24,9 +24,9 @@ class IdBlocks:
 
     def __init__(self, tails: Tails) -> None:
         self._tails = tails
-        #: For each subscription: how many entries it has passed since its client last got an id.
-        #: The lock of the tails guards this dict.
-        self.due: dict[Subscription, int] = {}
+        # For each subscription: how many entries it has passed since its client last got an id.
+        # The lock of the tails guards this dict.
+        self._due: dict[Subscription, int] = {}
         # Whether a call of `_send` is planned or running.
         self._is_planned = False
 
@@ -37,10 +37,10 @@ class IdBlocks:
         """
         with self._tails.lock:
             if not unsent:
-                self.due.pop(subscription, None)
+                self._due.pop(subscription, None)
                 return
-            count = self.due.get(subscription, 0) + unsent
-            self.due[subscription] = count
+            count = self._due.get(subscription, 0) + unsent
+            self._due[subscription] = count
             tail = self._tails.of(cursor)
             history = None if tail is None else tail.bounds.history
             at_once = (
@@ -49,7 +49,7 @@ class IdBlocks:
                 and not subscription.stream.writable_need_drain
             )
             if at_once:
-                del self.due[subscription]
+                del self._due[subscription]
             start = not at_once and not self._is_planned
             self._is_planned = self._is_planned or start
         if at_once:
@@ -60,35 +60,36 @@ class IdBlocks:
     def send_now(self, subscription: Subscription) -> None:
         """Send an id now if one is due: the stream of *subscription* is about to end."""
         with self._tails.lock:
-            is_due = self.due.pop(subscription, None) is not None
+            is_due = self._due.pop(subscription, None) is not None
         if is_due:
             subscription.send_id()
 
     def forget(self, cursors: list[Cursor]) -> None:
-        """Send no id to the streams of *cursors*, which are removed."""
+        """*cursors* are removed: send no id to those of their streams that follow nothing more."""
         with self._tails.lock:
             for cursor in cursors:
-                self.due.pop(cursor.subscription, None)
+                if not cursor.subscription.cursors:
+                    self._due.pop(cursor.subscription, None)
 
     def _plan(self) -> None:
         loop = current_loop()
         wheel_of(loop).add(clock.now() + TELL, lambda now: loop.spawn(self._send))
 
     def _send(self) -> None:
-        """Send an id to each client in `due`."""
+        """Send an id to each client that waits for one."""
         with self._tails.lock:
-            due, self.due = self.due, {}
+            due, self._due = self._due, {}
         for number, subscription in enumerate(due, 1):
             if subscription.stream.writable_need_drain:
                 # The client does not read. Send the id later, so that its stream does not fill.
                 with self._tails.lock:
-                    self.due.setdefault(subscription, 1)
+                    self._due.setdefault(subscription, 1)
             else:
                 subscription.send_id()
             if number % STREAMS_AT_ONCE == 0:
                 checkpoint()
         with self._tails.lock:
-            self._is_planned = bool(self.due)
+            self._is_planned = bool(self._due)
             again = self._is_planned
         if again:
             self._plan()

@@ -193,8 +193,8 @@ class Replay:
                 for each, tail in zip(subscription.cursors, tails[1:], strict=True)
             )
         if over and not subscription.closed:
-            # With this id, the client gets the answer that there is nothing more.
-            subscription.send_id()
+            # With the id that comes before the end, the client gets the answer that there is
+            # nothing more.
             subscription.end_stream(HAS_ENDED, cursor.name)
 
     # -- the readers

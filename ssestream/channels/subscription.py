@@ -27,6 +27,9 @@ WAS_CLOSED = "close_channel() ended the streams of the channel"
 HAS_ENDED = "each of its channels has ended, the last of them"
 UNHEARD_CLOSE = "it subscribed while the broker was away, and may have missed the end of"
 
+#: Seconds after which a caller asks why it does not get the lock of a `Subscription`.
+BRIEFLY = 0.001
+
 
 class Following(Protocol):
     """The part of an `Exchange` that its subscriptions call."""
@@ -54,7 +57,17 @@ class Following(Protocol):
 class Subscription(Follower):
     """A stream and its cursors, one for each channel."""
 
-    __slots__ = ("_exchange", "_lock", "_pushes", "closed", "cursors", "drains", "flow", "stream")
+    __slots__ = (
+        "_exchange",
+        "_lock",
+        "_pushes",
+        "_pushing",
+        "closed",
+        "cursors",
+        "drains",
+        "flow",
+        "stream",
+    )
 
     def __init__(self, stream: SseStream, exchange: Following) -> None:
         self.stream = stream
@@ -72,6 +85,9 @@ class Subscription(Follower):
         self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
         if not self._pushes:
             check_callable("push() of a stream", stream.push)
+        # How many calls of an app's own ``push()`` run now: more than one only in greenlets.
+        # Nobody knows whether such a call has written its event.
+        self._pushing = 0
         self._lock = new_lock()
 
     @property
@@ -127,10 +143,26 @@ class Subscription(Follower):
             cursor.complicate()
 
     def release(self) -> list[Cursor]:
-        """Remove and return all cursors."""
-        with self._lock:
-            cursors, self.cursors = self.cursors, ()
+        """Remove and return all cursors. Called after `close`.
+
+        Returns none while an app's own ``push()`` runs in another thread. The caller of
+        `deliver` then calls `cancel`.
+        """
+        if not self._take_lock():
+            return []
+        cursors, self.cursors = self.cursors, ()
+        self._lock.release()
         return list(cursors)
+
+    def _take_lock(self) -> bool:
+        """Take the lock, or return False if an app's own ``push()`` runs in another thread.
+
+        That may take as long as the app likes, and the hub's loop must not wait for it.
+        """
+        while not self._lock.acquire(timeout=BRIEFLY):
+            if self._pushing:
+                return False
+        return True
 
     def cancel(self) -> None:
         """Give nothing more to the stream, and stop following its channels."""
@@ -146,16 +178,16 @@ class Subscription(Follower):
 
     def about_to_end(self) -> None:
         """Send the client an id, if it waits for one. See `Follower.about_to_end`."""
-        # An app's own push() may end the stream before it has written the event. The cursor has
-        # passed this event already.
-        if self._pushes and not self.closed and self._fits(b""):
+        if not self.closed and self._fits(b""):
             self._exchange.about_to_end(self)
 
     def end_stream(self, why: str, name: str | None = None) -> None:
-        """End the stream; it still delivers its waiting messages.
+        """End the stream; it still delivers its waiting messages, and an id after them.
 
         *why* is the reason for the log, and *name* the channel concerned, if any.
         """
+        # Most clients lack this id: their cursors have passed the control frame that ends them.
+        self.send_id()
         self.close()
         # Log in the call queue's turn: a handler of the log may wait, and the caller may hold a
         # lock.
@@ -167,13 +199,20 @@ class Subscription(Follower):
         *known* is the id that the client has; None if that is not known. The id comes after all
         events that were given before this call, and before all later events. A browser keeps the
         id of such a block and fires no event (WHATWG HTML, section 9.2.6).
+
+        Sends nothing while an app's own ``push()`` runs. The cursor has passed its event, which
+        may not be written yet: with the id, the client would lose it. The event has all positions.
         """
-        with self._lock:
-            if self.closed or not self.cursors or not self.has_begun:
+        if not self._take_lock():
+            return
+        try:
+            if self._pushing or self.closed or not self.cursors or not self.has_begun:
                 return
             place = self._id()
             if self.flow.settings.id_blocks and place != known:
                 self.flow.write_uncounted(id_block(place))
+        finally:
+            self._lock.release()
 
     def send_id_after_gap(self, cursor: Cursor) -> None:
         """Do the same after a gap of *cursor*, at once or when the stream has room again."""
@@ -299,8 +338,12 @@ class Subscription(Follower):
     def _push(self, frame: bytes) -> None:
         if self._pushes:
             self.flow.hand_on(frame)
-        else:
+            return
+        self._pushing += 1
+        try:
             self.stream.push(frame)
+        finally:
+            self._pushing -= 1
 
     def _follow(self, cursors: tuple[Cursor, ...]) -> None:
         self.cursors = cursors

@@ -40,9 +40,9 @@ class Watched(SseStream):
 class Following(flask.Flask):
     """An app whose page follows *names*, or those in its query (``?names=a,b``).
 
-    *options* are those of `Channels.subscribe`, *stream* those of `SseStream`. What
-    ``on_gap(stream, name)`` returns is written as a snapshot. A slow client is not cut, however
-    long a busy machine takes.
+    *options* are those of `Channels.subscribe`, *stream* those of the `SseStream`, which is of
+    *kind*. What ``on_gap(stream, name)`` returns is written as a snapshot. A slow client is not
+    cut, however long a busy machine takes.
     """
 
     def __init__(
@@ -50,17 +50,19 @@ class Following(flask.Flask):
         channels: Channels,
         *names: str,
         stream: dict[str, Any] | None = None,
+        kind: type[Watched] = Watched,
         on_gap: Callable[[str], Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(__name__)
+        self.names = names
         self.streams: list[Watched] = []
         self.gaps: list[str] = []
 
         @self.get("/")
         def page() -> ServerResponse:
             res = ServerResponse()
-            sse_stream = Watched(flask.request, **{"send_timeout": None, **(stream or {})})
+            sse_stream = kind(flask.request, **{"send_timeout": None, **(stream or {})})
             self.streams.append(sse_stream)
 
             @sse_stream.on("gap")
@@ -146,6 +148,16 @@ def are_live(channels: Channels) -> bool:
 
 def all_live(channels: Channels) -> None:
     until(lambda: are_live(channels), "all to be live")
+
+
+def all_handed_on(channels: Channels) -> None:
+    """All that was published until now has come to the streams that are live, or was withheld."""
+    with Client(Following(channels, "another")) as client:
+        all_live(channels)
+        # The first may be heard of together with the events before it, and the second is not.
+        for count in (1, 2):
+            channels.publish("another", {"data": count})
+            client.take(count)
 
 
 def data_of(messages: list[dict[str, Any]]) -> list[Any]:

@@ -41,11 +41,6 @@ def heard(channels: Channels, name: str) -> int:
     return 0 if position is None else position.number
 
 
-def unsent_to(channels: Channels) -> list[int]:
-    """For each stream with a client that has an old id: how many entries it was not sent."""
-    return list(listener_of(channels).id_blocks.due.values())
-
-
 def over(broker: Broker) -> Channels:
     """`Channels` with *broker*, which no URL names."""
     channels = Channels("memory://")

@@ -1,18 +1,32 @@
 """Ids for clients that were not sent the last entries."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from ssestream import Channels, SseStream
 from ssestream.channels import id_blocks
 from ssestream.stream import flow_of
-from tests.kit.following import Client, Following, all_live, data_of, publish
-from tests.kit.insides import broker_of, heard, unsent_to
-from tests.kit.states import place_of
+from tests.kit.following import (
+    Client,
+    Following,
+    Watched,
+    all_handed_on,
+    all_live,
+    data_of,
+    publish,
+)
+from tests.kit.insides import broker_of, heard
+from tests.kit.states import nothing_remains, place_of
 from tests.kit.visit import on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]
+
+
+def withholds(message: dict[str, Any]) -> bool:
+    """A filter for what has an exclamation mark."""
+    return "!" in str(message["data"])
 
 
 def test_blocks_with_an_id_can_be_switched_off(make: Make) -> None:
@@ -38,7 +52,7 @@ def test_blocks_with_an_id_can_be_switched_off(make: Make) -> None:
 def test_what_a_filter_withholds_makes_no_gap(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(id_blocks, "TELL", 0.05)
     channels = make(history=10)
-    app = Following(channels, "news", filter=lambda message: "!" in str(message["data"]))
+    app = Following(channels, "news", filter=withholds)
     with Client(app) as client:
         place_of(client)
         all_live(channels)
@@ -53,42 +67,115 @@ def test_what_a_filter_withholds_makes_no_gap(make: Make, monkeypatch: pytest.Mo
     assert app.gaps == []
 
 
-#: How the server ends a stream.
-WAYS: dict[str, Callable[[SseStream], object]] = {
-    "age": lambda stream: flow_of(stream).pipes[0].body.retire("age"),
-    "shutdown": lambda stream: flow_of(stream).pipes[0].body.retire("shutdown"),
-    "failure": lambda stream: flow_of(stream).break_off(None),
-    "end": lambda stream: stream.end(),
+#: How the server ends a stream of an app that follows "news".
+WAYS: dict[str, Callable[[Channels, SseStream], object]] = {
+    "age": lambda channels, stream: flow_of(stream).pipes[0].body.retire("age"),
+    "shutdown": lambda channels, stream: flow_of(stream).pipes[0].body.retire("shutdown"),
+    "failure": lambda channels, stream: flow_of(stream).break_off(None),
+    "end": lambda channels, stream: stream.end(),
+    "cut": lambda channels, stream: channels.cut("news", "ann"),
+    "close_channel": lambda channels, stream: channels.close_channel("news"),
+    "close": lambda channels, stream: channels.close(),
 }
+
+
+class Own(Watched):
+    """One with a ``push()`` of its own."""
+
+    def push(self, frame: bytes) -> bool:
+        return super().push(frame)
+
+
+def ended_and_back(channels: Channels, app: Following, way: str) -> bool:
+    """A client gets one event of each channel, then none of several, then its stream ends. It
+    comes back when the log keeps the events of the end, and no more. Whether it got an id last.
+    """
+    names = sorted(app.names)
+    with Client(app) as client:
+        all_live(channels)
+        for name in names:
+            channels.publish(name, {"data": "first!"})
+        got = client.take(len(names))
+        for name in names:
+            publish(channels, name, 8 // len(names))
+        all_handed_on(channels)
+        WAYS[way](channels, app.streams[0])
+        assert data_of(client.all())[len(names) :] in ([], [None])  # none, or a retry alone
+        is_told = client.last_id != got[-1]["id"]
+    for name in names:
+        publish(channels, name, 19)
+    with Client(app, last_id=client.last_id) as client:
+        for name in names:
+            channels.publish(name, {"data": "now!"})
+        assert data_of(client.take(len(names))) == ["now!"] * len(names)
+    return is_told
 
 
 @on_threads_and_greenlets
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("has_blocks", [True, False])
-def test_a_client_gets_its_id_before_its_stream_ends(
-    has_blocks: bool, way: str, make: Make
-) -> None:
+def test_a_client_gets_its_id_before_its_stream_ends(way: str, make: Make) -> None:
     channels = make(history=20)
-    app = Following(
-        channels,
-        "news",
-        stream={"id_blocks": has_blocks},
-        filter=lambda message: "!" in str(message["data"]),
-    )
+    app = Following(channels, "news", filter=withholds, key="ann")
+    assert ended_and_back(channels, app, way)
+    assert app.gaps == []
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [Watched, Own])
+@pytest.mark.parametrize("names", ["news", "news,sports"])
+def test_so_does_that_of_a_stream_of_any_kind(
+    names: str, kind: type[Watched], way: str, local: Make
+) -> None:
+    channels = local(history=20)
+    app = Following(channels, *names.split(","), kind=kind, filter=withholds, key="ann")
+    assert ended_and_back(channels, app, way)
+    assert app.gaps == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_the_blocks_it_gets_none(way: str, local: Make) -> None:
+    channels = local(history=20)
+    app = Following(channels, "news", stream={"id_blocks": False}, filter=withholds, key="ann")
+    assert not ended_and_back(channels, app, way)
+    assert app.gaps == ["news"]
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("way", ["cut", "close_channel"])
+def test_what_ends_a_stream_is_no_gap_when_its_entry_is_too_old(way: str, make: Make) -> None:
+    channels = make()
+    app = Following(channels, "news", key="ann")
     with Client(app) as client:
         all_live(channels)
-        first = channels.publish("news", {"data": "first!"})
+        publish(channels, "news", 1)
         client.take(1)
-        last = publish(channels, "news", 9)[-1]
-        until(lambda: unsent_to(channels) == [9], "the withheld events")
-        WAYS[way](app.streams[0])
-        assert data_of(client.all())[0] == "first!"
-        assert client.last_id == (last if has_blocks else first)
-    publish(channels, "news", 15)
+        WAYS[way](channels, app.streams[0])
+        client.all()
+    channels.keep("news", history_age=0.01)
+    broker = broker_of(channels)
+    until(lambda: not broker.read("news", 0, 9, 999).entries, "the entries to be old")
+    with Client(app, last_id=client.last_id):
+        all_live(channels)
+    assert app.gaps == []
+
+
+def test_a_stream_that_leaves_one_of_its_channels_gets_the_id_of_the_others(local: Make) -> None:
+    channels = local(history=20)
+    app = Following(channels, "news", "sports", filter=withholds)
+    with Client(app) as client:
+        all_live(channels)
+        place_of(client)
+        publish(channels, "news", 8)
+        all_handed_on(channels)
+        channels.unsubscribe(app.streams[0], "sports")
+        app.streams[0].end()
+        client.all()
+    publish(channels, "news", 19)
     with Client(app, last_id=client.last_id) as client:
         channels.publish("news", {"data": "now!"})
         client.take(1)
-    assert app.gaps == ([] if has_blocks else ["news"])
+    assert app.gaps == []
 
 
 class Ending(SseStream):
@@ -102,13 +189,52 @@ class Ending(SseStream):
 def test_an_event_that_the_app_has_not_written_gives_no_id() -> None:
     channels = Channels("memory://", history=20)
     stream = Ending()
-    channels.subscribe(stream, "news", filter=lambda message: "!" in str(message["data"]))
+    channels.subscribe(stream, "news", filter=withholds)
     all_live(channels)
     publish(channels, "news", 3)
-    until(lambda: unsent_to(channels) == [3], "the withheld events")
+    all_handed_on(channels)
     last = channels.publish("news", {"data": "!"})
     until(lambda: stream.writable_ended, "the end")
     assert last.encode() not in b"".join(stream)
+
+
+class Waiting(Watched):
+    """One that waits before it writes an event."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.waits = self.may_write = False
+
+    def push(self, frame: bytes) -> bool:
+        self.waits = True
+        try:
+            until(lambda: self.may_write, "leave to write")
+        finally:
+            self.waits = False
+        return super().push(frame)
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("way", ["age", "end"])
+def test_nor_does_an_event_that_the_app_writes_when_the_stream_ends(way: str, local: Make) -> None:
+    channels = local(history=20)
+    app = Following(channels, "news", kind=Waiting, filter=withholds)
+    with Client(app) as client:
+        all_live(channels)
+        place_of(client)
+        publish(channels, "news", 3)
+        all_handed_on(channels)
+        channels.publish("news", {"data": "waits!"})
+        stream = app.streams[0]
+        assert isinstance(stream, Waiting)
+        until(lambda: stream.waits, "the event")
+        WAYS[way](channels, stream)
+        assert data_of(client.all()) in ([], [None])
+        assert stream.waits
+        stream.may_write = True
+    with Client(Following(channels, "news"), last_id=client.last_id) as client:
+        assert "waits!" in data_of(client.take(4))
+    nothing_remains(channels)
 
 
 def test_one_that_has_all_ids_gets_none_at_the_end(make: Make) -> None:
@@ -119,7 +245,7 @@ def test_one_that_has_all_ids_gets_none_at_the_end(make: Make) -> None:
         all_live(channels)
         publish(channels, "news", 1)
         client.take(1)
-        until(lambda: unsent_to(channels) == [], "its place to be known")
+        all_handed_on(channels)
         app.streams[0].end()
         client.all()
         assert client.received.count(b"id: ") == 2
