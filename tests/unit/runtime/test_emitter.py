@@ -259,7 +259,9 @@ def test_a_stream_and_its_response_tell_in_one_order() -> None:
 def told_in_one_order() -> list[str]:
     seen: list[str] = []
     res = ServerResponse()
-    sse_stream = SseStream({"REQUEST_METHOD": "GET"})
+    # Without its environ, a stream that nobody sends yet would end.
+    environ = EnvironBuilder().get_environ()
+    sse_stream = SseStream(environ)
     for event in ("finish", "close", "unpipe", "pipe"):
         res.on(event, lambda *args, event=event: seen.append(f"res {event}"))
     for event in ("finish", "end", "close"):

@@ -124,31 +124,43 @@ def test_a_killed_greenlet_ends_at_once() -> None:
     assert run(main)
 
 
+OTHER_THREADS = """
+import threading, time
+import gevent.event
+from ssestream.runtime.loop import current_loop
+from ssestream.runtime.threadloop import run_in_hub
+
+event, result = gevent.event.Event(), gevent.event.AsyncResult()
+waits, got = [], []
+
+def main():
+    waits.append("event")
+    got.append(event.wait(60))
+    waits.append("result")
+    got.append(result.get(timeout=60))
+
+def wake():
+    for number, step in enumerate((event.set, lambda: result.set("set")), 1):
+        while len(waits) < number:
+            time.sleep(0.001)
+        time.sleep(0.01)
+        step()
+
+thread = threading.Thread(target=wake)
+thread.start()
+waiting = threading.Thread(target=run_in_hub, args=(main, current_loop()))
+waiting.start()
+waiting.join()
+thread.join()
+print(*got)
+"""
+
+
 def test_other_threads_wake_what_waits() -> None:
-    event, result = gevent.event.Event(), gevent.event.AsyncResult()
-    waits: list[str] = []
-
-    def main() -> list[Any]:
-        waits.append("event")
-        got = [event.wait(60)]
-        waits.append("result")
-        got.append(result.get(timeout=60))
-        return got
-
-    def wake() -> None:
-        for number, step in enumerate((event.set, lambda: result.set("set")), 1):
-            while len(waits) < number:
-                time.sleep(0.001)
-            time.sleep(0.01)
-            step()
-
-    # To find the other thread's hub, gevent looks at all objects. It fails at the proxy of a dead
-    # object, which Flask's JSON provider may keep of an app of an earlier test.
-    gc.collect()
-    thread = threading.Thread(target=wake)
-    thread.start()
-    assert run(main) == [True, "set"]
-    thread.join()
+    # In a process of its own. To find the other thread's hub, gevent looks at all objects. It fails
+    # at the proxy of a dead object, which an earlier test may have left.
+    done = run_program(OTHER_THREADS)
+    assert done.stdout.split() == ["True", "set"], done.stdout + done.stderr
 
 
 def test_greenlets_hand_on_by_queues_and_locks() -> None:

@@ -129,7 +129,9 @@ def test_a_view_that_writes_on_and_never_returns_is_told_why_nothing_is_sent(
             stream.pipe(ServerResponse(high_water_mark=10))
         write_on(stream, 40)
         assert stream.destroyed
-    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    said = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    # On a busy machine the view takes over a second, and another warning says so.
+    (warning,) = [each for each in said if "has written for over a second" not in each]
     assert warning.startswith("'/replay': more was written to an unsent response than may wait")
     assert "before the view has returned. Use pipeline()" in warning
 
@@ -443,7 +445,9 @@ def test_a_client_that_never_reads_is_cut_even_inside_sendall(
 
 
 def test_a_stream_ends_cleanly_when_it_is_old() -> None:
-    stream = SseStream({"REQUEST_METHOD": "GET"}, max_age=0.05, retry=(2000, 3000))
+    # Without its environ, a stream that nobody sends yet would end.
+    environ = EnvironBuilder().get_environ()
+    stream = SseStream(environ, max_age=0.05, retry=(2000, 3000))
     began = time.monotonic()
     slow = Slow(stream)
     stream.write({"data": "young"})
