@@ -13,6 +13,7 @@ import pytest
 from tests.docs.test_docs import blocks
 from tests.kit.promptness import at_best
 from tests.kit.servers import ROOT, Client, Server, free_port
+from tests.servers.test_jobs import ask, get_more, opened
 from tests.servers.test_shutdown import IN_TIME, SOON, ended_cleanly, streams
 
 pytestmark = pytest.mark.server
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.server
 RECIPES = [code for code in blocks(ROOT / "docs" / "stopping.rst", "python") if "drain()" in code]
 
 CLIENTS = 200
+
+APP = "tests.servers.apps.app"
 
 
 class Script(Server):
@@ -43,22 +46,22 @@ def server(
 ) -> Callable[..., Server]:
     """Start the server of one recipe."""
 
-    def pywsgi(**env: str) -> Server:
+    def pywsgi(app: str = APP, **env: str) -> Server:
         (recipe,) = (code for code in RECIPES if "WSGIServer" in code)
         port = free_port()
         script = (
             "from gevent import monkey; monkey.patch_all()\n\n"
             f"{recipe}\n\n"
-            "from tests.servers.apps.app import app\n"
+            f"from {app} import app\n"
             f"serve(app, ('127.0.0.1', {port}))\n"
         )
         started.append(Script("pywsgi", script, port=port, env=env).start())
         return started[-1]
 
-    def threaded(**env: str) -> Server:
+    def threaded(app: str = APP, **env: str) -> Server:
         (recipe,) = (code for code in RECIPES if "signal.SIGINT" in code)
         (tmp_path / "drained.py").write_text(
-            f"{recipe}\n\nfrom tests.servers.apps.app import app\ndrain_on_sigterm()\n"
+            f"{recipe}\n\nfrom {app} import app\ndrain_on_sigterm()\n"
         )
         return serve(
             request.param,
@@ -131,3 +134,22 @@ def test_a_stop_right_after_the_start_is_no_error(server: Callable[..., Server])
     assert running.process.wait(60) in (0, -signal.SIGTERM)
     assert time.monotonic() - began < IN_TIME
     assert "Traceback" not in running.log()
+
+
+@pytest.mark.parametrize("server", ["pywsgi", "flask", "waitress"], indirect=True)
+def test_a_job_that_a_view_forks_ends_by_its_own_sigterm_and_ends_no_stream(
+    server: Callable[..., Server],
+) -> None:
+    running = server("tests.servers.apps.jobs")
+    clients = [opened(running, f"/{path}?key={path}") for path in ("timer", "quiet")]
+    for what in ("wait&seconds=60", "work"):
+        pid = ask(running, f"/job?what={what}")["pid"]
+        running.wait_for(event="job", pid=pid)
+        assert ask(running, f"/terminate?pid={pid}")["code"] == -signal.SIGTERM
+        get_more(clients[0], 20)
+    assert not running.events(event="close")
+    assert running.process is not None
+    running.process.send_signal(signal.SIGTERM)
+    for client in clients:
+        assert b"\nretry: " in client.read_until(b"0\r\n\r\n")
+    assert running.process.wait(60) == 0

@@ -96,6 +96,7 @@ def end() -> dict[str, str]:
 
 
 def wait(seconds: float) -> None:
+    tell(event="job", pid=os.getpid())
     time.sleep(seconds)
     tell(event="job over", pid=os.getpid(), open=statistics().open)
 
@@ -107,6 +108,7 @@ def write(key: str) -> None:
 
 def work(key: str) -> None:
     """Never gives way."""
+    tell(event="job", pid=os.getpid())
     while True:
         pass
 
