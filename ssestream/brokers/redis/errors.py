@@ -42,6 +42,18 @@ _OF_CHANNEL = re.compile(
 _OF_ALL = re.compile(r"can't run this command|permissions to run|READONLY|OOM|MISCONF|NOREPLICAS")
 
 
+def lack_of_memory(error: BaseException) -> MemoryError | None:
+    """The lack of memory that has caused *error*; None if there was none.
+
+    Without memory for an answer, redis-py's buffer closes itself. Then redis-py goes back in this
+    buffer, and raises the ``ValueError`` of a closed file.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MemoryError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 def is_of_channel(error: object) -> bool:
     if not isinstance(error, exceptions.ResponseError):
         return False

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from ..broker import BrokerError, Busy, ChannelError
-from .errors import ERRORS, is_lasting, is_of_channel
+from .errors import ERRORS, is_lasting, is_of_channel, lack_of_memory
 from .pool import NoTurn
 from .target import Target
 
@@ -25,3 +25,8 @@ def explained(target: Target, channel: str | None) -> Iterator[None]:
         if channel is not None and is_of_channel(error):
             raise ChannelError(channel, text) from error
         raise BrokerError(text, lasting=is_lasting(error)) from error
+    except ValueError as error:
+        lack = lack_of_memory(error)
+        if lack is None:
+            raise
+        raise BrokerError(target.explain(lack)) from error

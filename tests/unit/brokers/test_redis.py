@@ -36,6 +36,7 @@ from ssestream.brokers.redis.servers import OneServer
 from ssestream.brokers.redis.target import parse
 from tests.kit.brokers import Follower, all_closed, follow, frames, wait
 from tests.kit.brokers import news as heard
+from tests.kit.no_memory import LARGE, WELL, without_memory
 from tests.kit.programs import run_program
 from tests.kit.promptness import at_best, in_one_try
 from tests.kit.redis_server import RedisServer
@@ -807,6 +808,14 @@ def test_a_call_that_is_broken_off_leaves_no_answer_for_the_next_one(
     # The broken call is stored before or after the other, as Redis likes.
     entries = each.read("news", 0, 10, 1000).entries
     assert (result[0].number, b"three", result[0].check) in entries
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its size so")
+def test_a_lack_of_memory_is_an_error_that_loses_nothing(
+    redis_server: RedisServer, broker: Callable[..., RedisBroker]
+) -> None:
+    broker(redis_server.url).append("large", b"x" * LARGE)
+    assert without_memory(RedisBroker, redis_server.url) == WELL
 
 
 # -- bounds

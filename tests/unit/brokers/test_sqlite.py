@@ -34,6 +34,7 @@ from tests.kit.brokers import (
     plainly,
     wait,
 )
+from tests.kit.no_memory import LARGE, WELL, without_memory
 from tests.kit.programs import run_program
 from tests.kit.promptness import at_best, in_one_try
 from tests.kit.servers import ROOT, wait_until
@@ -580,6 +581,12 @@ def test_a_disk_that_fails_is_an_error_until_it_does_not(path: str) -> None:
     words, apart, more, heard = run(LIMITED, path)
     assert words.endswith("events.db: disk I/O error")
     assert (apart, more, heard) == ([True, 0, 0], 1, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its size so")
+def test_a_lack_of_memory_is_an_error_that_loses_nothing(path: str, broker: SqliteBroker) -> None:
+    broker.append("large", b"x" * LARGE)
+    assert without_memory(SqliteBroker, path) == WELL
 
 
 READ_ONLY = """
