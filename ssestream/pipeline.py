@@ -13,7 +13,7 @@ import contextvars
 import inspect
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import gevent
 from gevent import GreenletExit
@@ -43,15 +43,38 @@ Item = Message | str | bytes
 #: A function that makes the last message of an exception.
 OnError = Callable[[BaseException], Message]
 
+S = TypeVar("S", bound=SseStream)
 
+
+@overload
 def pipeline(
     source: Iterable[Item] | AsyncIterable[Item],
     sse_stream: SseStream,
     res: D,
     *,
     on_error: OnError | None = None,
-) -> D:
+) -> D: ...
+@overload
+def pipeline(
+    source: Iterable[Item] | AsyncIterable[Item],
+    sse_stream: S,
+    res: None = None,
+    *,
+    on_error: OnError | None = None,
+) -> S: ...
+def pipeline(
+    source: Iterable[Item] | AsyncIterable[Item],
+    sse_stream: SseStream,
+    res: Any = None,
+    *,
+    on_error: OnError | None = None,
+) -> Any:
     """Pipe *source* through *sse_stream* into *res*; ``return pipeline(...)`` is a view.
+
+    None as *res* is for a framework that iterates the stream:
+    ``StreamingHttpResponse(pipeline(source, sse_stream), headers=HEADERS)``. The stream's first
+    destination then takes the place of *res*: the response of the server that iterates the
+    stream, or an object that the stream is piped into.
 
     *source* is any iterable or generator of messages, also an async one. An item may also be
     event-stream text (str or bytes), whole events or parts of events: it is parsed into
@@ -70,9 +93,10 @@ def pipeline(
     has left. An exception of *on_error* and a wrong message are logged. None sends no such
     message.
 
-    Returns *res*. Raises ``TypeError`` if *source* cannot be iterated, or is text, a single
-    message or a coroutine, if *sse_stream* is no `SseStream`, and if *on_error* is no plain
-    function. Raises as `SseStream.pipe` for *res*. Node's ``stream.pipeline``.
+    Returns *res*, or *sse_stream* if *res* is None. Raises ``TypeError`` if *source* cannot be
+    iterated, or is text, a single message or a coroutine, if *sse_stream* is no `SseStream`, and
+    if *on_error* is no plain function. Raises as `SseStream.pipe` for *res*, and
+    `StreamDestroyed` if *res* is None and the stream is over. Node's ``stream.pipeline``.
     """
     if isinstance(source, (str, bytes, Mapping)) or not (
         hasattr(source, "__iter__") or hasattr(source, "__aiter__")
@@ -85,10 +109,17 @@ def pipeline(
     kind = _Drawer if hasattr(source, "__iter__") else _AsyncDrawer
     drawer = kind(source, sse_stream, on_error)
     try:
-        sse_stream.pipe(res)
+        if res is None:
+            flow_of(sse_stream).check_open()
+        else:
+            sse_stream.pipe(res)
     except BaseException:
         drawer.close_source()
         raise
+    drawer.listen()
+    if res is None:
+        flow_of(sse_stream).when_piped(drawer.attach)
+        return sse_stream
     drawer.attach(res)
     return res
 
@@ -134,10 +165,13 @@ class _Drawer:
     def _open(self, source: Any) -> Any:
         return iter(source)
 
-    def attach(self, res: Destination) -> None:
-        """Start when the response *res* starts. Stop when *res* or the stream closes."""
+    def listen(self) -> None:
+        """Stop when the stream closes."""
         self._stream.on("drain", self._wake)
         self._stream.on("close", self._stop)
+
+    def attach(self, res: Destination) -> None:
+        """Start when the response *res* starts. Stop when *res* closes."""
         if isinstance(res, OutgoingMessage):
             res.on("close", self._stop)
             if not res.headers_sent:

@@ -301,9 +301,7 @@ class SseStream(Emitter):
         if isinstance(destination, SseStream):
             raise TypeError("a stream cannot be piped into a stream: pipe both into the response")
         flow = self._flow
-        if self.destroyed:
-            why = "" if flow.close_reason is None else f": {flow.close_reason}"
-            raise StreamDestroyed(f"this stream is over and cannot be piped{why}")
+        flow.check_open()
         if isinstance(destination, OutgoingMessage):
             if destination.closed:
                 raise StreamDestroyed("the destination is closed")
@@ -322,6 +320,7 @@ class SseStream(Emitter):
             flow.move_to(pipe.body.call_queue)
         pipe.emit_there("pipe")
         flow.attach(pipe)
+        flow.tell_of_pipe(destination)
         # Last, since it starts the response of a handler.
         if pipe.body is not None and hasattr(destination, "flush_headers"):
             destination.flush_headers()

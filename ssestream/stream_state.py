@@ -4,16 +4,17 @@
 """
 
 import weakref
+from collections.abc import Callable
 from typing import Any, Literal
 
-from .errors import StreamError
+from .errors import StreamDestroyed, StreamError
 from .http.body import Body
 from .http.connection import Connection
 from .http.outgoing import OutgoingMessage
 from .http.output import OutputBuffer
 from .http.view import Belonging
 from .message_queue import MessageQueue
-from .pipe import Pipe
+from .pipe import Destination, Pipe
 from .runtime.calls import CallQueue, run_logged
 from .runtime.emitter import Emitter
 from .runtime.forking import process
@@ -55,8 +56,25 @@ class Follower:
     def heard(self, event: str) -> None:
         """The stream has emitted *event*."""
 
+    def piped(self, destination: Destination) -> None:
+        """The stream flows to *destination*, too, from now on. Called by ``pipe()``."""
+
     def about_to_end(self) -> None:
         """The stream is about to end, and sends what the follower still writes now."""
+
+
+class _Waiting(Follower):
+    """Calls *function* with the first destination of a stream."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[Destination], object]) -> None:
+        self._function: Callable[[Destination], object] | None = function
+
+    def piped(self, destination: Destination) -> None:
+        function, self._function = self._function, None
+        if function is not None:
+            function(destination)
 
 
 class StreamState(Belonging):
@@ -141,6 +159,12 @@ class StreamState(Belonging):
     def is_copy(self) -> bool:
         """Whether this process is a job, and the stream is a copy of its parent's."""
         return process.is_job and self.call_queue.is_copy
+
+    def check_open(self) -> None:
+        """Raise `StreamDestroyed` if the stream is over."""
+        if self.closed or self.is_copy:
+            why = "" if self.close_reason is None else f": {self.close_reason}"
+            raise StreamDestroyed(f"this stream is over and cannot be piped{why}")
 
     # -- the request
 
@@ -233,6 +257,18 @@ class StreamState(Belonging):
         if event == "close":
             # Followers refer to the stream. Break the cycle: no garbage collector is needed.
             self.followers = ()
+
+    def when_piped(self, function: Callable[[Destination], object]) -> None:
+        """Call *function* with the first destination: now, or as soon as there is one."""
+        if self.pipes:
+            function(self.pipes[0].destination)
+        else:
+            self.add_follower(_Waiting(function))
+
+    def tell_of_pipe(self, destination: Destination) -> None:
+        """Tell the followers that the stream flows to *destination* from now on."""
+        for follower in self.followers:
+            follower.piped(destination)
 
     def tell_of_end(self) -> None:
         """Tell the followers that the stream is about to end."""

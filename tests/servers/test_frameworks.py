@@ -1,5 +1,6 @@
 """Frameworks other than Flask, with the code of their page, on gunicorn."""
 
+import ast
 import inspect
 import re
 import signal
@@ -74,7 +75,16 @@ def left(server: Server) -> int:
 
 
 def test_the_page_has_an_example_of_each() -> None:
-    assert set(FILES) == {"ticks.py", *(f"{name}.py" for name in FRAMEWORKS)}
+    assert set(FILES) == {"ticks.py", "ticking.py", *(f"{name}.py" for name in FRAMEWORKS)}
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_view_has_as_many_lines_as_the_page_says(name: str) -> None:
+    assert "Each view has three or four lines." in PAGE.read_text()
+    top = ast.parse(FILES[f"{name}.py"]).body
+    (view,) = (each for each in top if isinstance(each, (ast.FunctionDef, ast.ClassDef)))
+    assert view.end_lineno is not None
+    assert view.end_lineno + 1 - view.lineno + len(view.decorator_list) in (3, 4)
 
 
 @pytest.mark.long_except("with_bottle-SseWorker")
@@ -135,20 +145,42 @@ def test_an_option_of_the_stream_gives_it_heartbeats(name: str, start: Start) ->
     opened(start("gthread", name, with_heartbeat)).read_until(b"\n:\n")
 
 
+def without_source(code: str, made: str) -> str:
+    """*code* with the stream that *made* makes, and without a pipeline."""
+    code, count = re.subn(
+        r"pipeline\(ticks\(\), SseStream\(([\w.]+)\)(, ServerResponse\(\))?\)",
+        lambda found: f"{made.format(found[1])}{'.pipe(ServerResponse())' if found[2] else ''}",
+        code,
+    )
+    assert count == 1
+    return code
+
+
+@pytest.mark.long_except("with_bottle")
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_timer_may_write_in_the_place_of_a_source(name: str, start: Start) -> None:
+    assert "``ticking(request).pipe(ServerResponse())``" in PAGE.read_text()
+    server = start(
+        "gthread",
+        name,
+        lambda code: f"from ticking import ticking\n\n{without_source(code, 'ticking({})')}",
+    )
+    client = opened(server)
+    client.read_until(b"data: hello\n\n")
+    year = time.ctime()[-4:]
+    client.read_until(f" {year}\n\n".encode())
+    before = left(server)
+    client.fin()
+    wait_until(lambda: left(server) > before, "the departure")
+    assert "Traceback" not in server.log()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_channel_needs_no_flask(name: str, start: Start) -> None:
     def with_channel(code: str) -> str:
         """The stream follows a channel, on which an event is published then."""
-        if name in UNWRAPPED:
-            code, count = re.subn(
-                r"pipeline\(ticks\(\), (SseStream\(\w+\)), (ServerResponse\(\))\)",
-                r"followed(\1).pipe(\2)",
-                code,
-            )
-        else:
-            code, count = re.subn(r"SseStream\(([\w.]+)\)", r"followed(SseStream(\1))", code)
-        assert count == 1
+        code = without_source(code, "followed(SseStream({}))")
         return f"from ssestream import Channels\n\n{FOLLOWED}\n\n{code}"
 
     server = start("gthread", name, with_channel)
@@ -191,11 +223,11 @@ def test_djangos_compression_holds_back_what_it_does_not_flush_unless_it_is_exem
     flushes = ".flush()" in inspect.getsource(compress_sequence)
     client = Client(server.port).get("/ticks", "Accept-Encoding: gzip")
     if exempt:
-        client.read_until(b"data: hello\n\n")
+        client.read_until(b"data: ")
         assert "WARNING ssestream" not in server.log()
     elif flushes:
         client.read_until(b"\r\n\r\n")
-        while b"data: hello\n\n" not in unpacked(client):
+        while b"data: " not in unpacked(client):
             data = client.sock.recv(65536)
             assert data, "it has ended"
             client.received += data
@@ -203,5 +235,6 @@ def test_djangos_compression_holds_back_what_it_does_not_flush_unless_it_is_exem
     else:
         wait_until(lambda: "WARNING ssestream" in server.log(), "a warning")
         assert "holds back what is sent" in server.log()
-        assert b"data: hello" not in client.read_until(b"\r\n\r\n")
+        client.read_until(b"\r\n\r\n")
+        assert b"data: " not in unpacked(client)
     client.fin()

@@ -102,6 +102,14 @@ def typed() -> ServerResponse:
     return pipeline(typed_ticks(), SseStream(request.environ), ServerResponse())
 
 
+class OwnStream(SseStream):
+    pass
+
+
+def iterated() -> OwnStream:
+    return pipeline(typed_ticks(), OwnStream(request.environ))
+
+
 @app.get("/plain")
 def plain() -> Response:
     sse_stream = SseStream(request, high_water_mark=4, heartbeat=None)

@@ -34,7 +34,7 @@ def responses(res: ServerResponse) -> None:
 
 
 def others(sse_stream: SseStream, res: ServerResponse) -> None:
-    pipeline(42, sse_stream, res)  # type: ignore[arg-type]
+    pipeline(42, sse_stream, res)  # type: ignore[call-overload]
     pipeline([42], sse_stream, res)  # type: ignore[list-item]
     set_interval("tick", 1000)  # type: ignore[arg-type]
     set_interval(print, "1000")  # type: ignore[arg-type]
