@@ -23,16 +23,32 @@ unshare --net true
 """
 
 
+#: For each broker: the fixture that finds its program, the options, and what the program then says.
+BROKERS = {
+    "redis": ("redis_executable", ["--seconds", "16"], "== redis, "),
+    "postgresql": (
+        "postgresql_programs",
+        ["--broker", "postgresql", "--seconds", "16"],
+        "== postgresql, ",
+    ),
+    # Long enough for one failover at least.
+    "sentinel": ("redis_executable", ["--sentinel", "--seconds", "21"], "masters killed "),
+}
+
+
 @pytest.mark.long
 @pytest.mark.server
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such networks")
+@pytest.mark.parametrize("broker", BROKERS)
 def test_three_hosts_that_are_cut_off_and_reloaded_lose_nothing(
-    nginx: str, redis_executable: str
+    broker: str, nginx: str, request: pytest.FixtureRequest
 ) -> None:
+    program_of_broker, options, shown = BROKERS[broker]
+    request.getfixturevalue(program_of_broker)
     skip_unless_permitted([*UNSHARE, "bash", "-c", TRY_IT])
     seed = random.SystemRandom().randrange(1_000_000)
-    command = [sys.executable, "-m", "tests.long.hosts", "--seed", str(seed), "--seconds", "16"]
+    command = [sys.executable, "-m", "tests.long.hosts", "--seed", str(seed), *options]
     command += ["--messages", "1000", "--clients", "12", "--worker-class", "SseWorker"]
     program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -43,6 +59,7 @@ def test_three_hosts_that_are_cut_off_and_reloaded_lose_nothing(
         program.wait()
     assert program.returncode == 0, said
     assert said.endswith("== every client has every message once and in order\n")
+    assert f"\n{shown}" in f"\n{said}"
 
 
 def message(number: int, id: str) -> bytes:
