@@ -1,4 +1,9 @@
-"""An app whose spans the test is told of, at the end of each."""
+"""An app whose spans the test is told of, at the end of each.
+
+With ``INSTRUMENTED=1`` opentelemetry-instrumentation-flask makes the spans of the requests.
+"""
+
+import os
 
 from flask import Flask, Response, g, request
 from opentelemetry import context, trace
@@ -19,6 +24,7 @@ class Telling(SpanExporter):
                 event="span",
                 name=span.name,
                 id=span.context.span_id,
+                trace=span.context.trace_id,
                 links=[link.context.span_id for link in span.links],
                 seconds=((span.end_time or 0) - (span.start_time or 0)) / 1e9,
                 attributes=dict(span.attributes or {}),
@@ -32,16 +38,23 @@ trace.set_tracer_provider(provider)
 trace_streams(app)
 
 
-@app.before_request
 def begin() -> None:
     g.span = trace.get_tracer("app").start_span("the request")
     g.token = context.attach(trace.set_span_in_context(g.span))
 
 
-@app.teardown_request
 def end(error: BaseException | None) -> None:
     context.detach(g.token)
     g.span.end()
+
+
+if os.environ.get("INSTRUMENTED") == "1":
+    from opentelemetry.instrumentation.flask import FlaskInstrumentor
+
+    FlaskInstrumentor().instrument_app(app)
+else:
+    app.before_request(begin)
+    app.teardown_request(end)
 
 
 @app.get("/piped")
