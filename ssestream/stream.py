@@ -241,7 +241,8 @@ class SseStream(Emitter):
         anything but bytes. Node's ``readable.push``.
 
         A subclass that overrides this gets each event of the stream's channels. It
-        must write the event before it returns, because a later id covers the event.
+        must write the event before it returns, and in a greenlet before it waits: the
+        id of an event of another channel, which may come meanwhile, covers this event.
         """
         if not isinstance(frame, bytes):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")
