@@ -81,8 +81,9 @@ def test_a_stream_takes_one_descriptor_whatever_feeds_it(
                 before -= 1
                 close(warm, before)
             clients = opened(server, way, count)
-            assert descriptors_of(pid) - before == each * count, way
-            close([*clients, *warm], before - each * len(warm))
+            # A server may have opened or closed one of its own meanwhile.
+            assert round((descriptors_of(pid) - before) / count) == each, way
+            close([*clients, *warm], before - len(warm))
     finally:
         server.stop()
 
