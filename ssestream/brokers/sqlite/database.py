@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -39,6 +40,11 @@ CURES = {
     MALFORMED: "move the file away, and its -wal and -shm",
 }
 
+#: Errors without memory. Python 3.10 says of an entry that cannot be copied that its type is wrong.
+NO_MEMORY: tuple[type[Exception], ...] = (
+    (MemoryError,) if sys.version_info >= (3, 11) else (MemoryError, sqlite3.InterfaceError)
+)
+
 #: Errors that pass when the disk has room again or works again.
 PASSING = ("database or disk is full", IO_ERROR)
 
@@ -71,7 +77,7 @@ class Database:
             try:
                 with self.lock:
                     return self._transact(begin, work)
-            except MemoryError as error:
+            except NO_MEMORY as error:
                 raise BrokerError(self.say("no memory")) from error
             except sqlite3.Error as error:
                 if str(error) not in BUSY or clock.real() > deadline:
