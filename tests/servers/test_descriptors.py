@@ -81,9 +81,10 @@ def test_a_stream_takes_one_descriptor_whatever_feeds_it(
                 before -= 1
                 close(warm, before)
             clients = opened(server, way, count)
-            # A server may have opened or closed one of its own meanwhile.
-            assert round((descriptors_of(pid) - before) / count) == each, way
-            close([*clients, *warm], before - len(warm))
+            # In Apache's process, one of its own may be opened or closed meanwhile.
+            others = 1 if kind == "mod_wsgi" else 0
+            assert abs(descriptors_of(pid) - before - each * count) <= others, way
+            close([*clients, *warm], before - each * len(warm) + others)
     finally:
         server.stop()
 

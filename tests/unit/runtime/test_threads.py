@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import gevent
 import pytest
@@ -62,12 +63,20 @@ def test_calls_run_at_once_and_free_threads_serve_again() -> None:
     assert len(set(idents)) == 5
 
 
-def test_thousands_of_calls_that_do_not_block_share_a_few_threads() -> None:
-    pool, idents = Pool(), set()
-    for _ in range(5000):
-        pool.submit(lambda: idents.add(threading.get_ident()))
+def test_one_thread_starts_at_a_time_and_takes_all_calls_that_do_not_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[Callable[[], None]] = []
+    monkeypatch.setattr(room, "start_thread", lambda function, args: begun.append(function))
+    pool, done = Pool(), []
+    for number in range(100):
+        pool.submit(done.append, number)
+    assert len(begun) == 1
+    threading.Thread(target=begun.pop(), daemon=True).start()
     until(lambda: calls_of(pool)[0] == 0, "all of them")
-    assert len(idents) < 500
+    assert done == list(range(100))
+    # It had the next one started, which has not come to run.
+    assert len(begun) == 1
 
 
 def test_as_many_threads_as_calls_that_block_together_are_started() -> None:
