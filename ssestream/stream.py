@@ -240,9 +240,9 @@ class SseStream(Emitter):
         all of them. Returns and raises as `write`. Raises ``TypeError`` for
         anything but bytes. Node's ``readable.push``.
 
-        A subclass that overrides this gets each event of the stream's channels. It
-        must write the event before it returns, and in a greenlet before it waits: the
-        id of an event of another channel, which may come meanwhile, covers this event.
+        A subclass that overrides this gets each event of the stream's channels, one
+        after another. It must write the event before it returns: the id of the next
+        event covers this one.
         """
         if not isinstance(frame, bytes):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")

@@ -35,7 +35,7 @@ class Following(Protocol):
     """The part of an `Exchange` that its subscriptions call."""
 
     def drained(self, subscription: "Subscription") -> None:
-        """Called when the stream of *subscription* has room again."""
+        """Called when the stream of *subscription* takes events again."""
 
     def gone(self, subscription: "Subscription") -> None:
         """Called when *subscription* follows nothing any more."""
@@ -59,6 +59,7 @@ class Subscription(Follower):
 
     __slots__ = (
         "_exchange",
+        "_held_up",
         "_lock",
         "_pushes",
         "_pushing",
@@ -85,9 +86,10 @@ class Subscription(Follower):
         self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
         if not self._pushes:
             check_callable("push() of a stream", stream.push)
-        # How many calls of an app's own ``push()`` run now: more than one only in greenlets.
-        # Nobody knows whether such a call has written its event.
-        self._pushing = 0
+        # Whether an app's own ``push()`` runs now. Nobody knows whether it has written its event.
+        self._pushing = False
+        # Whether an event of another channel came meanwhile, in another greenlet.
+        self._held_up = False
         self._lock = new_lock()
 
     @property
@@ -290,6 +292,10 @@ class Subscription(Follower):
             cursors = self.cursors
             if cursor not in cursors:
                 return False
+            if self._pushing:
+                # The id of an event that overtook the one in ``push()`` would cover both.
+                self._held_up = True
+                return False
             alone, stream = len(cursors) == 1, self.stream
             more, given, silent, ends = True, 0, 0, False
             try:
@@ -333,17 +339,20 @@ class Subscription(Follower):
             self._exchange.passed(self, cursor, silent)
         if ends:
             self._exchange.ended(cursor)
+        if self._held_up:
+            self._held_up = False
+            self._exchange.drained(self)
         return more
 
     def _push(self, frame: bytes) -> None:
         if self._pushes:
             self.flow.hand_on(frame)
             return
-        self._pushing += 1
+        self._pushing = True
         try:
             self.stream.push(frame)
         finally:
-            self._pushing -= 1
+            self._pushing = False
 
     def _follow(self, cursors: tuple[Cursor, ...]) -> None:
         self.cursors = cursors

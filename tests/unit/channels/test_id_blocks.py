@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 
 from ssestream import Channels, SseStream
@@ -18,6 +19,7 @@ from tests.kit.following import (
     publish,
 )
 from tests.kit.insides import broker_of, heard
+from tests.kit.programs import run_program
 from tests.kit.states import nothing_remains, place_of
 from tests.kit.visit import on_threads_and_greenlets, until
 
@@ -235,6 +237,59 @@ def test_nor_does_an_event_that_the_app_writes_when_the_stream_ends(way: str, lo
     with Client(Following(channels, "news"), last_id=client.last_id) as client:
         assert "waits!" in data_of(client.take(4))
     nothing_remains(channels)
+
+
+class WaitingOnce(Watched):
+    """One that waits before it writes the event of the channel "news"."""
+
+    waits = may_write = False
+
+    def push(self, frame: bytes) -> bool:
+        if b"waits!" in frame:
+            self.waits = True
+            until(lambda: self.may_write, "leave to write")
+        return super().push(frame)
+
+
+def keep_their_order(channels: Channels) -> None:
+    """A client gets the event of "sports" after that of "news", which the app writes slowly."""
+    channels.publish("news", {"data": "waits!"})
+    app = Following(channels, "news", "sports", kind=WaitingOnce, latest=1)
+    with Client(app) as client:
+        until(lambda: app.streams and app.streams[0].waits, "the event")
+        # The reader of "news" waits in push(), and the listener has the event of "sports".
+        channels.publish("sports", {"data": "comes after"})
+        until(lambda: heard(channels, "sports") == 1, "the listener to have it")
+        gevent.sleep(0.01)
+        client.has_id()  # reads what has come
+        assert client.messages == []
+        app.streams[0].may_write = True
+        assert data_of(client.take(2)) == ["waits!", "comes after"]
+        all_live(channels)
+        publish(channels, "sports", 1)
+        client.take(3)
+    nothing_remains(channels)
+
+
+@on_threads_and_greenlets
+def test_no_event_of_another_channel_overtakes_one_that_the_app_writes(local: Make) -> None:
+    keep_their_order(local(history=20))
+
+
+#: Where the listener and the readers are greenlets, too, as in gunicorn's worker.
+PATCHED = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from ssestream import Channels
+from tests.unit.channels.test_id_blocks import keep_their_order
+gevent.spawn(keep_their_order, Channels("memory://", history=20)).get()
+print("well")
+"""
+
+
+def test_the_same_in_the_greenlets_of_a_patched_process() -> None:
+    done = run_program(PATCHED)
+    assert done.stdout == "well\n", done.stderr
 
 
 def test_one_that_has_all_ids_gets_none_at_the_end(make: Make) -> None:
