@@ -233,8 +233,6 @@ class _Drawer:
                 while self._flow.need_drain and not self._must_stop():
                     self._drained.wait()
                     self._drained.clear()
-                if self._must_stop():
-                    return False
         except MessageError as error:
             refused_of(self._source, error)
             raise

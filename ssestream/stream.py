@@ -204,12 +204,13 @@ class SseStream(Emitter):
         ``TypeError`` for a *callback* that is an ``async def``, and
         ``ValueError`` for another *encoding*. Node's ``writable.write``.
         """
-        if callable(encoding):
-            encoding, callback = None, encoding
-        if encoding is not None and str(encoding).lower() not in ("utf-8", "utf8"):
-            raise ValueError(
-                f"encoding: an event stream is always UTF-8, not {shortened(encoding)}"
-            )
+        if encoding is not None:
+            if callable(encoding):
+                callback = encoding
+            elif str(encoding).lower() not in ("utf-8", "utf8"):
+                raise ValueError(
+                    f"encoding: an event stream is always UTF-8, not {shortened(encoding)}"
+                )
         if callback is not None:
             check_callable("callback", callback)
         try:

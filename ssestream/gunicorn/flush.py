@@ -107,10 +107,7 @@ class Flush:
         self._is_due = False
 
     def add(self, reader: SocketReader) -> None:
-        """Let *reader* send in the next turn. Thread-safe."""
-        if not self.loop.here():
-            self.loop.call(self.add, reader)
-            return
+        """Let *reader* send in the next turn. Called in the loop."""
         self._readers.append(reader)
         if not self._is_due:
             self._is_due = True

@@ -113,7 +113,8 @@ class OutputBuffer:
 
     def leave(self) -> None:
         """Share no account from now on, because something else is sent to this reader alone."""
-        self.account.leave(self.guard)
+        if self.account is not ALONE:
+            self.account.leave(self.guard)
 
     def sent_past(self, messages: int, length: int, now: float) -> None:
         """The reader has sent *messages* messages, of *length* bytes, that were never put here."""

@@ -148,7 +148,8 @@ def run_logged(
         if isinstance(error, GreenletExit) and isinstance(gevent.getcurrent(), gevent.Greenlet):
             raise
     else:
-        if is_coroutine(result):
+        # Nearly every callback returns None.
+        if result is not None and is_coroutine(result):
             log_failure(
                 origin, "%r returned a coroutine, and nobody awaits it", function, exc_info=None
             )

@@ -77,7 +77,7 @@ class Loop:
         self.generation = _generation
         #: Whether this is a job's copy of its parent's loop. Then all calls are dropped.
         self.is_copy = False
-        self._ident = hub.thread_ident
+        self._ident: int = hub.thread_ident
         #: Whether the app's code runs in greenlets of this hub.
         self.cooperative = pool is None
         self._pool = pool
@@ -108,7 +108,7 @@ class Loop:
 
     def here(self) -> bool:
         """Whether the calling thread is the hub's thread."""
-        return bool(get_ident() == self._ident)
+        return get_ident() == self._ident
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
         """Run *callback* soon in the hub's loop. It must not block. Thread-safe."""
