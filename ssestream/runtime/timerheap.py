@@ -1,8 +1,8 @@
 """The app's timers of one loop: one heap, and one libev timer for all of them.
 
-All timers that are due within one millisecond are called at its end. So the heap holds
-milliseconds and not timers, and thousands of timers cost a thousand turns of the loop a second at
-most.
+All timers that are due within one millisecond are called at its end or a few milliseconds later,
+together with others. So the heap holds milliseconds and not timers, and thousands of timers cost
+few turns of the loop. A turn costs much: the loop wakes up, and so do the clients that it sends to.
 
 A tick takes no greenlet and no thread of its own. On a hub that runs the app's code, one greenlet
 runs all callbacks that are due, one after another. If a callback waits, the hub gets another
@@ -36,8 +36,11 @@ PATIENCE = 0.005
 #: The number of cancelled entries at which a sweep removes them, with one pass over all.
 SWEEP = 1000
 
-#: Slots of time in a second. The entries of a slot are called together, at the end of the slot.
+#: Slots of time in a second. The entries of a slot are called together, at its end or later.
 SLOTS = 1000
+
+#: An entry may be late by this part of its seconds, but not by more than so many slots.
+LATE, MOST_LATE = 0.05, 4
 
 
 class Entry:
@@ -48,13 +51,17 @@ class Entry:
     missed.
     """
 
-    __slots__ = ("_count", "_seconds", "began", "due", "is_over")
+    __slots__ = ("_count", "_seconds", "began", "due", "grain", "is_over")
 
     def __init__(self, seconds: float) -> None:
         #: When it was made, on ``clock.now()``.
         self.began = clock.now()
         self._seconds = seconds
         self._count = 1
+        late = min(MOST_LATE, int(seconds * SLOTS * LATE))
+        #: The loop wakes up for the entry only at multiples of so many slots: 1, 2 or 4, so that
+        #: entries with different grains share many of these times.
+        self.grain = 1 << (late.bit_length() - 1) if late else 1
         #: The next time, on ``clock.now()``.
         self.due = self.began + seconds
         #: Whether the callback is never called again. Then it is left out of the heap.
@@ -85,6 +92,8 @@ class TimerHeap:
         # a millisecond.
         self._slots: dict[int, list[Entry]] = {}
         self._numbers: list[int] = []
+        # For each slot the number of the slot at whose end its entries are called at the latest.
+        self._latest: dict[int, int] = {}
         # The number of entries in the slots, and roughly how many of them are over.
         self._count = 0
         self._cancelled = 0
@@ -114,20 +123,24 @@ class TimerHeap:
             loop.call(callback, *args)
 
     def _enter(self, entry: Entry) -> None:
-        if not entry.is_over:
-            self._put(entry)
-            if self._numbers[0] < self._set_for and not self._is_turning:
-                self.arm()
+        if not entry.is_over and self._put(entry) < self._set_for and not self._is_turning:
+            self.arm()
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: Entry) -> int:
+        """Put *entry* in its slot. Returns the slot at whose end it is called at the latest."""
         number = math.ceil(entry.due * SLOTS)
+        latest = number + -number % entry.grain
         self._count += 1
         slot = self._slots.get(number)
         if slot is None:
             self._slots[number] = [entry]
+            self._latest[number] = latest
             heapq.heappush(self._numbers, number)
         else:
             slot.append(entry)
+            if latest < self._latest[number]:
+                self._latest[number] = latest
+        return latest
 
     def _drop(self) -> None:
         self._cancelled += 1
@@ -138,6 +151,7 @@ class TimerHeap:
     def _keep(self, entries: Iterable[Entry]) -> None:
         """Drop all but *entries*."""
         self._slots.clear()
+        self._latest.clear()
         self._numbers.clear()
         self._count = self._cancelled = 0
         for entry in entries:
@@ -145,7 +159,9 @@ class TimerHeap:
 
     def _pop_first(self) -> list[Entry]:
         """Remove the first slot, and return its entries in the order in which they are due."""
-        slot = self._slots.pop(heapq.heappop(self._numbers))
+        number = heapq.heappop(self._numbers)
+        slot = self._slots.pop(number)
+        del self._latest[number]
         self._count -= len(slot)
         # Entries with the same time stay in the order in which they were added.
         slot.sort(key=_due_of)
@@ -186,10 +202,14 @@ class TimerHeap:
             self._pop_first()
 
     def arm(self) -> None:
-        """Set the timer for the first entry. A clock that stands needs none."""
+        """Set the timer for the entry that is called first. A clock that stands needs none."""
         self._drop_first_if_over()
         numbers = self._numbers
-        number = math.inf if not numbers or clock.stands else numbers[0]
+        number = math.inf
+        if numbers and not clock.stands:
+            # The entries of later slots are called later than the first slot is.
+            first = numbers[0]
+            number = min(self._latest.get(first + late, math.inf) for late in range(MOST_LATE))
         if number == self._set_for:
             return
         timer, self._timer = self._timer, None

@@ -95,6 +95,42 @@ def test_what_is_due_in_one_millisecond_is_called_in_one_turn_and_never_early() 
     in_a_thread_of_its_own(in_a_hub)
 
 
+def test_long_delays_share_turns_and_all_callbacks_come_in_the_order_in_which_they_are_due() -> (
+    None
+):
+    def in_a_hub() -> None:
+        loop = gevent.get_hub().loop
+        calls: list[tuple[float, int]] = []
+        timers = []
+
+        def call(number: int) -> None:
+            assert clock.now() >= timers[number].due - 1e-9
+            calls.append((timers[number].due, loop.iteration))
+
+        def count(delays: list[float], most: int) -> int:
+            calls.clear()
+            for number, delay in enumerate(delays):
+                timers.append(set_interval(call, delay, number))
+            began = clock.now()
+            until(lambda: len(calls) >= most, "all ticks")
+            elapsed = clock.now() - began
+            for timer in timers:
+                clear_interval(timer)
+            timers.clear()
+            slots = [math.ceil(due * 1000) for due, _ in calls]
+            assert slots == sorted(slots)
+            turns = len({turn for _, turn in calls})
+            assert turns <= elapsed * 1000 + 1
+            return turns - math.ceil(elapsed * 1000 / 4)
+
+        # At most one turn in four milliseconds, though the times are spread over all of them.
+        assert count([80 + number / 10 for number in range(400)], 2_000) <= 1
+        # With short delays among them, no callback waits until a later one was called.
+        count([*(80 + number / 10 for number in range(400)), *(3 + n for n in range(60))], 4_000)
+
+    in_a_thread_of_its_own(in_a_hub)
+
+
 @pytest.mark.parametrize("late", [0.0, 0.4, 0.99])
 def test_a_time_counts_as_missed_only_when_its_millisecond_is_over(late: float) -> None:
     """Else the wait for the end of a millisecond would cost an interval of one its next tick."""
