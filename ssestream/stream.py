@@ -241,9 +241,8 @@ class SseStream(Emitter):
         all of them. Returns and raises as `write`. Raises ``TypeError`` for
         anything but bytes. Node's ``readable.push``.
 
-        A subclass that overrides this gets each event of the stream's channels, one
-        after another. It must write the event before it returns: the id of the next
-        event covers this one.
+        A subclass that overrides this gets the events of the stream's channels one by one.
+        It must write each before it returns: the id of the next event covers it.
         """
         if not isinstance(frame, bytes):
             raise TypeError(f"a frame is bytes, not {type(frame).__name__}")

@@ -45,7 +45,7 @@ UNREAD = 1024 * 1024
 
 
 class Sender(SocketReader):
-    """Sends one response. All methods but `wake` are called in its loop.
+    """Sends one response. All methods but `begin` and `wake` are called in its loop.
 
     The sender owns *sock* and closes it. If *chunked* is False, the body is sent without
     framing. *on_end* is called with the sender at the end, for any cause. It may block.
@@ -94,7 +94,7 @@ class Sender(SocketReader):
         # The head leaves in one segment with what waits.
         piece = head + self.next_piece() if self.buffer.length else head
         if not self._ended and self.has_sent(piece, *send_each([self.sock], [piece])):
-            self._flush.add(self)
+            self.wake()
 
     def break_off(self) -> None:
         """Destroy the response: the client sees a broken transfer."""
