@@ -8,7 +8,7 @@ from typing import Any
 
 from flask.signals import request_tearing_down
 
-from .view import current_context, current_request
+from .view import current_context, current_request, end_unanswered
 
 # In an environ: the responses that were made for the request, each with its request context.
 _KEY = "ssestream.responses"
@@ -26,7 +26,13 @@ def sent(environ: dict[str, Any], response: Any) -> None:
         del environ[_KEY]
 
 
-def _close_unsent(sender: object, **extra: object) -> None:
+def _tear_down(sender: object, **extra: object) -> None:
+    # One receiver for streams and responses: each call of a receiver takes several microseconds.
+    end_unanswered()
+    _close_unsent()
+
+
+def _close_unsent() -> None:
     context = current_context()
     environ = current_request().environ
     known = environ.pop(_KEY, None)
@@ -41,4 +47,4 @@ def _close_unsent(sender: object, **extra: object) -> None:
             response.close()
 
 
-request_tearing_down.connect(_close_unsent)
+request_tearing_down.connect(_tear_down)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import flask
-from flask.signals import request_finished, request_tearing_down
+from flask.signals import request_finished
 
 from ..plain import reader_of
 from .async_view import cancelled_tasks, note_loop
@@ -125,8 +125,11 @@ def end_with(response: Any, unsent: list[Belonging]) -> None:
         response.call_on_close(end)
 
 
-def _tear_down(sender: object, **extra: object) -> None:
-    # The remaining streams got no response, or were made after the response.
+def end_unanswered() -> None:
+    """End the streams of the current request that got no response, or were made after it.
+
+    Called when the request is torn down (see ``discarded``).
+    """
     end_all(_take_streams())
 
 
@@ -136,4 +139,3 @@ def end_all(streams: Iterable[Belonging]) -> None:
 
 
 request_finished.connect(_answered)
-request_tearing_down.connect(_tear_down)
