@@ -200,8 +200,8 @@ class Flow(StreamState):
             self._overflow()
         return not is_full
 
-    def _is_too_much(self, *more: bytes) -> bool:
-        return is_too_much(self.queue, self.pipes, self.connection is not None, *more)
+    def _is_too_much(self, frame: bytes | None = None) -> bool:
+        return is_too_much(self.queue, self.pipes, self.connection is not None, frame)
 
     def _overflow(self) -> None:
         """Apply the setting ``overflow``, because too much waits."""

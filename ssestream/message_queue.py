@@ -68,10 +68,7 @@ class MessageQueue:
     def popleft(self) -> tuple[bytes, Callback | None]:
         assert self._entries
         entry = _pair(self._entries.popleft())
-        self.bytes -= len(entry[0])
-        if not self._entries:
-            self._entries = ()
-            self._granted = 0
+        self._has_less(len(entry[0]))
         return entry
 
     def take(self, room: int) -> tuple[list[bytes], list[Callback | None]]:
@@ -81,12 +78,24 @@ class MessageQueue:
         """
         frames: list[bytes] = []
         callbacks: list[Callback | None] = []
-        while self._entries and (not frames or len(_pair(self._entries[0])[0]) <= room):
-            frame, callback = self.popleft()
+        entries, taken = self._entries, 0
+        while entries:
+            frame, callback = _pair(entries[0])
+            if frames and taken + len(frame) > room:
+                break
+            entries.popleft()
             frames.append(frame)
             callbacks.append(callback)
-            room -= len(frame)
+            taken += len(frame)
+        self._has_less(taken)
         return frames, callbacks
+
+    def _has_less(self, length: int) -> None:
+        """Messages of *length* bytes were removed."""
+        self.bytes -= length
+        if not self._entries:
+            self._entries = ()
+            self._granted = 0
 
     def clear(self) -> list[tuple[bytes, Callback | None]]:
         """Remove all entries and return them."""
@@ -112,18 +121,20 @@ class MessageQueue:
         """Whether the queue is at most half full, in messages and in bytes."""
         return len(self) <= self._max_messages // 2 and self.bytes <= self._max_bytes // 2
 
-    def exceeds_bounds(self, *more: bytes) -> bool:
-        """Whether the queue, with *more* frames, is above one of its two bounds."""
-        count = len(self) + len(more)
-        return count > max(self._max_messages, self._granted) or self.exceeds_bytes(*more)
+    def exceeds_bounds(self, frame: bytes | None = None) -> bool:
+        """Whether the queue, with *frame* if that is not None, is above one of its two bounds."""
+        count = len(self._entries) + (frame is not None)
+        if count > self._max_messages and count > self._granted:
+            return True
+        return self.exceeds_bytes(frame)
 
-    def exceeds_bytes(self, *more: bytes) -> bool:
-        """Whether the queue, with *more* frames, is above its bound in bytes.
+    def exceeds_bytes(self, frame: bytes | None = None) -> bool:
+        """Whether the queue, with *frame* if that is not None, is above its bound in bytes.
 
         A single message may be of any size.
         """
-        size = self.bytes + sum(map(len, more))
-        return size > self._max_bytes and len(self) + len(more) > 1
+        size = self.bytes if frame is None else self.bytes + len(frame)
+        return size > self._max_bytes and len(self._entries) + (frame is not None) > 1
 
     def grant(self, count: int) -> None:
         """Raise the bound in messages to *count* until the queue is empty."""

@@ -14,19 +14,20 @@ from .pipe import Pipe
 
 
 def is_too_much(
-    queue: MessageQueue, pipes: Sequence[Pipe], will_be_piped: bool, *more: bytes
+    queue: MessageQueue, pipes: Sequence[Pipe], will_be_piped: bool, frame: bytes | None = None
 ) -> bool:
-    """Whether the messages in *queue*, with *more* frames, are too many for these *pipes*.
+    """Whether the messages in *queue* are too many for these *pipes*.
 
-    Called under the lock of the stream. *will_be_piped* matters only without pipes: a stream with
-    a request will be piped soon, and a stream without one may never be piped.
+    *frame* is one more message; None is none. Called under the lock of the stream. *will_be_piped*
+    matters only without pipes: a stream with a request will be piped soon, and a stream without one
+    may never be piped.
     """
-    if not queue.exceeds_bounds(*more):
+    if not queue.exceeds_bounds(frame):
         return False
     had_time = any(pipe.is_slow(queue.full_at) for pipe in pipes) if pipes else not will_be_piped
-    if had_time or queue.exceeds_bytes(*more):
+    if had_time or queue.exceeds_bytes(frame):
         return True
-    queue.grant(len(queue) + len(more))
+    queue.grant(len(queue) + (frame is not None))
     return False
 
 
