@@ -229,7 +229,8 @@ class _Drawer:
         """Write *messages*, and wait for ``drain``. Returns False if the pipeline must stop."""
         try:
             for message in messages:
-                self._stream.write(message)
+                if not self._stream.write(message) and self._must_stop():
+                    return False
                 while self._flow.need_drain and not self._must_stop():
                     self._drained.wait()
                     self._drained.clear()

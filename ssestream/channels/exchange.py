@@ -222,7 +222,7 @@ class Exchange:
         return parse_id(event_id) is not None
 
     def drained(self, subscription: Subscription) -> None:
-        """The stream of *subscription* has room again."""
+        """The stream of *subscription* takes events again."""
         # Count before looking for cursors that are behind. A reader that is about to stop
         # compares the count, and then reads on.
         subscription.count_drain()

@@ -131,7 +131,7 @@ class Replay:
             self.read_on(cursor)
 
     def drained(self, cursor: Cursor) -> None:
-        """Let *cursor* read on if it is behind, because its stream has room again."""
+        """Let *cursor* read on if it is behind, because its stream takes events again."""
         if not self._tails.is_live(cursor):
             self.read_on(cursor)
 
@@ -250,7 +250,7 @@ class Replay:
     def _catch_up(self, cursor: Cursor) -> bool:
         """Read on once for *cursor*. Returns whether a reader must go on with it.
 
-        If not, the cursor is live or removed, its stream has no room, or its stream emits
+        If not, the cursor is live or removed, its stream takes no events now, or its stream emits
         ``"gap"``.
         """
         subscription = cursor.subscription

@@ -78,7 +78,7 @@ class Subscription(Follower):
         self.cursors: tuple[Cursor, ...] = ()
         #: Whether the stream gets nothing more.
         self.closed = False
-        #: How often the stream has emitted ``"drain"``.
+        #: How often the stream could take events again, after it could not.
         self.drains = 0
         self._exchange = exchange
         # Whether ``push()`` is the library's own. An app's subclass may override ``push()``, and
@@ -135,7 +135,7 @@ class Subscription(Follower):
         return taken
 
     def count_drain(self) -> None:
-        """The stream has emitted ``"drain"`` once more."""
+        """The stream takes events again."""
         self.drains += 1
 
     def close(self) -> None:
@@ -283,8 +283,8 @@ class Subscription(Follower):
         """Give the stream each of *publications* that *cursor* has not passed yet.
 
         *replayed* tells whether the publications were read from the log for this cursor. Returns
-        False if the stream has no room for every publication, or takes nothing more. Raises the
-        error of an app's own ``push()``.
+        False if the stream has no room for every publication, or takes nothing more, or while an
+        app's own ``push()`` runs. Raises the error of such a ``push()``.
         """
         # Run the filter before the lock is taken, because the filter is an app's code.
         unwanted = cursor.unwanted(publications) if cursor.filter is not None else NONE

@@ -23,7 +23,7 @@ class Account:
         self.written_at = now
 
     def leave(self, reader: Wakeable | None) -> None:
-        """Let the buffer of *reader* share no account."""
+        """Let the buffer of *reader* share this account no more. Does nothing in `ALONE`."""
 
 
 #: The account of all buffers that share none. It stays empty.

@@ -73,8 +73,8 @@ class Entry:
 
     def skip_to(self, now: float) -> None:
         """Be due at the next fixed time after *now*."""
-        # The entries of a slot are called at its end. Until then no time in it was missed.
-        now = math.floor(now * SLOTS) / SLOTS
+        # A time is missed only when the slot is over at whose end it is called at the latest.
+        now = math.floor(now * SLOTS / self.grain) * self.grain / SLOTS
         # Never the same time again: the division may be wrong in the last digit.
         self._count = max(self._count, math.floor((now - self.began) / self._seconds)) + 1
         self.due = self.began + self._count * self._seconds
@@ -207,7 +207,7 @@ class TimerHeap:
         numbers = self._numbers
         number = math.inf
         if numbers and not clock.stands:
-            # The entries of later slots are called later than the first slot is.
+            # A slot that is MOST_LATE or more after the first is called later than the first.
             first = numbers[0]
             number = min(self._latest.get(first + late, math.inf) for late in range(MOST_LATE))
         if number == self._set_for:

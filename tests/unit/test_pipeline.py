@@ -325,6 +325,21 @@ def test_a_source_that_sleeps_and_one_that_waits_for_its_client_are_ended_differ
 
 
 @on_threads_and_greenlets
+def test_the_rest_of_a_text_is_not_written_to_a_stream_that_is_over() -> None:
+    written = []
+
+    class Counting(SseStream):
+        def write(self, *args: Any) -> bool:
+            written.append(args)
+            self.destroy()
+            return super().write(*args)
+
+    pipeline(["data: x\n\n" * 1000], Counting(), Sink())
+    until(lambda: written, "the first message")
+    gevent.sleep(0.01)
+    assert len(written) == 1
+
+
 def test_a_source_may_wait_in_its_finally() -> None:
     steps: list[str] = []
 

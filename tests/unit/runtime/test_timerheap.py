@@ -147,6 +147,22 @@ def test_a_time_counts_as_missed_only_when_its_millisecond_is_over(late: float) 
         assert entry.due > began + 50 / 1000
 
 
+@pytest.mark.parametrize(("seconds", "grain"), [(0.03, 1), (0.05, 2), (0.1, 4), (60.0, 4)])
+def test_a_time_of_a_long_delay_counts_as_missed_when_it_can_no_longer_be_called_in_time(
+    seconds: float, grain: int
+) -> None:
+    """Else a callback that ends just after its next time would lose this time, too."""
+    entry = Entry(seconds)
+    entry.began = began = 1000.0005
+    in_time = (1000.0 + 2 * seconds) + grain / 1000 - 1e-5
+    entry.skip_to(in_time)
+    assert entry.due == pytest.approx(began + 2 * seconds, abs=1e-9)
+    entry = Entry(seconds)
+    entry.began = began
+    entry.skip_to(in_time + 2e-5)
+    assert entry.due == pytest.approx(began + 3 * seconds, abs=1e-9)
+
+
 def test_any_thread_may_look_at_the_entries_while_they_change() -> None:
     heap = heap_of(service_loop())
     # Other tests may have left timers.
