@@ -326,7 +326,14 @@ def test_a_source_that_sleeps_and_one_that_waits_for_its_client_are_ended_differ
 
 @on_threads_and_greenlets
 def test_the_rest_of_a_text_is_not_written_to_a_stream_that_is_over() -> None:
-    written = []
+    written: list[Any] = []
+    closed: list[bool] = []
+
+    def source() -> Iterator[str]:
+        try:
+            yield "data: x\n\n" * 1000
+        finally:
+            closed.append(True)
 
     class Counting(SseStream):
         def write(self, *args: Any) -> bool:
@@ -334,12 +341,12 @@ def test_the_rest_of_a_text_is_not_written_to_a_stream_that_is_over() -> None:
             self.destroy()
             return super().write(*args)
 
-    pipeline(["data: x\n\n" * 1000], Counting(), Sink())
-    until(lambda: written, "the first message")
-    gevent.sleep(0.01)
+    pipeline(source(), Counting(), Sink())
+    until(lambda: closed, "the end of the source")
     assert len(written) == 1
 
 
+@on_threads_and_greenlets
 def test_a_source_may_wait_in_its_finally() -> None:
     steps: list[str] = []
 

@@ -260,7 +260,7 @@ def keep_their_order(channels: Channels) -> None:
         # The reader of "news" waits in push(), and the listener has the event of "sports".
         channels.publish("sports", {"data": "comes after"})
         until(lambda: heard(channels, "sports") == 1, "the listener to have it")
-        gevent.sleep(0.01)
+        gevent.sleep(0.01)  # enough for an event that is not held back
         client.has_id()  # reads what has come
         assert client.messages == []
         app.streams[0].may_write = True
