@@ -119,8 +119,11 @@ class Download:
         assert connection is not None
 
         def has_all() -> bool:
+            # A socket with a timeout waits in `recv`, even with MSG_DONTWAIT.
+            self.client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
-                self.client.recv(1 << 20, socket.MSG_DONTWAIT)
+                self.client.recv(1 << 20)
+            self.client.settimeout(60)
             return connection.standing().unsent == 0 and body.buffer.length == 0
 
         until(has_all, "the client to have everything")
