@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from .brokers import migrate, open_broker
 from .brokers.broker import CONTROL, END, Broker, ChannelError, Position, Slice, check_name
 from .channels.channels import Channels
-from .channels.ids import format_id, parse_id
+from .channels.ids import id_of, parse_id
 from .doctor import command as doctor
 from .errors import BrokerError
 from .printable import escape, escape_json
@@ -298,7 +298,7 @@ def _tail(url: str, options: argparse.Namespace) -> None:
 def _print_all(broker: Broker, options: argparse.Namespace) -> None:
     remaining = options.count
     for position, frame in _follow(broker, options.channel, options.since, options.last):
-        event_id = format_id({options.channel: position})
+        event_id = id_of(options.channel, position)
         for message in Decoder().feed(with_id(frame, event_id.encode())):
             # Always print UTF-8, as on the wire. Python may assume another encoding.
             line = escape_json(json.dumps(message, ensure_ascii=False)) + "\n"

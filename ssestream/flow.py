@@ -7,33 +7,6 @@
 * A frame leaves the queue only when every destination is ready for it, so the slowest destination
   sets the pace. A destination is not ready while its ``write()`` runs. If ``write()`` returns
   False, it is not ready until its ``drain``.
-
-The states
-----------
-
-A stream is two halves back to back. The writable half takes messages until ``end()``. The
-readable half gives the messages to the destinations until the queue is empty. There are four
-states:
-
-=========  ====================  ==============================  ==============
-state      ``write()``           the queue                       comes next
-=========  ====================  ==============================  ==============
-writable   queues                flows while all are ready       ended, closed
-ended      raises                flows while all are ready       finished, closed
-closed     False, not an error   is dropped                      (none)
-finished   False, not an error   is empty and stays so           (none)
-=========  ====================  ==============================  ==============
-
-``end()`` leads from writable to ended. When the queue is then empty, the stream emits
-``finish``; when it also has a destination, it emits ``end`` and ``close`` and is finished.
-``destroy()`` and the client's departure lead to closed from every state. As in Node, a write
-raises only between ``end()`` and ``close``: many handlers of ``close`` call ``end()``.
-
-When its client leaves, a stream that was made with a request closes, because no other client can
-come. A stream without a request only loses a destination. Without any destination it is idle until
-the next ``pipe()``, and drops each message that is written meanwhile, because perhaps no client
-ever comes. But if the app itself calls ``unpipe()``, the stream keeps the messages for the next
-``pipe()``.
 """
 
 import itertools
@@ -138,6 +111,29 @@ class Flow(StreamState):
         """Write *frame*, an event of the channels that this stream follows."""
         if not self.write_through(frame):
             self.enqueue(frame, None)
+
+    def hand_on_together(self, frames: list[bytes]) -> int:
+        """Write the first of *frames*, as many as half of the bounds has room for, in one step.
+
+        *frames* are events of the channels that this stream follows. Returns how many were
+        written: none if each frame must be handed on by itself.
+        """
+        if len(frames) < 2 or self.is_copy:
+            return 0
+        with self.lock:
+            if self.ended or self.closed or self.idle:
+                return 0
+            self.queue = self.queue.appendable()
+            count = self.queue.extend(frames)
+            self.hold()
+            can_move = self._can_move()
+        if can_move:
+            self.move_on()
+        with self.lock:
+            if self.queue.is_full() and not self.need_drain:
+                self.need_drain = True
+                self.queue.full_at = clock.now()
+        return count
 
     def write_uncounted(self, block: bytes) -> None:
         """Write *block*, which does not count as a message."""

@@ -65,6 +65,25 @@ class MessageQueue:
         self._entries.append(frame if callback is None else (frame, callback))
         self.bytes += len(frame)
 
+    def extend(self, frames: list[bytes]) -> int:
+        """Append the first of *frames*, as long as the queue is at most half full.
+
+        Returns how many were appended. Not for equal copies of one message: each frame is kept
+        as it is.
+        """
+        entries: deque[bytes | tuple[bytes, Callback]] = self._entries or deque()
+        most, room = self._max_messages // 2, self._max_bytes // 2
+        count, size = 0, self.bytes
+        for frame in frames:
+            if len(entries) > most or size + len(frame) > room:
+                break
+            entries.append(frame)
+            size += len(frame)
+            count += 1
+        if count:
+            self._entries, self.bytes = entries, size
+        return count
+
     def popleft(self) -> tuple[bytes, Callback | None]:
         assert self._entries
         entry = _pair(self._entries.popleft())

@@ -1,6 +1,33 @@
 """StreamState: the state of one stream, and its ties to a request and to channels.
 
 `flow.Flow` is this and all that moves messages.
+
+The states
+----------
+
+A stream is two halves back to back. The writable half takes messages until ``end()``. The
+readable half gives the messages to the destinations until the queue is empty. There are four
+states:
+
+=========  ====================  ==============================  ==============
+state      ``write()``           the queue                       comes next
+=========  ====================  ==============================  ==============
+writable   queues                flows while all are ready       ended, closed
+ended      raises                flows while all are ready       finished, closed
+closed     False, not an error   is dropped                      (none)
+finished   False, not an error   is empty and stays so           (none)
+=========  ====================  ==============================  ==============
+
+``end()`` leads from writable to ended. When the queue is then empty, the stream emits
+``finish``; when it also has a destination, it emits ``end`` and ``close`` and is finished.
+``destroy()`` and the client's departure lead to closed from every state. As in Node, a write
+raises only between ``end()`` and ``close``: many handlers of ``close`` call ``end()``.
+
+When its client leaves, a stream that was made with a request closes, because no other client can
+come. A stream without a request only loses a destination. Without any destination it is idle until
+the next ``pipe()``, and drops each message that is written meanwhile, because perhaps no client
+ever comes. But if the app itself calls ``unpipe()``, the stream keeps the messages for the next
+``pipe()``.
 """
 
 import weakref

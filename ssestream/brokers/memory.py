@@ -77,14 +77,13 @@ class MemoryBroker:
             if log is None:
                 if terms.of is not None or terms.if_lapsed:
                     raise Refused(channel)
-                log = Log(channel, self._end(channel), asked)
+                log = self._logs[channel] = Log(channel, self._end(channel), asked)
             else:
-                if not log.meets(terms):
+                if terms is not PLAIN and not log.meets(terms):
                     raise Refused(channel)
                 if log.ended and (terms.end or not frame.startswith(CONTROL)):
                     raise ChannelEnded(channel)
                 log.widen(asked)
-            self._logs[channel] = log
             log.append(frame)
             position = Position(self._identity, log.last, log.check)
             if terms is not PLAIN or log.expires is not None:

@@ -12,7 +12,7 @@ from ..runtime.forking import process
 from ..runtime.threads import new_lock
 from ..stream import SseStream, flow_of, has_bad_id
 from .cursor import Cursor, Filter
-from .ids import UNKNOWN, format_id, parse_id
+from .ids import UNKNOWN, id_of, parse_id
 from .leases import Lost
 from .listener import Listener
 from .statistics import ChannelStatistics
@@ -105,7 +105,7 @@ class Exchange:
             position = self._append_within()(connection, name, frame, terms)
         if not self.broker.shared:
             self.audience.published()
-        return format_id({name: position})
+        return id_of(name, position)
 
     def _append_within(self) -> Callable[..., Position]:
         """The broker's way to append in an app's own transaction."""

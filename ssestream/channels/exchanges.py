@@ -66,6 +66,9 @@ class Exchanges:
             other = self._others.get(self._apps.current(app))
             if other is not None:
                 return other
+        own = self.own
+        if own is not None:
+            return own
         with self._lock:
             if self.own is None:
                 if app is None:

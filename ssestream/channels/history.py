@@ -2,7 +2,7 @@
 
 from ..brokers.broker import Broker, Position
 from ..wire import Decoder, is_frame, with_id
-from .ids import format_id
+from .ids import id_of
 
 #: Entries, and their bytes, that are read at once.
 _PAGE, _PAGE_BYTES = 256, 1024 * 1024
@@ -29,7 +29,7 @@ def _messages(broker: Broker, name: str, after: int, end: int) -> list[dict[str,
         for number, frame, check in piece.entries:
             # If the log was trimmed meanwhile, its first entries may be after *end*.
             if number <= end and is_frame(frame):
-                event_id = format_id({name: Position(piece.log, number, check)})
+                event_id = id_of(name, Position(piece.log, number, check))
                 messages += Decoder().feed(with_id(frame, event_id.encode()))
         after = piece.entries[-1].number
     return messages

@@ -22,6 +22,11 @@ UNKNOWN = Position("nowhere", 0)
 _LONGEST = len("=") + 32 + len(".") + 18 + len(".") + CHECK_LENGTH + len(",")
 
 
+def id_of(name: str, position: Position) -> str:
+    """The id of the event before *position*, for a stream that follows only the channel *name*."""
+    return f"{name}={position}"
+
+
 def format_id(positions: Mapping[str, Position]) -> str:
     return ",".join(f"{name}={position}" for name, position in positions.items())
 

@@ -9,7 +9,7 @@ from ..printable import escape
 from ..runtime.clock import clock
 from ..runtime.loop import logger
 from ..wire import Decoder, chunk_of, is_frame, with_id
-from .ids import format_id
+from .ids import id_of
 from .place import Place
 
 #: The most bytes of a small message. A stream asks its writer to wait for ``"drain"`` long before
@@ -60,7 +60,7 @@ class Publication:
     def single(self, name: str) -> bytes:
         """The frame with its id, for streams that follow only this channel: their ids are equal."""
         if self._single is None:
-            self._single = with_id(self.frame, format_id({name: self.position}).encode())
+            self._single = with_id(self.frame, id_of(name, self.position).encode())
         return self._single
 
     def message(self) -> dict[str, str | int]:
@@ -109,6 +109,19 @@ def passed(
         if known.check and at.check and known.check != at.check:
             return None
     return count
+
+
+def frames_of(name: str, publications: Sequence[Publication]) -> list[bytes]:
+    """The frames, with their ids, of the first *publications* that are small messages.
+
+    The ids are those of streams that follow only the channel *name*.
+    """
+    frames: list[bytes] = []
+    for publication in publications:
+        if publication.is_control or not publication.is_small:
+            break
+        frames.append(publication.single(name))
+    return frames
 
 
 class Batch:

@@ -17,7 +17,7 @@ from ..stream_state import Follower
 from ..wire import id_block, with_id
 from .cursor import NONE, Cursor
 from .ids import UNKNOWN, check_fits, format_id
-from .publication import Batch, News, Publication
+from .publication import Batch, News, Publication, frames_of
 
 #: Reasons in the log for the end of a stream. The name of the channel follows.
 WAS_CUT = "cut() took away its access to the channel"
@@ -224,8 +224,7 @@ class Subscription(Follower):
             self._exchange.passed(self, cursor, 1)
 
     def deliver_now(self, cursor: Cursor, batch: Batch) -> bool:
-        """Give the stream the whole *batch*, if this is possible without a look at each
-        publication.
+        """Give the stream the whole *batch*, if no look at each publication is needed for that.
 
         Returns False if nothing was given; then `deliver` must handle the publications.
         """
@@ -299,7 +298,12 @@ class Subscription(Follower):
             alone, stream = len(cursors) == 1, self.stream
             more, given, silent, ends = True, 0, 0, False
             try:
-                for publication in publications[cursor.passed(publications) :]:
+                publications = publications[cursor.passed(publications) :]
+                if alone and self._pushes and cursor.filter is None and not self.closed:
+                    given = self.flow.hand_on_together(frames_of(cursor.name, publications))
+                    if given:
+                        cursor.move(publications[given - 1].place)
+                for publication in publications[given:]:
                     # An entry that is not sent needs no room.
                     silently = publication.is_control or publication.number in unwanted
                     keeps_up = publication.is_small and not stream.writable_need_drain

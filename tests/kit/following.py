@@ -20,11 +20,19 @@ class WatchedFlow(Flow):
 
     def enqueue(self, frame: bytes, callback: Any) -> bool:
         result = super().enqueue(frame, callback)
+        self._look()
+        return result
+
+    def hand_on_together(self, frames: list[bytes]) -> int:
+        result = super().hand_on_together(frames)
+        self._look()
+        return result
+
+    def _look(self) -> None:
         stream = self.stream
         if isinstance(stream, Watched):
             stream.most_messages = max(stream.most_messages, stream.writable_length)
             stream.most_bytes = max(stream.most_bytes, self.waiting_bytes())
-        return result
 
 
 class Watched(SseStream):

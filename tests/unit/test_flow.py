@@ -169,6 +169,50 @@ def test_frames_go_past_the_queue_only_to_one_response_and_while_nothing_waits()
     assert outputs == [None, body_of(outgoing).buffer, None, body_of(outgoing).buffer, None]
 
 
+# -- events that are handed on together
+
+FRAMES = [b"data: %d\n\n" % number for number in range(40)]
+
+
+def test_events_leave_together_and_each_counts_as_a_message() -> None:
+    stream, outgoing = SseStream(max_messages=60), OutgoingMessage(high_water_mark=100)
+    stream.pipe(outgoing)
+    flow, body = flow_of(stream), body_of(outgoing)
+    next(body)  # the opening comment
+    assert flow.hand_on_together(FRAMES) == 31
+    # Half of the queue's bound was taken. Then the mark of the response stopped the flow.
+    chunks = [next(body)]
+    assert stream.writable_need_drain
+    assert stream.writable_length == 31 - chunks[0].count(b"data:")
+    while stream.writable_length:
+        chunks.append(next(body))
+        run_calls(stream)
+    assert not stream.writable_need_drain
+    assert flow.hand_on_together(FRAMES[31:]) == 9
+    chunks.append(next(body))
+    assert b"".join(chunks) == b"".join(FRAMES)
+    body.mark_sent()
+    assert body.sent()[0] == 40
+    body.close()
+
+
+@pytest.mark.parametrize("way", ["ended", "closed", "abandoned", "unpiped", "alone"])
+def test_events_that_may_not_wait_together_are_handed_on_one_by_one(way: str) -> None:
+    stream, outgoing = of_no_request()
+    stream.pipe(outgoing)
+    flow = flow_of(stream)
+    if way == "ended":
+        stream.end()
+    elif way == "closed":
+        stream.destroy()
+    elif way == "abandoned":
+        outgoing.destroy()
+    elif way == "unpiped":
+        stream.unpipe()
+    assert flow.hand_on_together(FRAMES[:1] if way == "alone" else FRAMES) == 0
+    assert stream.writable_length == 0
+
+
 # -- why no pipe is there
 
 

@@ -42,6 +42,28 @@ def test_messages_are_taken_together_up_to_a_size_but_at_least_one() -> None:
     assert (len(made), made.bytes) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("waiting", "frame", "added"),
+    [
+        (0, b"x", 6),
+        (4, b"x", 2),
+        (6, b"x", 0),
+        (0, b"x" * 20, 2),
+        (3, b"x" * 24, 1),
+        (0, b"x" * 51, 0),
+    ],
+)
+def test_frames_are_added_together_until_the_queue_is_more_than_half_full(
+    waiting: int, frame: bytes, added: int
+) -> None:
+    made = filled(waiting, max_messages=10, max_bytes=100)
+    assert made.extend([frame] * 8) == added
+    assert (len(made), made.bytes) == (waiting + added, waiting + added * len(frame))
+    taken = [made.popleft() for _ in range(len(made))]
+    assert taken == [(b"x", None)] * waiting + [(frame, None)] * added
+    assert (len(made), made.bytes) == (0, 0)
+
+
 def test_clearing_gives_everything_back() -> None:
     made = queue()
     made.append(b"one", nothing)
