@@ -5,11 +5,7 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-
-#: A loaded machine, or another process that answers late, is no failure.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 #: What a serialiser or a parser of event streams is most likely to trip over.
 FRAGMENTS = (

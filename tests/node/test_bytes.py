@@ -19,7 +19,6 @@ from tests.kit.messages import (
     arrival,
     cuts,
     node_messages,
-    patient,
     pieces,
     right_messages,
 )
@@ -86,7 +85,7 @@ def test_a_message_has_the_bytes_that_node_gives_it(
 
 
 @pytest.mark.long
-@settings(patient, max_examples=3000)
+@settings(max_examples=3000)
 @given(node_messages)
 def test_thousands_of_messages_have_the_bytes_that_node_gives_them(
     encoder: NodeScript, message: dict[str, Any]
@@ -365,7 +364,7 @@ def _number(digits: str | int) -> float:
         return math.inf
 
 
-@settings(patient, max_examples=1000)
+@settings(max_examples=1000)
 @given(right_messages | any_messages, cuts)
 @example({"data": "\r\n\r\ndata: x\n\n", "comment": "\r", "id": "\u2028", "event": "\0"}, [1, 2])
 @example({"retry": 10**400}, [])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ssestream import MessageError, ServerResponse, SseStream, pipeline, statistics
 from ssestream.http.output import CHUNK
 from ssestream.wire import encode
-from tests.kit.messages import patient, right_messages
+from tests.kit.messages import right_messages
 from tests.kit.servers import SERVERS, Client, Server, body_of, wait_until
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 from tests.servers.apps.browser import browser
@@ -322,7 +322,6 @@ def can_be_sent(message: dict[str, Any]) -> bool:
 
 
 @pytest.mark.long
-@patient
 @given(st.lists(st.lists(right_messages.filter(can_be_sent), min_size=1, max_size=5), max_size=8))
 def test_each_chunk_is_readable_by_itself_and_says_what_the_plain_one_says(
     groups: list[list[dict[str, Any]]],

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ssestream import compact_json as room
 from ssestream.compact_json import compact_json, json_value, json_writer
-from tests.kit.messages import json_values, junk, patient
+from tests.kit.messages import json_values, junk
 from tests.kit.promptness import at_best
 
 
@@ -41,7 +41,6 @@ def outcome(function: Any, value: Any) -> Any:
         return type(error), str(error)
 
 
-@patient
 @given(json_values | junk | st.lists(json_values | junk, max_size=4))
 def test_any_value_is_written_as_by_the_library(value: Any) -> None:
     assert outcome(compact_json, value) == outcome(by_the_library, value)

@@ -29,7 +29,6 @@ from tests.kit.messages import (
     arrival,
     cuts,
     json_values,
-    patient,
     pieces,
     right_messages,
 )
@@ -606,7 +605,7 @@ def test_divergence_7_bytes_are_text_and_json_is_as_python_writes_it() -> None:
 # -- for any message at all
 
 
-@settings(patient, max_examples=500)
+@settings(max_examples=500)
 @given(any_messages)
 @example({"data": "\r"})
 @example({"event": "x\ndata: y\n\n"})
@@ -638,7 +637,7 @@ def outcome(function: Any, message: dict[Any, Any]) -> Any:
         return str(error), error.field
 
 
-@settings(patient, max_examples=500)
+@settings(max_examples=500)
 @given(any_messages)
 @example({"event": "\ud800", "data": {1}})
 @example({"id": "\udfff", "retry": -1, "data": "x"})
@@ -651,7 +650,6 @@ def test_fields_together_are_what_they_are_one_by_one(message: dict[Any, Any]) -
     assert outcome(encode, other) == outcome(encode, message)
 
 
-@patient
 @given(right_messages)
 def test_no_right_message_is_refused(message: dict[str, Any]) -> None:
     arrived = arrival(message)
@@ -662,7 +660,6 @@ def test_no_right_message_is_refused(message: dict[str, Any]) -> None:
             encode(message)
 
 
-@patient
 @given(st.lists(right_messages.filter(arrival), max_size=4), cuts)
 def test_messages_arrive_however_they_are_cut(messages: list[Any], lengths: list[int]) -> None:
     stream = OK + b"".join(map(encode, messages))
@@ -670,14 +667,13 @@ def test_messages_arrive_however_they_are_cut(messages: list[Any], lengths: list
     assert arrived == [{"comment": "ok"}, *map(arrival, messages)]
 
 
-@patient
 @given(json_values.filter(lambda value: value is not None and not isinstance(value, str)))
 def test_json_comes_back_as_the_same_value(value: Any) -> None:
     [message] = decode(encode({"data": value}))
     assert json.loads(message["data"]) == value
 
 
-@settings(patient, max_examples=500)
+@settings(max_examples=500)
 @given(any_bytes, cuts)
 def test_a_decoder_takes_any_bytes_and_cuts_do_not_matter(data: bytes, lengths: list[int]) -> None:
     assert decode(*pieces(data, lengths)) == decode(data)
@@ -714,7 +710,6 @@ def test_httpx_sse_reads_these_bytes_alike(row: tuple[Any, ...]) -> None:
     assert _by_httpx_sse(row[1]) == _for_httpx_sse(arrived)
 
 
-@patient
 @given(any_messages)
 def test_httpx_sse_gets_any_message_as_itself(message: dict[Any, Any]) -> None:
     try:
