@@ -132,7 +132,7 @@ class Flow(StreamState):
         with self.lock:
             if self.queue.is_full() and not self.need_drain:
                 self.need_drain = True
-                self.queue.full_at = clock.now()
+                self.queue.note_full(clock.now())
         return count
 
     def write_uncounted(self, block: bytes) -> None:
@@ -188,7 +188,7 @@ class Flow(StreamState):
             has_filled = is_full and not self.need_drain
             if has_filled:
                 self.need_drain = True
-                self.queue.full_at = clock.now()
+                self.queue.note_full(clock.now())
             overflows = was_full and self._is_too_much()
         if has_filled and self.idle == "forgotten":
             never_piped(self.connection)

@@ -136,6 +136,10 @@ class MessageQueue:
         """Whether a writer has to wait."""
         return len(self) >= self.high_water_mark or self.bytes >= self._max_bytes
 
+    def note_full(self, now: float) -> None:
+        """A writer has to wait since *now*."""
+        self.full_at = now
+
     def has_room(self) -> bool:
         """Whether the queue is at most half full, in messages and in bytes."""
         return len(self) <= self._max_messages // 2 and self.bytes <= self._max_bytes // 2
