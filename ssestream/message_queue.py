@@ -68,8 +68,7 @@ class MessageQueue:
     def extend(self, frames: list[bytes]) -> int:
         """Append the first of *frames*, as long as the queue is at most half full.
 
-        Returns how many were appended. Not for equal copies of one message: each frame is kept
-        as it is.
+        Returns how many were appended.
         """
         entries: deque[bytes | tuple[bytes, Callback]] = self._entries or deque()
         most, room = self._max_messages // 2, self._max_bytes // 2
@@ -77,7 +76,8 @@ class MessageQueue:
         for frame in frames:
             if len(entries) > most or size + len(frame) > room:
                 break
-            entries.append(frame)
+            # Clients that come back at the same time each read the log, and get copies of it.
+            entries.append(shared(frame) if entries else frame)
             size += len(frame)
             count += 1
         if count:

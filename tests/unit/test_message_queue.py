@@ -64,6 +64,17 @@ def test_frames_are_added_together_until_the_queue_is_more_than_half_full(
     assert (len(made), made.bytes) == (0, 0)
 
 
+def test_equal_frames_that_are_added_together_are_kept_once() -> None:
+    copies = [[bytes(bytearray(b"data: %d\n\n" % number)) for number in range(4)] for _ in range(3)]
+    queues = []
+    for frames in copies:
+        queues.append(queue())
+        assert queues[-1].extend(frames) == 4
+    kept = [[each.popleft()[0] for each in queues] for _ in range(4)]
+    # The first frame of a queue mostly leaves at once, and is not looked up.
+    assert [len({id(frame) for frame in frames}) for frames in kept] == [3, 1, 1, 1]
+
+
 def test_clearing_gives_everything_back() -> None:
     made = queue()
     made.append(b"one", nothing)
