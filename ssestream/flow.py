@@ -1,7 +1,8 @@
 """Flow: all that moves messages through a stream, with the semantics of Node's streams.
 
 * The state of a stream is in ``stream_state.py``, and it is changed here. All changes are made
-  under one lock. Nobody holds the lock while other code (an app's, a destination's) runs.
+  under one lock. Nobody holds the lock while other code (an app's, a destination's) runs. Only
+  the lock of a response's buffer may be taken meanwhile.
 * One thread or greenlet at a time moves frames to the destinations (`_pump`). A writer that
   finds the pump busy leaves its frame in the queue. So the frames stay in order.
 * A frame leaves the queue only when every destination is ready for it, so the slowest destination
@@ -24,6 +25,7 @@ from .runtime.calls import CallQueue
 from .runtime.clock import clock
 from .runtime.emitter import emit_soon
 from .runtime.forking import process
+from .runtime.waker import Wakeable
 from .stream_state import StreamState
 
 
@@ -113,10 +115,10 @@ class Flow(StreamState):
             self.enqueue(frame, None)
 
     def hand_on_together(self, frames: list[bytes]) -> int:
-        """Write the first of *frames*, as many as half of the bounds has room for, in one step.
+        """Write the first of *frames*, until half of the bounds is used, in one step.
 
         *frames* are events of the channels that this stream follows. Returns how many were
-        written: none if each frame must be handed on by itself.
+        written; the rest must be handed on one by one.
         """
         if len(frames) < 2 or self.is_copy:
             return 0
@@ -237,6 +239,7 @@ class Flow(StreamState):
 
     def _pump(self) -> None:
         while True:
+            wakers: list[Wakeable] = []
             with self.lock:
                 # A writer that finds the pump busy leaves its frame, and relies on the pump's
                 # next look at the queue. So the pump decides under the lock that it is done.
@@ -248,10 +251,16 @@ class Flow(StreamState):
                 self._pumping = True
                 # With several destinations, each frame waits until all of them are ready.
                 frames, callbacks = self.queue.take(pipes[0].room if len(pipes) == 1 else 0)
+                # In the same step, because another thread may end a response now: the frames in
+                # its buffer are sent, then those in the queue.
+                others = [pipe for pipe in pipes if not pipe.put(frames, wakers)]
             killed: GreenletExit | None = None
             try:
-                if len(frames) == 1 or not pipes[0].send_together(frames):
-                    for frame, pipe in itertools.product(frames, pipes):
+                for waker in wakers:
+                    waker.wake()
+                for frame, pipe in itertools.product(frames, others):
+                    # A response that has failed once gets no other frame.
+                    if pipe.body is None or pipe in self.pipes:
                         killed = self._send(pipe, frame) or killed
                 self._call_back(callbacks, None)
             finally:

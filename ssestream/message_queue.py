@@ -66,7 +66,7 @@ class MessageQueue:
         self.bytes += len(frame)
 
     def extend(self, frames: list[bytes]) -> int:
-        """Append the first of *frames*, as long as the queue is at most half full.
+        """Append the first of *frames*, until half of a bound is used.
 
         Returns how many were appended.
         """

@@ -4,12 +4,14 @@ from typing import Any, Literal, Protocol
 
 from .http.body import Body
 from .http.inlet import Inlet
+from .http.interning import LARGE, shared
 from .http.outgoing import OutgoingMessage, body_of, has_own_write
 from .http.output import OutputBuffer
 from .runtime.calls import CallQueue
 from .runtime.clock import clock
 from .runtime.emitter import emit_if_heard
 from .runtime.threads import sleep
+from .runtime.waker import Wakeable
 from .wire import OK
 
 #: Seconds for which a writer waits for a reader in another thread to send the chunk that it has
@@ -99,9 +101,18 @@ class Pipe(Inlet):
         buffer = self.buffer
         return 0 if buffer is None else buffer.high_water_mark - buffer.length
 
-    def send_together(self, frames: list[bytes]) -> bool:
-        """Send *frames*, which are messages, with one write. False if that is impossible."""
-        return self.buffer is not None and self.buffer.put_if_clear(b"".join(frames), len(frames))
+    def put(self, frames: list[bytes], wakers: list[Wakeable]) -> bool:
+        """Put *frames*, which are messages, into the buffer of a response.
+
+        Returns False if that is impossible; then `send` must send them one by one. See
+        `OutputBuffer.put_together` for *wakers*.
+        """
+        if self.buffer is None:
+            return False
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        if len(data) > LARGE:
+            data = shared.large(data)
+        return self.buffer.put_together(data, len(frames), wakers)
 
     def send(self, frame: bytes) -> None:
         if self.buffer is not None:

@@ -22,6 +22,9 @@ no  way                                     when
     there to each destination: `Pipe.send`
 ==  ======================================  ==================================================
 
+Several events that a stream is given one after another, and not as a batch, take way 5 together:
+`Flow.hand_on_together`. This is faster than way 4 for each.
+
 A stream is *simple* if it follows one channel without a filter, in a greenlet, with the
 library's own ``push()`` (see `Cursor.simple`). All streams of threaded servers, and the streams
 that are not simple, go through `Subscription.deliver_now` and `Subscription.deliver`, and so by

@@ -8,6 +8,7 @@ from ..plain import unproxied
 from ..printable import escape
 from ..runtime.clock import clock
 from ..runtime.loop import logger
+from ..settings import Settings
 from ..wire import Decoder, chunk_of, is_frame, with_id
 from .ids import id_of
 from .place import Place
@@ -111,16 +112,19 @@ def passed(
     return count
 
 
-def frames_of(name: str, publications: Sequence[Publication]) -> list[bytes]:
+def frames_of(name: str, publications: Sequence[Publication], settings: Settings) -> list[bytes]:
     """The frames, with their ids, of the first *publications* that are small messages.
 
-    The ids are those of streams that follow only the channel *name*.
+    The ids are those of streams that follow only the channel *name*. There are not more frames than
+    half of the bounds in *settings* has room for.
     """
     frames: list[bytes] = []
-    for publication in publications:
-        if publication.is_control or not publication.is_small:
+    room = settings.max_bytes // 2
+    for publication in publications[: settings.max_messages // 2 + 1]:
+        if publication.is_control or not publication.is_small or room < len(publication.frame):
             break
         frames.append(publication.single(name))
+        room -= len(publication.frame)
     return frames
 
 

@@ -224,9 +224,8 @@ class Subscription(Follower):
             self._exchange.passed(self, cursor, 1)
 
     def deliver_now(self, cursor: Cursor, batch: Batch) -> bool:
-        """Give the stream the whole *batch*, if no look at each publication is needed for that.
-
-        Returns False if nothing was given; then `deliver` must handle the publications.
+        """Give the stream the whole *batch*. Returns False, with nothing given, if each publication
+        needs a look; then `deliver` must handle them.
         """
         with self._lock:
             cursors = self.cursors
@@ -300,7 +299,8 @@ class Subscription(Follower):
             try:
                 publications = publications[cursor.passed(publications) :]
                 if alone and self._pushes and cursor.filter is None and not self.closed:
-                    given = self.flow.hand_on_together(frames_of(cursor.name, publications))
+                    frames = frames_of(cursor.name, publications, self.flow.settings)
+                    given = self.flow.hand_on_together(frames)
                     if given:
                         cursor.move(publications[given - 1].place)
                 for publication in publications[given:]:

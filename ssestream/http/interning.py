@@ -5,8 +5,8 @@ again. Most of these copies leave at once. The copies for slow clients wait, up 
 each client, and all of them have the same bytes. Therefore each frame that must wait is looked up
 among the last frames that had to wait, and an equal frame is used in its place.
 
-A frame that need not wait is not looked up. Only a large frame is compared with the large frame
-before it.
+A frame that goes past its stream's queue is not looked up. Only a large frame is compared with the
+large frame before it.
 """
 
 #: The most bytes of one generation of known frames. Twice the bytes that may wait in one stream,

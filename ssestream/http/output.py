@@ -1,8 +1,7 @@
 """OutputBuffer: the frames of one response on their way to the server, counted in bytes.
 
-Any thread may `put`. There is one reader: the server's greenlet or thread, or a
-`sender.Sender`. It takes the waiting frames as one chunk, so that frames which were
-written together cost one system call.
+Any thread may `put`. There is one reader: the server's greenlet or thread, or a `sender.Sender`. It
+takes the waiting frames as one chunk, so that frames written together cost one system call.
 
 One native lock guards every field. It is never held while other code runs, so the
 lengths, the high-water mark and the sleeping reader always agree. A reader that finds
@@ -15,6 +14,7 @@ from ..runtime.clock import clock
 from ..runtime.threads import new_lock
 from ..runtime.waker import Wakeable, Waker
 from .account import ALONE, Account
+from .event_end import BETWEEN, IN_LINE, end_of
 
 #: The largest chunk, in bytes. A chunk in the hand of the server cannot be taken back, and only
 #: its leaving shows that the client still reads. So a chunk must be small enough to leave in
@@ -23,11 +23,6 @@ CHUNK = 64 * 1024
 
 #: Seconds after which a client counts as slow if its chunk has not left.
 STUCK = 1.0
-
-#: Where the last frame stopped: between two events, after a complete line of an event, or in
-#: the middle of a line. Comments and ids of this package may only go where they cannot damage
-#: the app's events.
-BETWEEN, IN_EVENT, IN_LINE = range(3)
 
 
 class OutputBuffer:
@@ -170,9 +165,7 @@ class OutputBuffer:
                 self._waiting += len(frame)
             if self._waiting + self._taken >= self.high_water_mark:
                 self.need_drain = True
-            waker, self.waiting_reader = self.waiting_reader, None
-        if waker is not None:
-            waker.wake()
+        self._wake()
 
     def put_if_clear(self, frame: bytes, messages: int) -> bool:
         """Queue *frame*, which holds *messages* messages, if nothing has to wait.
@@ -189,6 +182,25 @@ class OutputBuffer:
             waker, self.waiting_reader = self.waiting_reader, None
         if waker is not None:
             waker.wake()
+        return True
+
+    def put_together(self, frames: bytes, messages: int, wakers: list[Wakeable]) -> bool:
+        """Queue *frames*, which hold *messages* messages, also above the high-water mark.
+
+        Returns False, with nothing queued, if the buffer was ended or closed. Adds the waker of a
+        sleeping reader to *wakers*, for a caller that holds a lock and wakes it later.
+        """
+        with self._lock:
+            if self._closed or self._ended:
+                return False
+            # Some servers would take an empty chunk for the end of a chunked body.
+            if frames:
+                self._append(frames, messages)
+                if self._waiting + self._taken >= self.high_water_mark:
+                    self.need_drain = True
+                if self.waiting_reader is not None:
+                    wakers.append(self.waiting_reader)
+                    self.waiting_reader = None
         return True
 
     def hand_to_reader(self, frame: bytes, messages: int, now: float) -> "Wakeable | None":
@@ -224,9 +236,7 @@ class OutputBuffer:
             self._append(frame, 0)
             # A comment neither begins nor ends an event.
             self._within = within
-            waker, self.waiting_reader = self.waiting_reader, None
-        if waker is not None:
-            waker.wake()
+        self._wake()
         return True
 
     def put_last(self, frame: bytes) -> None:
@@ -354,7 +364,7 @@ class OutputBuffer:
         else:
             self._frames = [frame]
         self._waiting += len(frame)
-        self._within = BETWEEN if frame.endswith(b"\n\n") else _end_of(frame, self._within)
+        self._within = BETWEEN if frame.endswith(b"\n\n") else end_of(frame, self._within)
 
     def _piece(self) -> bytes:
         """Remove the first `CHUNK` bytes from the waiting frames and return them."""
@@ -388,13 +398,3 @@ class OutputBuffer:
             self.waiting_reader = None
         if waker is not None:
             waker.wake()
-
-
-def _end_of(frame: bytes, before: int) -> int:
-    """Where *frame* stops, such as `IN_LINE`, if the frame before it stopped at *before*."""
-    # A single CR may be half of a line end; two are almost never that.
-    if frame.endswith((b"\n\n", b"\n\r\n", b"\r\r")):
-        return BETWEEN
-    if frame in (b"\n", b"\r\n") and before != IN_LINE:
-        return BETWEEN
-    return IN_EVENT if frame.endswith(b"\n") else IN_LINE

@@ -1,6 +1,8 @@
 """What a stream and its flow know of each other, and where a flow goes on without its stream."""
 
 import gc
+import re
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -9,8 +11,10 @@ from flask import Flask, request
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ClientDisconnected, ServerResponse, SseStream
+from ssestream.http.body import Body
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.output import OutputBuffer
+from ssestream.runtime.waker import Wakeable
 from ssestream.stream import flow_of
 from tests.kit.visit import until
 
@@ -213,6 +217,59 @@ def test_events_that_may_not_wait_together_are_handed_on_one_by_one(way: str) ->
     assert stream.writable_length == 0
 
 
+class EndedMeanwhile(OutputBuffer):
+    """A buffer whose response the server ends while frames are on their way to it."""
+
+    body: Body
+    ending: threading.Thread | None = None
+
+    def put_together(self, frames: bytes, messages: int, wakers: list[Wakeable]) -> bool:
+        if self.ending is None:
+            self.ending = threading.Thread(target=self.body.retire, args=("age",))
+            self.ending.start()
+            until(lambda: self.body.retired is not None, "the other thread to end the response")
+        return super().put_together(frames, messages, wakers)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("writes", ["together", "one by one"])
+def test_a_thread_that_ends_the_response_overtakes_no_frame(writes: str, others: int) -> None:
+    outgoing, stream = OutgoingMessage(high_water_mark=100, buffer=EndedMeanwhile), SseStream()
+    for _ in range(others):
+        stream.pipe(OutgoingMessage())
+    stream.pipe(outgoing)
+    body, buffer = body_of(outgoing), body_of(outgoing).buffer
+    assert isinstance(buffer, EndedMeanwhile)
+    buffer.body = body
+    if writes == "together":
+        assert flow_of(stream).hand_on_together(FRAMES[:20]) == 20
+    else:
+        for frame in FRAMES[:20]:
+            flow_of(stream).enqueue(frame, None)
+    assert buffer.ending is not None
+    buffer.ending.join()
+    sent = b"".join(body)
+    numbers = [int(number) for number in re.findall(rb"data: (\d+)", sent)]
+    # With other responses, a frame waits in the stream until all are ready.
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) == 20 or (others and numbers)
+    assert body.finished
+
+
+@pytest.mark.parametrize("with_request", [False, True])
+def test_frames_for_a_response_that_has_ended_are_one_error(with_request: bool) -> None:
+    stream, outgoing = of_a_request() if with_request else of_no_request()
+    stream.pipe(outgoing)
+    events: list[str] = []
+    for name in ("error", "close"):
+        stream.on(name, lambda *args, name=name: events.append(name))
+    outgoing.end()
+    assert flow_of(stream).hand_on_together(FRAMES[:20]) == 20
+    run_calls(stream)
+    assert events == (["error", "close"] if with_request else ["error"])
+    assert flow_of(stream).hand_on_together(FRAMES[:20]) == 0
+
+
 # -- why no pipe is there
 
 
@@ -254,10 +311,10 @@ class Puts(OutputBuffer):
         super().__init__(high_water_mark, lock)
         self.puts: list[tuple[bytes, int]] = []
 
-    def put_if_clear(self, frame: bytes, messages: int) -> bool:
-        taken = super().put_if_clear(frame, messages)
+    def put_together(self, frames: bytes, messages: int, wakers: list[Wakeable]) -> bool:
+        taken = super().put_together(frames, messages, wakers)
         if taken:
-            self.puts.append((frame, messages))
+            self.puts.append((frames, messages))
         return taken
 
 
@@ -279,7 +336,7 @@ def test_messages_that_waited_leave_together_up_to_the_mark_of_the_response() ->
     run_calls(stream)
     assert errors == [None] * 12
     puts = body.buffer.puts  # type: ignore[attr-defined]
-    assert puts[1:] == [(b"".join(frames[:11]), 11)]
+    assert puts == [(b"".join(frames[:11]), 11), (frames[11], 1)]
     # The server has not asked for more since it got the last message.
     assert body.sent()[0] == 12
     body.close()
