@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 import pytest
-from hypothesis import HealthCheck, settings
 
 from ssestream.channels import health, listener, replay
 from ssestream.http import diagnosis
@@ -28,9 +27,14 @@ from tests.kit.servers import APACHE, MOD_WSGI, UWSGI, Server
 if TYPE_CHECKING:
     from tests.kit.postgresql_server import PostgresqlServer
 
-# A busy machine, or another process that answers late, is no failure.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+if importlib.util.find_spec("hypothesis") is not None:  # some environments of tox do without it
+    from hypothesis import HealthCheck, settings
+
+    # A busy machine, or another process that answers late, is no failure.
+    settings.register_profile(
+        "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("patient")
 
 HERE = Path(__file__).parent
 NODE_MODULES = HERE / "node" / "node_modules"
