@@ -41,17 +41,14 @@ def fill(url: str, *names: str, count: int = 3000, **columns: str) -> None:
         )
 
 
-def count_removed(url: str, milliseconds: float = 0) -> Callable[[], list[int]]:
-    """Give a function that says how many entries each transaction has removed until then.
-
-    From now on, each entry that is removed takes *milliseconds* more.
-    """
+def count_removed(url: str) -> Callable[[], list[int]]:
+    """Give a function that says how many entries each transaction has removed until then."""
     change(
         url,
         "CREATE TABLE counted (removed bigint, by xid8)",
         "CREATE FUNCTION count_removed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " INSERT INTO counted SELECT count(*), pg_current_xact_id() FROM gone;"
-        f" PERFORM pg_sleep({milliseconds} * count(*) / 1000) FROM gone; RETURN NULL; END $$",
+        " RETURN NULL; END $$",
         "CREATE TRIGGER counts AFTER DELETE ON ssestream.events REFERENCING OLD TABLE AS gone"
         " FOR EACH STATEMENT EXECUTE FUNCTION count_removed()",
     )
@@ -62,6 +59,38 @@ def count_removed(url: str, milliseconds: float = 0) -> Callable[[], list[int]]:
             return [int(row[0]) for row in rows if row[0]]
 
     return removed
+
+
+def let_one_come_in_between(url: str) -> Callable[[], int]:
+    """Let no transaction but the first remove entries until ``new`` is appended, or waits for that.
+
+    Returns a function that says how many old entries there were when ``new`` came.
+    """
+    change(
+        url,
+        "CREATE TABLE found (old bigint)",
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " WHILE (SELECT count(DISTINCT by) FROM counted) > 1"
+        " AND NOT EXISTS (SELECT FROM ssestream.events WHERE frame = 'new')"
+        " AND NOT EXISTS (SELECT FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()) LOOP"
+        " PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot();"
+        " END LOOP; RETURN NULL; END $$",
+        "CREATE TRIGGER holds AFTER DELETE ON ssestream.events"
+        " FOR EACH STATEMENT EXECUTE FUNCTION hold()",
+        "CREATE FUNCTION find() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO found SELECT count(*) FROM ssestream.events WHERE frame = 'old';"
+        " RETURN NULL; END $$",
+        "CREATE TRIGGER finds AFTER INSERT ON ssestream.events"
+        " FOR EACH ROW WHEN (NEW.frame = 'new') EXECUTE FUNCTION find()",
+    )
+
+    def found() -> int:
+        with psycopg.connect(url) as db:
+            ((old,),) = db.execute("SELECT old FROM found").fetchall()
+        return int(old)
+
+    return found
 
 
 # -- how much at a time
@@ -136,8 +165,8 @@ def test_an_append_meanwhile_waits_for_one_small_transaction_at_most(
         publisher.append("other", b"x")
     columns = {"old": {"age": "60"}, "expired": {"ttl": "60", "expires": "1"}}.get(how, {})
     fill(postgresql_url, "news", **columns)
-    # Each 500 take 0.4 s.
-    removed = count_removed(postgresql_url, 0.8)
+    removed = count_removed(postgresql_url)
+    found = let_one_come_in_between(postgresql_url)
     if how in ("history", "age"):
         bounds = Bounds(5) if how == "history" else Bounds(10_000, 60)
         work = Elsewhere(remover.keep, "news", bounds)
@@ -146,7 +175,7 @@ def test_an_append_meanwhile_waits_for_one_small_transaction_at_most(
     wait_until(removed, "the first transaction")
     appended = publisher.append("news", b"new")
     # It came in between.
-    assert rows_of(postgresql_url, where="frame = 'old'") > 1000
+    assert found() > 1000
     assert appended.number == (1 if how == "expired" else 3001)
     work.result()
     assert max(removed()) == SWEPT

@@ -37,7 +37,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     note(OutputBuffer, "hand_to_reader", TO_THE_READER, lambda waker, *_: waker is not None)
     # A block with an id alone counts as no message.
     note(OutputBuffer, "put_if_clear", INTO_THE_BUFFER, lambda put, _, count: put and count > 0)
-    note(Pipe, "send", THROUGH_THE_QUEUE, lambda *_: True)
+    note(Pipe, "put", THROUGH_THE_QUEUE, lambda *_: True)
     return taken
 
 
