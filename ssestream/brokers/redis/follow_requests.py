@@ -20,6 +20,8 @@ class FollowRequests:
         self._positions: dict[str, Position] = {}
         # The channels that were followed or left since the listener took its last changes.
         self._changed: dict[str, None] = {}
+        # Where the channels stood from which news was passed on since `begin`.
+        self._passed: dict[str, Position] = {}
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -29,9 +31,11 @@ class FollowRequests:
             # A new object: the listener must not take this for the position that it knows.
             self._positions[channel] = Position(*position)
             self._changed[channel] = None
+            self._passed.pop(channel, None)
 
     def unfollow(self, channel: str) -> None:
         with self._lock:
+            self._passed.pop(channel, None)
             if self._positions.pop(channel, None) is not None:
                 self._changed[channel] = None
 
@@ -73,6 +77,7 @@ class FollowRequests:
         with self._lock:
             if self._positions.get(channel) is not at:
                 return False
+            self._passed.setdefault(channel, at)
             if isinstance(piece, ChannelError):
                 del self._positions[channel]
                 self._changed[channel] = None
@@ -82,3 +87,15 @@ class FollowRequests:
                 piece = piece if piece.after else piece.with_after(at)
         news[channel] = piece
         return True
+
+    def begin(self) -> None:
+        """The news that was passed on until now has come to the caller of `RedisBroker.wait`."""
+        with self._lock:
+            self._passed.clear()
+
+    def take_back(self) -> None:
+        """The news since `begin` is lost: go back to where its channels stood before."""
+        with self._lock:
+            self._positions |= self._passed
+            self._changed.update(dict.fromkeys(self._passed))
+            self._passed.clear()

@@ -96,8 +96,18 @@ class Listener:
     def wait(self, waker: PollableWaker, take_wake: Callable[[], bool], read: Read) -> News:
         """Wait for news. Returns without news after a wake, or after `LONGEST` seconds.
 
-        *take_wake* tells whether there was a wake. *read* reads the news of some channels.
+        *take_wake* tells whether there was a wake. *read* reads the news of some channels. After an
+        error, all channels stand where they stood before.
         """
+        self._requests.begin()
+        try:
+            return self._wait(waker, take_wake, read)
+        except BaseException:
+            # A connection may fail when others, or the same, have already brought news.
+            self._requests.take_back()
+            raise
+
+    def _wait(self, waker: PollableWaker, take_wake: Callable[[], bool], read: Read) -> News:
         news: News = {}
         was_woken = False
         deadline = clock.real() + LONGEST

@@ -146,7 +146,7 @@ class Chaos:
                 gevent.sleep(0.05)
             published = time.monotonic()
             self.wrong += faults.wrong
-            told = [self._told(each) for each in self._publishers]
+            told = list(map(self._told, PUBLISHERS, self._publishers))
             crowd.settling = True
             self._close()
             logs = {name: self._log(name) for name in self._names}
@@ -205,23 +205,22 @@ class Chaos:
             share = (self._messages + number) // len(PUBLISHERS)
             arguments = ["--url", self._url, "--name", name, "--messages", str(share)]
             arguments += ["--seconds", str(self._seconds), "--history", str(self._history)]
-            self._publishers.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tests.long.chaos.publisher", *arguments]
-                    + ["--seed", str(self.seed), *self._names],
-                    stdout=subprocess.PIPE,
-                    cwd=ROOT,
+            # Not a pipe: with thousands of channels, the answer is larger than a pipe takes.
+            with (Path(self._folder) / f"{name}.json").open("wb") as answer:
+                self._publishers.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "tests.long.chaos.publisher", *arguments]
+                        + ["--seed", str(self.seed), *self._names],
+                        stdout=answer,
+                        cwd=ROOT,
+                    )
                 )
-            )
 
-    def _told(self, publisher: "subprocess.Popen[bytes]") -> dict[str, Any]:
-        assert publisher.stdout is not None
-        with publisher.stdout as answer:
-            line = answer.read()
+    def _told(self, name: str, publisher: "subprocess.Popen[bytes]") -> dict[str, Any]:
         if publisher.returncode:
             self.wrong.append(f"a publisher failed, with {publisher.returncode}")
             return {"published": {}, "errors": 0, "found": 0}
-        told: dict[str, Any] = json.loads(line)
+        told: dict[str, Any] = json.loads((Path(self._folder) / f"{name}.json").read_bytes())
         return told
 
     def _log(self, name: str) -> list[tuple[str, str, int]]:

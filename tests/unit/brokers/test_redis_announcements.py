@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from redis import exceptions
 from redis.crc import key_slot
 
 from ssestream import Channels
-from ssestream.brokers.broker import BrokerError, Position, Slice
+from ssestream.brokers.broker import BrokerError, ChannelError, Entry, Position, Slice
 from ssestream.brokers.redis import RedisBroker, listener, poller
 from ssestream.brokers.redis import broker as room
 from ssestream.brokers.redis.announcement import MOST_BYTES
-from tests.kit.brokers import Elsewhere, all_closed, everything, frames
+from ssestream.brokers.redis.follow_requests import FollowRequests
+from tests.kit.brokers import Elsewhere, all_closed, everything, frames, next_news
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
 from tests.kit.redis_server import RedisServer, make_cluster, move_slot
 from tests.kit.servers import PATIENCE, ROOT, wait_until
@@ -241,6 +243,60 @@ def test_small_entries_are_announced_and_large_ones_are_read(
 
 
 # -- a log that expires
+
+
+def test_news_that_has_come_before_a_connection_fails_is_not_lost(
+    start_redis: Start, opened: Open, unchecked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_redis()
+    reader, writer = opened(server.url), opened(server.url)
+    reader.follow("news", writer.append("news", fresh("one")))
+    came: list[str] = []
+    take, check = listener.Listener._take, listener.Listener._check
+
+    def taking(self: listener.Listener, name: str, text: bytes, news: dict[str, Any]) -> None:
+        take(self, name, text, news)
+        came.extend(news)
+
+    def checking(self: listener.Listener) -> None:
+        check(self)
+        if came == ["news"]:
+            came.append("an error")
+            raise exceptions.ConnectionError("the connection of another server is gone")
+
+    with contextlib.closing(server.client()) as client:
+        waiting = Elsewhere(next_news, reader)
+        wait_until(client.pubsub_channels, "the subscription")
+        writer.append("news", fresh("two"))
+        assert frames(waiting.result()["news"]) == [fresh("two")]
+    # What comes from here on is announced.
+    monkeypatch.setattr(listener.Listener, "_take", taking)
+    monkeypatch.setattr(listener.Listener, "_check", checking)
+    writer.append("news", fresh("three"))
+    with pytest.raises(BrokerError, match="is gone"):
+        next_news(reader)
+    assert frames(next_news(reader)["news"]) == [fresh("three")]
+    writer.append("news", fresh("four"))
+    assert frames(next_news(reader)["news"]) == [fresh("four")]
+
+
+def test_news_is_taken_back_only_of_channels_that_are_still_followed() -> None:
+    requests, at = FollowRequests(), Position("log", 1, "check")
+    for name in ("moved", "failed", "left", "anew"):
+        requests.follow(name, at)
+    stood = {name: requests.at(name) for name in requests.names()}
+    requests.begin()
+    piece = Slice("log", 1, 2, [Entry(2, fresh("two"), "other")], "check", "other")
+    pieces = dict.fromkeys(requests.names(), piece) | {"failed": ChannelError("failed", "why")}
+    for name, each in pieces.items():
+        assert requests.pass_on(name, stood[name], each, {})  # type: ignore[arg-type]
+    requests.unfollow("left")
+    requests.follow("anew", Position("log", 2, "other"))
+    requests.take_changes(10)
+    requests.take_back()
+    now = {name: requests.at(name) for name in pieces}
+    assert now == {"moved": at, "failed": at, "left": None, "anew": Position("log", 2, "other")}
+    assert requests.take_changes(10) == {"moved": True, "failed": True}
 
 
 @pytest.mark.long
