@@ -23,6 +23,7 @@ from ssestream.brokers.redis import RedisBroker, listener, poller
 from ssestream.brokers.redis import broker as room
 from ssestream.brokers.redis.announcement import MOST_BYTES
 from ssestream.brokers.redis.follow_requests import FollowRequests
+from ssestream.brokers.redis.subscriber import Subscriber
 from tests.kit.brokers import Elsewhere, all_closed, everything, frames, next_news
 from tests.kit.following import Client, Following, all_live, data_of, numbers, publish
 from tests.kit.redis_server import RedisServer, make_cluster, move_slot
@@ -252,13 +253,13 @@ def test_news_that_has_come_before_a_connection_fails_is_not_lost(
     reader, writer = opened(server.url), opened(server.url)
     reader.follow("news", writer.append("news", fresh("one")))
     came: list[str] = []
-    take, check = listener.Listener._take, listener.Listener._check
+    pass_on, check = FollowRequests.pass_on, Subscriber.check
 
-    def taking(self: listener.Listener, name: str, text: bytes, news: dict[str, Any]) -> None:
-        take(self, name, text, news)
-        came.extend(news)
+    def passing(self: FollowRequests, name: str, *args: Any) -> bool:
+        came.append(name)
+        return pass_on(self, name, *args)
 
-    def checking(self: listener.Listener) -> None:
+    def checking(self: Subscriber) -> None:
         check(self)
         if came == ["news"]:
             came.append("an error")
@@ -270,8 +271,8 @@ def test_news_that_has_come_before_a_connection_fails_is_not_lost(
         writer.append("news", fresh("two"))
         assert frames(waiting.result()["news"]) == [fresh("two")]
     # What comes from here on is announced.
-    monkeypatch.setattr(listener.Listener, "_take", taking)
-    monkeypatch.setattr(listener.Listener, "_check", checking)
+    monkeypatch.setattr(FollowRequests, "pass_on", passing)
+    monkeypatch.setattr(Subscriber, "check", checking)
     writer.append("news", fresh("three"))
     with pytest.raises(BrokerError, match="is gone"):
         next_news(reader)
