@@ -251,8 +251,8 @@ class Flow(StreamState):
                 self._pumping = True
                 # With several destinations, each frame waits until all of them are ready.
                 frames, callbacks = self.queue.take(pipes[0].room if len(pipes) == 1 else 0)
-                # In the same step, because another thread may end a response now: the frames in
-                # its buffer are sent, then those in the queue.
+                # In the same step, because another thread may end a response now. It sends the
+                # frames in the buffer, and then those in the queue.
                 others = [pipe for pipe in pipes if not pipe.put(frames, wakers)]
             killed: GreenletExit | None = None
             try:

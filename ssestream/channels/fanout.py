@@ -23,7 +23,7 @@ no  way                                     when
 ==  ======================================  ==================================================
 
 Several events that a stream is given one after another, and not as a batch, take way 5 together:
-`Flow.hand_on_together`. This is faster than way 4 for each.
+`Flow.hand_on_together`. One by one, most of them would have to wait and would take it singly.
 
 A stream is *simple* if it follows one channel without a filter, in a greenlet, with the
 library's own ``push()`` (see `Cursor.simple`). All streams of threaded servers, and the streams
