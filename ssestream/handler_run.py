@@ -15,13 +15,14 @@ from .config import current_app
 from .errors import StreamDestroyed
 from .http.body import Body
 from .http.diagnosis import never_ended
+from .http.discarded import end_late
 from .http.inlet import Inlet
 from .http.outgoing import body_of
 from .http.view import current_context
 from .response import ServerResponse
 from .runtime.beside import end_function, start_beside
 from .runtime.callables import is_coroutine
-from .runtime.calls import run_logged
+from .runtime.calls import CallQueue, run_logged
 from .runtime.clock import clock
 from .runtime.loop import Loop, logger, loop_of
 from .runtime.origin import enter, log_failure
@@ -63,6 +64,8 @@ class Run(Inlet, Writer):
         # Whether the server has begun to send it: the teardown of the request has run.
         self._begun = False
         self._done = False
+        # Whether what the function has left behind ends with the response.
+        self._cleans_up = False
         self._cancelled = False
         # The writes that have ended the function.
         self._endings = 0
@@ -151,6 +154,7 @@ class Run(Inlet, Writer):
         if is_late and (self._begun or body.over):
             # The function may have opened something since the teardown of the request.
             run_logged(_tear_down, self._app, error, context=self._context)
+        self._clean_up()
         self._forget()
 
     def _failed(self, error: BaseException) -> None:
@@ -274,6 +278,22 @@ class Run(Inlet, Writer):
     def _begin(self) -> None:
         self._begun = True
         self._wake()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Let the streams and responses end that the function made late, and that nobody sends.
+
+        The request's own teardown came before they were made. They end with the function or with
+        the response, whichever is later, as a callback may still pipe them meanwhile.
+        """
+        with self._lock:
+            if self._cleans_up or not (self._done and (self._begun or self._body.over)):
+                return
+            self._cleans_up = True
+        rest = _Rest(self._res, self._call_queue, self._context.copy())
+        self._body.add_inlet((rest,))
+        if self._body.over:
+            rest.closed()
 
     def _wake(self, *args: object) -> None:
         sleeper = self._sleeper
@@ -304,6 +324,21 @@ class Run(Inlet, Writer):
 
     def __repr__(self) -> str:
         return f"the handler {self.name}"
+
+
+class _Rest(Inlet):
+    """What the function of a handler has left behind in *context*: it ends with the response."""
+
+    __slots__ = ("_call_queue", "_context", "_res")
+
+    def __init__(
+        self, res: ServerResponse, call_queue: CallQueue, context: contextvars.Context
+    ) -> None:
+        self._res, self._call_queue, self._context = res, call_queue, context
+
+    def closed(self) -> None:
+        # Not at once: the end of a response calls functions of the app, which may wait.
+        self._call_queue.call_soon(self._context.run, end_late, self._res)
 
 
 def _tear_down(app: flask.Flask, error: BaseException | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask.signals import request_tearing_down
 
-from .view import current_context, current_request, end_unanswered
+from .view import current_context, current_request, end_unanswered, end_unsent
 
 # In an environ: the responses that were made for the request, each with its request context.
 _KEY = "ssestream.responses"
@@ -24,6 +24,15 @@ def sent(environ: dict[str, Any], response: Any) -> None:
     known = environ.get(_KEY)
     if known is not None and len(known) == 1 and known[0][1] is response:
         del environ[_KEY]
+
+
+def end_late(response: Any) -> None:
+    """End what was made for the current request after its teardown, and is not sent.
+
+    Called when *response*, the answer to the request, is over.
+    """
+    end_unsent(response)
+    _close_unsent()
 
 
 def _tear_down(sender: object, **extra: object) -> None:

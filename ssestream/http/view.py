@@ -133,6 +133,14 @@ def end_unanswered() -> None:
     end_all(_take_streams())
 
 
+def end_unsent(response: Any) -> None:
+    """End the streams of the current request that *response*, which is over, did not send.
+
+    Called when a function that ran on after its request has ended (see ``discarded``).
+    """
+    end_all(stream for stream in _take_streams() if not stream.is_carried_by(response))
+
+
 def end_all(streams: Iterable[Belonging]) -> None:
     for stream in streams:
         stream.request_over()

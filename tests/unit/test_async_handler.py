@@ -291,6 +291,20 @@ def test_a_function_that_nothing_holds_is_told_of_by_its_name(
     assert len(errors_of(caplog)) == 1
 
 
+@on_threads_and_greenlets
+def test_a_stream_that_a_function_makes_late_and_nobody_sends_ends_with_the_response() -> None:
+    async def function(req: Any, res: ServerResponse) -> None:
+        res.write("begun")
+        await asyncio.sleep(0.01)
+        SseStream(req).on("close", lambda: played.seen.append("stream"))
+        res.end()
+
+    played = Played(function)
+    with played.visit() as visit:
+        visit.read_to_end()
+    played.saw("stream")
+
+
 # -- the client leaves
 
 

@@ -540,6 +540,40 @@ def test_the_contexts_are_the_requests_and_its_teardown_runs_at_the_start() -> N
     assert torn == ["open", "again"]
 
 
+@on_threads_and_greenlets
+@pytest.mark.parametrize("end", ["end", "raise", "leave", "before the end"])
+def test_what_a_function_makes_late_and_nobody_sends_ends_with_the_response(end: str) -> None:
+    left = threading.Event()
+
+    def function(req: Any, res: ServerResponse) -> None:
+        res.write("begun")
+        sse = SseStream(req)
+        sse.on("close", lambda: played.seen.append("stream"))
+        other = ServerResponse()
+        other.on("close", lambda: played.seen.append("response"))
+        if end == "before the end":
+            set_timeout(res.end, 1)
+        elif end == "raise":
+            raise ValueError
+        elif end == "leave":
+            left.set()
+            while True:
+                res.write("x")
+                time.sleep(0.001)
+        else:
+            res.end()
+
+    played = Played(function)
+    with played.visit() as visit:
+        if end == "leave":
+            until(left.is_set, "the function")
+            visit.fin()
+        else:
+            visit.read_to_end()
+    played.saw("stream")
+    played.saw("response")
+
+
 # -- req
 
 
