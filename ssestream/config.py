@@ -12,7 +12,7 @@ from flask.json.provider import DefaultJSONProvider, JSONProvider
 from .compact_json import json_value, json_writer
 from .errors import MessageError
 from .plain import SHOWN, reader_of, shortened, unproxied
-from .runtime.callables import is_coroutine
+from .runtime.callables import is_no_answer
 from .runtime.loop import logger
 from .settings import DEFAULTS, Options, Settings
 from .wire import Dumps, encode
@@ -150,12 +150,13 @@ def _shared(settings: Settings) -> Settings:
 def client_of(environ: dict[str, Any], settings: Settings) -> Hashable | None:
     """The key by which the client of a WSGI *environ* is counted; None if it is unknown.
 
-    Raises ``TypeError`` if ``client_key`` returned a coroutine or a value without a hash.
+    Raises ``TypeError`` if ``client_key`` returned a value without a hash or no value, such
+    as a coroutine, a future, an iterator or a function.
     """
     if settings.client_key is None:
         return None
     client: Hashable | None = unproxied(settings.client_key(environ))
-    if is_coroutine(client) or not _has_hash(client):
+    if is_no_answer(client) or not _has_hash(client):
         kind = type(client).__name__
         raise TypeError(f"client_key must return a hashable value or None, and returned a {kind}")
     return client

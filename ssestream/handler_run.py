@@ -5,6 +5,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable
+from types import GeneratorType
 from typing import Any
 
 import flask
@@ -21,7 +22,7 @@ from .http.outgoing import body_of
 from .http.view import current_context
 from .response import ServerResponse
 from .runtime.beside import end_function, start_beside
-from .runtime.callables import is_coroutine
+from .runtime.callables import is_lazy
 from .runtime.calls import CallQueue, run_logged
 from .runtime.clock import clock
 from .runtime.loop import Loop, logger, loop_of
@@ -126,10 +127,10 @@ class Run(Inlet, Writer):
         try:
             assert call is not None
             result = self._context.run(call)
-            if is_coroutine(result):
-                raise TypeError(
-                    f"the handler {self.name} is no async def, but returned a coroutine"
-                )
+            # Flask iterates a generator.
+            if not isinstance(result, GeneratorType) and is_lazy(result):
+                kind = type(result).__name__
+                raise TypeError(f"the handler {self.name} is no async def, but returned a {kind}")
         except BaseException as raised:
             error = raised
         call = None

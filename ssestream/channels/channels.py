@@ -241,7 +241,8 @@ class Channels(Uncopyable):
         *filter* is a function that gets each message of these channels, and returns whether this
         stream gets the message. The message is a dict of str as a browser would see it, without
         the id; ``retry`` is an int. The function must be quick, and has no request context. If
-        it raises, the error is logged and the message is not sent. None sends every message.
+        it raises, or returns an awaitable, a future, an iterator or a function, an error is
+        logged and the message is not sent. None sends every message.
 
         *key* names the stream for `cut`. The value of a proxy is taken now. With None, no `cut`
         ends the stream.

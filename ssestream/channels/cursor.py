@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ..brokers.broker import Position
-from ..runtime.callables import is_coroutine
+from ..runtime.callables import is_no_answer
 from ..runtime.origin import enter, log_failure
 from .ids import UNKNOWN
 from .place import NO_PLACE, Place
@@ -157,8 +157,10 @@ class Cursor:
                     context = contextvars.Context()
                     enter(context, origin)
                     wanted = context.run(self.filter, publication.message())
-                    if is_coroutine(wanted):
-                        raise TypeError("a filter must return yes or no, and returned a coroutine")
+                    # Nearly every filter returns a bool.
+                    if wanted is not True and wanted is not False and is_no_answer(wanted):
+                        kind = type(wanted).__name__
+                        raise TypeError(f"a filter must return yes or no, and returned a {kind}")
                 except BaseException:  # gevent.Timeout is not an Exception
                     # Withhold the message: a filter may protect secrets.
                     log_failure(origin, "the filter %r failed", self.filter)

@@ -1,7 +1,8 @@
 """Checks of the functions that an app hands over: plain functions, because nothing is awaited.
 
 A filter that is an ``async def`` would accept every message, because a coroutine is true.
-A handler that is an ``async def`` would do nothing.
+A handler that is an ``async def`` would do nothing. A function that looks like a plain one may
+return a coroutine, too, so its result is checked.
 """
 
 import functools
@@ -9,7 +10,16 @@ import inspect
 import types
 from typing import Any
 
+from werkzeug.local import LocalProxy
+
+from ..plain import unproxied
+
 _IS_NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
+
+#: A class with one of these methods is that of an awaitable, an iterator or a future.
+_METHODS_OF_UNANSWERED = ("__await__", "__next__", "__anext__", "add_done_callback")
 
 
 def check_callable(name: str, function: Any, what: str = "callable") -> None:
@@ -61,6 +71,36 @@ def is_coroutine(result: object) -> bool:
         result.close()
         return True
     return isinstance(result, types.AsyncGeneratorType)
+
+
+def is_lazy(result: object) -> bool:
+    """Whether *result* does nothing until somebody awaits or iterates it.
+
+    A future does not: its work is done elsewhere. A coroutine is closed, as by `is_coroutine`.
+    """
+    kind = type(result)
+    if is_coroutine(result) or issubclass(kind, types.GeneratorType):
+        return True
+    # A proxy of Werkzeug's has nearly every method.
+    is_future = hasattr(kind, "add_done_callback")
+    return hasattr(kind, "__await__") and not is_future and not issubclass(kind, LocalProxy)
+
+
+def is_no_answer(result: object) -> bool:
+    """Whether *result* is not yet the answer of a function: a coroutine, a future, an iterator.
+
+    Such an object is true, whatever the answer will be. So is a function that the app has
+    forgotten to call. A coroutine is closed, as by `is_coroutine`.
+    """
+    result = unproxied(result)
+    kind = type(result)
+    return (
+        is_lazy(result)
+        or issubclass(kind, _FUNCTIONS)
+        or any(hasattr(kind, name) for name in _METHODS_OF_UNANSWERED)
+        # The results of gevent, multiprocessing and Celery.
+        or (hasattr(kind, "ready") and hasattr(kind, "get"))
+    )
 
 
 def kind_of(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import gevent
 from gevent import GreenletExit
 
-from .callables import is_coroutine
+from .callables import is_lazy
 from .loop import Loop, current_loop
 from .origin import Origin, enter, log_failure
 from .threads import new_lock
@@ -149,7 +149,6 @@ def run_logged(
             raise
     else:
         # Nearly every callback returns None.
-        if result is not None and is_coroutine(result):
-            log_failure(
-                origin, "%r returned a coroutine, and nobody awaits it", function, exc_info=None
-            )
+        if result is not None and is_lazy(result):
+            text = "%r returned an object of %r, and nobody awaits or iterates it"
+            log_failure(origin, text, function, type(result), exc_info=None)

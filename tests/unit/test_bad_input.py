@@ -1,5 +1,6 @@
 """What every public name says to wrong arguments: which error, and in which words."""
 
+import concurrent.futures
 import copy
 import functools
 import pickle
@@ -390,7 +391,11 @@ def test_whatever_else_can_be_called_is_taken(plain: Any) -> None:
             taker(plain)
 
 
-@pytest.mark.parametrize("returned", [[], {}, wait_for_it], ids=["list", "dict", "coroutine"])
+@pytest.mark.parametrize(
+    "returned",
+    [[], {}, wait_for_it, concurrent.futures.Future, lambda: iter("a"), lambda: nothing],
+    ids=["list", "dict", "coroutine", "future", "iterator", "function"],
+)
 def test_a_client_is_not_known_by_what_cannot_be_counted_by(returned: Any) -> None:
     def client_key(environ: dict[str, Any]) -> Any:
         return returned() if callable(returned) else returned

@@ -735,10 +735,21 @@ def test_what_is_no_function_of_a_handler_is_refused_where_it_is_given() -> None
 def test_a_coroutine_that_nobody_awaits_is_an_error() -> None:
     async def wait() -> None: ...
 
-    played = Played(lambda req, res: wait())
-    played.app.errorhandler(TypeError)(lambda error: (str(error), 418))
-    with played.visit() as visit:
-        assert b"is no async def, but returned a coroutine" in visit.read_to_end()
+    class Lazy:
+        def __await__(self) -> Iterator[None]:
+            yield
+
+    for made, kind in ((wait, b"coroutine"), (Lazy, b"Lazy")):
+        played = Played(lambda req, res, made=made: made())
+        played.app.errorhandler(TypeError)(lambda error: (str(error), 418))
+        with played.visit() as visit:
+            assert b"is no async def, but returned a " + kind in visit.read_to_end()
+
+
+@on_threads_and_greenlets
+def test_flask_iterates_a_generator_that_a_handler_returns() -> None:
+    with Played(lambda req, res: (each for each in ("a", "b"))).visit() as visit:
+        assert visit.read_to_end().endswith(b"ab")
 
 
 def test_headers_cannot_change_after_the_start() -> None:

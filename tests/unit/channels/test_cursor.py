@@ -1,9 +1,16 @@
 """What a cursor knows of its stream's way through a log."""
 
-from collections.abc import Callable
+import asyncio
+import concurrent.futures
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
+import gevent
+import gevent.event
 import pytest
+from werkzeug.local import LocalProxy
 
 from ssestream import Channels, SseStream
 from ssestream.brokers.broker import Entry, Position
@@ -70,6 +77,60 @@ def test_a_filter_that_fails_withholds(caplog: pytest.LogCaptureFixture) -> None
     assert set(cursor.unwanted(events(2))) == {1}
     assert "cannot tell" in caplog.text
     assert "filter" in caplog.text
+
+
+async def coroutine() -> bool:
+    return True
+
+
+class Awaitable:
+    def __await__(self) -> Iterator[Any]:
+        yield
+
+
+#: Each makes an object that is true, and that says nothing of a message.
+UNANSWERED: dict[str, Callable[[], object]] = {
+    "coroutine": coroutine,
+    "awaitable": Awaitable,
+    "asyncio future": lambda: asyncio.Future(loop=Mock()),
+    "future": concurrent.futures.Future,
+    "greenlet": lambda: gevent.spawn(bool),
+    "result of gevent": gevent.event.AsyncResult,
+    "generator": lambda: (each for each in [False]),
+    "iterator": lambda: map(bool, [0]),
+    "function": lambda: lambda message: False,
+    "method": lambda: Awaitable().__await__,
+    "proxy": lambda: LocalProxy(Awaitable),
+}
+
+
+@pytest.mark.parametrize("make", UNANSWERED.values(), ids=UNANSWERED)
+def test_a_filter_that_does_not_answer_withholds(
+    make: Callable[[], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    cursor = cursor_of(filter=lambda message: make())
+    assert set(cursor.unwanted(events(2))) == {1, 2}
+    assert caplog.text.count("TypeError: a filter must return yes or no, and returned a ") == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        (re.match("a", "a"), True),
+        (None, False),
+        ("yes", True),
+        (0, False),
+        (1, True),
+        ({}, False),
+        (object(), True),
+        (LocalProxy(lambda: 7), True),
+        (LocalProxy(lambda: ""), False),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_filter_may_answer_with_any_value(answer: object, passes: bool) -> None:
+    cursor = cursor_of(filter=lambda message: answer)
+    assert (not cursor.unwanted(events(1))) is passes
 
 
 def test_a_filter_cannot_change_what_others_get() -> None:

@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from werkzeug.local import LocalProxy
 
-from ssestream.runtime.callables import check_callable, fitting, is_coroutine
+from ssestream.runtime.callables import check_callable, fitting, is_coroutine, is_lazy, is_no_answer
 
 
 async def coroutine(*args: object) -> None:
@@ -97,3 +99,30 @@ def test_a_coroutine_is_told_from_a_value_and_closed() -> None:
     assert is_coroutine(asynchronous())
     assert not is_coroutine(generator())
     assert not is_coroutine(None)
+
+
+class Lazy:
+    def __await__(self) -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize("make", [coroutine, asynchronous, generator, Lazy])
+def test_what_nobody_runs_is_no_answer(make: Callable[[], object]) -> None:
+    assert is_lazy(make())
+    assert is_no_answer(make())
+
+
+@pytest.mark.parametrize(
+    "made", [Future(), map(bool, ()), len, LocalProxy(Lazy)], ids=lambda each: type(each).__name__
+)
+def test_what_runs_elsewhere_or_would_have_to_be_asked_is_no_answer(made: object) -> None:
+    assert not is_lazy(made)
+    assert is_no_answer(made)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 0, "a", [], object(), Lazy], ids=lambda each: type(each).__name__
+)
+def test_a_value_is_an_answer(value: object) -> None:
+    assert not is_lazy(value)
+    assert not is_no_answer(value)

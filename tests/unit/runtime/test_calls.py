@@ -1,10 +1,11 @@
 """Calls of an app's code, one after another."""
 
+import concurrent.futures
 import contextlib
 import contextvars
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -163,10 +164,30 @@ def test_an_app_code_has_a_context_of_its_own_unless_calls_belong_together() -> 
     assert seen == [1, 1, 1, 2]
 
 
-def test_a_coroutine_that_nobody_awaits_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    async def handler() -> None:
-        pass
+async def awaited() -> None: ...
 
-    run_logged(lambda: handler())
+
+def iterated() -> Iterator[None]:
+    yield
+
+
+class Awaited:
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
+@pytest.mark.parametrize("function", [awaited, iterated, Awaited], ids=lambda each: each.__name__)
+def test_a_result_that_nobody_awaits_is_told(
+    function: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_logged(lambda: function())
     (record,) = caplog.records
-    assert "returned a coroutine, and nobody awaits it" in record.getMessage()
+    assert "and nobody awaits or iterates it" in record.getMessage()
+
+
+def test_a_future_that_a_callback_returns_runs_elsewhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for made in (concurrent.futures.Future[None](), gevent.spawn(iterated)):
+        run_logged(lambda made=made: made)  # type: ignore[misc]
+    assert not caplog.records
