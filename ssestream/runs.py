@@ -44,7 +44,8 @@ class Runs(Uncopyable):
 
     *last* is a function that makes the last message of a run from its status (``"done"``,
     ``"failed"``, ``"stopped"`` or ``"lost"``) and the exception of its source, or None. It returns
-    None for no message. All processes need the same *last*: any of them may end a run.
+    None for no message. If it fails, this is logged, and the usual message is sent. All processes
+    need the same *last*: any of them may end a run.
 
     Raises ``TypeError`` or ``ValueError`` for a wrong argument.
     """

@@ -102,7 +102,8 @@ class Channel(Uncopyable):
 
         *last* is a function that makes the last message from the status (``"done"``,
         ``"failed"`` or ``"lost"``) and the exception, or None; it returns None for no message. Its
-        message for ``"lost"`` is made when the block begins.
+        message for ``"lost"`` is made when the block begins. If it fails, this is logged, and the
+        usual message is sent.
 
         A later block for the same channel, in any process, takes the lease over. The end of the
         earlier block then does nothing. Entering the block raises `ChannelEnded` if the channel has

@@ -22,12 +22,13 @@ def last_message(status: Status, error: BaseException | None) -> Message | None:
 def last_frame(last: Last, status: Status, error: BaseException | None) -> bytes | None:
     """What *last* makes, serialised; None for no message.
 
-    If *last* fails, the failure is logged, and the frame is that of `last_message`.
+    If *last* fails, also with an exception that is no ``Exception``, the failure is logged, and the
+    frame is that of `last_message`: something has ended, and its watchers must be told.
     """
     for make in (last, last_message):
         try:
             message = make(status, error)
             return None if message is None else encode(message, app_dumps())
-        except Exception:
+        except BaseException:  # gevent.Timeout is not an Exception
             log_failure(None, "the last message could not be made by %r", make)
     return None

@@ -14,6 +14,7 @@ import pytest
 from ssestream import Channels, Run, Runs
 from ssestream.brokers.broker import Bounds, Position, Terms
 from ssestream.run_log import LEASE, RunLog
+from tests.kit.failing import RAISED, failing
 from tests.kit.following import Client, data_of, numbers
 from tests.kit.insides import broker_of
 from tests.kit.promptness import at_best
@@ -359,6 +360,19 @@ def test_an_app_says_what_the_last_message_is(channels: Channels) -> None:
     ended(runs, run.id, "done")
     with Client(app_of(runs), f"/{run.id}") as client:
         assert data_of(client.all()) == ["1", "[DONE]"]
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("raised", RAISED)
+def test_a_run_whose_last_message_fails_has_its_end(
+    local: Make, raised: type[BaseException], log: Callable[[], Any]
+) -> None:
+    runs = Runs(local(), last=failing(raised))
+    run = runs.start([{"data": 1}])
+    with Client(app_of(runs), f"/{run.id}") as client:
+        assert data_of(client.all()) == ["1", ""]
+    assert run.status == "done"
+    assert log() == [raised]
 
 
 def test_wrong_arguments_are_refused(channels: Channels, runs: Runs) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from ssestream.channels.last_message import last_frame, last_message
+from tests.kit.failing import RAISED, failing
 
 
 def test_the_usual_last_message_tells_the_status_and_nothing_of_the_error() -> None:
@@ -25,7 +26,10 @@ def test_a_function_may_make_another_or_none() -> None:
     assert given == [("failed", error), ("done", None)]
 
 
-@pytest.mark.parametrize("wrong", [lambda *_: {"dat": 1}, lambda *_: 1 / 0, lambda: None])
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda *_: {"dat": 1}, lambda *_: 1 / 0, lambda: None, *map(failing, RAISED)],
+)
 def test_a_function_that_fails_is_logged_and_the_usual_message_is_told(
     wrong: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

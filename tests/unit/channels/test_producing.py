@@ -18,6 +18,7 @@ from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import producing
 from ssestream.channels.leases import end_lapsed
 from tests.kit.brokers import everything, left_behind
+from tests.kit.failing import RAISED, failing
 from tests.kit.following import Client, Following, data_of, numbers
 from tests.kit.insides import broker_of, over
 from tests.kit.promptness import at_best, in_one_try
@@ -116,6 +117,18 @@ def test_an_app_says_what_the_last_message_is(channels: Channels, log: Callable[
         pass
     assert events_of(channels.history("usual")) == ["done"]
     assert log() == [LookupError, LookupError]
+
+
+@pytest.mark.parametrize("raised", RAISED)
+def test_a_last_message_that_fails_is_the_usual_one(
+    local: Make, raised: type[BaseException], log: Callable[[], Any]
+) -> None:
+    job = local().channel("job")
+    with job.producer(last=failing(raised)):
+        pass
+    assert events_of(job.history()) == ["done"]
+    # The message for "lost" is made at the beginning.
+    assert log() == [raised, raised]
 
 
 def test_a_block_may_leave_its_channel_open(channels: Channels) -> None:
