@@ -10,6 +10,7 @@ from .http.output import OutputBuffer
 from .runtime.calls import CallQueue
 from .runtime.clock import clock
 from .runtime.emitter import emit_if_heard
+from .runtime.origin import log_failure
 from .runtime.threads import sleep
 from .runtime.waker import Wakeable
 from .wire import OK
@@ -242,6 +243,9 @@ class Pipe(Inlet):
                     destination.remove_listener(event, handler)
                 except (AttributeError, KeyError):
                     pass
+                except BaseException:  # the stream is about to close, and must do so
+                    text = "remove_listener() of the destination %r failed"
+                    log_failure(self.source.call_queue.origin, text, destination)
 
     def _handlers(self) -> list[tuple[str, Any]]:
         return [

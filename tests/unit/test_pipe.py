@@ -1,5 +1,6 @@
 """One stream piped to one destination."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -109,6 +110,43 @@ def test_it_is_destroyed_with_the_stream() -> None:
     stream.pipe(drain)
     stream.destroy()
     until(lambda: drain.did == [OK, "destroy"], "the end of both")
+
+
+class Clinging:
+    """A destination that fails when a handler is removed."""
+
+    def __init__(self) -> None:
+        self.has_ended = False
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def on(self, event: str, handler: Any) -> None: ...
+
+    def remove_listener(self, event: str, handler: Any) -> None:
+        raise gevent.Timeout
+
+    def end(self) -> None:
+        self.has_ended = True
+
+
+@on_threads_and_greenlets
+def test_a_stream_closes_though_its_destination_keeps_its_handlers(
+    log: Callable[[], list[Any]],
+) -> None:
+    ended, destroyed = Clinging(), Clinging()
+    for destination in (ended, destroyed):
+        sse_stream = SseStream()
+        sse_stream.pipe(destination)
+        closes: list[bool] = []
+        sse_stream.on("close", lambda closes=closes: closes.append(True))
+        if destination is ended:
+            sse_stream.end()
+        else:
+            sse_stream.destroy()
+        until(lambda closes=closes: bool(closes), "the close")
+    until(lambda: ended.has_ended, "the end of the destination")
+    # Once for each handler of both.
+    assert log() == [gevent.Timeout] * 8
 
 
 def test_one_that_closes_is_unpiped_and_told_so_once() -> None:
