@@ -26,6 +26,7 @@
 #   response.py        ServerResponse: Node's res as a Flask response
 #
 #   stream_state.py    the state of a stream, and its ties to a request and to channels
+#   stream_ends.py     how a stream ends, and how it loses one of its destinations
 #   flow.py            all that moves messages through a stream, under one lock
 #   stream.py          SseStream: the public face of a flow
 #

@@ -1,8 +1,8 @@
 """Flow: all that moves messages through a stream, with the semantics of Node's streams.
 
-* The state of a stream is in ``stream_state.py``, and it is changed here. All changes are made
-  under one lock. Nobody holds the lock while other code (an app's, a destination's) runs. Only
-  the lock of a response's buffer may be taken meanwhile.
+* The state of a stream is in ``stream_state.py``. It is changed here and in ``stream_ends.py``. All
+  changes are made under one lock. Nobody holds the lock while other code (an app's, a
+  destination's) runs. Only the lock of a response's buffer may be taken meanwhile.
 * One thread or greenlet at a time moves frames to the destinations (`_pump`). A writer that
   finds the pump busy leaves its frame in the queue. So the frames stay in order.
 * A frame leaves the queue only when every destination is ready for it, so the slowest destination
@@ -14,22 +14,21 @@ import itertools
 
 from gevent import GreenletExit
 
-from .errors import BufferFull, ClientDisconnected, StreamDestroyed, StreamError, WriteAfterEnd
+from .errors import BufferFull, StreamDestroyed, StreamError, WriteAfterEnd
 from .http.diagnosis import burst, never_piped, written_in_a_job
 from .http.registry import registry
 from .message_queue import Callback
 from .overflow import is_too_much, let_read, to_cut
 from .pipe import Destination, Pipe, Unpiped
-from .runtime.callables import fitting
 from .runtime.calls import CallQueue
 from .runtime.clock import clock
 from .runtime.emitter import emit_soon
 from .runtime.forking import process
 from .runtime.waker import Wakeable
-from .stream_state import StreamState
+from .stream_ends import StreamEnds, disconnected
 
 
-class Flow(StreamState):
+class Flow(StreamEnds):
     """Moves the messages of one stream. The other rooms talk to it; an app never sees it."""
 
     __slots__ = ()
@@ -81,26 +80,6 @@ class Flow(StreamState):
                 # The stream still ends when its client leaves, unless it is piped again.
                 Unpiped.of(self, pipe.body)
         self.move_on()
-
-    def _remove_pipe(self, pipe: Pipe) -> bool:
-        """Remove *pipe*. False if it was removed before. Called under the lock."""
-        if pipe not in self.pipes:
-            return False
-        self.set_pipes(tuple(other for other in self.pipes if other is not pipe))
-        return True
-
-    def set_pipes(self, pipes: tuple[Pipe, ...]) -> None:
-        """Set the pipes. Called under the lock, after any other change of state."""
-        self.hold()
-        self.pipes = pipes
-        if len(pipes) == 1 and not (self.ended or self.closed or self.queue or self._pumping):
-            self.output = pipes[0].buffer
-
-    def hold(self) -> None:
-        """Let no frame go past the queue until the next `set_pipes`. Called under the lock."""
-        output, self.output = self.output, None
-        if output is not None:
-            output.leave()
 
     def write_through(self, frame: bytes, messages: int = 1) -> bool:
         """Write *frame*, which counts as *messages*, past the queue. False if it must be queued."""
@@ -316,56 +295,6 @@ class Flow(StreamState):
             emit_soon(stream, "close")
             self.forget_stream()
 
-    def pipe_closed(self, pipe: Pipe) -> None:
-        """Drop *pipe*, because its destination has closed."""
-        with self.lock:
-            if not self._remove_pipe(pipe):
-                return
-            was_last = not self.pipes
-        pipe.detach()
-        if not was_last:
-            self.move_on()
-        elif self.connection is not None:
-            self.close(None, disconnected(), cut=False)
-        else:
-            with self.lock:
-                if not self.pipes:
-                    self.idle = "abandoned"
-                owes_drain = self.need_drain
-            self._drop(disconnected())
-            if owes_drain:
-                emit_soon(pipe.stream, "drain")
-
-    def unpiped_closed(self) -> None:
-        """Close the stream if it was not piped again: its client has left after an unpipe."""
-        if not self.pipes:
-            self.close(None, disconnected(), cut=False)
-
-    def pipe_retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
-        """Drop *pipe*, because its response ends. Returns the frames that it still has to send.
-
-        The list is empty if other destinations remain: the frames then wait for them. With
-        *dropping*, the response does not send the frames, and their callbacks get an error.
-        """
-        if not dropping:
-            self.tell_of_end()
-        with self.lock:
-            if not self._remove_pipe(pipe):
-                return []
-            was_last = not self.pipes
-            if was_last:
-                self.idle = "retired"
-                entries = self.queue.clear()
-        pipe.detach()
-        if not was_last:
-            self.move_on()
-            return []
-        dropped = StreamDestroyed("the stream was refused") if dropping else None
-        self._call_back([callback for _, callback in entries], dropped)
-        if self.connection is not None:
-            self.close(None, ClientDisconnected("the server ended the stream"), cut=False)
-        return [frame for frame, _ in entries]
-
     def has_room(self) -> bool:
         """Whether at least half of the bounds is free. If not, ``drain`` will come.
 
@@ -380,48 +309,6 @@ class Flow(StreamState):
         """Bytes that wait in the queue."""
         return self.queue.bytes
 
-    def close(self, error: BaseException | None, reason: StreamError, cut: bool) -> None:
-        """Drop the queue and emit ``close``, after ``error`` if there is an *error*.
-
-        The callbacks of late writes get *reason*. With *cut*, the destinations are destroyed.
-        """
-        if self.is_copy:
-            return
-        with self.lock:
-            if self.closed:
-                return
-            self.closed = True
-            self.close_reason = reason
-            pipes, stream = self.pipes, self.stream
-            self.set_pipes(())
-        self._drop(error or reason)
-        if error is not None:
-            emit_soon(stream, "error", error)
-        for pipe in pipes:
-            pipe.detach(destroying=cut)
-        emit_soon(stream, "close")
-        self.forget_stream()
-
-    def break_off(self, error: BaseException | None) -> None:
-        """Close the stream after all that was written, because its source has failed.
-
-        Each response first sends all that waits, and then is cut. The stream emits ``error`` with
-        *error*, or no ``error`` if this is None.
-        """
-        stream, pipes = self.stream, self.pipes
-        if stream is not None and error is not None and not self.closed:
-            emit_soon(stream, "error", error)
-        for pipe in pipes:
-            if pipe.body is not None:
-                pipe.body.retire("error")
-        self.close(None, StreamDestroyed("the source of this stream has failed"), cut=True)
-
-    def request_over(self) -> None:
-        """See `Belonging.request_over`."""
-        if not self.iterated:
-            reason = StreamDestroyed("the request of this stream is over, and has not sent it")
-            self.close(None, reason, cut=True)
-
     def move_to(self, call_queue: CallQueue) -> None:
         """Run events and callbacks in the loop of a response that the stream is piped into.
 
@@ -433,18 +320,3 @@ class Flow(StreamState):
             self.call_queue = call_queue
         elif not self.call_queue.has_loop:
             self.call_queue = CallQueue(call_queue.loop)
-
-    def _drop(self, reason: BaseException) -> None:
-        with self.lock:
-            dropped = self.queue.clear()
-            self.need_drain = False
-        self._call_back([callback for _, callback in dropped], reason)
-
-    def _call_back(self, callbacks: list[Callback | None], error: BaseException | None) -> None:
-        for callback in callbacks:
-            if callback is not None:
-                self.call_queue.call_soon(callback, *fitting(callback, (error,)))
-
-
-def disconnected() -> ClientDisconnected:
-    return ClientDisconnected("the client has left")

@@ -7,7 +7,7 @@ import flask
 
 from .config import app_dumps, client_of, of_request, stream_settings
 from .errors import MessageError, StreamDestroyed, StreamError
-from .flow import Flow, disconnected
+from .flow import Flow
 from .http.connection import Connection
 from .http.diagnosis import refused
 from .http.interning import LARGE, shared
@@ -367,7 +367,7 @@ class SseStream(Emitter):
         if flow.connection is not None:
             for body in flow.iterated:
                 body.close()
-            flow.close(None, disconnected(), cut=False)
+            flow.client_left()
             flow.call_queue.run()
 
     def _check_id(self, frame: bytes) -> None:

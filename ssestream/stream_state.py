@@ -1,6 +1,7 @@
 """StreamState: the state of one stream, and its ties to a request and to channels.
 
-`flow.Flow` is this and all that moves messages.
+`stream_ends.StreamEnds` is this and all that ends a stream. `flow.Flow` is both and all that moves
+messages.
 
 The states
 ----------
@@ -105,7 +106,7 @@ class _Waiting(Follower):
 
 
 class StreamState(Belonging):
-    """The state of one stream. `flow.Flow` has all that changes it."""
+    """The state of one stream. `stream_ends.StreamEnds` and `flow.Flow` change it."""
 
     __slots__ = (
         "_pumping",
@@ -192,6 +193,21 @@ class StreamState(Belonging):
         if self.closed or self.is_copy:
             why = "" if self.close_reason is None else f": {self.close_reason}"
             raise StreamDestroyed(f"this stream is over and cannot be piped{why}")
+
+    # -- the pipes
+
+    def set_pipes(self, pipes: tuple[Pipe, ...]) -> None:
+        """Set the pipes. Called under the lock, after any other change of state."""
+        self.hold()
+        self.pipes = pipes
+        if len(pipes) == 1 and not (self.ended or self.closed or self.queue or self._pumping):
+            self.output = pipes[0].buffer
+
+    def hold(self) -> None:
+        """Let no frame go past the queue until the next `set_pipes`. Called under the lock."""
+        output, self.output = self.output, None
+        if output is not None:
+            output.leave()
 
     # -- the request
 

@@ -38,7 +38,7 @@ FLOORS = (
     {"browser", "compact_json", "errors", "plain", "printable", "settings", "runtime"},
     {"wire", "http", "brokers"},
     {"config", "message_queue", "overflow", "pipe", "same_origin", "text_source"},
-    {"express", "flow", "response", "stream_state"},
+    {"express", "flow", "response", "stream_ends", "stream_state"},
     {"stream"},
     {
         "async_handler",

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, request
 from werkzeug.test import EnvironBuilder
 
-from ssestream import ClientDisconnected, ServerResponse, SseStream
+from ssestream import ServerResponse, SseStream
 from ssestream.http.body import Body
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.output import OutputBuffer
@@ -269,37 +269,6 @@ def test_frames_for_a_response_that_has_ended_are_one_error(with_request: bool) 
     run_calls(stream)
     assert events == (["error", "close"] if with_request else ["error"])
     assert flow_of(stream).hand_on_together(FRAMES[:20]) == 0
-
-
-# -- why no pipe is there
-
-
-def test_a_flow_knows_why_it_has_no_pipe() -> None:
-    stream, outgoing = of_no_request()
-    flow = flow_of(stream)
-    assert flow.idle == ""
-    stream.pipe(outgoing)
-    stream.unpipe(outgoing)
-    assert flow.idle == "unpiped"
-    stream.pipe(outgoing)
-    assert flow.idle == ""
-    outgoing.destroy()
-    assert flow.idle == "abandoned"
-    # Its messages have been dropped, and an unpipe of nothing does not let it keep any.
-    stream.unpipe()
-    assert flow.idle == "abandoned"
-    seen: list[object] = []
-    stream.write({"data": "1"}, callback=seen.append)
-    run_calls(stream)
-    assert stream.writable_length == 0
-    assert [type(error) for error in seen] == [ClientDisconnected]
-    retiring = OutgoingMessage()
-    stream.pipe(retiring)
-    body_of(retiring).retire("shutdown")
-    assert flow.idle == "retired"
-    # The app cannot know that the server has ended it.
-    stream.end()
-    assert stream.write({"data": "2"}) is False
 
 
 # -- messages that waited leave together
