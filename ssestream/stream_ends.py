@@ -8,7 +8,7 @@ from .message_queue import Callback
 from .pipe import Pipe
 from .runtime.callables import fitting
 from .runtime.emitter import emit_soon
-from .stream_state import StreamState
+from .stream_state import Idle, StreamState
 
 
 class StreamEnds(StreamState):
@@ -77,19 +77,18 @@ class StreamEnds(StreamState):
             if not self._remove_pipe(pipe):
                 return
             was_last = not self.pipes
+            # In the same step, because another thread may pipe the stream to its next client now.
+            # The messages that are written from then on are for that client.
+            entries, drains = self._empty("abandoned") if was_last else ([], False)
         pipe.detach()
         if not was_last:
             self.move_on()
-        elif self.connection is not None:
+            return
+        self._call_back([callback for _, callback in entries], disconnected())
+        if self.connection is not None:
             self.client_left()
-        else:
-            with self.lock:
-                if not self.pipes:
-                    self.idle = "abandoned"
-                owes_drain = self.need_drain
-            self._drop(disconnected())
-            if owes_drain:
-                emit_soon(pipe.stream, "drain")
+        elif drains:
+            emit_soon(pipe.stream, "drain")
 
     def pipe_retired(self, pipe: Pipe, dropping: bool) -> list[bytes]:
         """Drop *pipe*, because its response ends. Returns the frames that it still has to send.
@@ -115,6 +114,16 @@ class StreamEnds(StreamState):
         if self.connection is not None:
             self.close(None, ClientDisconnected("the server ended the stream"), cut=False)
         return [frame for frame, _ in entries]
+
+    def _empty(self, idle: Idle) -> tuple[list[tuple[bytes, Callback | None]], bool]:
+        """Remove all that waits, because the last pipe was removed. Called under the lock.
+
+        *idle* is the reason. Returns the entries of the queue, and whether ``drain`` is due: a
+        writer may wait for it, and another client may come.
+        """
+        self.idle = idle
+        drains, self.need_drain = self.need_drain and not self.ended, False
+        return self.queue.clear(), drains
 
     def _remove_pipe(self, pipe: Pipe) -> bool:
         """Remove *pipe*. False if it was removed before. Called under the lock."""

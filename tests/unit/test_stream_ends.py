@@ -1,7 +1,10 @@
 """How a stream ends, and how it loses one of its destinations."""
 
+from collections.abc import Callable
+
 from ssestream import ClientDisconnected, SseStream
 from ssestream.http.outgoing import OutgoingMessage, body_of
+from ssestream.runtime.emitter import Emitter
 from ssestream.stream import flow_of
 from tests.kit.states import settled
 
@@ -32,3 +35,42 @@ def test_a_flow_knows_why_it_has_no_pipe() -> None:
     # The app cannot know that the server has ended it.
     stream.end()
     assert stream.write({"data": "2"}) is False
+
+
+# -- a stream of no request, between two clients
+
+
+class Leaving(Emitter):
+    """A destination that runs *meanwhile* as soon as the stream has let it go."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        super().__init__()
+        self._meanwhile: Callable[[], None] | None = meanwhile
+
+    def write(self, chunk: bytes) -> None:
+        pass
+
+    def remove_listener(self, event: str, handler: Callable[..., object]) -> None:
+        super().remove_listener(event, handler)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+
+def test_the_next_client_gets_all_that_is_written_while_the_last_one_leaves() -> None:
+    stream, outgoing, errors = SseStream(), OutgoingMessage(high_water_mark=10), []
+
+    def come() -> None:
+        stream.pipe(outgoing)
+        for number in range(5):
+            stream.write({"data": number}, errors.append)
+
+    leaving = Leaving(come)
+    stream.pipe(leaving)
+    leaving.emit("close")
+    settled(leaving)
+    stream.end()
+    frames = b"".join(b"data: %d\n\n" % number for number in range(5))
+    assert b"".join(body_of(outgoing)) == b":ok\n\n" + frames
+    settled(stream)
+    assert errors == [None] * 5
