@@ -143,7 +143,10 @@ class Flow(StreamEnds):
                 raise WriteAfterEnd("write() after end()")
             drops = closed or self.idle == "abandoned"
             was_full = self.need_drain
-            if not drops:
+            if drops:
+                # The writer may wait for "drain". The next pipe() lets the stream emit it.
+                self.need_drain = not (self.closed or self.ended)
+            else:
                 if was_full and self.settings.overflow == "error" and self._is_too_much(frame):
                     raise BufferFull(
                         f"{len(self.queue)} messages of {self.queue.bytes} bytes wait already"
@@ -276,7 +279,8 @@ class Flow(StreamEnds):
         with self.lock:
             if self.queue or self.closed or self._pumping:
                 return
-            drained, self.need_drain = self.need_drain, False
+            drained = self.need_drain and not self.drops_writes
+            self.need_drain = self.need_drain and not drained
             finished = self.ended and not self.finished
             self.finished = self.finished or finished
             pipes, stream = self.pipes, self.stream

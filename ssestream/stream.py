@@ -193,10 +193,10 @@ class SseStream(Emitter):
         message was handed on, or with the error that prevented this; None means
         no callback. A callable in the place of *encoding* is the callback.
 
-        Returns False when `writable_high_water_mark` messages wait, or
-        ``max_bytes`` bytes: write again after ``drain``. Also returns False,
-        without an error, when the stream is over: its client has left, it was
-        destroyed, or it has ended and everything was delivered.
+        Returns False when `writable_high_water_mark` messages wait, or ``max_bytes``
+        bytes, and when the last destination has gone: write again after ``drain``.
+        Also returns False, without an error, when the stream is over: its client has
+        left, it was destroyed, or it has ended and everything was delivered.
 
         Raises `MessageError` for a message that cannot be sent; nothing is
         queued then. Raises `WriteAfterEnd` between `end` and ``close``, and

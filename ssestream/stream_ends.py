@@ -102,9 +102,7 @@ class StreamEnds(StreamState):
             if not self._remove_pipe(pipe):
                 return []
             was_last = not self.pipes
-            if was_last:
-                self.idle = "retired"
-                entries = self.queue.clear()
+            entries, drains = self._empty("retired") if was_last else ([], False)
         pipe.detach()
         if not was_last:
             self.move_on()
@@ -113,6 +111,8 @@ class StreamEnds(StreamState):
         self._call_back([callback for _, callback in entries], dropped)
         if self.connection is not None:
             self.close(None, ClientDisconnected("the server ended the stream"), cut=False)
+        elif drains:
+            emit_soon(pipe.stream, "drain")
         return [frame for frame, _ in entries]
 
     def _empty(self, idle: Idle) -> tuple[list[tuple[bytes, Callback | None]], bool]:

@@ -27,8 +27,8 @@ raises only between ``end()`` and ``close``: many handlers of ``close`` call ``e
 When its client leaves, a stream that was made with a request closes, because no other client can
 come. A stream without a request only loses a destination. Without any destination it is idle until
 the next ``pipe()``, and drops each message that is written meanwhile, because perhaps no client
-ever comes. But if the app itself calls ``unpipe()``, the stream keeps the messages for the next
-``pipe()``.
+ever comes. ``write()`` returns False then, and ``drain`` comes at the next ``pipe()``. But if the
+app itself calls ``unpipe()``, the stream keeps the messages for the next ``pipe()``.
 """
 
 import weakref

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from ssestream import ClientDisconnected, SseStream
+import pytest
+
+from ssestream import ClientDisconnected, SseStream, WriteAfterEnd
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.emitter import Emitter
 from ssestream.stream import flow_of
@@ -38,6 +40,74 @@ def test_a_flow_knows_why_it_has_no_pipe() -> None:
 
 
 # -- a stream of no request, between two clients
+
+
+#: How a stream loses a client.
+LOSSES: dict[str, Callable[[OutgoingMessage], object]] = {
+    "it leaves": lambda outgoing: body_of(outgoing).connection_lost(),
+    "too old": lambda outgoing: body_of(outgoing).retire("age"),
+    "a shutdown": lambda outgoing: body_of(outgoing).retire("shutdown"),
+    "refused": lambda outgoing: body_of(outgoing).retire("refused"),
+    "destroyed": lambda outgoing: outgoing.destroy(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_writer_that_waits_when_the_last_client_goes_is_told_to_go_on(loss: str) -> None:
+    stream, outgoing, drains = SseStream(), OutgoingMessage(high_water_mark=10), []
+    stream.on("drain", lambda: drains.append(loss))
+    stream.pipe(outgoing)
+    while stream.write({"data": "waits"}):
+        pass
+    assert stream.writable_need_drain
+    LOSSES[loss](outgoing)
+    settled(stream)
+    assert (drains, stream.writable_need_drain) == ([loss], False)
+    assert stream.writable_length == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_writer_that_nobody_is_there_for_goes_on_with_the_next_client(loss: str) -> None:
+    stream, first, second = SseStream(), OutgoingMessage(), OutgoingMessage()
+    numbers = iter(range(100))
+
+    def fill() -> None:
+        for number in numbers:
+            if not stream.write({"data": number}):
+                stream.once("drain", fill)
+                return
+
+    stream.pipe(first)
+    LOSSES[loss](first)
+    fill()
+    settled(stream)
+    # The first message was dropped, and the others are not written yet.
+    assert (next(numbers), stream.writable_need_drain) == (1, True)
+    stream.unpipe()
+    settled(stream)
+    assert next(numbers) == 2
+    stream.pipe(second)
+    settled(stream)
+    assert b"data: 3\n\n" in next(body_of(second))
+    stream.destroy()
+
+
+@pytest.mark.parametrize("end", [SseStream.end, SseStream.destroy])
+def test_a_stream_that_takes_no_more_writes_emits_no_drain(
+    end: Callable[[SseStream], None],
+) -> None:
+    stream, outgoing, drains = SseStream(), OutgoingMessage(high_water_mark=10), []
+    stream.on("drain", lambda: drains.append("drain"))
+    stream.pipe(outgoing)
+    while stream.write({"data": "waits"}):
+        pass
+    end(stream)
+    outgoing.destroy()
+    if not stream.destroyed:
+        with pytest.raises(WriteAfterEnd):
+            stream.write({"data": "late"})
+    settled(stream)
+    assert drains == []
 
 
 class Leaving(Emitter):
