@@ -80,6 +80,9 @@ Dumps = Callable[[Any], str | bytes]
 # "A field name, optionally followed by a colon and a field value."
 _ID = re.compile(rb"(?:\A|(?<=[\r\n]))id(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
 
+# A block with only an id, or the beginning of any other id.
+_FIRST_ID = re.compile(rb"\n\n(id: [^\r\n]*\n\n)|[\r\n]id[:\r\n]")
+
 # "end-of-line = ( cr lf / cr / lf )", and nothing else. str.splitlines() would also split
 # at U+0085, U+2028, VT, FF and others, but these are plain text here.
 _LINE_END = re.compile("\r\n|\n|\r")
@@ -191,14 +194,10 @@ def id_block(id: str) -> bytes:
     return f"id: {id}\n\n".encode()
 
 
-def is_id_block(frame: bytes) -> bool:
-    """Whether *frame* is a block that `id_block` made."""
-    return frame.startswith(b"id: ") and frame.find(b"\n") == len(frame) - 2
-
-
 def first_id_block(frames: Iterable[bytes | memoryview]) -> bytes:
-    """The first block of *frames* that `id_block` made, or no bytes."""
-    return next((bytes(frame) for frame in frames if is_id_block(bytes(frame[:8192]))), b"")
+    """The block of the first id in *frames*, if `id_block` made it. No bytes if an event has it."""
+    found = _FIRST_ID.search(b"\n\n" + b"".join(frames))
+    return (found and found[1]) or b""
 
 
 def id_of(frame: bytes) -> str | None:

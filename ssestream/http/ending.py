@@ -42,7 +42,7 @@ def last_block(
     """The bytes that the client gets last. No bytes if the end says everything.
 
     *is_whole* is whether the app has ended the response. *dropped* are the frames that a refused
-    client does not get: it needs their first id when it comes back.
+    client does not get. It needs their first id when it comes back, unless an event has it.
     """
     if cause == "interrupted":
         message = settings.interrupted

@@ -10,9 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import flask
 import pytest
 
-from ssestream import BrokerError, Channels, MessageError, SseStream, StreamError, statistics
+from ssestream import (
+    BrokerError,
+    Channels,
+    MessageError,
+    ServerResponse,
+    SseStream,
+    StreamError,
+    statistics,
+)
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.brokers.sqlite import SqliteBroker
 from ssestream.channels import listener
@@ -164,6 +173,78 @@ def test_one_that_is_refused_knows_its_place_too(make: Make) -> None:
     publish(channels, "news", 3)
     with Client(app, last_id=place) as client:
         assert data_of(client.take(3)) == numbers(3)
+
+
+def withheld(message: dict[str, Any]) -> bool:
+    return message["data"] == "0"
+
+
+@pytest.mark.parametrize("then", ["a filter withholds more", "it follows one more channel"])
+def test_one_that_is_refused_behind_an_event_keeps_its_place(make: Make, then: str) -> None:
+    channels = make(history=10)
+    publish(channels, "news", 1)
+    app = flask.Flask(__name__)
+
+    def publishes(res: ServerResponse, sse_stream: SseStream) -> None:
+        before = res.writable_length
+        publish(channels, "news", 1)
+        until(lambda: res.writable_length > before, "the event to wait")
+        before = res.writable_length
+        if then == "a filter withholds more":
+            publish(channels, "news", 1, 9)
+        else:
+            channels.subscribe(sse_stream, "sports")
+        until(lambda: res.writable_length > before, "another id to wait")
+
+    moments = [publishes]
+
+    @app.get("/")
+    def page() -> ServerResponse:
+        res, sse_stream = ServerResponse(), SseStream(flask.request, send_timeout=None)
+        sse_stream.pipe(res)
+        channels.subscribe(sse_stream, "news", filter=withheld)
+        if "HTTP_LAST_EVENT_ID" in flask.request.environ and moments:
+            moments.pop()(res, sse_stream)
+        return res
+
+    with Client(app) as client:
+        place = place_of(client)
+    gc.collect()
+    app.config["SSESTREAM_MAX_STREAMS"] = statistics().open + 1
+    with Client(app) as other:
+        place_of(other)
+        with Visit(app, HTTP_LAST_EVENT_ID=place) as refused:
+            refused.read_to_end()
+        messages = Decoder().feed(refused.body)
+        assert "retry" in messages[-1]
+        assert not any("id" in message for message in messages)
+    with Client(app, last_id=place) as client:
+        assert data_of(client.take(1)) == ["0"]
+
+
+def test_one_that_is_refused_knows_its_place_if_its_stream_is_piped_late(make: Make) -> None:
+    channels = make()
+    publish(channels, "news", 2)
+    app = flask.Flask(__name__)
+
+    @app.get("/")
+    def page() -> ServerResponse:
+        sse_stream = SseStream(flask.request, send_timeout=None)
+        channels.subscribe(sse_stream, "news", latest=1)
+        until(lambda: sse_stream.writable_length == 2, "an id and an event to wait")
+        return sse_stream.pipe(ServerResponse())
+
+    gc.collect()
+    app.config["SSESTREAM_MAX_STREAMS"] = statistics().open + 1
+    with Client(app) as client, Visit(app) as refused:
+        refused.read_to_end()
+        (place,) = [each["id"] for each in Decoder().feed(refused.body) if "id" in each]
+        assert data_of(client.take(1)) == ["1"]
+    publish(channels, "news", 2, 3)
+    app.config["SSESTREAM_MAX_STREAMS"] = None
+    with Visit(app, HTTP_LAST_EVENT_ID=place) as client:
+        client.read_until(b"data: 1")
+        client.read_until(b"data: 2")
 
 
 # -- on real servers

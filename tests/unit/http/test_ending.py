@@ -37,9 +37,35 @@ def test_a_feed_says_when_to_come_back_unless_the_app_has_ended_it(cause: Any) -
     assert last_block(cause, FEED, True, []) == b""
 
 
-def test_a_refused_client_gets_its_place() -> None:
-    dropped = [b"data: 1\n\n", id_block("log.7"), id_block("log.8")]
-    assert last_block("refused", FEED, False, dropped) == id_block("log.7") + COME_BACK
+PLACE = id_block("log.7")
+
+
+@pytest.mark.parametrize(
+    "before", [[], [b"data: 1\n\n"], [b":ok\n\ndata: 1\n\n"], [b"data: id: 1\ndata\n\n"]]
+)
+def test_a_refused_client_gets_its_place_before_all_that_is_dropped(before: list[bytes]) -> None:
+    for dropped in (
+        [PLACE, id_block("log.8")],
+        [PLACE + b"id: log.8\ndata: 2\n\n" + id_block("log.9")],
+    ):
+        assert last_block("refused", FEED, False, before + dropped) == PLACE + COME_BACK
+        joined = b"".join(before + dropped)
+        assert last_block("refused", FEED, False, [joined]) == PLACE + COME_BACK
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"id: log.6\ndata: 1\n\n",
+        b"event: a\nid: log.6\ndata: 1\n\n",
+        b"data: 1\nid: log.6\n\n",
+        b"data: 1\r\rid:6\r\r",
+        b"id\ndata: 1\n\n",
+    ],
+)
+def test_a_refused_client_gets_no_place_behind_an_event_that_it_did_not_get(event: bytes) -> None:
+    for dropped in ([event, PLACE], [event + PLACE], [b":ok\n\n" + event, memoryview(PLACE)]):
+        assert last_block("refused", FEED, False, dropped) == COME_BACK
 
 
 @pytest.mark.parametrize(
