@@ -12,11 +12,12 @@ from ..runtime.forking import process
 from ..runtime.threads import new_lock
 from ..stream import SseStream, flow_of, has_bad_id
 from .cursor import Cursor, Filter
+from .ending import HAS_ENDED
 from .ids import UNKNOWN, id_of, parse_id
 from .leases import Lost
 from .listener import Listener
 from .statistics import ChannelStatistics
-from .subscription import HAS_ENDED, Subscription
+from .subscription import Subscription
 from .unheard import Audience
 from .watchers import Watchers
 

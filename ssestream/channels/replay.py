@@ -11,12 +11,13 @@ from ..errors import BrokerError
 from ..runtime.loop import checkpoint
 from .ailing import Ailing
 from .cursor import Cursor
+from .ending import HAS_ENDED, UNHEARD_CLOSE, UNHEARD_CUT
 from .health import Health
 from .ids import UNKNOWN
 from .leases import Leases
 from .place import Place
 from .publication import CLOSE, publications_of
-from .subscription import HAS_ENDED, UNHEARD_CLOSE, UNHEARD_CUT, Subscription
+from .subscription import Subscription
 from .tail import Tails
 from .tasks import spawn, start_again
 

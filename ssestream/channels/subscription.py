@@ -9,23 +9,15 @@ from typing import Protocol
 
 from ..errors import StreamError
 from ..runtime.callables import check_callable
-from ..runtime.loop import logger
 from ..runtime.origin import log_failure
 from ..runtime.threads import new_lock
 from ..stream import SseStream, flow_of
 from ..stream_state import Follower
 from ..wire import id_block, with_id
 from .cursor import NONE, Cursor
+from .ending import MAY_BE_CUT, WAS_CLOSED, WAS_CUT, end
 from .ids import UNKNOWN, check_fits, format_id
 from .publication import Batch, News, Publication, frames_of
-
-#: Reasons in the log for the end of a stream. The name of the channel follows.
-WAS_CUT = "cut() took away its access to the channel"
-MAY_BE_CUT = "entries that are lost may have taken away its access to the channel"
-UNHEARD_CUT = "it subscribed while the broker was away, and may have lost its access to the channel"
-WAS_CLOSED = "close_channel() ended the streams of the channel"
-HAS_ENDED = "each of its channels has ended, the last of them"
-UNHEARD_CLOSE = "it subscribed while the broker was away, and may have missed the end of"
 
 #: Seconds after which a caller asks why it does not get the lock of a `Subscription`.
 BRIEFLY = 0.001
@@ -193,7 +185,7 @@ class Subscription(Follower):
         self.close()
         # Log in the call queue's turn: a handler of the log may wait, and the caller may hold a
         # lock.
-        self.flow.call_queue.call_soon(_end, self.stream, why, name)
+        self.flow.call_queue.call_soon(end, self.stream, why, name)
 
     def send_id(self, known: str | None = None) -> None:
         """Send the client an id with its positions, unless it has this id already.
@@ -386,15 +378,3 @@ class Subscription(Follower):
 
     def _id(self) -> str:
         return format_id({each.name: each.place.position or UNKNOWN for each in self.cursors})
-
-
-def _end(stream: SseStream, why: str, name: str | None) -> None:
-    if not stream.destroyed:
-        connection = flow_of(stream).connection
-        logger.info(
-            "%s: ended, as %s%s",
-            "a stream of no request" if connection is None else connection.name,
-            why,
-            "" if name is None else f" {name!r}",
-        )
-    stream.end()
