@@ -228,6 +228,8 @@ class Channels(Uncopyable):
         that the id does not name, it begins with the last *latest* events; by default it begins
         now. A channel that the stream already follows goes on without a change. The id of an
         event names only the channels followed at that time, so follow all channels in one call.
+        With several calls, ids keep the client's positions in its other channels for 10 s after
+        the first call, so that a client that leaves in between misses nothing there.
 
         If events after the id are lost, the stream emits ``"gap"`` with the channel's name. Events
         are lost if the log no longer keeps them, or if the id is from another log or no id of

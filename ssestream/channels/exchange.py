@@ -1,5 +1,6 @@
 """One broker, and the streams of this process that follow its channels."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,13 @@ from flask.json.provider import JSONProvider
 
 from ..brokers.broker import PLAIN, Broker, Position, Terms
 from ..errors import StreamError
+from ..runtime.clock import clock
 from ..runtime.forking import process
+from ..runtime.loop import current_loop
 from ..runtime.threads import new_lock
+from ..runtime.wheel import wheel_of
 from ..stream import SseStream, flow_of, has_bad_id
+from .carried import CARRIED
 from .cursor import Cursor, Filter
 from .ending import HAS_ENDED
 from .ids import UNKNOWN, id_of, parse_id
@@ -149,6 +154,11 @@ class Exchange:
             known = {}
         subscription = self._subscription(sse_stream)
         subscription.check_fits(names)
+        carried = subscription.carried
+        begins = carried is None
+        if carried is None:
+            # The client's own id counts for the channels that *since* does not name.
+            carried = {**(parse_id(sse_stream.last_event_id or "") or {}), **(known or {})}
         cursors = [
             Cursor(
                 subscription,
@@ -161,16 +171,27 @@ class Exchange:
             if subscription.cursor_of(name) is None
         ]
         finished = self.listener.replay.place(cursors, latest)
-        if finished and len(finished) == len(cursors) and not subscription.cursors:
+        # The client may have all events of the channels of all calls, and of no other channel.
+        if (
+            finished
+            and len(finished) == len(cursors)
+            and carried.keys() <= set(names)
+            and self._got_nothing(subscription)
+        ):
             # First the status: another thread may end the stream at once.
             subscription.flow.expect_nothing()
             subscription.end_stream(HAS_ENDED, cursors[-1].name)
             self.gone(subscription)
             return
         # Add all cursors before the first event, because its id has a position in each channel.
-        new = subscription.add(cursors)
-        subscription.send_id(None if since else sse_stream.last_event_id)
+        new = subscription.add(cursors, carried)
+        # The client still has its own id if this is the first call, or if all ids until now have
+        # carried the positions in these channels.
+        has_own = not since and (begins or all(each.name in carried for each in new))
+        subscription.send_id(sse_stream.last_event_id if has_own else None)
         self.listener.add(new)
+        if begins and subscription.carried:
+            self._carry_for_a_while(subscription)
         if counted:
             self.watchers.add(new)
         for cursor in finished:
@@ -179,6 +200,26 @@ class Exchange:
         if subscription.closed or sse_stream.destroyed:
             self.gone(subscription)
             self._remove(cursors)
+
+    def _got_nothing(self, subscription: Subscription) -> bool:
+        """Whether the channels of *subscription* have ended, and its stream got nothing of them."""
+        cursors = subscription.cursors
+        got = any(each.delivered or each.gaps for each in cursors)
+        return not got and self.listener.replay.have_finished(cursors)
+
+    def _carry_for_a_while(self, subscription: Subscription) -> None:
+        loop = current_loop()
+        stop = functools.partial(self._stop_carrying, subscription)
+        wheel_of(loop).add(clock.now() + CARRIED, lambda now: loop.spawn(stop))
+
+    def _stop_carrying(self, subscription: Subscription) -> None:
+        if subscription.closed:
+            return
+        if not subscription.carry_no_more():
+            self._carry_for_a_while(subscription)
+            return
+        for cursor in subscription.cursors[-1:]:
+            self.listener.replay.end_if_over(cursor)
 
     def _remove(self, cursors: list[Cursor]) -> None:
         self.listener.remove(cursors)

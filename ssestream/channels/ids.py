@@ -45,9 +45,14 @@ def parse_id(text: str) -> dict[str, Position] | None:
     return positions
 
 
+def fits(names: Collection[str]) -> bool:
+    """Whether an id for the channels *names* can never exceed `MAX_LAST_EVENT_ID`."""
+    return sum(len(name) + _LONGEST for name in names) <= MAX_LAST_EVENT_ID
+
+
 def check_fits(names: Collection[str]) -> None:
     """Raise ``ValueError`` if an id for the channels *names* could exceed `MAX_LAST_EVENT_ID`."""
-    if sum(len(name) + _LONGEST for name in names) > MAX_LAST_EVENT_ID:
+    if not fits(names):
         raise ValueError(
             f"{len(names)} channels are too many for one stream: the id of an event holds a"
             f" position in each channel, and has at most {MAX_LAST_EVENT_ID} characters"

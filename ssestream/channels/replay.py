@@ -5,6 +5,7 @@ missed entries. A reader reads the log for the cursor until the cursor is live.
 """
 
 from collections import deque
+from collections.abc import Iterable
 
 from ..brokers.broker import Broker, Busy, ChannelError, Position, Slice
 from ..errors import BrokerError
@@ -184,19 +185,31 @@ class Replay:
 
         A stream goes on while one of its channels goes on.
         """
-        subscription = cursor.subscription
         with self._tails.lock:
-            tails = [self._tails.of(each) for each in (cursor, *subscription.cursors)]
-            if tails[0] is not None:
-                tails[0].finish(cursor)
-            over = all(
-                tail is not None and tail.has_finished(each)
-                for each, tail in zip(subscription.cursors, tails[1:], strict=True)
-            )
-        if over and not subscription.closed:
+            tail = self._tails.of(cursor)
+            if tail is not None:
+                tail.finish(cursor)
+        self.end_if_over(cursor)
+
+    def end_if_over(self, cursor: Cursor) -> None:
+        """End the stream of *cursor* if each of its channels has ended.
+
+        The reason in the log names the channel of *cursor*.
+        """
+        subscription = cursor.subscription
+        # The view may be about to follow the channels that are carried.
+        if subscription.carried or subscription.closed:
+            return
+        if self.have_finished(subscription.cursors):
             # With the id that comes before the end, the client gets the answer that there is
             # nothing more.
             subscription.end_stream(HAS_ENDED, cursor.name)
+
+    def have_finished(self, cursors: Iterable[Cursor]) -> bool:
+        """Whether each of *cursors* has passed the end of its log."""
+        with self._tails.lock:
+            tails = [(self._tails.of(each), each) for each in cursors]
+            return all(tail is not None and tail.has_finished(each) for tail, each in tails)
 
     # -- the readers
 

@@ -14,6 +14,7 @@ from ..runtime.threads import new_lock
 from ..stream import SseStream, flow_of
 from ..stream_state import Follower
 from ..wire import id_block, with_id
+from .carried import NOTHING, Positions, rest_of
 from .cursor import NONE, Cursor
 from .ending import MAY_BE_CUT, WAS_CLOSED, WAS_CUT, end
 from .ids import UNKNOWN, check_fits, format_id
@@ -55,6 +56,7 @@ class Subscription(Follower):
         "_lock",
         "_pushes",
         "_pushing",
+        "carried",
         "closed",
         "cursors",
         "drains",
@@ -68,6 +70,8 @@ class Subscription(Follower):
         #: One cursor for each channel. Every change makes a new tuple, so that a reader needs no
         #: lock.
         self.cursors: tuple[Cursor, ...] = ()
+        #: Positions that ids have besides those of the cursors; None before the first `add`.
+        self.carried: Positions | None = None
         #: Whether the stream gets nothing more.
         self.closed = False
         #: How often the stream could take events again, after it could not.
@@ -87,10 +91,7 @@ class Subscription(Follower):
     @property
     def has_begun(self) -> bool:
         """Whether each cursor has a position. Before that, no event can have a complete id."""
-        cursors = self.cursors
-        if len(cursors) == 1:
-            return cursors[0].place.position is not None
-        return all(cursor.position is not None for cursor in cursors)
+        return all(cursor.position is not None for cursor in self.cursors)
 
     def cursor_of(self, name: str) -> Cursor | None:
         for cursor in self.cursors:
@@ -104,9 +105,10 @@ class Subscription(Follower):
         if len(together) > 1:
             check_fits(together)
 
-    def add(self, cursors: list[Cursor]) -> list[Cursor]:
+    def add(self, cursors: list[Cursor], carried: Positions) -> list[Cursor]:
         """Follow the channels of *cursors*, and return the cursors of new channels.
 
+        At the first call, *carried* are positions for later ids besides those of the cursors.
         Raises ``ValueError`` if an id has no room for all channels.
         """
         with self._lock:
@@ -114,6 +116,8 @@ class Subscription(Follower):
             together = (*self.cursors, *new)
             if len(together) > 1:
                 check_fits([cursor.name for cursor in together])
+            carried = carried if self.carried is None else self.carried
+            self.carried = rest_of(carried, [cursor.name for cursor in together])
             self._follow(together)
         return new
 
@@ -123,8 +127,21 @@ class Subscription(Follower):
             taken = [cursor for cursor in self.cursors if not names or cursor.name in names]
             for cursor in taken:
                 cursor.complicate()
+            self.carried = rest_of(self.carried or NOTHING, names) if names else NOTHING
             self._follow(tuple(cursor for cursor in self.cursors if cursor not in taken))
         return taken
+
+    def carry_no_more(self) -> bool:
+        """Have only the positions of the cursors in later ids.
+
+        Returns False, with nothing done, while an app's own ``push()`` runs in another thread.
+        """
+        if not self._take_lock():
+            return False
+        self.carried = NOTHING
+        self._follow(self.cursors)
+        self._lock.release()
+        return True
 
     def count_drain(self) -> None:
         """The stream takes events again."""
@@ -227,6 +244,7 @@ class Subscription(Follower):
                 or not self._pushes
                 or self.closed
                 or cursors != (cursor,)
+                or self.carried
                 or not self.flow.write_through(batch.frames, batch.messages)
             ):
                 return False
@@ -286,7 +304,7 @@ class Subscription(Follower):
                 # The id of an event that overtook the one in ``push()`` would cover both.
                 self._held_up = True
                 return False
-            alone, stream = len(cursors) == 1, self.stream
+            alone, stream = len(cursors) == 1 and not self.carried, self.stream
             more, given, silent, ends = True, 0, 0, False
             try:
                 publications = publications[cursor.passed(publications) :]
@@ -353,7 +371,7 @@ class Subscription(Follower):
     def _follow(self, cursors: tuple[Cursor, ...]) -> None:
         self.cursors = cursors
         call_queue = self.flow.call_queue
-        alone = len(cursors) == 1 and not self.closed
+        alone = len(cursors) == 1 and not (self.carried or self.closed)
         for cursor in cursors:
             simple = alone and self._pushes and cursor.filter is None
             if simple and call_queue.has_loop and call_queue.loop.cooperative:
@@ -377,4 +395,5 @@ class Subscription(Follower):
         return with_id(frame, self._id().encode())
 
     def _id(self) -> str:
-        return format_id({each.name: each.place.position or UNKNOWN for each in self.cursors})
+        followed = {each.name: each.place.position or UNKNOWN for each in self.cursors}
+        return format_id({**followed, **(self.carried or NOTHING)})
