@@ -17,7 +17,7 @@ from ..runtime.wheel import wheel_of
 from ..stream import SseStream, flow_of, has_bad_id
 from .carried import CARRIED
 from .cursor import Cursor, Filter
-from .ending import HAS_ENDED
+from .ending import HAS_ENDED, end_if_over, have_finished, note_end
 from .ids import UNKNOWN, id_of, parse_id
 from .leases import Lost
 from .listener import Listener
@@ -205,7 +205,7 @@ class Exchange:
         """Whether the channels of *subscription* have ended, and its stream got nothing of them."""
         cursors = subscription.cursors
         got = any(each.delivered or each.gaps for each in cursors)
-        return not got and self.listener.replay.have_finished(cursors)
+        return not got and have_finished(self.listener.tails, cursors)
 
     def _carry_for_a_while(self, subscription: Subscription) -> None:
         loop = current_loop()
@@ -219,7 +219,7 @@ class Exchange:
             self._carry_for_a_while(subscription)
             return
         for cursor in subscription.cursors[-1:]:
-            self.listener.replay.end_if_over(cursor)
+            end_if_over(self.listener.tails, cursor)
 
     def _remove(self, cursors: list[Cursor]) -> None:
         self.listener.remove(cursors)
@@ -281,7 +281,7 @@ class Exchange:
 
     def ended(self, cursor: Cursor) -> None:
         """*cursor* has passed the end of its log."""
-        self.listener.replay.ended(cursor)
+        note_end(self.listener.tails, cursor)
 
     def gone(self, subscription: Subscription) -> None:
         """*subscription* follows nothing any more."""

@@ -5,14 +5,13 @@ missed entries. A reader reads the log for the cursor until the cursor is live.
 """
 
 from collections import deque
-from collections.abc import Iterable
 
 from ..brokers.broker import Broker, Busy, ChannelError, Position, Slice
 from ..errors import BrokerError
 from ..runtime.loop import checkpoint
 from .ailing import Ailing
 from .cursor import Cursor
-from .ending import HAS_ENDED, UNHEARD_CLOSE, UNHEARD_CUT
+from .ending import UNHEARD_CLOSE, UNHEARD_CUT, note_end
 from .health import Health
 from .ids import UNKNOWN
 from .leases import Leases
@@ -180,37 +179,6 @@ class Replay:
                 cursor.stop_reading()
             return done
 
-    def ended(self, cursor: Cursor) -> None:
-        """End the stream of *cursor*, which has passed the end of its log.
-
-        A stream goes on while one of its channels goes on.
-        """
-        with self._tails.lock:
-            tail = self._tails.of(cursor)
-            if tail is not None:
-                tail.finish(cursor)
-        self.end_if_over(cursor)
-
-    def end_if_over(self, cursor: Cursor) -> None:
-        """End the stream of *cursor* if each of its channels has ended.
-
-        The reason in the log names the channel of *cursor*.
-        """
-        subscription = cursor.subscription
-        # The view may be about to follow the channels that are carried.
-        if subscription.carried or subscription.closed:
-            return
-        if self.have_finished(subscription.cursors):
-            # With the id that comes before the end, the client gets the answer that there is
-            # nothing more.
-            subscription.end_stream(HAS_ENDED, cursor.name)
-
-    def have_finished(self, cursors: Iterable[Cursor]) -> bool:
-        """Whether each of *cursors* has passed the end of its log."""
-        with self._tails.lock:
-            tails = [(self._tails.of(each), each) for each in cursors]
-            return all(tail is not None and tail.has_finished(each) for tail, each in tails)
-
     # -- the readers
 
     def _read(self) -> None:
@@ -302,7 +270,7 @@ class Replay:
                 cursor.go_to(piece.end)
                 self._tails.found(tail, piece.end, bool(piece.ended))
                 if piece.ended:
-                    self.ended(cursor)
+                    note_end(self._tails, cursor)
                 return not self._goes_live(cursor, here or piece.end)
         if subscription.deliver(cursor, publications, replayed=True):
             return True

@@ -113,9 +113,8 @@ class Subscription(Follower):
         """
         with self._lock:
             new = [cursor for cursor in cursors if self.cursor_of(cursor.name) is None]
+            self.check_fits([cursor.name for cursor in new])
             together = (*self.cursors, *new)
-            if len(together) > 1:
-                check_fits([cursor.name for cursor in together])
             carried = carried if self.carried is None else self.carried
             self.carried = rest_of(carried, [cursor.name for cursor in together])
             self._follow(together)
