@@ -22,9 +22,20 @@ error, a :exc:`ClientDisconnected`.
 Wrong arguments raise ``TypeError`` or ``ValueError``.
 """
 
+import copyreg
+from typing import Any
+
 
 class SseStreamError(Exception):
-    """The base class of all errors of this package."""
+    """The base class of all errors of this package.
+
+    A copy of an error, also by ``pickle``, has the same text and attributes. So an error of a job
+    comes out of its process.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by __init__: that of a subclass may take something else than the text.
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class MessageError(SseStreamError, ValueError):
