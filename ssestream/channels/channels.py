@@ -178,8 +178,9 @@ class Channels(Uncopyable):
         Keys are compared by their ``repr()``, so a key is a str, an int, a tuple of these, or
         another object with the same ``repr()`` in every process. For a proxy, such as
         ``current_user``, its value is compared. Raises ``ValueError`` for None, because None
-        means no key, and for a key without a ``repr()`` of its own. Raises as `publish` does for
-        a name, and `BrokerError`.
+        means no key, and for a key with a failing ``repr()``. Raises ``TypeError`` for a key whose
+        ``repr()`` shows an address in memory, such as a function, or a set, which has no order.
+        Raises as `publish` does for a name, and `BrokerError`.
         """
         frame = None if key is None else cut_frame(key)
         if frame is None:
@@ -252,8 +253,8 @@ class Channels(Uncopyable):
         With *counted*, the stream counts among the `Channel.watchers` of each channel.
 
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, such as an ``async def`` as
-        *filter* or a *key* without a ``repr()`` of its own, and ``ValueError`` for more channels
-        than fit in an id. Raises `StreamError` if the stream follows channels of another
+        *filter* or a *key* that `cut` does not take, and ``ValueError`` for more channels than
+        fit in an id. Raises `StreamError` if the stream follows channels of another
         `Channels`. If the broker is down, nothing is raised: the stream catches up when the broker
         is back, and a channel that should begin now begins then.
         """

@@ -1,13 +1,21 @@
 """Control frames, the keys in them, and entries on their way."""
 
+import copy
+import dataclasses
+import datetime
+import decimal
+import enum
+import uuid
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import flask
 import pytest
 from werkzeug.local import LocalProxy
 
-from ssestream import Channels, SseStream
+from ssestream import Channels, Runs, SseStream
 from ssestream.brokers.broker import CONTROL, Entry, Position, Slice
 from ssestream.channels.publication import (
     CUT,
@@ -61,21 +69,111 @@ class Broken:
         raise RuntimeError("the session is closed")
 
 
-@pytest.mark.parametrize("what", ["broken", "by its place", "in a tuple", "proxy"])
-def test_a_key_that_could_not_be_known_again_is_refused(local: Make, what: str) -> None:
+class User:
+    def get_id(self) -> int:
+        return 7
+
+
+class Inherited:
+    def __repr__(self) -> str:
+        return super().__repr__()
+
+
+class Transient:
+    """As an object of SQLAlchemy that is not stored yet."""
+
+    def __repr__(self) -> str:
+        return f"<User (transient {id(self)})>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouped:
+    user: object
+
+
+class Role(enum.Enum):
+    EDITOR = "looks at 0x7f3a"
+
+
+class Named(NamedTuple):
+    user: object
+
+
+@pytest.mark.parametrize("key", [Broken(), flask.g], ids=["broken", "proxy"])
+def test_a_key_whose_repr_fails_is_refused(local: Make, key: Any) -> None:
     channels = local()
-    stream = SseStream()
-    key: Any = {
-        "broken": Broken(),
-        "by its place": object(),
-        "in a tuple": ("user", object()),
-        "proxy": flask.g,
-    }[what]
     with pytest.raises(ValueError, match="key must have a repr"):
-        channels.subscribe(stream, "news", key=key)
+        channels.subscribe(SseStream(), "news", key=key)
     with pytest.raises(ValueError, match="key must have a repr"):
         channels.cut("news", key)
     assert channels.statistics() == {}
+
+
+#: A cut with such a key would reach no other process, and often nobody at all.
+UNKNOWN_ELSEWHERE: dict[str, Any] = {
+    "by its place": object(),
+    "in a tuple": ("user", object()),
+    "in a tuple of tuples": (("user", Transient()), 7),
+    "a method that is not called": User().get_id,
+    "a method of C": {}.get,
+    "a function": lambda: 7,
+    "a class of a class": Inherited(),
+    "transient": Transient(),
+    "a mock": Mock(),
+    "a mock in a tuple": ("user", Mock()),
+    "in a dataclass": Grouped(User()),
+    "in a named tuple": Named(User()),
+    "in a set": frozenset({User()}),
+    "a set": frozenset({"a", "b"}),
+    "a set in a dataclass": Grouped(frozenset({"a", "b"})),
+    "proxy": LocalProxy(User),
+}
+
+
+@pytest.mark.parametrize("key", UNKNOWN_ELSEWHERE.values(), ids=UNKNOWN_ELSEWHERE)
+def test_a_key_that_no_other_process_knows_is_refused(local: Make, key: Any) -> None:
+    channels = local()
+    runs = Runs(channels)
+    for call in (
+        lambda: channels.subscribe(SseStream(), "news", key=key),
+        lambda: channels.cut("news", key),
+        lambda: runs.start([], key=key),
+    ):
+        with pytest.raises(TypeError, match="it is an id, such as a str or an int"):
+            call()
+    assert channels.statistics() == {}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "user:7",
+        "<User object at 0x7fa94bb4cf40>",
+        'it\'s "at 0x7fa9" and frozenset({',
+        "\\' at 0x7f",
+        b" at 0x7f",
+        7,
+        2**70,
+        True,
+        1.5,
+        uuid.UUID(int=2**100),
+        datetime.date(2026, 1, 2),
+        datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+        decimal.Decimal("1.5"),
+        Path("/a at 0x7f"),
+        ("user", 7, (None, "' at 0x7f")),
+        Role.EDITOR,
+        Grouped("' at 0x7f"),
+        Named(" at 0x7f"),
+        (),
+    ],
+    ids=repr,
+)
+def test_a_key_that_every_process_knows_is_taken(local: Make, key: Any) -> None:
+    channels = local()
+    with Client(Following(channels, "news", key=key)) as client:
+        channels.cut("news", copy.deepcopy(key))
+        assert client.all() == []
 
 
 # -- entries on their way
