@@ -256,8 +256,8 @@ class Broker(Protocol):
     *history_age* in each log to which it appends (see `Bounds`). Callers give valid channel
     names, and frames of any length.
 
-    `append`, `read`, `keep`, `ping` and `wait` raise `BrokerError` if they fail, within a time that
-    each broker states. The error is a `ChannelError` if only the log of one channel fails. `wait`
+    All methods that use a log raise `BrokerError` if they fail, within a time that each broker
+    states. The error is a `ChannelError` if only the log of one channel fails. `wait`
     returns such a `ChannelError` in the place of the channel's slice.
 
     One caller, the listener of a process, follows channels and waits for their news. The broker

@@ -40,8 +40,9 @@ PASSING = ("08", "40", "53", "55", "57", "58", "25006")
 #: deadlock, and a transaction that cannot be put in a row with others. Another try is a first try.
 UNDONE = ("55P03", "40P01", "40001")
 
-#: Damage of single rows, and what this package's own functions say of it.
-_OF_CHANNEL = ("XX001", "XX002", "22")
+#: Damage of single rows, what this package's own functions say of it, values that are too great,
+#: and an entry with a number that the log has already.
+_OF_CHANNEL = ("XX001", "XX002", "22", "23")
 
 #: A server that refuses a connection tells no SQLSTATE. These words are its lasting reasons.
 _REFUSED = re.compile(

@@ -97,5 +97,5 @@ def parse(text: bytes) -> Announcement | None:
             int(lease) / 1e6 if lease else None,
             frame if newline else None,
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

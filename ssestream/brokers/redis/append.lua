@@ -17,7 +17,8 @@ local check, grace = ARGV[12], tonumber(ARGV[13])
 
 local terms = terms_of(13)
 local history, age, ended, leased, ttl =
-  unpack(redis.call('HMGET', bounds, 'history', 'age', 'ended', 'leased', 'ttl'))
+  fields_of(bounds, 'history', 'age', 'ended', 'leased', 'ttl')
+age = age or ''
 local function answer(added, failure) return {added, history, age, failure or ''} end
 
 local done = redis.call('GET', mark)
@@ -74,10 +75,10 @@ grant(terms, key, bounds, log, last + 1, ttl)
 -- If the oldest entry is too old, remove it and up to 19 more entries that are too old.
 if age ~= '' and info['first-entry'] then
   local oldest = now - age
-  if tonumber(info['first-entry'][2][4]) <= oldest then
+  if time(info['first-entry']) <= oldest then
     local old = 0
     for _, entry in ipairs(redis.call('XRANGE', key, '-', '+', 'COUNT', 20)) do
-      if tonumber(entry[2][4]) <= oldest then old = old + 1 end
+      if time(entry) <= oldest then old = old + 1 end
     end
     redis.call('XTRIM', key, 'MAXLEN', redis.call('XLEN', key) - old)
   end

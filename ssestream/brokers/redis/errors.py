@@ -34,12 +34,16 @@ NEEDED = (
 )
 
 # Errors that concern one key only: the key has another type, does not hold a log, or is not
-# allowed to this account.
+# allowed to this account. A command in a script names the script if it fails, mostly for a number
+# that it gets from a damaged log.
 _OF_CHANNEL = re.compile(
-    r"WRONGTYPE|user_script:\d+:|(?i:no permissions to access)"
+    r"WRONGTYPE|user_script:\d+|(?i:no permissions to access)"
     r"|can't access at least one of the keys|permissions to access one of the keys"
 )
-_OF_ALL = re.compile(r"can't run this command|permissions to run|READONLY|OOM|MISCONF|NOREPLICAS")
+_OF_ALL = re.compile(
+    r"can't run this command|permissions to run|READONLY|OOM|MISCONF|NOREPLICAS|CLUSTERDOWN"
+    r"|TRYAGAIN|nknown Redis command|not allowed from script|non local key"
+)
 
 
 def lack_of_memory(error: BaseException) -> MemoryError | None:

@@ -4,8 +4,9 @@ local key, bounds = KEYS[1], KEYS[2]
 local asked, age, usual, ttl, grace = unpack(ARGV)
 local log, last, info = log_of(key)
 if log == '' then return {'', ''} end
-local history, had_ttl = unpack(redis.call('HMGET', bounds, 'history', 'ttl'))
-history = asked ~= '' and asked or history or usual
+-- What is set anew here may be damaged.
+local history = asked ~= '' and asked or fields_of(bounds, 'history') or usual
+local had_ttl = redis.call('HGET', bounds, 'ttl')
 redis.call('HSET', bounds, 'history', history, 'age', age)
 if ttl ~= '' then set_time(bounds, 'ttl', ttl)
 elseif had_ttl then redis.call('HDEL', bounds, 'ttl') end

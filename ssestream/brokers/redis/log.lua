@@ -9,6 +9,21 @@ local function log_of(key)
   return log, tonumber(last), info
 end
 
+-- The fields of the hash with the bounds of a log, of these names: false for one that is missing.
+-- Another program may have written one. Then this is an error before anything is changed.
+local shapes = {history = '^%d+$', age = '^%d*$', ended = '^%d+%-%d+$', leased = '^%d+$',
+  ttl = '^%d+$'}
+local function fields_of(bounds, ...)
+  local fields = redis.call('HMGET', bounds, ...)
+  for i, name in ipairs({...}) do
+    local longest = name == 'ended' and 41 or 20
+    if fields[i] and (#fields[i] > longest or not string.match(fields[i], shapes[name])) then
+      error('the log is damaged: ' .. name)
+    end
+  end
+  return unpack(fields)
+end
+
 -- An entry is {id, {'f', frame, 't', microseconds, 'k', token, 'm', message}}. *message* is the
 -- number of this message among all messages of the log. A control frame has the number of the
 -- next message, and is kept as long as that message. An entry of an earlier version has no
@@ -16,6 +31,7 @@ end
 local function number(entry) return tonumber(string.match(entry[1], '-(%d+)')) end
 local function id(log, n) return string.format('%s-%.0f', log, n) end
 local function message(entry) return tonumber(entry[2][8]) or number(entry) end
+local function time(entry) return tonumber(entry[2][4]) or 0 end
 local function messages_up_to(entry)
   local control = entry[2][8] and string.byte(entry[2][2]) == 0
   return control and message(entry) - 1 or message(entry)

@@ -24,7 +24,7 @@ local function first_of(key, log, last, info, history, age)
   if lost < 0 and oldest < 0 then return first end
   local function is_lost(n)
     local entry = at(key, log, n)
-    return not entry or message(entry) <= lost or tonumber(entry[2][4]) <= oldest
+    return not entry or message(entry) <= lost or time(entry) <= oldest
   end
   local high, middle = last + 1, first
   while first < high do
@@ -43,8 +43,7 @@ for i = 1, #KEYS / 2 do
   local last_check = check_of(info['last-entry'], digits)
   local other = check ~= '' and last_check ~= '' and check ~= last_check
   if log ~= known or last ~= after or other then
-    local history, age, ended, leased =
-      unpack(redis.call('HMGET', bounds, 'history', 'age', 'ended', 'leased'))
+    local history, age, ended, leased = fields_of(bounds, 'history', 'age', 'ended', 'leased')
     ended = is_of(log, ended) and number({ended}) or 0
     leased = leased and string.format('%.0f', tonumber(leased) - microseconds()) or ''
     if not history then history, age = tonumber(asked_history), asked_age end

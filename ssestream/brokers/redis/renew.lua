@@ -3,7 +3,7 @@
 local key, bounds = KEYS[1], KEYS[2]
 local of, lease = ARGV[1], tonumber(ARGV[2])
 local log = log_of(key)
-local ended, ttl = unpack(redis.call('HMGET', bounds, 'ended', 'ttl'))
+local ended, ttl = fields_of(bounds, 'ended', 'ttl')
 if log == '' or log ~= of or is_of(log, ended) then return 0 end
 if lease then set_time(bounds, 'leased', microseconds() + lease)
 else redis.call('HDEL', bounds, 'leased') end

@@ -5,7 +5,8 @@ import os
 import sqlite3
 import time
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ...runtime.forking import AtFork
 from ..broker import PLAIN, WAITED, WAITED_BYTES, Bounds, ChannelError, News, Position, Slice, Terms
@@ -13,9 +14,11 @@ from ..followed import FollowedLogs
 from ..waker import PollableWaker
 from .database import Database
 from .deletion import has_expired, sweep
-from .logs import Logs
+from .logs import DAMAGE, Logs
 from .seen import Seen
 from .watch import FileWatch
+
+_T = TypeVar("_T")
 
 #: Seconds between two looks at a file that nobody has touched.
 LOOK = 1.0
@@ -58,17 +61,21 @@ class SqliteBroker:
     # -- the contract
 
     def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
-        database = self._database
-        try:
-            position, bounds = database.do(
-                "BEGIN IMMEDIATE", lambda db: self._logs.append(db, channel, frame, terms)
-            )
-        except (TypeError, ValueError) as error:
-            raise ChannelError(channel, database.say(f"{channel!r} is damaged: {error}")) from error
+        position, bounds = self._change(
+            channel, lambda db: self._logs.append(db, channel, frame, terms)
+        )
         if not self._warned:
             self._warned = bounds.warn_of(terms.bounds or self._asked, channel)
         self._touch()
         return position
+
+    def _change(self, channel: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run *work*, which changes the log of *channel* alone, in one transaction."""
+        try:
+            return self._database.do("BEGIN IMMEDIATE", work)
+        except DAMAGE as error:
+            words = f"{channel!r} is damaged: {error}"
+            raise ChannelError(channel, self._database.say(words)) from error
 
     def _touch(self) -> None:
         """Wake the waiting processes. Without a touch, they look once a second."""
@@ -76,12 +83,10 @@ class SqliteBroker:
             os.utime(self._database.path)
 
     def renew(self, channel: str, of: Position, lease: float | None) -> bool:
-        return self._database.do(
-            "BEGIN IMMEDIATE", lambda db: self._logs.renew(db, channel, of, lease)
-        )
+        return self._change(channel, lambda db: self._logs.renew(db, channel, of, lease))
 
     def delete(self, channel: str) -> None:
-        self._database.do("BEGIN IMMEDIATE", lambda db: self._logs.delete(db, channel))
+        self._change(channel, lambda db: self._logs.delete(db, channel))
         self._touch()
         self._sweep()
 
@@ -100,9 +105,7 @@ class SqliteBroker:
         return piece
 
     def keep(self, channel: str, bounds: Bounds, ttl: float | None = None) -> Bounds:
-        return self._database.do(
-            "BEGIN IMMEDIATE", lambda db: self._logs.keep(db, channel, bounds, ttl)
-        )
+        return self._change(channel, lambda db: self._logs.keep(db, channel, bounds, ttl))
 
     def ping(self) -> None:
         # A write that changes no row: it fails if this process may not write. BEGIN IMMEDIATE

@@ -1,5 +1,6 @@
 """One SQLite file: its connection, transactions that never wait for a lock, and its errors."""
 
+import functools
 import os
 import sqlite3
 import sys
@@ -121,6 +122,8 @@ class Database:
         self.forget()
         # SQLite must not wait for a lock: `do` waits, and lets other greenlets run.
         db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        # A damaged text must not fail a statement that also reads other channels.
+        db.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
         try:
             prepare(db)
         except BaseException:

@@ -18,10 +18,13 @@ SWEPT = 500
 #: channel and looks later learns it from the next log of the channel.
 TOLD = 60.0
 
-#: SQL: the next change. It is later than every append and every deletion.
+#: SQL: the next change. It is later than every append and every deletion. The entries count, too,
+#: as somebody may have removed the row of their channel. A change of a damaged row counts only if
+#: it is a number, and not one of the greatest.
 NEXT_CHANGE = (
-    "SELECT max(ifnull((SELECT max(change) FROM channels), 0),"
-    " ifnull((SELECT max(change) FROM gone), 0)) + 1"
+    "SELECT CAST(max(ifnull((SELECT max(change) FROM channels WHERE change < 9e18), 0),"
+    " ifnull((SELECT max(change) FROM events WHERE change < 9e18), 0),"
+    " ifnull((SELECT max(change) FROM gone WHERE change < 9e18), 0)) AS INTEGER) + 1"
 )
 
 
@@ -48,7 +51,7 @@ def sweep(db: sqlite3.Connection) -> bool:
     if row is None:
         return False
     key, name = row
-    if not name.startswith("\0"):
+    if not (isinstance(name, str) and name.startswith("\0")):
         delete(db, key, name)
     swept = db.execute(
         "DELETE FROM events WHERE change IN"

@@ -5,7 +5,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..broker import (
     CHECK_LENGTH,
@@ -24,16 +24,46 @@ from ..broker import (
 from .database import MALFORMED
 from .deletion import NEXT_CHANGE, delete, sweep
 
+#: Errors of the work with a log whose rows another program has damaged. No other log is concerned.
+DAMAGE = (TypeError, ValueError, OverflowError)
+
 #: The most entries that one append removes from its own log, and the most that it removes from
 #: all logs for their age.
 TRIMMED = 16
+
+
+class _Row(NamedTuple):
+    """The row of a channel that has a log (see ``schema``)."""
+
+    id: int
+    log: str
+    last: int
+    token: str
+    messages: int
+    at: float
+    ended: int
+    leased: float | None
+    ttl: float | None
+    expires: float | None
+    history: int | None
+    age: float | None
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.history, self.age)
+
+
+#: What may stand in each column. SQLite takes a value of any type for any column.
+_TYPES: dict[str, Any] = _Row.__annotations__
+
+_COLUMNS = ", ".join(_TYPES)
 
 
 class Logs:
     """The logs of a broker that asks for the bounds *asked* in each log to which it appends.
 
     Each method is called in a transaction of the connection *db*. *say* makes the text of an
-    error from its words.
+    error from its words. A method that changes a log raises one of `DAMAGE` for a damaged log.
     """
 
     def __init__(self, asked: Bounds, say: Callable[[str], str]) -> None:
@@ -55,13 +85,15 @@ class Logs:
             bounds = asked.of_new_log()
             inserted = "INSERT INTO channels (name, log, last, change) VALUES (?, ?, 0, 0)"
             key = db.execute(inserted, (channel, log)).lastrowid
+            # Somebody may have removed the row of an earlier log, and not its entries.
+            db.execute("DELETE FROM events WHERE channel = ?", (key,))
         else:
-            key, log, last, messages, at, ended, leased, ttl, expires, *kept = row
+            key, log, last, _, messages, at, ended, leased, ttl, expires, _, _ = row
             _check_terms(channel, terms, log, last, leased)
             if ended and (terms.end or not frame.startswith(CONTROL)):
                 raise ChannelEnded(channel)
             now = max(now, at)
-            before = Bounds(*kept)
+            before = row.bounds
             bounds = asked.of_new_log() if before.history is None else before.widened(asked)
         position = Position("", 0)
         last_frame = terms.end_frame
@@ -78,10 +110,13 @@ class Logs:
                 (last, change, token, messages, now, *bounds, key),
             )
             old_at = None if bounds.age is None else now + bounds.age
-            db.execute(
-                "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (change, key, last, now, each, token, message, old_at),
-            )
+            try:
+                db.execute(
+                    "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (change, key, last, now, each, token, message, old_at),
+                )
+            except sqlite3.IntegrityError as error:  # the log has an entry with this number
+                raise ValueError(error) from error
         if bounds != before:
             self._set_expiry(db, key, bounds.age)
         if terms is not PLAIN or expires is not None:
@@ -101,30 +136,25 @@ class Logs:
         sweep(db)
         if row is None:
             return False
-        key, log, _, _, _, ended, _, ttl, *_ = row
-        if ended or log != of.log:
+        if row.ended or row.log != of.log:
             return False
-        _set_life(db, key, None if lease is None else time.time() + lease, ttl)
+        _set_life(db, row.id, None if lease is None else time.time() + lease, row.ttl)
         return True
 
     def delete(self, db: sqlite3.Connection, channel: str) -> None:
-        """See `Broker.delete`. `deletion.sweep` frees the rows."""
-        row = self._find(db, channel)
+        """See `Broker.delete`. `deletion.sweep` frees the rows. The log may be damaged."""
+        row = db.execute("SELECT id FROM channels WHERE name = ?", (channel,)).fetchone()
         if row is not None:
             delete(db, row[0], channel)
 
-    def _find(self, db: sqlite3.Connection, channel: str) -> Any:
+    def _find(self, db: sqlite3.Connection, channel: str) -> _Row | None:
         """The row of *channel*, which is about to change; None if it has no log.
 
         A log that has expired is deleted.
         """
-        row = db.execute(
-            "SELECT id, log, last, messages, at, ended, leased, ttl, expires, history, age"
-            " FROM channels WHERE name = ?",
-            (channel,),
-        ).fetchone()
-        if row is not None and row[8] is not None and row[8] <= time.time():
-            delete(db, row[0], channel)
+        row = _row_of(db, channel)
+        if row is not None and row.expires is not None and row.expires <= time.time():
+            delete(db, row.id, channel)
             return None
         return row
 
@@ -157,16 +187,15 @@ class Logs:
         row = self._find(db, channel)
         if row is None:
             return Bounds()
-        key, _, _, messages, _, _, leased, _, _, history, _ = row
-        _set_life(db, key, leased, ttl)
-        bounds = Bounds(bounds.history or history, bounds.age).of_new_log()
+        _set_life(db, row.id, row.leased, ttl)
+        bounds = Bounds(bounds.history or row.history, bounds.age).of_new_log()
         assert bounds.history is not None
         db.execute(
             "DELETE FROM events WHERE channel = ? AND message <= ?",
-            (key, messages - bounds.history),
+            (row.id, row.messages - bounds.history),
         )
-        db.execute("UPDATE channels SET history = ?, age = ? WHERE id = ?", (*bounds, key))
-        self._set_expiry(db, key, bounds.age)
+        db.execute("UPDATE channels SET history = ?, age = ? WHERE id = ?", (*bounds, row.id))
+        self._set_expiry(db, row.id, bounds.age)
         return bounds
 
     def ends(self, db: sqlite3.Connection, channels: list[str]) -> dict[str, Position]:
@@ -182,33 +211,29 @@ class Logs:
     def _read_rows(
         self, db: sqlite3.Connection, channel: str, after: int, limit: int, max_bytes: int
     ) -> Slice:
-        row = db.execute(
-            "SELECT id, log, last, token, messages, ended, leased, history, age FROM channels"
-            " WHERE name = ? AND ifnull(expires > ?, 1)",
-            (channel, time.time()),
-        ).fetchone()
-        if row is None:
+        row = _row_of(db, channel)
+        if row is None or (row.expires is not None and row.expires <= time.time()):
             return Slice("", 1, 0, [])
-        key, log, last, token, messages, ended, leased, *kept = row
+        key, log, last, token, messages, _, ended, leased, *_ = row
         lease = None if leased is None else leased - time.time()
-        bounds = self._asked if kept[0] is None else Bounds(*kept)
+        bounds = self._asked if row.history is None else row.bounds
         first = self._first(db, key, last, messages, bounds)
         check = token
         if after != last:
-            row = db.execute(
+            found = db.execute(
                 "SELECT token FROM events WHERE channel = ? AND number = ?", (key, after)
             ).fetchone()
-            check = "" if row is None else row[0]
+            check = "" if found is None else found[0]
         entries: list[Entry] = []
         if after < last and limit:
-            for row in db.execute(
+            for found in db.execute(
                 "SELECT number, frame, token FROM events WHERE channel = ? AND number >= ?"
                 " ORDER BY number LIMIT ?",
                 (key, max(first, after + 1), limit),
             ):
                 if max_bytes <= 0:
                     break
-                entries.append(Entry(*row))
+                entries.append(Entry(*found))
                 max_bytes -= len(entries[-1].frame)
         return Slice(log, first, last, entries, check, token, bounds, ended=ended, lease=lease)
 
@@ -218,14 +243,17 @@ class Logs:
         """A slice of *channel*, or a `ChannelError` if only this channel cannot be read."""
         try:
             piece = self._read_rows(db, channel, after, limit, max_bytes)
-            numbers = [piece.first, piece.last, *(entry.number for entry in piece.entries)]
-            if not isinstance(piece.log, str) or not all(type(each) is int for each in numbers):
-                raise TypeError("the identity of the log is not a str, or a number is not an int")
+            numbers = [piece.first, *(entry.number for entry in piece.entries)]
+            checks = [piece.check, *(entry.check for entry in piece.entries)]
+            if not all(type(each) is int for each in numbers):
+                raise TypeError("the number of an entry is not an int")
+            if not all(isinstance(each, str) for each in checks):
+                raise TypeError("the check of an entry is not a str")
             for number, frame, *_ in piece.entries:
                 if not isinstance(frame, bytes):
                     raise TypeError(f"entry {number} is a {type(frame).__name__}, not bytes")
             return piece
-        except (TypeError, ValueError) as error:
+        except DAMAGE as error:
             return ChannelError(channel, self._say(f"{channel!r} is damaged: {error}"))
         except sqlite3.DatabaseError as error:
             # A damaged page of this channel. If the page concerns every channel, the next
@@ -261,6 +289,17 @@ class Logs:
             else:
                 end = middle
         return first
+
+
+def _row_of(db: sqlite3.Connection, channel: str) -> _Row | None:
+    """The row of *channel*. Raises ``TypeError`` if a column has a value of a wrong type."""
+    found = db.execute(f"SELECT {_COLUMNS} FROM channels WHERE name = ?", (channel,)).fetchone()
+    if found is None:
+        return None
+    for (name, types), value in zip(_TYPES.items(), found, strict=True):
+        if not isinstance(value, types):
+            raise TypeError(f"the column {name} has a {type(value).__name__}")
+    return _Row(*found)
 
 
 def _check_terms(channel: str, terms: Terms, log: str, last: int, leased: float | None) -> None:

@@ -7,16 +7,20 @@ from collections.abc import Iterable
 #: The channels whose last changes are remembered.
 REMEMBERED = 256
 
-#: SQL: the names, changes and checks of the newest changes, the last one first.
+#: SQL: the names, changes and checks of the newest changes, the last one first. A damaged change
+#: is left out (see `deletion.NEXT_CHANGE`).
 _NEWEST = """SELECT name, change, token FROM (SELECT * FROM
-    (SELECT name, change, token FROM channels ORDER BY change DESC LIMIT :limit)
+    (SELECT name, change, token FROM channels WHERE change < 9e18
+    ORDER BY change DESC LIMIT :limit)
     UNION ALL SELECT * FROM
-    (SELECT name, change, token FROM gone ORDER BY change DESC LIMIT :limit))
+    (SELECT name, change, token FROM gone WHERE change < 9e18
+    ORDER BY change DESC LIMIT :limit))
     ORDER BY change DESC LIMIT :limit"""
 
 #: SQL: the same of all changes from *change* on, the first one first.
-_FROM = """SELECT name, change, token FROM channels WHERE change >= :change
-    UNION ALL SELECT name, change, token FROM gone WHERE change >= :change ORDER BY change"""
+_FROM = """SELECT name, change, token FROM channels WHERE change >= :change AND change < 9e18
+    UNION ALL SELECT name, change, token FROM gone WHERE change >= :change AND change < 9e18
+    ORDER BY change"""
 
 #: SQL: a row if the file has this change with this check.
 _HAS = """SELECT 1 FROM events WHERE change = :change AND token = :token
