@@ -10,8 +10,6 @@
   False, it is not ready until its ``drain``.
 """
 
-import itertools
-
 from gevent import GreenletExit
 
 from .errors import BufferFull, StreamDestroyed, StreamError, WriteAfterEnd
@@ -240,10 +238,10 @@ class Flow(StreamEnds):
             try:
                 for waker in wakers:
                     waker.wake()
-                for frame, pipe in itertools.product(frames, others):
-                    # A response that has failed once gets no other frame.
-                    if pipe.body is None or pipe in self.pipes:
-                        killed = self._send(pipe, frame) or killed
+                # A destination that was unpiped meanwhile gets the frame, too: no other will.
+                for pipe in others:
+                    if pipe.body is None or not pipe.body.over:
+                        killed = self._send(pipe, frames) or killed
                 self._call_back(callbacks, None)
             finally:
                 self._pumping = False
@@ -259,10 +257,11 @@ class Flow(StreamEnds):
                 return False
         return bool(self.pipes)
 
-    def _send(self, pipe: Pipe, frame: bytes) -> GreenletExit | None:
-        """Send *frame* through *pipe*. Returns the `GreenletExit` if this greenlet was killed."""
+    def _send(self, pipe: Pipe, frames: list[bytes]) -> GreenletExit | None:
+        """Send *frames* through *pipe*. Returns the `GreenletExit` if this greenlet was killed."""
         try:
-            pipe.send(frame)
+            for frame in frames:
+                pipe.send(frame)
         except BaseException as error:  # a gevent.Timeout is no Exception
             # As in Node: unpipe the destination that fails, and keep the others.
             emit_soon(pipe.stream, "error", error)

@@ -6,7 +6,7 @@ from typing import Any
 import gevent
 
 from ssestream import ServerResponse, SseStream
-from ssestream.http.outgoing import body_of
+from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.emitter import Emitter
 from tests.kit.states import settled
 from tests.kit.visit import Visit, as_a_greenlet, on_threads_and_greenlets, until
@@ -194,3 +194,67 @@ def test_a_write_of_an_apps_own_response_may_wait_also_when_another_client_leave
         *(b"%d" % number for number in range(10)),
         b"last",
     ]
+
+
+class Gate(OutgoingMessage):
+    """A response with a ``write()`` of its own, which waits at every message."""
+
+    def __init__(self, late: bool = False) -> None:
+        super().__init__()
+        self.waits = self.is_open = self.fails = False
+        #: Whether it waits after it has written, and not before.
+        self.late = late
+
+    def write(self, chunk: bytes | str) -> bool:
+        if self.late:
+            flowing = super().write(chunk)
+        if b"data" in chunk:  # type: ignore[operator]
+            self.waits = True
+            until(lambda: self.is_open, "the test to let it go on")
+            if self.fails:
+                raise ValueError("the write fails")
+        return flowing if self.late else super().write(chunk)
+
+
+FRAMES = b"".join(b"data: %d\n\n" % number for number in range(4))
+
+
+def four_messages(stream: SseStream, gate: Gate) -> list[Any]:
+    """Write four messages, the first of which is in the ``write()`` of *gate* then."""
+    errors: list[Any] = []
+    for number in range(4):
+        stream.write({"data": number}, errors.append)
+    until(lambda: gate.waits, "the first message")
+    return errors
+
+
+@on_threads_and_greenlets
+def test_a_message_in_a_write_of_an_apps_own_reaches_its_response_though_it_is_unpiped() -> None:
+    stream, gate, other = SseStream(), Gate(), Drain()
+    stream.pipe(gate)
+    errors = four_messages(stream, gate)
+    stream.unpipe(gate)
+    stream.pipe(other)
+    gate.is_open = True
+    until(lambda: len(other.did) == 4, "the other messages")
+    assert other.did == [OK, b"data: 1\n\n", b"data: 2\n\n", b"data: 3\n\n"]
+    gate.end()
+    assert b"".join(body_of(gate)) == OK + b"data: 0\n\n"
+    until(lambda: errors == [None] * 4, "the callbacks")
+    stream.destroy()
+
+
+@on_threads_and_greenlets
+def test_a_message_that_was_taken_for_one_that_is_unpiped_reaches_it() -> None:
+    stream, first, gate = SseStream(), Gate(), Gate()
+    stream.pipe(first)
+    stream.pipe(gate)
+    four_messages(stream, first)
+    stream.unpipe(gate)
+    first.is_open = gate.is_open = True
+    until(lambda: stream.writable_length == 0, "the rest")
+    until(lambda: gate.writable_length > len(OK), "the message")
+    stream.end()
+    gate.end()
+    assert b"".join(body_of(gate)) == OK + b"data: 0\n\n"
+    assert b"".join(body_of(first)) == OK + FRAMES
