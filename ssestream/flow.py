@@ -244,7 +244,10 @@ class Flow(StreamEnds):
                         killed = self._send(pipe, frames) or killed
                 self._call_back(callbacks, None)
             finally:
+                owed = [function for pipe in others for function in pipe.written()]
                 self._pumping = False
+                for function in owed:
+                    function()
             if killed is not None:
                 self.call_queue.loop.spawn(self._pump)
                 raise killed
@@ -265,8 +268,12 @@ class Flow(StreamEnds):
         except BaseException as error:  # a gevent.Timeout is no Exception
             # As in Node: unpipe the destination that fails, and keep the others.
             emit_soon(pipe.stream, "error", error)
-            if pipe.body is not None:  # a response: the app has ended it
+            body = pipe.body
+            if body is not None:  # a response: the app has ended it
                 self.pipe_closed(pipe)
+                # Without its frame, a response that the server is ending must send no later one.
+                if pipe.is_writing and body.retired and not body.ended:
+                    body.cut("error")
             else:
                 pipe.unpipe()
             return error if isinstance(error, GreenletExit) else None

@@ -1,5 +1,6 @@
 """Pipe: one stream piped to one destination, and whether the destination is ready."""
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from .http.body import Body
@@ -42,6 +43,7 @@ class Source(Protocol):
 
     call_queue: CallQueue
     ended: bool
+    lock: Any
 
     def move_on(self) -> None: ...
     def waiting_bytes(self) -> int: ...
@@ -54,6 +56,7 @@ class Pipe(Inlet):
     """The link between one stream and one destination, from ``pipe()`` until ``unpipe()``."""
 
     __slots__ = (
+        "_after_write",
         "_end",
         "_ready",
         "body",
@@ -80,6 +83,8 @@ class Pipe(Inlet):
         self._ready = True
         # Whether the destination ends with the stream: "now" if the stream has ended it.
         self._end: Literal["never", "later", "now"] = "later" if end else "never"
+        # The functions to call when a frame that was taken for `send` is written. None if none was.
+        self._after_write: tuple[Callable[[], object], ...] | None = None
 
     @property
     def _emits(self) -> bool:
@@ -105,10 +110,11 @@ class Pipe(Inlet):
     def put(self, frames: list[bytes], wakers: list[Wakeable]) -> bool:
         """Put *frames*, which are messages, into the buffer of a response.
 
-        Returns False if that is impossible; then `send` must send them one by one. See
-        `OutputBuffer.put_together` for *wakers*.
+        Returns False if that is impossible. The caller must then `send` them one by one, and call
+        `written`. Called under the stream's lock. See `OutputBuffer.put_together` for *wakers*.
         """
         if self.buffer is None:
+            self._after_write = ()
             return False
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         if len(data) > LARGE:
@@ -128,6 +134,23 @@ class Pipe(Inlet):
         self._ready = False
         if self.destination.write(frame) is not False or not self._emits:
             self._ready = True
+
+    def written(self) -> tuple[Callable[[], object], ...]:
+        """All frames that were taken for `send` are sent. Returns functions to call now."""
+        with self.source.lock:
+            functions, self._after_write = self._after_write or (), None
+        return functions
+
+    @property
+    def is_writing(self) -> bool:
+        return self._after_write is not None
+
+    def after_write(self, function: Callable[[], object]) -> bool:
+        with self.source.lock:
+            if self._after_write is None:
+                return False
+            self._after_write = (*self._after_write, function)
+            return True
 
     def is_slow(self, since: float) -> bool:
         """Whether the destination holds up the stream, although it had time to take.

@@ -103,7 +103,9 @@ class StreamEnds(StreamState):
                 return []
             was_last = not self.pipes
             entries, drains = self._empty("retired") if was_last else ([], False)
-        pipe.detach()
+        # A frame in an app's own write() comes before the returned frames.
+        if not pipe.after_write(pipe.detach):
+            pipe.detach()
         if not was_last:
             self.move_on()
             return []

@@ -39,7 +39,7 @@ from .compression import Gzip
 from .connection import Connection
 from .diagnosis import burst, held_back, look_at_server, may_be_held_back, standard_way
 from .ending import cause_of_whole, is_answer, is_cut, last_block
-from .inlet import Inlet
+from .inlet import Inlet, when_written
 from .keepalive import Keepalive
 from .output import OutputBuffer
 from .registry import BREAKING, REASONS, Cause, registry
@@ -272,18 +272,23 @@ class Body(Uncopyable):
                 cause = cause_of_whole(cause)
             self.retired = cause
         frames = [frame for inlet in self.inlets for frame in inlet.retired(cause == "refused")]
-        dropped: list[bytes | memoryview] = []
-        if not self.ended:
-            if cause == "refused":
-                dropped = [*self.buffer.clear(), *frames]
-            else:
-                for frame in frames:
-                    self.buffer.put(frame)
-        block = last_block(cause, settings, is_whole, dropped)
-        if block:
-            self.buffer.put_last(block)
-        self.buffer.end()
-        logger.info("%s: ended, because %s", self.name, REASONS[cause])
+
+        def end() -> None:
+            dropped: list[bytes | memoryview] = []
+            if not self.ended:
+                if cause == "refused":
+                    dropped = [*self.buffer.clear(), *frames]
+                else:
+                    for frame in frames:
+                        self.buffer.put(frame)
+            block = last_block(cause, settings, is_whole, dropped)
+            if block:
+                self.buffer.put_last(block)
+            self.buffer.end()
+            logger.info("%s: ended, because %s", self.name, REASONS[cause])
+
+        # The id of the last frame would cover a frame that an app's write() has not written yet.
+        when_written(self.inlets, end)
 
     def cut(self, cause: Cause) -> None:
         """Drop the queue, cut the connection and end the response, at once."""

@@ -106,7 +106,7 @@ class OutgoingMessage(Emitter):
             return False
         body = self._body
         # As in Node: many handlers of "close" call end(), and a later write is no error.
-        if body.over or body.retired:
+        if body.over or (body.retired and not any(inlet.is_writing for inlet in body.inlets)):
             return False
         if body.ended:
             raise WriteAfterEnd("write() after end()")

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import pytest
 
 from ssestream import ServerResponse, SseStream
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.emitter import Emitter
+from ssestream.stream import flow_of
 from tests.kit.states import settled
 from tests.kit.visit import Visit, as_a_greenlet, on_threads_and_greenlets, until
 
@@ -258,3 +260,69 @@ def test_a_message_that_was_taken_for_one_that_is_unpiped_reaches_it() -> None:
     gate.end()
     assert b"".join(body_of(gate)) == OK + b"data: 0\n\n"
     assert b"".join(body_of(first)) == OK + FRAMES
+
+
+#: How the server ends a response, or a stream whose source has failed.
+ENDS: dict[str, Any] = {
+    "age": lambda stream, gate: body_of(gate).retire("age"),
+    "shutdown": lambda stream, gate: body_of(gate).retire("shutdown"),
+    "failure": lambda stream, gate: flow_of(stream).break_off(None),
+}
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("end", ENDS)
+def test_no_message_overtakes_one_in_a_write_of_an_apps_own_when_the_response_ends(
+    end: str, late: bool
+) -> None:
+    stream, gate = SseStream(), Gate(late)
+    stream.pipe(gate)
+    errors = four_messages(stream, gate)
+    ENDS[end](stream, gate)
+    gate.is_open = True
+    sent = b"".join(body_of(gate))
+    assert sent.startswith(OK + FRAMES)
+    assert sent.count(b"data: ") == 4
+    until(lambda: errors == [None] * 4, "the callbacks")
+
+
+@on_threads_and_greenlets
+def test_one_of_several_that_ends_gets_the_message_in_its_write_and_no_other() -> None:
+    stream, gate, other = SseStream(), Gate(), ServerResponse()
+    stream.pipe(other)
+    stream.pipe(gate)
+    four_messages(stream, gate)
+    body_of(gate).retire("age")
+    gate.is_open = True
+    sent = b"".join(body_of(gate))
+    assert sent.startswith(OK + b"data: 0\n\n")
+    assert sent.count(b"data: ") == 1
+    until(lambda: stream.writable_length == 0, "the rest")
+    stream.end()
+    assert b"".join(body_of(other)) == OK + FRAMES
+
+
+@on_threads_and_greenlets
+def test_a_write_of_an_apps_own_that_fails_when_its_response_ends_is_followed_by_nothing() -> None:
+    stream, gate, errors = SseStream(), Gate(), []
+    stream.on("error", errors.append)
+    stream.pipe(gate)
+    four_messages(stream, gate)
+    body_of(gate).retire("age")
+    gate.fails = gate.is_open = True
+    assert b"data" not in b"".join(body_of(gate))
+    assert (gate.closed, gate.writable_finished) == (True, False)
+    until(lambda: errors, "the error")
+    assert [type(error) for error in errors] == [ValueError]
+
+
+@on_threads_and_greenlets
+def test_a_response_that_is_refused_sends_no_message_that_is_in_its_write() -> None:
+    stream, gate = SseStream(), Gate()
+    stream.pipe(gate)
+    errors = four_messages(stream, gate)
+    body_of(gate).retire("refused")
+    gate.is_open = True
+    assert b"data" not in b"".join(body_of(gate))
+    until(lambda: len(errors) == 4, "the callbacks")

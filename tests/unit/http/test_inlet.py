@@ -1,5 +1,7 @@
 """What a response tells each stream that is piped into it, and what it asks."""
 
+from collections.abc import Callable
+
 from ssestream.http.inlet import Inlet
 from ssestream.http.outgoing import OutgoingMessage, body_of
 
@@ -85,3 +87,46 @@ def test_an_inlet_that_has_parted_is_told_nothing_and_the_other_stays() -> None:
 def test_an_inlet_holds_nothing_by_itself() -> None:
     inlet = Inlet()
     assert (inlet.retired(False), inlet.waiting()) == ([], 0)
+    assert (inlet.is_writing, inlet.after_write(lambda: None)) == (False, False)
+
+
+class Writing(Noting):
+    """An inlet that is in the middle of a write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.later: list[Callable[[], object]] | None = []
+
+    @property
+    def is_writing(self) -> bool:
+        return self.later is not None
+
+    def after_write(self, function: Callable[[], object]) -> bool:
+        if self.later is None:
+            return False
+        self.later.append(function)
+        return True
+
+    def finish(self) -> None:
+        later, self.later = self.later, None
+        for function in later or ():
+            function()
+
+
+def test_a_response_that_is_retired_waits_for_all_inlets_that_are_writing() -> None:
+    res, inlets = OutgoingMessage(), [Writing(), Noting(), Writing()]
+    body = body_of(res)
+    for inlet in inlets:
+        body.add_inlet((inlet,))
+    body.retire("age")
+    first, _, last = inlets
+    assert isinstance(first, Writing)
+    assert isinstance(last, Writing)
+    res.write(b"data: of the first\n\n")
+    first.finish()
+    res.write(b"data: of the last\n\n")
+    last.finish()
+    assert res.write(b"data: late\n\n") is False
+    held = b"data: held\n\ndata: too\n\n"
+    written = b"data: of the first\n\ndata: of the last\n\n"
+    assert b"".join(body).startswith(written + held * 3 + b"event: ssestream-retry\n")
