@@ -169,25 +169,28 @@ class Producer:
             )
         tries = _Tries()
         number: int | None = self._next_number
+        refused: int | None = None
         while True:
             if os.getpid() != self._process:
                 raise GreenletExit("this is a copy in a child process")
             try:
                 if number is None:
                     number = self._find_number(frame)
-                if number is not None:
-                    at = self.log.append(self.begin, frame, number, self._limits.bounds)
-                    self._next_number = at.number + 1
+                    if number is None:
+                        return
+                    if number == refused:
+                        raise _EndedElsewhere
+                at = self.log.append(self.begin, frame, number, self._limits.bounds)
+                self._next_number = at.number + 1
                 return
             except ChannelEnded:
                 raise _EndedElsewhere from None
             except Refused:
-                # Another entry has the number: an earlier try of this one, or a control frame.
-                if self._find_number(frame) == number:
-                    raise _EndedElsewhere from None
-                number = None
+                # Another entry has the number: an earlier try of this one, or a control frame. If
+                # no entry has it, the log is another one.
+                number, refused = None, number
             except BrokerError as error:
-                number = None
+                number = refused = None
                 tries.wait_after(error)
 
     def _find_number(self, frame: bytes) -> int | None:

@@ -1,5 +1,6 @@
 """The source of a run, drawn into the log of the run while its broker comes and goes."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import gevent
 import gevent.event
 import pytest
 
-from ssestream.brokers.broker import PLAIN, BrokerError, Position, Terms
+from ssestream.brokers.broker import PLAIN, BrokerError, Position, Refused, Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.producer import Limits, Producer
 from ssestream.run_log import RunLog, Status
@@ -18,22 +19,43 @@ LIMITS = Limits(1000, 1_000_000)
 
 
 class Flaky(MemoryBroker):
-    """The answers of some appends are lost: before the entry was stored, or after."""
+    """The answers of some appends are lost: before the entry was stored, or after.
+
+    An append that is late is stored only as the next one comes. The broker may then be away for
+    the next read.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.loses: dict[int, str] = {}
         self.calls = 0
+        self.late: list[tuple[str, bytes, Terms]] = []
+        self.is_away = False
 
     def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
         self.calls += 1
-        lost = self.loses.get(self.calls)
-        if lost == "before":
+        lost = self.loses.get(self.calls, "")
+        while self.late:
+            with contextlib.suppress(Refused):
+                super().append(*self.late.pop())
+        if "late" in lost:
+            self.late.append((channel, frame, terms))
+        if lost == "before" or self.late:
             raise BrokerError("away")
-        position = super().append(channel, frame, terms)
+        try:
+            position = super().append(channel, frame, terms)
+        except Refused:
+            self.is_away = "late, then away" in self.loses.values()
+            raise
         if lost == "after":
             raise BrokerError("no answer")
         return position
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        if self.is_away:
+            self.is_away = False
+            raise BrokerError("away")
+        return super().read(channel, after, limit, max_bytes)
 
 
 def last_frame(status: Status, error: BaseException | None) -> bytes:
@@ -49,7 +71,7 @@ def produced(broker: MemoryBroker, source: Any) -> tuple[Producer, list[Producer
     return producer, over
 
 
-@pytest.mark.parametrize("lost", ["before", "after"])
+@pytest.mark.parametrize("lost", ["before", "after", "late", "late, then away"])
 def test_a_lost_answer_loses_no_message_and_doubles_none(lost: str) -> None:
     broker = Flaky()
     # The first call begins the run. Equal messages are told apart by their numbers.
