@@ -127,8 +127,8 @@ class _Registry:
         self.draining = False
         # When that began; None before, and after the last of the streams that were open.
         self._drains_since: float | None = None
-        # While the process drains, streams that finish may go on, and may open, until this time.
-        self._finish_until = 0.0
+        #: While the process drains, streams that finish may go on, and may open, until this time.
+        self.finish_until = 0.0
 
     def open(
         self,
@@ -216,7 +216,7 @@ class _Registry:
 
         Streams that finish (``on_shutdown``) may go on until the time *finish_until*.
         """
-        self._finish_until = finish_until
+        self.finish_until = finish_until
         if not self.draining:
             self._drains_since = clock.now()
         self.draining = True
@@ -227,7 +227,7 @@ class _Registry:
     @property
     def may_finish(self) -> bool:
         """Whether a stream that finishes may still go on, while the process drains."""
-        return clock.now() < self._finish_until
+        return clock.now() < self.finish_until
 
     def snapshot(self) -> Statistics:
         with self._lock:
@@ -292,7 +292,8 @@ def drain(timeout: float = DRAIN_SECONDS, *, grace: float = 0.0) -> None:
         def interrupt(now: float) -> float | None:
             # Not the time for which the wheel was asked: it may be early by a little.
             if registry.may_finish:
-                return finish_until
+                # A later call of `drain` has its own time, and this one may be over by then.
+                return registry.finish_until
             _retire(registry.streams(), timeout)
             return None
 

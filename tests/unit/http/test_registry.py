@@ -178,6 +178,27 @@ def test_a_stream_that_finishes_goes_on_for_the_grace_of_a_drain(
     assert answer.ends[1:] == ["cut: shutdown"]
 
 
+def test_a_second_drain_gives_its_own_grace_and_is_waited_for(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may send SIGTERM twice."""
+    now = [100.0]
+    due: list[tuple[float, Callable[[float], float | None]]] = []
+    wheel = SimpleNamespace(add=lambda at, call: due.append((at, call)))
+    monkeypatch.setattr(room, "wheel_of", lambda loop: wheel)
+    monkeypatch.setattr(room, "clock", SimpleNamespace(now=lambda: now[0]))
+    drain(1.0, grace=10.0)
+    now[0] = 105.0
+    drain(1.0, grace=10.0)
+    interrupts = [(at, look) for at, look in due if at in (110.0, 115.0)]
+    assert [at for at, _ in interrupts] == [110.0, 115.0]
+    now[0] = 110.0
+    # A check that is due at a time before now would run again at once, for ever.
+    assert interrupts[0][1](110.0) == 115.0
+    now[0] = 115.0
+    assert [look(115.0) for _, look in interrupts] == [None, None]
+
+
 @pytest.mark.parametrize("grace", [-1, float("inf"), float("nan")])
 def test_a_grace_that_is_no_time_is_refused(registry: Any, grace: float) -> None:
     with pytest.raises(ValueError, match="grace must be finite and not negative"):
