@@ -22,6 +22,10 @@ from .clock import clock
 from .loop import Loop
 from .threads import ThreadQueue, Wake
 
+#: The number of entries in the heap of a loop at which a sweep removes those of stopped timers. An
+#: entry takes three hundred bytes, and there may be such a loop for each stream.
+SWEEP = 100
+
 
 class ThreadLoop:
     """A loop with the interface of ``gevent.core.loop``.
@@ -48,6 +52,8 @@ class ThreadLoop:
         # A heap of: the due time, a unique number, the timer, and the timer's `starts` then.
         self._timers: list[tuple[float, int, Timer, int]] = []
         self._numbers = itertools.count()
+        # The most entries before the next sweep.
+        self._most = SWEEP
         self._active: set[Watcher] = set()
 
     # -- what gevent calls
@@ -168,8 +174,19 @@ class ThreadLoop:
         self._wake.sleep(seconds)
 
     def arm(self, timer: "Timer", seconds: float) -> None:
+        if len(self._timers) >= self._most:
+            self._sweep()
         due = clock.real() + seconds
         heapq.heappush(self._timers, (due, next(self._numbers), timer, timer.starts))
+
+    def _sweep(self) -> None:
+        """Remove the entries of timers that were stopped or restarted since.
+
+        Most timers are timeouts that nobody waits for any more, long before their time.
+        """
+        self._timers = [each for each in self._timers if each[2].starts == each[3]]
+        heapq.heapify(self._timers)
+        self._most = max(SWEEP, 2 * len(self._timers))
 
     def is_active(self, watcher: "Watcher", active: bool) -> None:
         if active:

@@ -18,7 +18,7 @@ import gevent.socket
 import pytest
 
 from ssestream.runtime.loop import current_loop
-from ssestream.runtime.threadloop import run_in_hub
+from ssestream.runtime.threadloop import SWEEP, run_in_hub
 from tests.kit.programs import run_program
 from tests.kit.promptness import at_best
 from tests.kit.visit import until
@@ -114,6 +114,27 @@ def test_a_timeout_is_raised_where_it_was_set_and_not_when_it_was_cancelled() ->
     assert run(main) == ["slept"]
 
 
+def test_timeouts_that_were_cancelled_are_dropped_and_the_other_timers_kept() -> None:
+    """A source may wait for each of its items with a timeout of an hour."""
+
+    def main() -> tuple[int, list[int]]:
+        done: list[int] = []
+        waiting = [gevent.spawn_later(0.05 * n, done.append, n) for n in (3, 1, 2)]
+        timers = []
+        for _ in range(20 * SWEEP):
+            with gevent.Timeout(3600) as timeout:
+                timers.append(weakref.ref(timeout.timer))
+                gevent.sleep(0)
+        gc.collect()
+        kept = sum(each() is not None for each in timers)
+        gevent.joinall(waiting, raise_error=True)
+        return kept, done
+
+    kept, done = run(main)
+    assert kept <= 2 * SWEEP
+    assert done == [1, 2, 3]
+
+
 def test_a_killed_greenlet_ends_at_once() -> None:
     def main() -> bool:
         sleeping = gevent.spawn(gevent.sleep, 1000)
@@ -128,7 +149,7 @@ OTHER_THREADS = """
 import threading, time
 import gevent.event
 from ssestream.runtime.loop import current_loop
-from ssestream.runtime.threadloop import run_in_hub
+from ssestream.runtime.threadloop import SWEEP, run_in_hub
 
 event, result = gevent.event.Event(), gevent.event.AsyncResult()
 waits, got = [], []
