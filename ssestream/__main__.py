@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from .brokers import migrate, open_broker
 from .brokers.broker import CONTROL, END, Broker, ChannelError, Position, Slice, check_name
 from .channels.channels import Channels
+from .channels.history import before_last
 from .channels.ids import id_of, parse_id
 from .doctor import command as doctor
 from .errors import BrokerError
@@ -315,10 +316,10 @@ def _follow(
 ) -> Iterator[tuple[Position, bytes]]:
     """Yield the frames of the channel *name* and their positions, until the channel ends.
 
-    Begins after the id *since*, or with the *last* entries if *since* is None.
+    Begins after the id *since*, or with the *last* messages if *since* is None.
     """
     state = broker.read(name, 0, 0, 0)
-    at = state.end if not last else Position(state.log, max(state.first - 1, state.last - last))
+    at = before_last(broker, name, state, last) or state.end
     if since is not None:
         found = (parse_id(since) or {}).get(name)
         if found is None:

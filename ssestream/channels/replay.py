@@ -13,6 +13,7 @@ from .ailing import Ailing
 from .cursor import Cursor
 from .ending import UNHEARD_CLOSE, UNHEARD_CUT, note_end
 from .health import Health
+from .history import before_last
 from .ids import UNKNOWN
 from .leases import Leases
 from .place import Place
@@ -28,6 +29,9 @@ READERS = 4
 #: The most entries that a reader asks the broker for at once, and about the most bytes.
 READ, READ_BYTES = 128, 256 * 1024
 
+#: The most latest events, and reads of the broker, for which a request itself looks where its
+#: stream begins. A reader does the rest: a log may end with thousands of control frames.
+LOOKS_FOR, LOOKS = 256, 4
 
 #: For `Replay.place`: begin before the first entry ever, and not with the latest ones.
 ALL = -1
@@ -47,9 +51,9 @@ class Replay:
         # The number of readers, and the cursors that wait for a reader.
         self._readers = 0
         self._behind: deque[Cursor] = deque()
-        # For each cursor without a position: how many of the latest entries it begins with, or
-        # `ALL`.
-        self._latest: dict[Cursor, int] = {}
+        # For each cursor without a position: how many of the latest events it begins with, or
+        # `ALL`; and the log up to the last of these, if it is known.
+        self._latest: dict[Cursor, tuple[int, Slice | None]] = {}
 
     @property
     def is_running(self) -> bool:
@@ -61,14 +65,16 @@ class Replay:
     def place(self, cursors: list[Cursor], latest: int) -> list[Cursor]:
         """Ask the broker where each of *cursors* begins, before they are added.
 
-        A cursor without a position begins with the last *latest* entries, or with `ALL`. While
+        A cursor without a position begins with the last *latest* events, or with `ALL`. While
         the broker is down, nothing is asked; readers then place the cursors when the broker is
-        back. Returns the cursors at the end of a log that has ended: they have all of it.
+        back. A reader also places a cursor for which this takes many reads. Returns the cursors
+        at the end of a log that has ended: they have all of it.
         """
         finished: list[Cursor] = []
         if latest:
             with self._tails.lock:
-                self._latest.update((each, latest) for each in cursors if each.position is None)
+                unplaced = [each for each in cursors if each.position is None]
+                self._latest.update((each, (latest, None)) for each in unplaced)
         # Only the listener tries a broker that is down, so no request waits for it.
         if self._health.is_down:
             return finished
@@ -90,7 +96,7 @@ class Replay:
         self._leases.note(cursor.name, piece)
         cursor.subscribe_at(piece.end)
         if at is None:
-            self._begin(cursor, piece)
+            self._begin(cursor, piece, LOOKS)
         elif piece.misses(at):
             # The position may be invented by the client. No later id may contain it.
             cursor.go_to(UNKNOWN)
@@ -105,18 +111,31 @@ class Replay:
             cursor.go_to(piece.end)
         return done
 
-    def _begin(self, cursor: Cursor, piece: Slice) -> None:
-        """Give *cursor* its first position: before its latest entries, or at the end of the log."""
+    def _begin(self, cursor: Cursor, piece: Slice, looks: int | None = None) -> None:
+        """Give *cursor* its first position: before its latest events, or at the end of the log.
+
+        With *looks*, leave this to a reader if more reads of the broker are needed.
+        """
         with self._tails.lock:
-            latest = self._latest.pop(cursor, 0)
-            if cursor.place.position is None:
-                before = max(piece.first - 1, piece.last - latest)
-                # Nothing comes any more to a log that has ended, so give what there is.
-                if latest == ALL or (piece.ended and not latest):
-                    before = 0
-                at_end = before == piece.last
+            latest, known = self._latest.get(cursor, (0, None))
+        if known is not None and known.log == piece.log:
+            piece = known  # later events are not among the latest ones, and follow them
+        before: Position | None = piece.end
+        # Nothing comes any more to a log that has ended, so give what there is.
+        if latest == ALL or (piece.ended and not latest):
+            before = Position(piece.log, 0) if piece.last else before
+        elif latest:
+            many = looks is not None and latest > LOOKS_FOR
+            before = None if many else before_last(self._broker, cursor.name, piece, latest, looks)
+        with self._tails.lock:
+            if cursor.place.position is not None:
+                return
+            if before is None:
+                self._latest[cursor] = latest, piece
+            else:
+                self._latest.pop(cursor, None)
                 # A cursor without a position is in no group.
-                cursor.stand_at(Place(piece.end if at_end else Position(piece.log, before)))
+                cursor.stand_at(Place(before))
 
     def forget(self, cursors: list[Cursor]) -> None:
         """Forget *cursors*, which are removed."""

@@ -408,7 +408,8 @@ def test_a_tail_of_a_channel_that_has_ended_prints_all_of_it_and_ends(
         assert [each["data"] for each in found] == expected[count:]
         assert following.end() == (0, "")
     last = tail("--url", url, "--last", "2", "job")
-    assert last.process.wait(60) == 0
+    assert [each["data"] for each in last.messages(2)] == expected[-2:]
+    assert last.end() == (0, "")
 
 
 def test_a_tail_ends_also_if_the_last_entry_is_too_old(

@@ -2,14 +2,18 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import flask
 import pytest
 
 from ssestream import Channels, ServerResponse, SseStream
+from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels.ids import parse_id
+from ssestream.wire import Decoder
 from tests.kit.following import Client, Following, data_of, numbers, publish
-from tests.kit.insides import broker_of
+from tests.kit.insides import broker_of, over
+from tests.kit.sink import Sink
 from tests.kit.states import nothing_remains
 from tests.kit.visit import on_threads_and_greenlets, until
 
@@ -26,6 +30,84 @@ def test_a_client_goes_on_after_its_last_event(channels: Channels, how: str) -> 
         publish(channels, "news", 10, 12)
         assert data_of(client.take(8)) == numbers(4, 12)
     assert app.gaps == []
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_latest_events_are_counted_without_control_frames(
+    channels: Channels, ends: bool
+) -> None:
+    publish(channels, "news", 5)
+    with channels.channel("news").producer(end=False):  # begins with a control frame
+        publish(channels, "news", 5, 6)
+    for _ in range(3):
+        channels.cut("news", "ann")
+    channels.close_channel("news")
+    if ends:
+        channels.end("news")
+    app = Following(channels, "news", latest=3, key="ann")
+    with Client(app) as client:
+        assert data_of(client.take(3)) == numbers(3, 6)
+        if ends:
+            assert len(client.all()) == 3
+            return
+        publish(channels, "news", 6, 7)
+        assert data_of(client.take(4)) == numbers(3, 7)
+    assert app.gaps == []
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("how", ["end", "producer"])
+def test_the_latest_of_a_channel_that_ended_without_a_message_are_none(
+    channels: Channels, how: str
+) -> None:
+    if how == "end":
+        channels.end("job")
+    else:
+        with channels.channel("job").producer(last=lambda status, error: None):
+            pass
+    app = Following(channels, "job", latest=3)
+    with app.test_client().get("/") as response:
+        assert response.status_code == 204
+
+
+class Held(MemoryBroker):
+    """One that answers only the thread that has made it, until *free*; and what was read there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+        self.limits: list[int] = []
+        self._thread = threading.get_ident()
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Any:
+        if threading.get_ident() == self._thread:
+            self.limits.append(limit)
+        else:
+            self.free.wait(60)
+        return super().read(channel, after, limit, max_bytes)
+
+
+@pytest.mark.parametrize("latest", [2, 1000])
+def test_a_request_reads_little_for_the_latest_and_no_later_event_is_lost(latest: int) -> None:
+    broker = Held()
+    channels = over(broker)
+    publish(channels, "news", 5)
+    for _ in range(3_000):
+        channels.cut("news", "ann")
+    stream, sink = SseStream(), Sink()
+    stream.pipe(sink)
+    channels.subscribe(stream, "news", latest=latest)
+    assert sum(broker.limits) < 100
+    assert len(broker.limits) <= 5
+    # These come before a reader has found where the stream begins.
+    publish(channels, "news", 5, 15)
+    broker.free.set()
+    wanted = numbers(max(0, 5 - latest), 15)
+    until(lambda: b"data: 14" in b"".join(sink.got), "the last event")
+    messages = Decoder().feed(b"".join(sink.got))
+    assert [each["data"] for each in messages if "data" in each] == wanted
+    stream.destroy()
 
 
 def test_since_goes_before_what_the_client_says(channels: Channels) -> None:
