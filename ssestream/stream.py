@@ -25,7 +25,7 @@ from .runtime.calls import CallQueue
 from .runtime.emitter import Emitter
 from .runtime.writer import let_wait
 from .settings import Options
-from .wire import HEADERS, Message, encode, id_of
+from .wire import HEADERS, Message, encode
 
 
 class _Usual(int):
@@ -219,8 +219,8 @@ class SseStream(Emitter):
             refused(error)
             raise
         flow = self._flow
-        if flow.channels is not None:
-            self._check_id(frame)
+        if flow.checks_ids:
+            flow.check_id(frame)
         if len(frame) > LARGE:
             frame = shared.large(frame)
         return (callback is None and flow.write_through(frame)) or self._queue_up(frame, callback)
@@ -249,8 +249,8 @@ class SseStream(Emitter):
         if type(frame) is not bytes:
             frame = plain_bytes(frame)
         flow = self._flow
-        if flow.channels is not None:
-            self._check_id(frame)
+        if flow.checks_ids:
+            flow.check_id(frame)
         return flow.write_through(frame) or self._queue_up(frame, None)
 
     def end(self, message: Message | None = None) -> None:
@@ -288,7 +288,8 @@ class SseStream(Emitter):
         Returns *destination*. Raises ``TypeError`` if it has no ``write`` or if
         its ``write`` is an ``async def``, and if it is an `SseStream`. Raises
         `HeadersSent` if it is a response that is being sent already. Raises
-        `StreamError` if it was ended, or if this stream is piped to it already.
+        `StreamError` if it was ended, if this stream is piped to it already, or if
+        this stream follows channels and another one that is piped to it does, too.
         Raises `StreamDestroyed` if the stream is over or the destination is closed.
         Node's ``readable.pipe``.
         """
@@ -310,6 +311,7 @@ class SseStream(Emitter):
                 raise StreamError("the destination was ended and takes no more writes")
         if flow.pipes and any(pipe.destination is destination for pipe in flow.pipes):
             raise StreamError("this stream is already piped to that destination")
+        flow.check_alone(destination)
         if hasattr(destination, "write_head"):
             destination.write_head(flow.status(), HEADERS)
         pipe = Pipe(flow, self, destination, end)
@@ -369,17 +371,6 @@ class SseStream(Emitter):
                 body.close()
             flow.client_left()
             flow.call_queue.run()
-
-    def _check_id(self, frame: bytes) -> None:
-        """Raise `MessageError` if *frame* has an id that its channels did not give."""
-        found = id_of(frame)
-        channels = self._flow.channels
-        if found is not None and channels is not None and not channels.knows(found):
-            raise MessageError(
-                f"'id' {found[:40]!r} beside channels: a browser keeps one id, by which it"
-                " comes back to the channels that this stream follows",
-                "id",
-            )
 
     def _queue_up(self, frame: bytes, callback: Callback | None) -> bool:
         """Queue *frame*, which the app has written."""

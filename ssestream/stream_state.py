@@ -35,10 +35,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
-from .errors import StreamDestroyed, StreamError
+from .errors import MessageError, StreamDestroyed, StreamError
 from .http.body import Body
 from .http.connection import Connection
-from .http.outgoing import OutgoingMessage
+from .http.outgoing import OutgoingMessage, body_of
 from .http.output import OutputBuffer
 from .http.view import Belonging
 from .message_queue import MessageQueue
@@ -47,6 +47,7 @@ from .runtime.calls import CallQueue, run_logged
 from .runtime.emitter import Emitter
 from .runtime.forking import process
 from .settings import Settings
+from .wire import id_of
 
 #: Why a stream has no pipe:
 #:
@@ -113,6 +114,7 @@ class StreamState(Belonging):
         "_stream",
         "call_queue",
         "channels",
+        "checks_ids",
         "close_reason",
         "closed",
         "connection",
@@ -169,6 +171,9 @@ class StreamState(Belonging):
         #: The `Exchange` whose channels this stream follows. There is only one, because a browser
         #: keeps only one id, and each `Channels` object has ids of its own.
         self.channels: Any = None
+        #: Whether `check_id` must see each message: this stream, or another one that is piped into
+        #: the same response, follows channels or has followed some.
+        self.checks_ids = False
         #: Objects that hear every event of the stream, before the handlers do.
         self.followers: tuple[Follower, ...] = ()
 
@@ -254,12 +259,78 @@ class StreamState(Belonging):
 
     # -- the channels
 
-    def follow(self, channels: object) -> bool:
-        """Let the stream follow *channels*. False if it follows another `Channels` object."""
+    def follow(self, channels: object) -> None:
+        """Let the stream follow *channels*.
+
+        Raises `StreamError`, and changes nothing, if it follows another `Channels` object, or if
+        another stream that is piped into the same response follows channels.
+        """
         with self.lock:
-            if self.channels is None:
+            known = self.channels
+            if known is None:
                 self.channels = channels
-            return self.channels is channels
+        if known is not None and known is not channels:
+            raise StreamError(
+                "this stream already follows channels of another Channels. A browser keeps one"
+                " id, so a stream can follow the channels of one Channels only"
+            )
+        try:
+            for pipe in self.pipes:
+                self.check_alone(pipe.destination)
+        except StreamError:
+            self.channels = known
+            raise
+        self.check_ids()
+        for pipe in self.pipes:
+            self._check_ids_in(pipe.destination)
+
+    def check_alone(self, destination: Destination) -> None:
+        """Raise `StreamError` if this stream and another one of *destination* follow channels."""
+        if self.channels is not None and any(
+            each.channels is not None for each in self._neighbours(destination)
+        ):
+            raise StreamError(
+                "another stream that is piped into this response follows channels. A browser keeps"
+                " one id, so one stream must follow all channels of a response"
+            )
+
+    def _neighbours(self, destination: Destination) -> list[Any]:
+        """The other streams that are piped into *destination*, if it is a response."""
+        body = body_of(destination)
+        inlets = () if body is None else body.inlets
+        sources: list[Any] = [each.source for each in inlets if isinstance(each, Pipe)]
+        return [each for each in sources if each is not self]
+
+    def _check_ids_in(self, destination: Destination) -> None:
+        """Check the ids of all streams of *destination*, if one of them follows channels."""
+        streams: list[Any] = [self, *self._neighbours(destination)]
+        if any(each.channels is not None for each in streams):
+            for each in streams:
+                each.check_ids()
+
+    def check_ids(self) -> None:
+        """Let `check_id` see each message from now on."""
+        self.checks_ids = True
+
+    def check_id(self, frame: bytes) -> None:
+        """Raise `MessageError` if *frame* has an id that channels did not give.
+
+        These are the channels that this stream follows, or another stream of its response.
+        """
+        found = id_of(frame)
+        if found is None:
+            return
+        streams: list[Any] = [self]
+        for pipe in self.pipes:
+            streams += self._neighbours(pipe.destination)
+        for each in streams:
+            if each.channels is not None and not each.channels.knows(found):
+                raise MessageError(
+                    f"'id' {found[:40]!r} beside channels: a browser keeps one id, by which it"
+                    " comes back to the channels that this stream, or another one of its response,"
+                    " follows",
+                    "id",
+                )
 
     @property
     def expects_nothing(self) -> bool:
@@ -310,6 +381,7 @@ class StreamState(Belonging):
 
     def tell_of_pipe(self, destination: Destination) -> None:
         """Tell the followers that the stream flows to *destination* from now on."""
+        self._check_ids_in(destination)
         for follower in self.followers:
             follower.piped(destination)
 

@@ -255,8 +255,10 @@ class Channels(Uncopyable):
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, such as an ``async def`` as
         *filter* or a *key* that `cut` does not take, and ``ValueError`` for more channels than
         fit in an id. Raises `StreamError` if the stream follows channels of another
-        `Channels`. If the broker is down, nothing is raised: the stream catches up when the broker
-        is back, and a channel that should begin now begins then.
+        `Channels`, or if another stream that is piped into the same response follows channels:
+        a browser keeps one id. Nothing is changed then. If the broker is down, nothing is raised:
+        the stream catches up when the broker is back, and a channel that should begin now begins
+        then.
         """
         check_subscription(sse_stream, names, since, latest, filter)
         names = tuple(map(check_name, names))

@@ -8,7 +8,6 @@ import flask
 from flask.json.provider import JSONProvider
 
 from ..brokers.broker import PLAIN, Broker, Position, Terms
-from ..errors import StreamError
 from ..runtime.clock import clock
 from ..runtime.forking import process
 from ..runtime.loop import current_loop
@@ -153,7 +152,11 @@ class Exchange:
         elif not has_bad_id(sse_stream):
             known = {}
         subscription = self._subscription(sse_stream)
-        subscription.check_fits(names)
+        try:
+            subscription.check_fits(names)
+        except ValueError:
+            self._rest(subscription)
+            raise
         carried = subscription.carried
         begins = carried is None
         if carried is None:
@@ -228,11 +231,7 @@ class Exchange:
     def _subscription(self, sse_stream: SseStream) -> Subscription:
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
-            if not flow_of(sse_stream).follow(self):
-                raise StreamError(
-                    "this stream already follows channels of another Channels. A browser keeps one"
-                    " id, so a stream can follow the channels of one Channels only"
-                )
+            flow_of(sse_stream).follow(self)
             if subscription is not None and not subscription.closed:
                 return subscription
             subscription = Subscription(sse_stream, self)
@@ -246,8 +245,12 @@ class Exchange:
             subscription = self._subscriptions.get(id(sse_stream))
         if subscription is not None:
             self._remove(subscription.take_out(names))
-            if not subscription.cursors:
-                subscription.flow.follow_no_more()
+            self._rest(subscription)
+
+    def _rest(self, subscription: Subscription) -> None:
+        """Let the stream of *subscription* be free for other ids if it follows no channel."""
+        if not subscription.cursors:
+            subscription.flow.follow_no_more()
 
     def close(self) -> None:
         """See `Channels.close`."""

@@ -611,6 +611,98 @@ def test_a_stream_follows_the_channels_of_one(tmp_path: Path) -> None:
     other.close()
 
 
+@pytest.mark.parametrize("order", ["pipe, pipe", "subscribe, subscribe", "pipe, subscribe"])
+def test_one_stream_of_a_response_follows_channels(local: Make, order: str) -> None:
+    channels, res = local(), ServerResponse()
+    first, second = SseStream(), SseStream()
+    if order == "pipe, pipe":
+        first.pipe(res)
+        second.pipe(res, end=False)
+        channels.subscribe(first, "a")
+        with pytest.raises(StreamError, match="another stream that is piped into this response"):
+            channels.subscribe(second, "b")
+    else:
+        channels.subscribe(first, "a")
+        if order == "pipe, subscribe":
+            first.pipe(res)
+        channels.subscribe(second, "b")
+        if order == "subscribe, subscribe":
+            first.pipe(res)
+        with pytest.raises(StreamError, match="one stream must follow all channels"):
+            second.pipe(res)
+        assert not res.writable_ended
+        channels.unsubscribe(second)
+        # The refusal has changed nothing.
+        assert second.pipe(res, end=False) is res
+    assert list(channels.statistics()) == ["a"]
+    second.write({"data": "without an id"})
+    # Once the first follows nothing more, the second may.
+    channels.unsubscribe(first)
+    channels.subscribe(second, "b")
+    with pytest.raises(StreamError):
+        channels.subscribe(first, "a")
+    first.unpipe(res)
+    channels.subscribe(first, "a")
+    first.destroy()
+    second.destroy()
+
+
+def test_a_refused_stream_may_follow_in_another_response(local: Make) -> None:
+    channels, res = local(), ServerResponse()
+    first, second = SseStream(), SseStream()
+    first.pipe(res)
+    second.pipe(res, end=False)
+    channels.subscribe(first, "a")
+    for _ in range(2):
+        with pytest.raises(StreamError):
+            channels.subscribe(second, "a")
+    second.unpipe(res)
+    second.pipe(ServerResponse())
+    channels.subscribe(second, "a")
+    assert channels.channel("a").subscribers == 2
+    first.destroy()
+    second.destroy()
+
+
+def test_a_refusal_for_too_many_channels_leaves_the_response_to_others(local: Make) -> None:
+    channels, res = local(), ServerResponse()
+    first, second = SseStream(), SseStream()
+    first.pipe(res)
+    second.pipe(res, end=False)
+    with pytest.raises(ValueError, match="too many"):
+        channels.subscribe(first, *(f"{n}" for n in range(1300)))
+    channels.subscribe(second, "a")
+    first.destroy()
+    second.destroy()
+
+
+@pytest.mark.parametrize("order", ["pipe, subscribe", "subscribe, pipe", "subscribe, pipe other"])
+def test_an_id_of_the_apps_own_is_refused_in_the_other_streams_of_a_response(
+    local: Make, order: str
+) -> None:
+    channels, res = local(), ServerResponse()
+    following, other = SseStream(), SseStream()
+    if order == "subscribe, pipe":
+        channels.subscribe(following, "news")
+    if order == "subscribe, pipe other":
+        following.pipe(res)
+        channels.subscribe(following, "news")
+    other.pipe(res, end=False)
+    if order != "subscribe, pipe other":
+        following.pipe(res)
+    if order == "pipe, subscribe":
+        other.write({"id": 5, "data": "before"})
+        channels.subscribe(following, "news")
+    for write in (other.write, lambda message: other.push(encode(message))):
+        with pytest.raises(MessageError, match="'id'"):
+            write({"id": 7, "data": "x"})
+    other.write({"data": "id: 7"})
+    other.unpipe(res)
+    other.write({"id": 7, "data": "x"})
+    following.destroy()
+    other.destroy()
+
+
 @pytest.mark.parametrize("way", ["write", "write_message", "end", "push", "push by hand"])
 def test_an_id_of_the_apps_own_is_refused_beside_channels(way: str) -> None:
     channels = Channels()
