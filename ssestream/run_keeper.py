@@ -156,17 +156,25 @@ class Keeper:
                 producers = list(self._producers.items())
             if (registry.draining or worker.is_stopping) and self.stopping_since is None:
                 self.stopping_since = clock.real()
-            try:
-                for producer, on_disconnect in producers:
+            for producer, on_disconnect in producers:
+                try:
                     self._renew(producer, on_disconnect)
-            except BrokerError as error:
-                # The broker may have been away from the others, too, and they count again.
-                with self._lock:
-                    self._watched_at = dict.fromkeys(self._producers, clock.real() + RENEW)
-                logger.debug("runs: %s", error)
-            except Exception:
-                logger.exception("runs: the keeper failed, and goes on")
+                except BrokerError as error:
+                    logger.debug("runs: %s", error)
+                    self._put_off(producer)
+                    break
+                except Exception:
+                    logger.exception("runs: the lease of %r was not renewed", producer.log.id)
             time.sleep(BEAT)
+
+    def _put_off(self, producer: Producer) -> None:
+        """The broker was away as the lease of *producer* was to be renewed."""
+        with self._lock:
+            # It may have been away from the others, too, and they count again.
+            self._watched_at = dict.fromkeys(self._producers, clock.real() + RENEW)
+            # Or it fails for this run alone: the next beat begins with the others.
+            if producer in self._producers:
+                self._producers[producer] = self._producers.pop(producer)
 
     def _renew(self, producer: Producer, on_disconnect: OnDisconnect) -> None:
         log = producer.log

@@ -87,6 +87,34 @@ def test_a_run_whose_lease_cannot_be_renewed_takes_no_other_lease() -> None:
     in_one_try(go_on)
 
 
+class Failing(MemoryBroker):
+    """It cannot renew the lease of one log, for a reason that may also concern others."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+        self.renewed: list[str] = []
+
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
+        self.renewed.append(channel)
+        if channel == "run:first":
+            raise self.error
+        return super().renew(channel, of, lease)
+
+
+@pytest.mark.parametrize("error", [BrokerError("away"), ValueError("damaged")], ids=repr)
+def test_the_first_lease_that_is_not_renewed_takes_no_other_lease(error: Exception) -> None:
+    broker = Failing(error)
+    runs = Runs(over(broker))
+    ids = ["first", "second", "third"]
+    for id in ids:
+        runs.start(at_rest(), id=id)
+    for id in ids:
+        until(lambda id=id: broker.renewed.count(f"run:{id}") > 1, f"the lease of {id}")
+    for id in ids:
+        runs.stop(id)
+
+
 class Away(MemoryBroker):
     """While it is away, no run can be ended. One log is damaged."""
 
