@@ -291,8 +291,12 @@ class Replay:
                 if piece.ended:
                     note_end(self._tails, cursor)
                 return not self._goes_live(cursor, here or piece.end)
-        if subscription.deliver(cursor, publications, replayed=True):
-            return True
+        try:
+            if subscription.deliver(cursor, publications, replayed=True):
+                return True
+        except Exception as error:  # of an app's push(), so a `BrokerError` is not the broker's
+            subscription.break_off(cursor.name, error)
+            return False
         self._pause(cursor)
         # The stream may have drained while `reading` was still True, and then `drained` did
         # nothing.

@@ -7,7 +7,7 @@ stream gets. Nobody holds the lock while waiting, or together with the lock of `
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from ..errors import StreamError
+from ..errors import BufferFull, StreamError
 from ..runtime.callables import check_callable
 from ..runtime.origin import log_failure
 from ..runtime.threads import new_lock
@@ -67,8 +67,7 @@ class Subscription(Follower):
     def __init__(self, stream: SseStream, exchange: Following) -> None:
         self.stream = stream
         self.flow = flow_of(stream)
-        #: One cursor for each channel. Every change makes a new tuple, so that a reader needs no
-        #: lock.
+        #: One cursor for each channel. Every change makes a new tuple: readers need no lock.
         self.cursors: tuple[Cursor, ...] = ()
         #: Positions that ids have besides those of the cursors; None before the first `add`.
         self.carried: Positions | None = None
@@ -280,9 +279,8 @@ class Subscription(Follower):
 
     def emit_gap(self, name: str, then: Callable[[], None]) -> None:
         """Let the stream emit ``"gap"`` for the channel *name*, and call *then* afterwards."""
-        call_queue = self.flow.call_queue
-        call_queue.call_soon(self.stream.emit, "gap", name)
-        call_queue.call_soon(then)
+        self.flow.call_queue.call_soon(self.stream.emit, "gap", name)
+        self.flow.call_queue.call_soon(then)
 
     def deliver(
         self, cursor: Cursor, publications: list[Publication], replayed: bool = False
@@ -291,7 +289,7 @@ class Subscription(Follower):
 
         *replayed* tells whether the publications were read from the log for this cursor. Returns
         False if the stream has no room for every publication, or takes nothing more, or while an
-        app's own ``push()`` runs. Raises the error of such a ``push()``.
+        app's own ``push()`` runs. Raises the error of such a ``push()`` of a stream that is open.
         """
         # Run the filter before the lock is taken, because the filter is an app's code.
         unwanted = cursor.unwanted(publications) if cursor.filter is not None else NONE
@@ -320,24 +318,27 @@ class Subscription(Follower):
                     if self.closed or not has_room:
                         more = False
                         break
+                    before = cursor.position
                     cursor.move(publication.place)
                     if silently:
                         silent += 1
                         ends = ends or publication.is_end
                         if publication.is_control and cursor.is_ended_by(publication):
-                            self.end_stream(
-                                WAS_CUT if cursor.is_cut(publication) else WAS_CLOSED, cursor.name
-                            )
+                            why = WAS_CUT if cursor.is_cut(publication) else WAS_CLOSED
+                            self.end_stream(why, cursor.name)
                     else:
-                        self._push(
-                            publication.single(cursor.name)
-                            if alone
-                            else self._with_id(publication.frame)
-                        )
+                        self._push(self._framed(publication, cursor.name, alone))
                         given += 1
                         silent = 0
-            except StreamError:  # the app has ended the stream
-                self.close()
+            except StreamError as error:
+                # The error may be another stream's if the app's own push() has raised it.
+                if self.flow.ended or self.flow.closed:
+                    self.close()
+                elif not (self._pushes and isinstance(error, BufferFull)):
+                    raise
+                else:  # another writer has filled the stream: read on after "drain"
+                    cursor.go_to(before)
+                    more = False
             except BaseException as error:
                 if isinstance(error, Exception):
                     raise
@@ -390,8 +391,9 @@ class Subscription(Follower):
         waiting = flow.waiting_bytes()
         return not waiting or waiting + len(frame) <= flow.settings.max_bytes // 2
 
-    def _with_id(self, frame: bytes) -> bytes:
-        return with_id(frame, self._id().encode())
+    def _framed(self, publication: Publication, name: str, alone: bool) -> bytes:
+        single = publication.single(name) if alone else b""
+        return single or with_id(publication.frame, self._id().encode())
 
     def _id(self) -> str:
         followed = {each.name: each.place.position or UNKNOWN for each in self.cursors}

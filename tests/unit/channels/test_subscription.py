@@ -1,5 +1,6 @@
 """A stream and its channels: filters, cuts, and what remains of them at the end."""
 
+import contextlib
 import gc
 import logging
 import threading
@@ -12,11 +13,20 @@ import flask
 import gevent
 import pytest
 
-from ssestream import Channels, ServerResponse, SseStream
+from ssestream import (
+    BrokerError,
+    BufferFull,
+    ChannelEnded,
+    Channels,
+    ServerResponse,
+    SseStream,
+    StreamDestroyed,
+    WriteAfterEnd,
+)
 from ssestream.channels.ids import parse_id
-from tests.kit.following import Client, Following, data_of, numbers, publish
+from tests.kit.following import Client, Following, Watched, all_live, data_of, numbers, publish
 from tests.kit.insides import broker_of
-from tests.kit.states import nothing_remains
+from tests.kit.states import nothing_remains, place_of
 from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 
 Make = Callable[..., Channels]
@@ -361,3 +371,116 @@ def test_many_who_come_and_go_at_once_leave_nothing(channels: Channels) -> None:
             thread.join()
     nothing_remains(channels)
     assert app.gaps == []
+
+
+class Failing(Watched):
+    """A stream with a ``push()`` of the app's own, which raises each of *errors* once."""
+
+    errors: list[Exception] = []
+
+    def push(self, frame: bytes) -> bool:
+        if self.errors:
+            raise self.errors.pop()
+        return super().push(frame)
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("way", ["live", "read from the log"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokerError("the broker of another Channels is down"),
+        ChannelEnded("another channel"),
+        WriteAfterEnd("another stream"),
+        StreamDestroyed("another stream"),
+        BufferFull("another stream"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_an_apps_own_push_breaks_off_its_stream_alone(
+    local: Make, way: str, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = local()
+    publish(channels, "news", 1)
+    app = Following(channels, "news", kind=Failing)
+    Failing.errors.clear()
+    with Client(Following(channels, "news")) as other:
+        with Client(app) as client:
+            place = place_of(client)
+            all_live(channels)
+            if way == "live":
+                Failing.errors.append(error)
+                publish(channels, "news", 1, 2)
+                until(lambda: app.streams[0].destroyed, "the stream to be destroyed")
+        if way != "live":
+            until(lambda: app.streams[0].destroyed, "the client to have left")
+            publish(channels, "news", 1, 2)
+            Failing.errors.append(error)
+            # The stream may be cut before its first byte.
+            with Visit(app, HTTP_LAST_EVENT_ID=place):
+                until(lambda: app.streams[1].destroyed, "the stream to be destroyed")
+        assert "'news' could not be handed on" in caplog.text
+        assert "the streams stay open meanwhile" not in caplog.text
+        publish(channels, "news", 2, 3)
+        assert data_of(other.take(2)) == numbers(1, 3)
+        with Client(app, last_id=place) as client:
+            assert data_of(client.take(2)) == numbers(1, 3)
+    assert not Failing.errors
+
+
+@on_threads_and_greenlets
+def test_an_apps_own_push_may_end_its_stream(local: Make, caplog: pytest.LogCaptureFixture) -> None:
+    class Ending(Watched):
+        def push(self, frame: bytes) -> bool:
+            self.end()
+            return super().push(frame)
+
+    channels = local()
+    with Client(Following(channels, "news", kind=Ending)) as client:
+        publish(channels, "news", 2)
+        assert client.all() == []
+    assert "could not be handed on" not in caplog.text
+    nothing_remains(channels)
+
+
+class Filled(Watched):
+    """A stream that another writer fills in the middle of a delivery, when *is_due* is set."""
+
+    is_due = False
+
+    @property
+    def writable_need_drain(self) -> bool:
+        before = super().writable_need_drain
+        if self.is_due:
+            self.is_due = False
+            with contextlib.suppress(BufferFull):
+                while True:
+                    self.write({"event": "own", "data": "x" * 60_000})
+        return before
+
+
+@on_threads_and_greenlets
+def test_a_stream_that_another_writer_fills_reads_on_when_it_has_room(local: Make) -> None:
+    channels = local()
+    options = {"overflow": "error", "max_messages": 10, "high_water_mark": 4}
+    every: Callable[[object], bool] = lambda message: True  # noqa: E731
+    app = Following(channels, "news", kind=Filled, stream=options, filter=every)
+    with Client(app) as client:
+        publish(channels, "news", 1)
+        client.take(1)
+        app.streams[0].is_due = True
+        publish(channels, "news", 1, 3)
+        until(lambda: not app.streams[0].is_due, "the stream to be filled")
+
+        def events() -> list[str]:
+            return [each["data"] for each in client.messages if "event" not in each]
+
+        while len(events()) < 3:
+            client.take(len(client.messages) + 1)
+        assert events() == numbers(3)
+        all_live(channels)
+        publish(channels, "news", 3, 4)
+        while len(events()) < 4:
+            client.take(len(client.messages) + 1)
+        assert events() == numbers(4)
+        assert app.gaps == []
