@@ -418,6 +418,7 @@ def test_an_error_of_an_apps_own_push_breaks_off_its_stream_alone(
             Failing.errors.append(error)
             # The stream may be cut before its first byte.
             with Visit(app, HTTP_LAST_EVENT_ID=place):
+                until(lambda: len(app.streams) == 2, "the view")
                 until(lambda: app.streams[1].destroyed, "the stream to be destroyed")
         assert "'news' could not be handed on" in caplog.text
         assert "the streams stay open meanwhile" not in caplog.text
