@@ -227,10 +227,12 @@ class Channels(Uncopyable):
         The stream first gets the events after the id *since*, or else after the stream's
         `SseStream.last_event_id`, as far as the logs keep them. Without an id, and in a channel
         that the id does not name, it begins with the last *latest* events; by default it begins
-        now. A channel that the stream already follows goes on without a change. The id of an
-        event names only the channels followed at that time, so follow all channels in one call.
-        With several calls, ids keep the client's positions in its other channels for 10 s after
-        the first call, so that a client that leaves in between misses nothing there.
+        now. A channel that the stream already follows goes on without a change. A channel that
+        it has left by `unsubscribe` goes on where the stream stood in it, unless *since* is an id;
+        this holds for the last 1000 channels that it has left. The id of an event names only the
+        channels followed at that time, so follow all channels in one call. With several calls, ids
+        keep the client's positions in its other channels for 10 s after the first call, so that a
+        client that leaves in between misses nothing there.
 
         If events after the id are lost, the stream emits ``"gap"`` with the channel's name. Events
         are lost if the log no longer keeps them, or if the id is from another log or no id of
@@ -272,7 +274,8 @@ class Channels(Uncopyable):
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
         """Let *sse_stream* stop following the channels *names*; without names, all channels.
 
-        The stream stays open.
+        The stream stays open. If it follows such a channel again, it first gets all events that
+        it has missed since this call.
         """
         for exchange in self.exchanges.all():
             exchange.unsubscribe(sse_stream, names)

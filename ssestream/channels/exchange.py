@@ -162,11 +162,13 @@ class Exchange:
         if carried is None:
             # The client's own id counts for the channels that *since* does not name.
             carried = {**(parse_id(sse_stream.last_event_id or "") or {}), **(known or {})}
+        # An id that the app gives goes before the place where the stream has left a channel.
+        left = {} if since else subscription.left
         cursors = [
             Cursor(
                 subscription,
                 name,
-                UNKNOWN if known is None else known.get(name),
+                left.get(name, UNKNOWN if known is None else known.get(name)),
                 filter,
                 cut_frame,
             )
@@ -190,7 +192,7 @@ class Exchange:
         new = subscription.add(cursors, carried)
         # The client still has its own id if this is the first call, or if all ids until now have
         # carried the positions in these channels.
-        has_own = not since and (begins or all(each.name in carried for each in new))
+        has_own = not (since or left) and (begins or all(each.name in carried for each in new))
         subscription.send_id(sse_stream.last_event_id if has_own else None)
         self.listener.add(new)
         if begins and subscription.carried:

@@ -128,11 +128,9 @@ class Replay:
             many = looks is not None and latest > LOOKS_FOR
             before = None if many else before_last(self._broker, cursor.name, piece, latest, looks)
         with self._tails.lock:
-            if cursor.place.position is not None:
-                return
             if before is None:
                 self._latest[cursor] = latest, piece
-            else:
+            elif cursor.place.position is None:
                 self._latest.pop(cursor, None)
                 # A cursor without a position is in no group.
                 cursor.stand_at(Place(before))

@@ -7,6 +7,7 @@ stream gets. Nobody holds the lock while waiting, or together with the lock of `
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from ..brokers.broker import Position
 from ..errors import BufferFull, StreamError
 from ..runtime.callables import check_callable
 from ..runtime.origin import log_failure
@@ -19,6 +20,9 @@ from .cursor import NONE, Cursor
 from .ending import MAY_BE_CUT, WAS_CLOSED, WAS_CUT, end
 from .ids import UNKNOWN, check_fits, format_id
 from .publication import Batch, News, Publication, frames_of
+
+#: The most channels that a stream has left, and goes on in from there if it follows them again.
+LEFT = 1000
 
 #: Seconds after which a caller asks why it does not get the lock of a `Subscription`.
 BRIEFLY = 0.001
@@ -61,6 +65,7 @@ class Subscription(Follower):
         "cursors",
         "drains",
         "flow",
+        "left",
         "stream",
     )
 
@@ -75,6 +80,8 @@ class Subscription(Follower):
         self.closed = False
         #: How often the stream could take events again, after it could not.
         self.drains = 0
+        #: Where the stream stood in each channel that it has left.
+        self.left: dict[str, Position] = {}
         self._exchange = exchange
         # Whether ``push()`` is the library's own. An app's subclass may override ``push()``, and
         # must then see every frame.
@@ -125,6 +132,11 @@ class Subscription(Follower):
             taken = [cursor for cursor in self.cursors if not names or cursor.name in names]
             for cursor in taken:
                 cursor.complicate()
+                if cursor.position is not None:
+                    self.left.pop(cursor.name, None)  # the newest is the last one
+                    self.left[cursor.name] = cursor.position
+            while len(self.left) > LEFT:
+                del self.left[next(iter(self.left))]
             self.carried = rest_of(self.carried or NOTHING, names) if names else NOTHING
             self._follow(tuple(cursor for cursor in self.cursors if cursor not in taken))
         return taken

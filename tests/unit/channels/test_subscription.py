@@ -258,12 +258,76 @@ def test_unsubscribe_ends_what_comes_and_not_the_stream(channels: Channels) -> N
         assert set(parse_id(client.last_id)) == {"b", "c"}
         channels.unsubscribe(app.streams[0])
         assert channels.statistics() == {}
-        channels.publish("b", {"data": "no"})
+        channels.publish("b", {"data": "meanwhile"})
         channels.subscribe(app.streams[0], "b")
         channels.publish("b", {"data": "again"})
-        assert data_of(client.take(2)) == ["b", "again"]
+        assert data_of(client.take(3)) == ["b", "meanwhile", "again"]
         channels.unsubscribe(SseStream())
     nothing_remains(channels)
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("options", [{}, {"latest": 3}, {"since": "start"}], ids=str)
+def test_a_channel_that_was_left_goes_on_where_the_stream_stood(
+    channels: Channels, options: dict[str, Any]
+) -> None:
+    ids = publish(channels, "news", 3)
+    app = Following(channels, "news", "sports")
+    with Client(app, last_id=ids[0]) as client:
+        publish(channels, "news", 3, 5)
+        assert data_of(client.take(4)) == numbers(1, 5)
+        for first in (5, 7):
+            channels.unsubscribe(app.streams[0], "news")
+            publish(channels, "news", first, first + 1)
+            channels.subscribe(app.streams[0], "news", **options)
+            publish(channels, "news", first + 1, first + 2)
+            assert data_of(client.take(first + 1)) == numbers(1, first + 2)
+        # The id has the place in it again.
+        assert set(parse_id(client.last_id)) == {"news", "sports"}
+    assert app.gaps == []
+
+
+def test_an_id_of_the_app_goes_before_the_place_where_a_channel_was_left(local: Make) -> None:
+    channels = local()
+    ids = publish(channels, "news", 5)
+    app = Following(channels, "news")
+    with Client(app, last_id=ids[3]) as client:
+        client.take(1)
+        channels.unsubscribe(app.streams[0], "news")
+        channels.subscribe(app.streams[0], "news", since=ids[1])
+        assert data_of(client.take(4)) == ["4", *numbers(2, 5)]
+
+
+def test_events_that_are_lost_after_a_channel_was_left_are_a_gap(make: Make) -> None:
+    channels = make(history=3)
+    app = Following(channels, "news")
+    with Client(app) as client:
+        publish(channels, "news", 1)
+        client.take(1)
+        channels.unsubscribe(app.streams[0], "news")
+        publish(channels, "news", 1, 9)
+        channels.subscribe(app.streams[0], "news")
+        assert data_of(client.take(4)) == ["0", *numbers(6, 9)]
+    assert app.gaps == ["news"]
+
+
+def test_of_very_many_channels_that_were_left_the_first_is_forgotten(local: Make) -> None:
+    channels = local()
+    app = Following(channels, "first", "second")
+    with Client(app) as client:
+        stream = app.streams[0]
+        channels.unsubscribe(stream, "first")
+        channels.unsubscribe(stream, "second")
+        for number in range(999):
+            channels.subscribe(stream, f"{number}")
+            channels.unsubscribe(stream)
+        channels.publish("first", {"data": "forgotten"})
+        channels.publish("second", {"data": "kept"})
+        channels.subscribe(stream, "first")
+        channels.subscribe(stream, "second")
+        assert data_of(client.take(1)) == ["kept"]
+        channels.publish("first", {"data": "now"})
+        assert data_of(client.take(2)) == ["kept", "now"]
 
 
 @pytest.mark.long_except("sqlite-cut-greenlets")
