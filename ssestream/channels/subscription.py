@@ -56,6 +56,7 @@ class Subscription(Follower):
 
     __slots__ = (
         "_exchange",
+        "_has_flowed",
         "_held_up",
         "_lock",
         "_pushes",
@@ -83,6 +84,8 @@ class Subscription(Follower):
         #: Where the stream stood in each channel that it has left.
         self.left: dict[str, Position] = {}
         self._exchange = exchange
+        # Whether a destination may have got the id that the stream was given first.
+        self._has_flowed = bool(self.flow.pipes)
         # Whether ``push()`` is the library's own. An app's subclass may override ``push()``, and
         # must then see every frame.
         self._pushes = getattr(stream.push, "__func__", None) is SseStream.push
@@ -196,6 +199,12 @@ class Subscription(Follower):
             self._exchange.drained(self)
         elif event == "close":
             self._exchange.gone(self)
+
+    def piped(self, destination: object) -> None:
+        """Send an id to a later destination, but not to all clients for each one that comes."""
+        if self._has_flowed and (self.flow.connection is not None or len(self.flow.pipes) == 1):
+            self.send_id()
+        self._has_flowed = True
 
     def about_to_end(self) -> None:
         """Send the client an id, if it waits for one. See `Follower.about_to_end`."""

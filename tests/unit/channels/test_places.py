@@ -33,6 +33,7 @@ from tests.kit.insides import broker_of, over
 from tests.kit.redis_server import RedisServer
 from tests.kit.servers import Client as Plain
 from tests.kit.servers import Server, free_port, wait_until
+from tests.kit.sink import Sink
 from tests.kit.states import place_of
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
 
@@ -119,6 +120,54 @@ def test_following_one_more_channel_tells_the_place_in_both(make: Make) -> None:
     publish(channels, "sports", 1)
     with Client(Following(channels, "news", "sports"), last_id=place) as client:
         assert data_of(client.take(1)) == ["0"]
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("way", ["instead", "also"])
+def test_a_response_that_comes_later_has_the_id(channels: Channels, way: str) -> None:
+    app = flask.Flask(__name__)
+
+    @app.get("/")
+    def page() -> ServerResponse:
+        first, res = ServerResponse(), ServerResponse()
+        stream = SseStream(flask.request)
+        stream.pipe(first)
+        channels.subscribe(stream, "news", "sports")
+        if way == "instead":
+            stream.unpipe(first)
+        return stream.pipe(res)
+
+    with Client(app) as client:
+        place = place_of(client)
+        assert len(client._ids) == 1
+    publish(channels, "news", 1)
+    with Client(app, last_id=place) as client:
+        assert data_of(client.take(1)) == ["0"]
+
+
+def test_a_stream_that_follows_before_it_is_piped_tells_its_id_once(local: Make) -> None:
+    channels, sink = local(), Sink()
+    stream = SseStream()
+    channels.subscribe(stream, "news")
+    stream.pipe(sink)
+    channels.publish("news", {"data": "x"})
+    until(lambda: b"data: x" in b"".join(sink.got), "the event")
+    assert b"".join(sink.got).count(b"id: ") == 2
+    stream.destroy()
+
+
+def test_the_clients_of_a_stream_of_many_get_no_id_for_each_new_one(local: Make) -> None:
+    channels = local()
+    stream, sinks = SseStream(), [Sink(), Sink(), Sink()]
+    for sink in sinks:
+        stream.pipe(sink)
+        if sink is sinks[0]:
+            channels.subscribe(stream, "news")
+            until(lambda: b"id: " in b"".join(sinks[0].got), "the id")
+    channels.publish("news", {"data": "x"})
+    until(lambda: all(b"data: x" in b"".join(each.got) for each in sinks), "the event")
+    assert [b"".join(each.got).count(b"id: ") for each in sinks] == [2, 1, 1]
+    stream.destroy()
 
 
 class Away(MemoryBroker):
