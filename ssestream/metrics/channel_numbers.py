@@ -14,6 +14,7 @@ from ..channels.statistics import ChannelStatistics
 from ..channels.watchers import REPORTS
 from ..errors import BrokerError, ChannelEnded
 from ..run_keeper import STOPS
+from ..runtime.callables import kind_of
 from ..runtime.clock import clock
 from ..runtime.loop import logger
 from ..runtime.threads import new_lock
@@ -104,12 +105,17 @@ class ChannelNumbers(ChannelObserver):
             return ("all",)
         try:
             group = self._group(name)
-        except Exception:
+            if group is None:
+                return None
+            if not isinstance(group, (str, int)):
+                # Each object would be a time series of its own.
+                raise TypeError(f"group must return a str or None, and returned {kind_of(group)}")
+            return (str(group),)
+        except BaseException:  # a gevent.Timeout is no Exception; the message is stored
             if not self._has_failed:
                 self._has_failed = True
                 logger.exception("metrics: the group of the channel %r is not known", name)
             return None
-        return None if group is None else (str(group),)
 
     # -- the numbers
 

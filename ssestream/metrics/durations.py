@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from itertools import accumulate
 
+from ..runtime.loop import logger
 from ..runtime.threads import new_lock
 from .number import Labels, Number
 
@@ -24,6 +25,7 @@ class Durations:
     def __init__(self, name: str, text: str, labels: Labels) -> None:
         self.name, self._text, self._labels = name, text, labels
         self._listeners: tuple[Listener, ...] = ()
+        self._has_failed = False
         self.begin()
 
     def begin(self) -> None:
@@ -47,7 +49,12 @@ class Durations:
             self._counts[labels][bisect_left(BOUNDS, seconds)] += 1
             self._sums[labels] += seconds
         for listener in self._listeners:
-            listener(seconds, labels)
+            try:
+                listener(seconds, labels)
+            except BaseException:  # code of the app's exporter; the work is done, and must not fail
+                if not self._has_failed:
+                    self._has_failed = True
+                    logger.exception("metrics: %s was not recorded", self.name)
 
     def number(self) -> Number:
         """All durations so far."""

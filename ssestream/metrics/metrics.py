@@ -9,6 +9,7 @@ import flask
 
 from ..channels.channels import Channels
 from ..http.registry import registry
+from ..runtime.callables import check_callable
 from ..runtime.forking import process
 from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
@@ -33,12 +34,13 @@ class Metrics(Uncopyable):
         ``"user"`` for ``"user.17"``. Its numbers are those of the group. None for a name leaves the
         channel out. Without a function, all channels are one group. Return few different groups:
         each is a time series. It is called for each message that this process publishes, so it must
-        be quick.
+        be quick. If it fails, or returns something else, this is logged once, and the channel is
+        left out.
     :param folder: a folder of this host for the files in which the processes of *app* write their
         numbers every five seconds. None gives the numbers of one process only. All workers use the
         same folder, and nobody else uses it.
-    :raise TypeError: if *channels* is no `Channels`, *group* cannot be called, or there is a
-        *folder* and no *app*.
+    :raise TypeError: if *channels* is no `Channels`, *group* is no plain function, or there is
+        a *folder* and no *app*.
     """
 
     _only_one = "it counts in this process, each event once. Make another Metrics"
@@ -53,8 +55,8 @@ class Metrics(Uncopyable):
     ) -> None:
         if channels is not None and not isinstance(channels, Channels):
             raise TypeError(f"channels must be a Channels, not {type(channels).__name__}")
-        if group is not None and not callable(group):
-            raise TypeError(f"group must be a function, not {type(group).__name__}")
+        if group is not None:
+            check_callable("group", group, "a function of the name of a channel, or None")
         if folder is not None and app is None:
             raise TypeError("a folder needs an app: its requests begin the writing in each worker")
         self._channels = None if channels is None else ChannelNumbers(channels, group)

@@ -72,7 +72,7 @@ class _Spans(StreamObserver):
             return
         try:
             self._spans[id(stream)] = self._start(stream)
-        except Exception:
+        except BaseException:  # of a processor of the app, for example gevent.Timeout
             logger.exception("a stream has no span")
         # It may have ended before the span was there.
         if stream.over:
@@ -93,7 +93,7 @@ class _Spans(StreamObserver):
             if cause in BREAKING:
                 span.set_status(Status(StatusCode.ERROR, REASONS[cause]))
             span.end()
-        except Exception:
+        except BaseException:
             logger.exception("the span of a stream was not ended")
 
     def _start(self, body: Body) -> Span:

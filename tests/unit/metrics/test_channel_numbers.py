@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask, request
@@ -12,6 +13,7 @@ from ssestream import BrokerError, ChannelEnded, Channels, Runs, ServerResponse,
 from ssestream.metrics import Metrics
 from ssestream.metrics.channel_numbers import ChannelNumbers, Group
 from ssestream.metrics.number import Labels
+from tests.kit.failing import RAISED, failing
 from tests.kit.following import Following
 from tests.kit.servers import PATIENCE
 from tests.kit.visit import Visit, until
@@ -167,14 +169,19 @@ def test_a_stream_that_is_behind_has_a_lag_in_events_and_in_seconds() -> None:
         assert read["greatest_lag_seconds"] == {("news",): 0}
 
 
+async def later() -> str:
+    return "user"
+
+
+@pytest.mark.parametrize(
+    "group",
+    [*map(failing, [KeyError, *RAISED]), lambda name: later(), lambda name: object()],
+    ids=["KeyError", *(each.__name__ for each in RAISED), "coroutine", "object"],
+)
 def test_a_group_that_fails_is_told_once_and_harms_nobody(
-    caplog: pytest.LogCaptureFixture,
+    group: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     channels = Channels()
-
-    def group(name: str) -> str:
-        raise KeyError(name)
-
     read = Read(channels, group)
     with Visit(follower_of(channels), "/news") as visit:
         visit.read_until(b":ok")

@@ -1,6 +1,12 @@
 """Durations as a histogram."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
 from ssestream.metrics.durations import BOUNDS, Durations
+from tests.kit.failing import RAISED, failing
 
 
 def test_each_duration_is_in_its_bucket_and_in_those_above() -> None:
@@ -32,6 +38,20 @@ def test_a_listener_hears_of_each_one() -> None:
     durations.listen(lambda seconds, labels: heard.append((seconds, labels)))
     durations.add(0.5, ("a",))
     assert heard == [(0.5, ("a",))]
+
+
+@pytest.mark.parametrize("raised", [KeyError, *RAISED])
+def test_a_listener_that_fails_is_told_once_and_harms_nobody(
+    raised: type[BaseException], log: Callable[[], Any]
+) -> None:
+    durations = Durations("wait_seconds", "Waits.", ())
+    heard: list[float] = []
+    durations.listen(failing(raised))
+    durations.listen(lambda seconds, labels: heard.append(seconds))
+    durations.add(0.5)
+    durations.add(1.0)
+    assert heard == [0.5, 1.0]
+    assert log() == [raised]
 
 
 def test_a_new_process_begins_with_none() -> None:

@@ -14,11 +14,16 @@ from ssestream.metrics import Metrics
 from tests.kit.visit import until
 
 
+async def asynchronous(name: str) -> str:
+    return name
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"channels": "redis://"}, "channels must be a Channels, not str"),
-        ({"group": "user"}, "group must be a function, not str"),
+        ({"group": "user"}, "group must be a function of the name of a channel, or None, not str"),
+        ({"group": asynchronous}, "group must be a plain function: nobody would await"),
         ({"folder": "/tmp/numbers"}, "a folder needs an app"),
     ],
 )

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import flask
+import gevent
 import pytest
 from opentelemetry import context, trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -207,13 +208,38 @@ def test_a_child_does_not_end_the_spans_of_its_parent() -> None:
 class Broken:
     """A tracer that fails, as one of an app's own might."""
 
+    def __init__(self, raised: type[BaseException]) -> None:
+        self.raised = raised
+
     def start_span(self, *args: Any, **options: Any) -> Any:
-        raise RuntimeError("no span today")
+        raise self.raised
 
 
-def test_a_tracer_that_fails_harms_no_stream(caplog: pytest.LogCaptureFixture) -> None:
+class BrokenAtEnd(SpanProcessor):
+    """A processor that fails at the end of the span of a stream."""
+
+    def on_end(self, span: Any) -> None:
+        if span.name.startswith("stream"):
+            raise gevent.Timeout
+
+
+def test_a_processor_that_fails_harms_no_stream(caplog: pytest.LogCaptureFixture) -> None:
     traced = Traced()
-    trace_streams(traced.app, Broken())  # type: ignore[arg-type]
+    traced.provider.add_span_processor(BrokenAtEnd())
+    closed: list[bool] = []
+    with Visit(traced.app, "/piped/1") as visit:
+        visit.read_until(b":ok")
+        traced.streams[0].on("close", lambda: closed.append(True))
+    until(lambda: bool(closed), "the close")
+    assert "the span of a stream was not ended" in caplog.text
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, gevent.Timeout])
+def test_a_tracer_that_fails_harms_no_stream(
+    raised: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    traced = Traced()
+    trace_streams(traced.app, Broken(raised))  # type: ignore[arg-type]
     with Visit(traced.app, "/piped/1") as visit:
         visit.read_until(b":ok")
         traced.streams[0].write({"data": "still here"})
