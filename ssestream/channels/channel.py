@@ -135,8 +135,9 @@ class Channel(Uncopyable):
         reload. It does not come before the first watcher. When the broker was away, nothing is
         judged for 6 seconds. Until `off_empty`, or until the channel has ended and is empty, this
         process reads from the broker twice a second. The function runs in a greenlet or a thread of
-        its own. Returns *function*, so this is a decorator, too. Raises ``TypeError`` or
-        ``ValueError`` for a wrong argument.
+        its own. It is not called in a process that is forked later, as by gunicorn's ``--preload``.
+        Returns *function*, so this is a decorator, too. Raises ``TypeError`` or ``ValueError`` for
+        a wrong argument.
         """
         check_callable("function", function)
         if grace is None:

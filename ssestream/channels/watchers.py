@@ -28,6 +28,7 @@ from ..brokers.broker import (
 )
 from ..runtime.calls import run_logged
 from ..runtime.clock import clock
+from ..runtime.forking import process
 from ..runtime.loop import checkpoint, logger
 from ..runtime.threads import new_lock
 from .cursor import Cursor
@@ -129,7 +130,10 @@ class Watchers:
         self._judges_from = 0.0
 
     def forked(self) -> None:
-        """This process is a child: the streams belong to its parent."""
+        """This process is a child: the streams and the vigils belong to its parent."""
+        if not process.is_job:  # a job knows that it waits for no channel of its parent
+            names = [repr(each.name) for each in self._vigils]
+            process.leave_behind("function for an empty channel", "given", "Give", names)
         self._lock = new_lock()
         self._begin()
 

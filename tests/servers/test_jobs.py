@@ -386,7 +386,7 @@ ALL_PAIRS = itertools.product(["SseWorker", "gevent", "gthread"], ["memory", "sq
     ("kind", "broker"),
     [pytest.param(*pair, marks=[] if pair in PAIRS else [pytest.mark.long]) for pair in ALL_PAIRS],
 )
-def test_so_are_a_pipeline_and_a_subscription_and_an_event_is_there(
+def test_so_is_all_else_that_a_module_begins_and_an_event_is_there(
     serve: Start, kind: str, broker: str, request: pytest.FixtureRequest
 ) -> None:
     env = {"FOLLOWS": "1", "BROKER": request.getfixturevalue(f"{broker}_url")}
@@ -399,6 +399,8 @@ def test_so_are_a_pipeline_and_a_subscription_and_an_event_is_there(
         " the parent process only, and not here: source. Start it in",
         "a subscription to a channel that was made before this process was forked (gunicorn"
         " --preload) runs in the parent process only, and not here: 'news'. Make it in",
+        "a function for an empty channel that was given before this process was forked (gunicorn"
+        " --preload) runs in the parent process only, and not here: 'room'. Give it in",
     ):
         assert server.log().count(words) == 1
 

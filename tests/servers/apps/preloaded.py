@@ -56,6 +56,9 @@ followed = SseStream()
 channels.publish("news", {"data": "from the module"})
 if "FOLLOWS" in os.environ:
     channels.subscribe(followed, "news")
+    channels.channel("room").on_empty(lambda name: None)
+    channels.channel("undone").on_empty(print)
+    channels.channel("undone").off_empty(print)
 
 
 @app.get("/news")
