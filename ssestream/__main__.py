@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -76,9 +77,17 @@ fails. All messages of a channel that has ended are printed, unless --since or -
 """
 
 
+#: A word of a message that may be a URL, or a part of one.
+_MAY_BE_URL = re.compile(r"[^\s']*([@?]|:[^\s'])[^\s']*")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Exit with *message* in one line, as for every other error of this command."""
+        """Exit with *message* in one line, as for every other error of this command.
+
+        An argument at a wrong place may be a URL with a password.
+        """
+        message = _MAY_BE_URL.sub("...", message)
         self.exit(WRONG, f"{self.prog}: {escape(message)} (see --help)\n")
 
 

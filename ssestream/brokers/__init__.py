@@ -1,8 +1,8 @@
 """The brokers, which keep the logs of channels, and the choice of one by URL."""
 
-from ..printable import escape
 from .broker import Broker
 from .memory import MemoryBroker
+from .url import scheme_of, shown
 
 
 def open_broker(url: str, history: int | None = None, history_age: float | None = None) -> Broker:
@@ -12,7 +12,7 @@ def open_broker(url: str, history: int | None = None, history_age: float | None 
     `broker.Bounds`). Raises ``ValueError`` for a URL that no broker can use.
     """
     # urlsplit() is not used: its errors may contain the password.
-    scheme = url.partition(":")[0].lower() if ":" in url else ""
+    scheme = scheme_of(url)
     if scheme == "memory":
         return MemoryBroker(history, history_age)
     if scheme == "sqlite":
@@ -20,7 +20,10 @@ def open_broker(url: str, history: int | None = None, history_age: float | None 
 
         path = url[len("sqlite://") :]
         if len(path) < 2 or not path.startswith("/"):
-            raise ValueError(f"url {url!r} names no file: sqlite:////var/lib/app/events.db is one")
+            # The URL may be of another broker, with a password.
+            raise ValueError(
+                "url sqlite://... names no file: sqlite:////var/lib/app/events.db does"
+            )
         return SqliteBroker(path[1:], history, history_age)
     if scheme.partition("+")[0] in ("redis", "rediss", "unix"):
         try:
@@ -38,9 +41,7 @@ def open_broker(url: str, history: int | None = None, history_age: float | None 
                 f"url {scheme}://... needs psycopg: pip install ssestream[postgresql]"
             ) from error
         return PostgresqlBroker(url, history, history_age)
-    # The error shows only the scheme: the rest of the URL may contain a password.
-    shown = f"{escape(scheme)}://..." if "://" in url else "without a scheme"
     raise ValueError(
-        f"url {shown}: a broker is memory://, sqlite:///path, redis://host"
+        f"url {shown(url)}: a broker is memory://, sqlite:///path, redis://host"
         " or postgresql://host/database"
     )

@@ -4,6 +4,7 @@ from ..brokers import open_broker
 from ..brokers.broker import Broker, BrokerError
 from ..brokers.memory import MemoryBroker
 from ..brokers.sqlite import SqliteBroker
+from ..brokers.url import scheme_of
 from .finding import Finding, fault, note
 from .sqlite import examine_sqlite
 
@@ -32,7 +33,7 @@ def examine_broker(url: str) -> list[Finding]:
         ]
     if isinstance(broker, SqliteBroker):
         return examine_sqlite(url[len("sqlite:///") :])
-    if url.startswith("postgres"):
+    if scheme_of(url).startswith("postgres"):
         return _examine_postgresql(broker)
     # It needs redis-py, which the broker of this URL has found.
     from .redis import examine_redis

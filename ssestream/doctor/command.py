@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import re
 import shlex
 import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from ..brokers.url import shown
 from ..header_option import header
 from .app import examine_app, settings_of
 from .broker import examine_broker
@@ -133,13 +135,15 @@ def _inside(options: argparse.Namespace) -> Iterator[tuple[str, Iterator[Finding
 
 def _check(url: str) -> None:
     """Raise a ValueError unless *url* is the URL of a stream."""
+    # It may be the URL of a broker, with a password.
+    named = shown(url) if re.search("[@?%]", url) else repr(url)
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError as error:
-        raise ValueError(f"URL {url!r}: {error}") from error
+    except ValueError:
+        raise ValueError(f"URL {named}: the host or its port is not valid") from None
     if not is_url or not url.isprintable() or " " in url:
-        raise ValueError(f"a URL begins with http:// or https:// and a host, not as {url!r}")
+        raise ValueError(f"a URL begins with http:// or https:// and a host, not as {named}")
 
 
 def _seconds(text: str) -> float:

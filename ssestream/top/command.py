@@ -137,7 +137,7 @@ def run(options: argparse.Namespace, write: Callable[[str], object]) -> None:
     :raise NoAnswer: if the app gives no answer at the first look.
     """
     if urlsplit(options.address).scheme not in ("http", "https"):
-        raise ValueError(f"the URL of a view begins with http:// or https://: {options.address!r}")
+        raise ValueError("the URL of a view begins with http:// or https://")
     first = _look(options)
     if options.once:
         write(text_of(screen_of_answer(first)))

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ...printable import escape
 from ..broker import shortage
+from ..url import scheme_of, shown
 from .psycopg import options_of, reasons_of
 
 #: Connections that one process uses at once by default, besides the listener's connection.
@@ -87,10 +88,10 @@ def parse(url: str) -> Target:
 
 def _split(url: str, name: str) -> tuple[str, dict[str, str]]:
     """*url* without its query, as libpq takes it, and the query."""
-    scheme, _, rest = url.partition("://")
-    # SQLAlchemy's name of the same.
-    if scheme.lower() not in ("postgresql", "postgres", "postgresql+psycopg"):
-        raise ValueError(f"{name}: the scheme must be postgresql, not {escape(scheme)}; {_SHAPE}")
+    # The last one is SQLAlchemy's name of the same.
+    if scheme_of(url) not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise ValueError(f"{name} {shown(url)}: the scheme must be postgresql; {_SHAPE}")
+    rest = url.partition("://")[2]
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     path, _, query = rest[len(authority) :].partition("?")
     pairs = [pair.partition("=") for pair in query.split("&")] if query else []

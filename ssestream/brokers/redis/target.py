@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from ...printable import escape
 from ..broker import shortage
+from ..url import scheme_of, shown
 
 #: Connections that one process uses at once by default, besides the listener's connection.
 CONNECTIONS = 50
@@ -88,13 +89,14 @@ class Target:
 
 def parse(url: str) -> Target:
     """Parse *url*. Raises ``ValueError`` if it is wrong; the error contains no password."""
-    whole, _, rest = url.partition("://")
-    scheme, _, kind = whole.lower().partition("+")
-    if kind not in _SHAPES or (kind and scheme == "unix"):
+    scheme, _, kind = scheme_of(url).partition("+")
+    is_known = scheme in ("redis", "rediss", "unix") and kind in _SHAPES
+    if not is_known or (kind and scheme == "unix"):
         raise ValueError(
-            "url: the scheme must be redis, rediss, unix, redis+sentinel or redis+cluster, not"
-            f" {escape(whole)}"
+            f"url {shown(url)}: the scheme must be redis, rediss, unix, redis+sentinel or"
+            " redis+cluster"
         )
+    whole, _, rest = url.partition("://")
     _check(scheme, kind, rest)
     try:
         # With "[" or "]" in a password, some versions of Python raise ValueError here.
