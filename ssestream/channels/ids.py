@@ -7,8 +7,12 @@ all channels, so it does not matter from which channel the last event came.
 
 An id needs no quoting in a query. A query turns ``+`` into a space, and `parse_id` turns a
 space back into ``+``, because no name of a channel has a space.
+
+A library may send the id twice: as the page has set it, and as the library knows it now. ``fetch``
+and servers join two headers to one, as in ``news=4c1b9a20.3.9f01c2, news=4c1b9a20.17.5d0e3a``.
 """
 
+import re
 from collections.abc import Collection, Mapping
 
 from ..brokers.broker import CHECK_LENGTH, NAME, Position, parse_position
@@ -32,16 +36,23 @@ def format_id(positions: Mapping[str, Position]) -> str:
 
 
 def parse_id(text: str) -> dict[str, Position] | None:
-    """The positions in the id *text*; None if `format_id` cannot have made *text*."""
+    """The positions in the id *text*; None if `format_id` cannot have made *text*.
+
+    *text* may be several ids that were joined. The last position in a channel counts.
+    """
     if len(text) > MAX_LAST_EVENT_ID:
         return None
     positions = {}
-    for part in text.split(","):
+    # The first of two headers may be empty.
+    for number, part in enumerate(re.sub("^, ?", "", text).split(",")):
         name, _, rest = part.replace(" ", "+").partition("=")
         position = parse_position(rest)
-        if position is None or name in positions or not NAME.fullmatch(name):
+        if position is None or not NAME.fullmatch(name):
             return None
         positions[name] = position
+        if number and part.startswith(" "):
+            # The space was no "+", if it is the space between two headers.
+            positions[name[1:]] = position
     return positions
 
 

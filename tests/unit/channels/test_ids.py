@@ -3,12 +3,16 @@
 from collections.abc import Callable
 
 import pytest
+from werkzeug.test import create_environ
 
 from ssestream import Channels, SseStream
 from ssestream.brokers.broker import Position
 from ssestream.channels.ids import check_fits, format_id, parse_id
 from ssestream.http.request import MAX_LAST_EVENT_ID
+from ssestream.wire import Decoder
+from tests.kit.sink import Sink
 from tests.kit.states import nothing_remains
+from tests.kit.visit import until
 
 Make = Callable[..., Channels]
 
@@ -60,6 +64,43 @@ def test_a_query_may_have_made_a_space_of_a_plus() -> None:
     assert parse_id(format_id(POSITIONS).replace("+", " ")) == POSITIONS
 
 
+OLD, NEW = Position("x", 1, "5d0e3a"), Position("x", 3, "9f01c2")
+
+
+@pytest.mark.parametrize("comma", [",", ", "])
+def test_of_two_ids_that_were_joined_the_last_position_in_each_channel_counts(comma: str) -> None:
+    old = format_id({"news": OLD, "a+b": OLD, "gone": OLD})
+    new = format_id({"news": NEW, "a+b": NEW})
+    for text in (f"{old}{comma}{new}", f"{old}{comma}{new}".replace("+", " ")):
+        known = parse_id(text) or {}
+        assert [known[name] for name in ("news", "a+b", "gone")] == [NEW, NEW, OLD]
+    assert parse_id(f"{comma}{new}") == parse_id(new)
+
+
+def test_the_space_of_a_query_is_a_plus_at_the_beginning_of_a_name_too() -> None:
+    positions = {"+a": OLD, "+b": NEW}
+    known = parse_id(format_id(positions).replace("+", " ")) or {}
+    assert known | positions == known
+
+
+@pytest.mark.parametrize("comma", [",", ", "])
+def test_a_client_that_sends_two_ids_gets_no_event_twice(local: Make, comma: str) -> None:
+    channels = local()
+    ids = [channels.publish("news", {"data": str(n)}) for n in range(5)]
+    joined = f"{ids[1]}{comma}{ids[3]}"
+    environ = create_environ(headers={"Last-Event-ID": joined})
+    for stream, since in ((SseStream(environ), None), (SseStream(), joined)):
+        sink = Sink()
+        gaps: list[str] = []
+        stream.on("gap", gaps.append)
+        stream.pipe(sink)
+        channels.subscribe(stream, "news", since=since)
+        until(lambda sink=sink: b"data: 4" in b"".join(sink.got), "the last event")
+        got = [each["data"] for each in Decoder().feed(b"".join(sink.got)) if "data" in each]
+        assert (got, gaps) == (["4"], [])
+        stream.destroy()
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -69,7 +110,10 @@ def test_a_query_may_have_made_a_space_of_a_plus() -> None:
         "news=",
         "=a.1",
         "news=a.1,",
-        "news=a.1,news=a.2",
+        "news=a.1, ",
+        ", ",
+        ", , news=a.1",
+        "an id of the app, news=a.1",
         "news=a.01",
         "news=a.1.",
         "news=a.1=",
