@@ -2,7 +2,8 @@
 
 * The state of a stream is in ``stream_state.py``. It is changed here and in ``stream_ends.py``. All
   changes are made under one lock. Nobody holds the lock while other code (an app's, a
-  destination's) runs. Only the lock of a response's buffer may be taken meanwhile.
+  destination's) runs. Only the lock of a response's buffer may be taken meanwhile, and a stream of
+  a request never takes the lock of another request.
 * One thread or greenlet at a time moves frames to the destinations (`_pump`). A writer that
   finds the pump busy leaves its frame in the queue. So the frames stay in order.
 * A frame leaves the queue only when every destination is ready for it, so the slowest destination

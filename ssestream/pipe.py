@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from .http.body import Body
+from .http.connection import Connection
 from .http.inlet import Inlet
 from .http.interning import LARGE, shared
 from .http.outgoing import OutgoingMessage, body_of, has_own_write
@@ -42,6 +43,7 @@ class Source(Protocol):
     """The part of a stream's flow that a pipe calls."""
 
     call_queue: CallQueue
+    connection: Connection | None
     ended: bool
     lock: Any
 
@@ -74,9 +76,9 @@ class Pipe(Inlet):
         #: The body of a response of this package. None for any other destination.
         self.body: Body | None = body_of(destination)
         #: The buffer of such a response, if frames may go straight into it. None for any other
-        #: destination, and if the app has overridden ``write``.
+        #: destination, if the app has overridden ``write``, and see `_crosses`.
         self.buffer: OutputBuffer | None = None
-        if self.body is not None and has_own_write(destination):
+        if self.body is not None and has_own_write(destination) and not _crosses(source, self.body):
             self.buffer = self.body.buffer
         # The "drain" of the destination may set this at any time, from any thread. So it is
         # cleared before each write, and never after the write.
@@ -93,7 +95,7 @@ class Pipe(Inlet):
 
     @property
     def never_blocks(self) -> bool:
-        """Whether `send` never blocks: ``write()`` is this package's own."""
+        """Whether `send` never blocks: frames go straight into the buffer of a response."""
         return self.buffer is not None
 
     @property
@@ -277,6 +279,18 @@ class Pipe(Inlet):
             ("finish", self.unpipe),
             ("error", self.unpipe),
         ]
+
+
+def _crosses(source: Source, body: Body) -> bool:
+    """Whether *source* is the stream of one request, and *body* the response of another one.
+
+    All streams and responses of a request have one lock, and a stream holds its own while it puts
+    frames into a buffer. If a stream of the other request was piped the other way, two threads
+    could wait for each other's lock for ever.
+    """
+    call_queue = body.call_queue
+    is_of_request = source.connection is not None and call_queue.origin is not None
+    return is_of_request and call_queue.lock is not source.lock
 
 
 class Unpiped(Inlet):

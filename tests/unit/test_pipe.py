@@ -1,15 +1,19 @@
 """One stream piped to one destination."""
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
 import pytest
+from flask import Flask, request
 
 from ssestream import ServerResponse, SseStream
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.runtime.emitter import Emitter
 from ssestream.stream import flow_of
+from tests.kit.servers import PATIENCE
 from tests.kit.states import settled
 from tests.kit.visit import Visit, as_a_greenlet, on_threads_and_greenlets, until
 
@@ -326,3 +330,48 @@ def test_a_response_that_is_refused_sends_no_message_that_is_in_its_write() -> N
     gate.is_open = True
     assert b"data" not in b"".join(body_of(gate))
     until(lambda: len(errors) == 4, "the callbacks")
+
+
+@contextlib.contextmanager
+def a_request() -> Iterator[tuple[SseStream, ServerResponse]]:
+    """A stream and a response of one request, which goes on for the block."""
+    with Flask(__name__).test_request_context():
+        yield SseStream(request), ServerResponse()
+
+
+def test_a_stream_holds_no_lock_of_its_request_while_it_waits_for_the_lock_of_another_one() -> None:
+    with a_request() as (stream, res), a_request() as (_, other):
+        stream.pipe(res)
+        stream.pipe(other)
+        lock = body_of(res).call_queue.lock
+        with body_of(other).call_queue.lock:
+            writer = threading.Thread(target=stream.write, args=({"data": 0},))
+            writer.start()
+            until(lambda: res.writable_length > len(OK), "the message in the first response")
+            assert lock.acquire(timeout=PATIENCE)
+            lock.release()
+        writer.join()
+        until(lambda: other.writable_length > len(OK), "the message in the other response")
+
+
+def test_each_client_gets_all_when_two_requests_pipe_their_streams_into_both_responses() -> None:
+    numbers = [b"data: %d\n\n" % number for number in range(100, 150)]
+    with a_request() as (first, res), a_request() as (second, other):
+        for stream in (first, second):
+            stream.pipe(res)
+            stream.pipe(other)
+
+        def write(stream: SseStream) -> None:
+            for frame in numbers:
+                stream.push(frame)
+
+        writers = [threading.Thread(target=write, args=(each,)) for each in (first, second)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        for each in (res, other):
+            until(lambda res=each: res.writable_length >= 2 * len(OK + b"".join(numbers)), "all")
+            each.end()
+            frames = b"".join(body_of(each)).replace(OK, b"").splitlines(keepends=True)[::2]
+            assert sorted(frames) == sorted(frame[:-1] for frame in numbers * 2)
