@@ -364,6 +364,11 @@ class StreamState(Belonging):
         with self.lock:
             self.followers = (*self.followers, follower)
 
+    def remove_follower(self, follower: Follower) -> None:
+        """Give *follower* no later event of the stream."""
+        with self.lock:
+            self.followers = tuple(each for each in self.followers if each is not follower)
+
     def tell_followers(self, event: str) -> None:
         """Tell the followers that the stream emits *event* now. Called before the handlers."""
         for follower in self.followers:

@@ -67,6 +67,8 @@ class Exchange:
         self._lock = new_lock()
         # By the id() of the stream.
         self._subscriptions: dict[int, Subscription] = {}
+        # One for each call of `subscribe` that runs.
+        self._subscribing: list[Subscription] = []
 
     def use_json_of(self, app: flask.Flask) -> None:
         """Let `Channels.publish` use the JSON provider of *app* outside of its context."""
@@ -144,6 +146,26 @@ class Exchange:
         is_over = sse_stream.destroyed or sse_stream.writable_ended
         if is_over or flow_of(sse_stream).expects_nothing:
             return
+        subscription = self._subscription(sse_stream)
+        try:
+            self._follow(subscription, names, since, latest, filter, cut_frame, counted)
+        finally:
+            with self._lock:
+                self._subscribing.remove(subscription)
+            # If the call has failed, the stream may follow nothing.
+            self._forget_idle(subscription)
+
+    def _follow(
+        self,
+        subscription: Subscription,
+        names: tuple[str, ...],
+        since: str | None,
+        latest: int,
+        filter: Filter | None,
+        cut_frame: bytes | None,
+        counted: bool,
+    ) -> None:
+        sse_stream = subscription.stream
         text = since or sse_stream.last_event_id
         # The client's position in each channel. None if it has an id, but not one of channels.
         known: dict[str, Position] | None = None
@@ -151,12 +173,7 @@ class Exchange:
             known = parse_id(text)
         elif not has_bad_id(sse_stream):
             known = {}
-        subscription = self._subscription(sse_stream)
-        try:
-            subscription.check_fits(names)
-        except ValueError:
-            self._rest(subscription)
-            raise
+        subscription.check_fits(names)
         carried = subscription.carried
         begins = carried is None
         if carried is None:
@@ -234,12 +251,30 @@ class Exchange:
         with self._lock:
             subscription = self._subscriptions.get(id(sse_stream))
             flow_of(sse_stream).follow(self)
-            if subscription is not None and not subscription.closed:
-                return subscription
-            subscription = Subscription(sse_stream, self)
-            self._subscriptions[id(sse_stream)] = subscription
-        subscription.flow.add_follower(subscription)
+            is_new = subscription is None or subscription.closed
+            if subscription is None or subscription.closed:
+                subscription = Subscription(sse_stream, self)
+                self._subscriptions[id(sse_stream)] = subscription
+            self._subscribing.append(subscription)
+        if is_new:
+            subscription.flow.add_follower(subscription)
         return subscription
+
+    def _forget_idle(self, subscription: Subscription) -> None:
+        """Forget *subscription* if it follows no channel. Its stream may then have any ids.
+
+        An app may drop a stream of no request without ending it.
+        """
+        flow = subscription.flow
+        with self._lock:
+            if subscription.cursors or subscription in self._subscribing:
+                return
+            flow.follow_no_more()
+            if flow.connection is not None:  # it ends with its request
+                return
+            if self._subscriptions.get(id(subscription.stream)) is subscription:
+                del self._subscriptions[id(subscription.stream)]
+        flow.remove_follower(subscription)
 
     def unsubscribe(self, sse_stream: SseStream, names: tuple[str, ...]) -> None:
         """See `Channels.unsubscribe`."""
@@ -247,12 +282,7 @@ class Exchange:
             subscription = self._subscriptions.get(id(sse_stream))
         if subscription is not None:
             self._remove(subscription.take_out(names))
-            self._rest(subscription)
-
-    def _rest(self, subscription: Subscription) -> None:
-        """Let the stream of *subscription* be free for other ids if it follows no channel."""
-        if not subscription.cursors:
-            subscription.flow.follow_no_more()
+            self._forget_idle(subscription)
 
     def close(self) -> None:
         """See `Channels.close`."""

@@ -381,6 +381,39 @@ def test_a_stream_that_nobody_reads_is_let_go_when_it_is_ended(local: Make) -> N
         nothing_remains(channels)
 
 
+@on_threads_and_greenlets
+@pytest.mark.parametrize("how", ["unsubscribe", "unsubscribe by name", "subscribe raises"])
+def test_a_stream_of_no_request_that_follows_nothing_is_let_go(local: Make, how: str) -> None:
+    channels = local()
+    stream = SseStream()
+    if how == "subscribe raises":
+        with pytest.raises(ValueError, match="too many"):
+            channels.subscribe(stream, *(f"{number}{'x' * 90}" for number in range(100)))
+    else:
+        channels.subscribe(stream, "news", "sports")
+        channels.unsubscribe(stream, *(["news", "sports"] if "name" in how else []))
+    stream.write({"id": 1, "data": "an id of the app's own"})
+    nothing_remains(channels)
+    # It may follow channels again.
+    channels.subscribe(stream, "news")
+    assert channels.statistics()["news"].subscribers == 1
+    stream.end()
+    stream.destroy()
+    nothing_remains(channels)
+    stream = SseStream()
+    gone = weakref.ref(stream)
+    channels.subscribe(stream, "news")
+    channels.unsubscribe(stream)
+    del stream
+    nothing_remains(channels)
+
+    def collected() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(collected, "the stream to be collected")
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_head_request_follows_nothing(channels: Channels, where: str) -> None:
     app = flask.Flask(__name__)
