@@ -5,7 +5,7 @@ from typing import Any
 
 from ..brokers.broker import PLAIN, Bounds, Terms
 from ..brokers.configuration import check, check_seconds
-from ..plain import shortened
+from ..plain import shortened, unproxied
 from ..runtime.callables import check_callable
 from ..stream import SseStream
 
@@ -31,6 +31,8 @@ def check_subscription(
 
 def terms_of(history: Any, history_age: Any, ttl: Any) -> Terms:
     """The terms for the messages of one channel. Raises as `Channels.channel` does."""
+    # The terms are kept, and a proxy has a value only during the request.
+    history, history_age, ttl = unproxied(history), unproxied(history_age), unproxied(ttl)
     check(None, history, history_age)
     check_seconds("ttl", ttl)
     if history is history_age is ttl is None:

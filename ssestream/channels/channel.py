@@ -7,6 +7,7 @@ from ..brokers.broker import Terms
 from ..brokers.configuration import check_seconds
 from ..config import app_dumps, app_json
 from ..errors import MessageError
+from ..plain import unproxied
 from ..runtime.callables import check_callable
 from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
@@ -114,7 +115,7 @@ class Channel(Uncopyable):
             raise TypeError("ttl is a number of seconds, not None")
         check_seconds("ttl", ttl)
         check_callable("last", last, "a function of a status and an exception")
-        return Producing(self, self._exchange(), self._terms, float(ttl), last, end)
+        return Producing(self, self._exchange(), self._terms, float(ttl), unproxied(last), end)
 
     # -- who watches
 
@@ -144,12 +145,12 @@ class Channel(Uncopyable):
             raise TypeError("grace is a number of seconds, not None")
         if grace != 0:
             check_seconds("grace", grace)
-        self._exchange().watchers.on_empty(self.name, function, grace)
+        self._exchange().watchers.on_empty(self.name, unproxied(function), unproxied(grace))
         return function
 
     def off_empty(self, function: Function) -> None:
         """Undo `on_empty` for *function*."""
-        self._exchange().watchers.off_empty(self.name, function)
+        self._exchange().watchers.off_empty(self.name, unproxied(function))
 
     @property
     def subscribers(self) -> int:

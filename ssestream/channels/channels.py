@@ -15,7 +15,7 @@ from ..brokers.configuration import check, check_seconds
 from ..brokers.memory import MemoryBroker
 from ..browser import serve_if_early
 from ..errors import ChannelEnded
-from ..plain import plain_text, shortened
+from ..plain import plain_int, plain_text, shortened, unproxied
 from ..runtime.uncopyable import Uncopyable
 from ..stream import SseStream
 from ..wire import Message
@@ -66,6 +66,7 @@ class Channels(Uncopyable):
         history: int | None = None,
         history_age: float | None = None,
     ) -> None:
+        history, history_age = unproxied(history), unproxied(history_age)
         check(None if isinstance(url, flask.Flask) else url, history, history_age)
         #: The exchange of each broker, for the other rooms of the package.
         self.exchanges = Exchanges(url if isinstance(url, str) else None, history, history_age)
@@ -249,8 +250,8 @@ class Channels(Uncopyable):
         it raises, or returns an awaitable, a future, an iterator or a function, an error is
         logged and the message is not sent. None sends every message.
 
-        *key* names the stream for `cut`. The value of a proxy is taken now. With None, no `cut`
-        ends the stream.
+        *key* names the stream for `cut`. With None, no `cut` ends the stream. The value of a proxy
+        is taken now, as of every argument.
 
         With *counted*, the stream counts among the `Channel.watchers` of each channel.
 
@@ -263,13 +264,14 @@ class Channels(Uncopyable):
         then.
         """
         check_subscription(sse_stream, names, since, latest, filter)
+        # Take every value now, because a proxy has a value only during the request.
+        sse_stream, filter = unproxied(sse_stream), unproxied(filter)
         names = tuple(map(check_name, names))
-        since = None if since is None else plain_text(since)
-        # Read the key now, because a proxy has a value only during the request.
+        since, latest = None if since is None else plain_text(since), plain_int(latest)
         frame = None if key is None else cut_frame(key)
         if since == START:
             since, latest = None, ALL
-        self._exchange.subscribe(sse_stream, names, since, latest, filter, frame, counted)
+        self._exchange.subscribe(sse_stream, names, since, latest, filter, frame, bool(counted))
 
     def unsubscribe(self, sse_stream: SseStream, *names: str) -> None:
         """Let *sse_stream* stop following the channels *names*; without names, all channels.
@@ -278,7 +280,7 @@ class Channels(Uncopyable):
         it has missed since this call.
         """
         for exchange in self.exchanges.all():
-            exchange.unsubscribe(sse_stream, names)
+            exchange.unsubscribe(unproxied(sse_stream), names)
 
     def history(self, name: str, limit: int | None = None) -> list[dict[str, str | int]]:
         """The last *limit* messages that the log of *name* keeps, oldest first.

@@ -2,11 +2,19 @@
 
 from typing import Any
 
+import flask
 import pytest
+from werkzeug.local import LocalProxy
 
-from ssestream import SseStream
+from ssestream import Channels, SseStream
 from ssestream.brokers.broker import PLAIN, Bounds
+from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels.arguments import check_subscription, terms_of
+from ssestream.errors import BrokerError
+from ssestream.wire import Decoder
+from tests.kit.insides import over
+from tests.kit.sink import Sink
+from tests.kit.visit import until
 
 
 def check(**wrong: Any) -> None:
@@ -58,3 +66,69 @@ def test_the_terms_of_a_channel_are_what_was_asked() -> None:
 def test_wrong_terms_are_refused(wrong: tuple[Any, Any, Any]) -> None:
     with pytest.raises(ValueError, match=r"history|ttl"):
         terms_of(*wrong)
+
+
+class Away(MemoryBroker):
+    """One that cannot be read or waited for while *away*."""
+
+    away = True
+
+    def read(self, *args: Any) -> Any:
+        self._check()
+        return super().read(*args)
+
+    def wait(self) -> Any:
+        self._check()
+        return super().wait()
+
+    def _check(self) -> None:
+        if self.away:
+            raise BrokerError("away")
+
+
+def test_the_values_of_proxies_are_taken_at_once() -> None:
+    """They have none when the broker is back, as their request is over then."""
+    broker, app, sink = Away(), flask.Flask(__name__), Sink()
+    channels = over(broker)
+    for number in range(5):
+        broker.append("news", b"data: %d\n\n" % number)
+    with app.test_request_context("/?latest=2&name=news"):
+        flask.g.stream, flask.g.filter = SseStream(), lambda message: message["data"] != "4"
+        stream = flask.g.stream
+        stream.pipe(sink)
+        channels.subscribe(
+            LocalProxy(lambda: flask.g.stream),
+            LocalProxy(lambda: flask.request.args["name"]),
+            latest=LocalProxy(lambda: int(flask.request.args["latest"])),
+            filter=LocalProxy(lambda: flask.g.filter),
+            key=LocalProxy(lambda: flask.request.args["name"]),
+            counted=LocalProxy(lambda: flask.g.stream),
+        )
+        assert channels.channel("news").subscribers == 1
+        channels.unsubscribe(stream)
+        assert channels.channel("news").subscribers == 0
+        channels.subscribe(
+            LocalProxy(lambda: flask.g.stream),
+            "news",
+            latest=LocalProxy(lambda: int(flask.request.args["latest"])),
+            filter=LocalProxy(lambda: flask.g.filter),
+        )
+    broker.away = False
+    broker.append("news", b"data: 5\n\n")
+    until(lambda: b"data: 5" in b"".join(sink.got), "the broker to be back")
+    messages = Decoder().feed(b"".join(sink.got))
+    # The last one was not filtered out by an error.
+    assert [each["data"] for each in messages if "data" in each][-1] == "5"
+    assert not stream.destroyed
+    stream.destroy()
+
+
+def test_the_bounds_of_a_channel_are_taken_at_once() -> None:
+    app = flask.Flask(__name__)
+    channels = Channels("memory://")
+    with app.test_request_context("/?keep=2"):
+        keep: Any = LocalProxy(lambda: int(flask.request.args["keep"]))
+        channel = channels.channel("news", history=keep)
+    for number in range(5):
+        channel.publish({"data": number})
+    assert len(channel.history()) == 2
