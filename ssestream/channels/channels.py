@@ -259,9 +259,10 @@ class Channels(Uncopyable):
         *filter* or a *key* that `cut` does not take, and ``ValueError`` for more channels than
         fit in an id. Raises `StreamError` if the stream follows channels of another
         `Channels`, or if another stream that is piped into the same response follows channels:
-        a browser keeps one id. Nothing is changed then. If the broker is down, nothing is raised:
-        the stream catches up when the broker is back, and a channel that should begin now begins
-        then.
+        a browser keeps one id. After an error, also one from elsewhere such as
+        ``gevent.Timeout``, the stream follows none of the new channels. If the broker is down,
+        nothing is raised: the stream catches up when the broker is back, and a channel that should
+        begin now begins then.
         """
         check_subscription(sse_stream, names, since, latest, filter)
         # Take every value now, because a proxy has a value only during the request.

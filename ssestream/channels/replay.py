@@ -87,6 +87,9 @@ class Replay:
                     self.ailing.add(error, listener=False)
         except BrokerError:  # the listener meets the same error, and logs it
             pass
+        except BaseException:  # a view's gevent.Timeout, for example: the cursors are not added
+            self.forget(cursors)
+            raise
         return finished
 
     def _place(self, cursor: Cursor) -> bool:

@@ -1,14 +1,20 @@
-"""One broker and the streams of this process: how they end."""
+"""One broker and the streams of this process: how they end, and what a failed one leaves."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
-from ssestream import Channels
+from ssestream import Channels, SseStream
+from ssestream.brokers.broker import Slice
+from ssestream.brokers.memory import MemoryBroker
 from tests.kit.following import Client, Following, data_of, publish
-from tests.kit.insides import broker_of, listener_of
+from tests.kit.insides import broker_of, listener_of, over
+from tests.kit.sink import Sink
 from tests.kit.states import nothing_remains
 from tests.kit.visit import until
 
@@ -53,3 +59,59 @@ def test_close_ends_the_streams_the_listener_and_the_connections(
 def test_close_of_unused_channels_does_nothing() -> None:
     Channels().close()
     Channels("redis://127.0.0.1:1/0").close()
+
+
+class Interrupted(MemoryBroker):
+    """A broker in which something ends the reads of the channel "slow", such as a timeout."""
+
+    error: type[BaseException] | None = None
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        if self.error is not None and channel == "slow":
+            raise self.error
+        return super().read(channel, after, limit, max_bytes)
+
+
+@pytest.mark.parametrize("options", [{}, {"latest": 3}, {"since": "start"}])
+def test_a_subscription_that_is_interrupted_leaves_nothing(
+    raised: type[BaseException], options: dict[str, Any]
+) -> None:
+    broker = Interrupted()
+    channels = over(broker)
+    publish(channels, "slow", 3)
+    broker.error = raised
+    sse_stream = SseStream()
+    with pytest.raises(raised):
+        channels.subscribe(sse_stream, "news", "slow", counted=True, **options)
+    assert channels.statistics() == {}
+    assert channels.channel("news").watchers() == 0
+    sse_stream.destroy()
+    gone = weakref.ref(sse_stream)
+    del sse_stream
+
+    def is_gone() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(is_gone, "the stream to be gone")
+
+
+def test_a_stream_goes_on_after_a_subscription_that_is_interrupted(
+    raised: type[BaseException],
+) -> None:
+    broker = Interrupted()
+    channels = over(broker)
+    sse_stream, sink = SseStream(), Sink()
+    sse_stream.pipe(sink)
+    channels.subscribe(sse_stream, "news")
+    broker.error = raised
+    with pytest.raises(raised):
+        channels.subscribe(sse_stream, "slow")
+    broker.error = None
+    publish(channels, "slow", 1)
+    publish(channels, "news", 1, 2)
+    until(lambda: b"data: 1\n" in b"".join(sink.got), "the event")
+    channels.subscribe(sse_stream, "slow", latest=1)
+    until(lambda: b"data: 0\n" in b"".join(sink.got), "the event")
+    sse_stream.destroy()
+    nothing_remains(channels)
