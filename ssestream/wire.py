@@ -80,8 +80,7 @@ Dumps = Callable[[Any], str | bytes]
 # "A field name, optionally followed by a colon and a field value."
 _ID = re.compile(rb"(?:\A|(?<=[\r\n]))id(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
 
-# A block with only an id, or the beginning of any other id.
-_FIRST_ID = re.compile(rb"\n\n(id: [^\r\n]*\n\n)|[\r\n]id[:\r\n]")
+_OWN_BLOCKS = re.compile(rb"(?:id: [^\n]*\n\n|event: ssestream-retry\nretry: \d+\n\n)+")
 
 # "end-of-line = ( cr lf / cr / lf )", and nothing else. str.splitlines() would also split
 # at U+0085, U+2028, VT, FF and others, but these are plain text here.
@@ -194,10 +193,9 @@ def id_block(id: str) -> bytes:
     return f"id: {id}\n\n".encode()
 
 
-def first_id_block(frames: Iterable[bytes | memoryview]) -> bytes:
-    """The block of the first id in *frames*, if `id_block` made it. No bytes if an event has it."""
-    found = _FIRST_ID.search(b"\n\n" + b"".join(frames))
-    return (found and found[1]) or b""
+def own_blocks(frames: bytes) -> bytes:
+    """The blocks at the beginning of *frames* that are this package's own, and no messages."""
+    return found[0] if (found := _OWN_BLOCKS.match(frames)) else b""
 
 
 def id_of(frame: bytes) -> str | None:

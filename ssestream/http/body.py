@@ -275,16 +275,17 @@ class Body(Uncopyable):
 
         def end() -> None:
             dropped: list[bytes | memoryview] = []
+            wakers: list[Wakeable] = []
             if not self.ended:
                 if cause == "refused":
                     dropped = [*self.buffer.clear(), *frames]
                 else:
                     for frame in frames:
-                        self.buffer.put(frame)
-            block = last_block(cause, settings, is_whole, dropped)
-            if block:
-                self.buffer.put_last(block)
+                        self.buffer.put_together(frame, 1, wakers)
+            self.buffer.put_together(last_block(cause, settings, is_whole, dropped), 0, wakers)
             self.buffer.end()
+            for waker in wakers:
+                waker.wake()
             logger.info("%s: ended, because %s", self.name, REASONS[cause])
 
         # The id of the last frame would cover a frame that an app's write() has not written yet.

@@ -6,11 +6,15 @@ two a stream is. So the end of an answer that is not whole must be a cut: a conn
 before the last chunk.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from ..settings import Settings, draw
-from ..wire import come_back_block, encode, first_id_block
+from ..wire import come_back_block, encode
 from .registry import BREAKING, Cause
+
+# A block with only an id, or the beginning of any other id.
+_FIRST_ID = re.compile(rb"\n\n(id: [^\r\n]*\n\n)|[\r\n]id[:\r\n]")
 
 
 def is_answer(settings: Settings) -> bool:
@@ -51,4 +55,10 @@ def last_block(
         return message if isinstance(message, bytes) else encode(message)
     if cause in BREAKING or is_whole:
         return b""
-    return first_id_block(dropped) + come_back_block(draw(settings.retry_after))
+    return _first_id_block(dropped) + come_back_block(draw(settings.retry_after))
+
+
+def _first_id_block(frames: Iterable[bytes | memoryview]) -> bytes:
+    """The block of the first id in *frames*, if it has only an id. No bytes if an event has it."""
+    found = _FIRST_ID.search(b"\n\n" + b"".join(frames))
+    return (found and found[1]) or b""

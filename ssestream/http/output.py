@@ -13,8 +13,8 @@ from typing import Any
 from ..runtime.clock import clock
 from ..runtime.threads import new_lock
 from ..runtime.waker import Wakeable, Waker
-from .account import ALONE, Account
-from .event_end import BETWEEN, IN_LINE, end_of
+from .account import Accounted
+from .event_end import BETWEEN, Half, end_of
 
 #: The largest chunk, in bytes. A chunk in the hand of the server cannot be taken back, and only
 #: its leaving shows that the client still reads. So a chunk must be small enough to leave in
@@ -25,7 +25,7 @@ CHUNK = 64 * 1024
 STUCK = 1.0
 
 
-class OutputBuffer:
+class OutputBuffer(Accounted):
     """A queue of frames, counted in bytes.
 
     *lock* may be shared with the stream and the response. Nobody holds it while
@@ -40,30 +40,25 @@ class OutputBuffer:
         "_ended",
         "_frames",
         "_given",
+        "_half",
         "_lock",
         "_messages",
         "_taken",
         "_taken_messages",
         "_waiting",
         "_waker",
-        "_within",
-        "_written_at",
-        "account",
-        "bytes_sent",
-        "guard",
         "high_water_mark",
-        "messages_sent",
         "need_drain",
         "taken_at",
         "waiting_reader",
     )
 
     def __init__(self, high_water_mark: int, lock: Any = None) -> None:
+        super().__init__()
         self.high_water_mark = high_water_mark
         self.need_drain = False
         #: When the chunk in the reader's hand was taken; 0.0 if the reader has none.
         self.taken_at = 0.0
-        self._written_at = 0.0
         self._lock = lock or new_lock()
         # An empty tuple while nothing waits, to save memory. A deque would be larger than all
         # other fields together.
@@ -75,51 +70,28 @@ class OutputBuffer:
         # Messages among the waiting frames. A frame can hold none, one or several.
         self._messages = 0
         self._taken_messages = 0
-        #: Messages and bytes that have left. `account` counts others, and they are not in here.
-        self.messages_sent = self.bytes_sent = 0
-        self._within = BETWEEN
+        # The event that the app has begun and not ended; None between two events.
+        self._half: Half | None = None
         self._ended = False
         self._closed = False
         # The waker of the reader that sleeps in `take`, kept for the next sleep.
         self._waker: Waker | None = None
         #: The waker of a reader that found nothing; None if something waits, and after the end.
         self.waiting_reader: Wakeable | None = None
-        #: See `guard_with`.
-        self.guard: Wakeable | None = None
-        #: What was sent to this reader together with others.
-        self.account = ALONE
 
     @property
     def written_at(self) -> float:
         """When a frame last waited here, or was sent past this buffer. Now, if a frame waits."""
         return clock.now() if self._waiting else max(self._written_at, self.account.written_at)
 
-    def sent(self) -> tuple[int, int]:
-        """Messages and bytes that the kernel has taken."""
-        account = self.account
-        return self.messages_sent + account.messages, self.bytes_sent + account.bytes
-
-    def share(self, account: Account) -> None:
-        """Have *account* from now on. The counts of the last account become this buffer's own."""
-        last, self.account = self.account, account
-        self.messages_sent += last.messages
-        self.bytes_sent += last.bytes
-        self._written_at = max(self._written_at, last.written_at)
-
-    def leave(self) -> None:
-        """Share no account from now on, because something else is sent to this reader alone."""
-        if self.account is not ALONE:
-            self.account.leave(self.guard)
-
     def sent_past(self, messages: int, length: int, now: float) -> None:
         """The reader has sent *messages* messages, of *length* bytes, that were never put here."""
         self.messages_sent += messages
         self.bytes_sent += length
         self._written_at = now
-
-    def guard_with(self, waker: Wakeable | None) -> None:
-        """Wake *waker*, if not None, when the buffer is closed, even if no reader is asleep."""
-        self.guard = waker
+        if self._half is not None:
+            with self._lock:
+                self._pass_half()
 
     def is_stuck(self, since: float) -> bool:
         """Whether the client does not take the chunk that the reader has in hand.
@@ -158,7 +130,7 @@ class OutputBuffer:
         with self._lock:
             if self._closed or self._ended:
                 return
-            if self._within == BETWEEN:
+            if self._half is None:
                 self._append(frame, 0)
             elif self._frames and not (self._taken or self.bytes_sent):
                 self._frames.insert(0, frame)
@@ -170,8 +142,10 @@ class OutputBuffer:
     def put_if_clear(self, frame: bytes, messages: int) -> bool:
         """Queue *frame*, which holds *messages* messages, if nothing has to wait.
 
-        Returns False, with nothing queued, if the buffer is above its high-water mark, if it
-        was ended or closed, or if *frame* is empty.
+        A frame without a message is a block of this package. If the app has begun an event and
+        not ended it, the block is held back, and comes after the event. Returns False, with
+        nothing queued, if the buffer is above its high-water mark, if it was ended or closed, or
+        if *frame* is empty.
         """
         with self._lock:
             if self.need_drain or self._closed or self._ended or not frame:
@@ -187,12 +161,15 @@ class OutputBuffer:
     def put_together(self, frames: bytes, messages: int, wakers: list[Wakeable]) -> bool:
         """Queue *frames*, which hold *messages* messages, also above the high-water mark.
 
+        Blocks of this package at the beginning of *frames* are held back as in `put_if_clear`.
         Returns False, with nothing queued, if the buffer was ended or closed. Adds the waker of a
         sleeping reader to *wakers*, for a caller that holds a lock and wakes it later.
         """
         with self._lock:
             if self._closed or self._ended:
                 return False
+            if self._half is not None:
+                frames = self._half.hold_first(frames)
             # Some servers would take an empty chunk for the end of a chunked body.
             if frames:
                 self._append(frames, messages)
@@ -217,7 +194,7 @@ class OutputBuffer:
                 self._given = frame
                 self._taken = length = len(frame)
                 self._taken_messages = messages
-                self._within = BETWEEN
+                self._half = None
                 self._written_at = self.taken_at = now
                 if length >= self.high_water_mark:
                     self.need_drain = True
@@ -230,31 +207,13 @@ class OutputBuffer:
         behind waiting frames: a client that takes nothing needs no more.
         """
         with self._lock:
-            if self._closed or self._ended or self._within == IN_LINE or self.length:
+            in_line = self._half is not None and self._half.in_line
+            if self._closed or self._ended or in_line or self.length:
                 return False
-            within = self._within
-            self._append(frame, 0)
-            # A comment neither begins nor ends an event.
-            self._within = within
+            # Without `_append`: a comment neither begins nor ends an event.
+            self._frames, self._waiting = [frame], len(frame)
         self._wake()
         return True
-
-    def put_last(self, frame: bytes) -> None:
-        """Queue *frame*, which is no message and ends with a blank line, and then end.
-
-        The app may have begun an event and not ended it. The blank line would complete this
-        event, and a browser would take the half event for a whole one. In this case the
-        blank line is left out: a browser then reads *frame* and drops the event (WHATWG
-        HTML, section 9.2.6).
-        """
-        with self._lock:
-            if self._within != BETWEEN:
-                frame = frame.removesuffix(b"\n")
-            if self._within == IN_LINE:
-                frame = b"\n" + frame
-            if not (self._closed or self._ended):
-                self._append(frame, 0)
-        self.end()
 
     def discount(self) -> None:
         """Do not count one of the waiting frames as a message (the opening comment)."""
@@ -262,7 +221,11 @@ class OutputBuffer:
             self._messages -= 1
 
     def end(self) -> None:
-        """Take no more frames. The waiting ones are still sent."""
+        """Take no more frames. The waiting ones are still sent.
+
+        If the app has begun an event and not ended it, the blocks that were held back come last,
+        without a blank line: see `Half.last_lines`.
+        """
         self._wake(ended=True)
 
     def close(self) -> None:
@@ -272,10 +235,11 @@ class OutputBuffer:
     def clear(self) -> list[bytes | memoryview]:
         """Drop the waiting frames and return them. Later frames are queued as before."""
         with self._lock:
-            dropped = list(self._frames)
+            held_back = () if self._half is None else self._half.blocks
+            dropped = [*self._frames, *held_back]
             self._frames = ()
             self._waiting = self._messages = 0
-            self._within = BETWEEN
+            self._half = None
         return dropped
 
     def mark_sent(self) -> bool:
@@ -353,18 +317,42 @@ class OutputBuffer:
         with self._lock:
             self.waiting_reader = None
             self._taken, self._taken_messages = length, messages
+            self._pass_half()
             self.taken_at = self._written_at = clock.now()
             if self._waiting + length >= self.high_water_mark:
                 self.need_drain = True
 
     def _append(self, frame: bytes, messages: int) -> None:
+        if self._half is not None or not frame.endswith(b"\n\n"):
+            frame = self._beside_half(frame, messages)
+            if not frame:
+                return
         self._messages += messages
         if self._frames:
             self._frames.append(frame)
         else:
             self._frames = [frame]
         self._waiting += len(frame)
-        self._within = BETWEEN if frame.endswith(b"\n\n") else end_of(frame, self._within)
+
+    def _beside_half(self, frame: bytes, messages: int) -> bytes:
+        """The bytes to append for *frame*, which comes in an event, or begins one."""
+        half = self._half
+        if half is None:
+            end = end_of(frame, BETWEEN)
+            self._half = None if end == BETWEEN else Half(end)
+        elif not messages:
+            half.hold(frame)
+            return b""
+        elif half.is_ended_by(frame):
+            self._half = None
+            frame += half.blocks_after(frame)
+        return frame
+
+    def _pass_half(self) -> None:
+        """Whole events were sent past this buffer. Called under the lock."""
+        # Any frames that wait were put afterwards, by another thread.
+        if not self._frames:
+            self._half = None
 
     def _piece(self) -> bytes:
         """Remove the first `CHUNK` bytes from the waiting frames and return them."""
@@ -388,6 +376,10 @@ class OutputBuffer:
 
     def _wake(self, ended: bool = False, closed: bool = False) -> None:
         with self._lock:
+            if ended and self._half is not None and not self._closed:
+                lines, self._half = self._half.last_lines(), None
+                if lines:
+                    self._append(lines, 0)
             self._ended = self._ended or ended
             if closed:
                 self._closed = True

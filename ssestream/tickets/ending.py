@@ -2,7 +2,6 @@
 
 import time
 
-from ..errors import StreamError
 from ..runtime.clock import clock
 from ..runtime.loop import logger
 from ..settings import draw
@@ -60,8 +59,5 @@ class _Expiry:
             # Its client takes a clean end for the end of an answer.
             stream.destroy()
             return
-        try:
-            stream.push(come_back_block(draw(settings.retry_after)))
-        except StreamError:
-            pass  # the app has ended it, or too much waits in it
+        flow.write_uncounted(come_back_block(draw(settings.retry_after)))
         stream.end()

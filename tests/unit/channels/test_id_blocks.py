@@ -162,6 +162,61 @@ def test_what_ends_a_stream_is_no_gap_when_its_entry_is_too_old(way: str, make: 
     assert app.gaps == []
 
 
+def response_of(app: Following) -> Any:
+    return flow_of(app.streams[0]).pipes[0].destination
+
+
+#: Why a client of "news" gets an id without an event.
+CAUSES: dict[str, Callable[[Channels, SseStream], object]] = {
+    "another channel": lambda channels, stream: channels.subscribe(stream, "sports"),
+    "a filter": lambda channels, stream: publish(channels, "news", 10),
+    "a gap": lambda channels, stream: channels.clear(),
+}
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("half", ["data: first half", "data: first half\n"])
+def test_an_id_comes_after_an_event_that_is_written_by_hand_in_pieces(
+    half: str, cause: str, local: Make
+) -> None:
+    channels = local(history=20)
+    channels.publish("news", {"data": "before"})
+    app = Following(channels, "news", filter=withholds)
+    with Client(app) as client:
+        all_live(channels)
+        before = place_of(client)
+        response_of(app).write(half)
+        client.read_until(half.encode())
+        CAUSES[cause](channels, app.streams[0])
+        until(lambda: cause != "a gap" or app.gaps, "the gap")
+        all_handed_on(channels)
+        all_live(channels)
+        client.has_id()  # reads what has come
+        assert client.last_id == before
+        response_of(app).write("data: second half\n\n")
+        [message] = client.take(1)
+        assert message["data"].startswith("first half")
+        assert "id" not in message
+        until(lambda: client.has_id() and client.last_id != before, "its new place")
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("way", WAYS)
+def test_no_id_completes_half_an_event_when_a_stream_ends(way: str, local: Make) -> None:
+    channels = local(history=20)
+    app = Following(channels, "news", filter=withholds, key="ann")
+    with Client(app) as client:
+        all_live(channels)
+        before = place_of(client)
+        publish(channels, "news", 8)
+        all_handed_on(channels)
+        response_of(app).write("data: half")
+        WAYS[way](channels, app.streams[0])
+        assert [message for message in client.all() if "data" in message] == []
+        assert client.last_id == before
+
+
 def test_a_stream_that_leaves_one_of_its_channels_gets_the_id_of_the_others(local: Make) -> None:
     channels = local(history=20)
     app = Following(channels, "news", "sports", filter=withholds)

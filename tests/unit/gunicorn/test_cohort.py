@@ -20,7 +20,8 @@ from ssestream.gunicorn.cohort import GroupedSender
 from ssestream.http.connection import Connection
 from ssestream.http.outgoing import body_of
 from ssestream.settings import Settings
-from ssestream.wire import Decoder
+from ssestream.stream import flow_of
+from ssestream.wire import Decoder, id_block
 from tests.kit.following import data_of, numbers
 from tests.kit.insides import listener_of
 from tests.kit.visit import as_a_greenlet, until
@@ -75,6 +76,11 @@ class Direct:
             self.messages += [message for message in decoded if "data" in message]
             assert rest[length : length + 2] == b"\r\n"
             self._received = rest[length + 2 :]
+
+    def was_sent(self, data: bytes) -> bool:
+        """Whether *data* is in all that has come."""
+        self._read()
+        return data in self._body
 
     def take(self, count: int) -> list[str]:
         """The data of the first *count* messages, waited for."""
@@ -363,6 +369,27 @@ def test_what_was_sent_directly_counts_as_written() -> None:
     assert body_of(late.response).buffer.written_at >= before
     for client in (early, late):
         client.close()
+
+
+@as_a_greenlet
+def test_an_id_that_waits_for_an_event_by_hand_does_not_follow_a_newer_one() -> None:
+    channels = begun()
+    client = Direct(channels, "news")
+    buffer = body_of(client.response).buffer
+    client.response.write("data: by hand\n")
+    flow_of(client.stream).write_uncounted(id_block("waits"))
+    until(lambda: not buffer.length and buffer.waiting_reader, "all to be sent")
+    assert not client.was_sent(b"waits")
+    channels.publish("news", {"data": "1"})
+    assert client.take(1) == ["by hand\n1"]
+    assert client.cohort is not None
+    client.response.write("data: whole\n\n")
+    assert client.take(2)[1] == "whole"
+    assert not client.was_sent(b"waits")
+    # It knows that no event is half written: a block comes at once.
+    flow_of(client.stream).write_uncounted(id_block("comes"))
+    until(lambda: client.was_sent(b"id: comes\n\n"), "the id")
+    client.close()
 
 
 @as_a_greenlet

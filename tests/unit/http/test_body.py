@@ -14,7 +14,8 @@ from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.registry import registry
 from ssestream.runtime.clock import clock
 from ssestream.settings import Settings
-from ssestream.wire import HEARTBEAT, Decoder
+from ssestream.stream import flow_of
+from ssestream.wire import HEARTBEAT, Decoder, id_block
 
 QUIET = Settings(heartbeat=None, send_timeout=None, tcp_user_timeout=None, retry=3000)
 
@@ -104,6 +105,62 @@ def test_half_an_event_is_not_ended_by_the_last_retry(cause: Any, first: str, se
     assert decoder.feed(b"\n")[0]["retry"] in range(1000, 5001)
 
 
+def waiting(*frames: bytes) -> OutgoingMessage:
+    """A response that is full. A stream with *frames* waits for it."""
+    message = OutgoingMessage(high_water_mark=10)
+    sse_stream = SseStream()
+    sse_stream.pipe(message)
+    body_of(message).open(Connection(), QUIET)
+    message.write("data: before\n\n")
+    for frame in frames:
+        flow_of(sse_stream).write_uncounted(frame)
+    assert sse_stream.writable_length == len(frames)
+    return message
+
+
+@in_halves
+def test_nor_is_an_id_that_waits_in_a_stream(first: str, second: str) -> None:
+    message = waiting(id_block("a=1"), id_block("a=2"))
+    message.write(first)
+    received = next(body_of(message))
+    body_of(message).mark_sent()
+    message.write(second)
+    message.write("data: next\n\n")
+    message.end()
+    got = Decoder().feed(received + b"".join(body_of(message)))
+    events = [each for each in got if "data" in each]
+    assert events == [{"data": "before"}, WHOLE, {"data": "next"}]
+    assert [each for each in got if each.keys() == {"id"}] == [{"id": "a=1"}, {"id": "a=2"}]
+
+
+@in_halves
+@pytest.mark.parametrize("cause", ["age", "shutdown"])
+def test_half_an_event_is_not_ended_by_an_id_that_waits(
+    cause: Any, first: str, second: str
+) -> None:
+    message = waiting(id_block("a=1"), id_block("a=2"))
+    message.write(first)
+    body_of(message).retire(cause)
+    got = Decoder().feed(b"".join(body_of(message)))
+    half = Decoder().feed(first.encode())
+    assert [each for each in got if "data" in each] == [{"data": "before"}, *half]
+    assert not any(each.get("id", "").startswith("a=") for each in got)
+
+
+@in_halves
+def test_an_id_of_a_stream_that_is_piped_late_is_in_no_event(first: str, second: str) -> None:
+    message, sse_stream = OutgoingMessage(), SseStream()
+    message.write(first)
+    flow_of(sse_stream).write_uncounted(id_block("a=1"))
+    sse_stream.pipe(message)
+    body_of(message).open(Connection(), QUIET)
+    message.write(second)
+    message.write("data: next\n\n")
+    got = rest_of(message)
+    assert [each for each in got if "data" in each] == [WHOLE, {"data": "next"}]
+    assert {"id": "a=1"} in got
+
+
 @pytest.mark.parametrize("beats", [False, True])
 def test_between_two_events_the_last_retry_is_a_block_of_its_own(beats: bool) -> None:
     message = OutgoingMessage()
@@ -125,7 +182,7 @@ def test_one_that_is_refused_is_told_nothing_of_its_half() -> None:
     message = OutgoingMessage()
     message.write("id: 1\ndata: half")
     body_of(message).buffer.clear()
-    body_of(message).buffer.put_last(b"retry: 5\n\n")
+    body_of(message).buffer.put_together(b"retry: 5\n\n", 0, [])
     assert body_of(message).buffer.take() == b"retry: 5\n\n"
 
 

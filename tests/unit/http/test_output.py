@@ -1,6 +1,7 @@
 """The queue of bytes: its order, its mark, its chunks, its reader, and what may go between."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -8,7 +9,7 @@ import pytest
 
 from ssestream.http.output import CHUNK, STUCK, OutputBuffer
 from ssestream.runtime.waker import Wakeable
-from ssestream.wire import HEARTBEAT
+from ssestream.wire import HEARTBEAT, id_block
 from tests.kit.visit import until
 
 
@@ -222,9 +223,104 @@ def test_the_last_frame_completes_no_event_of_the_apps(
         buffer.put(before)
         buffer.take()
         buffer.mark_sent()
-    buffer.put_last(b"retry: 5\n\n")
+    assert buffer.put_together(b"retry: 5\n\n", 0, [])
+    buffer.end()
     assert drained(buffer) == last
     assert buffer.put(b"late") is False
+
+
+#: How a block of the package comes into a buffer.
+WAYS: dict[str, Callable[[OutputBuffer, bytes], object]] = {
+    "alone": lambda buffer, block: buffer.put_if_clear(block, 0),
+    "with others": lambda buffer, block: buffer.put_together(block, 1, []),
+}
+
+by_any_way = pytest.mark.parametrize("way", WAYS)
+
+
+@by_any_way
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("first", [b"data: half", b"data: half\n"])
+def test_a_block_comes_after_an_event_that_has_begun(
+    buffer: OutputBuffer, first: bytes, taken: bool, way: str
+) -> None:
+    buffer.put(first)
+    got = drained(buffer) if taken else b""
+    assert WAYS[way](buffer, id_block("a=1")) is True
+    got += drained(buffer)
+    buffer.put(b" and half\n\n")
+    got += drained(buffer)
+    assert got == first + b" and half\n\n" + id_block("a=1")
+    assert buffer.sent()[0] == 2
+    WAYS[way](buffer, id_block("a=2"))
+    assert drained(buffer) == id_block("a=2")
+
+
+@by_any_way
+def test_a_reader_that_sleeps_is_not_disturbed_by_a_block_that_waits(
+    buffer: OutputBuffer, way: str
+) -> None:
+    buffer.put(b"data: half")
+    drained(buffer)
+    reader = Reader()
+    assert buffer.take_nowait(reader) == b""
+    WAYS[way](buffer, id_block("a=1"))
+    assert buffer.take_nowait(reader) == b""
+    woken = reader.woken
+    buffer.put(b"\n\n")
+    assert reader.woken == woken + 1
+    assert drained(buffer) == b"\n\n" + id_block("a=1")
+
+
+#: How events of a channel reach a client; each has an id.
+EVENTS: dict[str, Callable[[OutputBuffer, bytes], object]] = {
+    "alone": lambda buffer, event: buffer.put_if_clear(event, 1),
+    "with others": lambda buffer, event: buffer.put_together(event, 1, []),
+    "to the reader": lambda buffer, event: buffer.hand_to_reader(event, 1, 1.0),
+    "past the buffer": lambda buffer, event: buffer.sent_past(1, len(event), 1.0),
+    "past it in part": lambda buffer, event: buffer.take_unput(len(event), 1),
+}
+
+
+@pytest.mark.parametrize("way", EVENTS)
+def test_an_id_that_waits_does_not_come_after_that_of_a_later_event(
+    buffer: OutputBuffer, way: str
+) -> None:
+    buffer.put(b"data: half")
+    drained(buffer)
+    buffer.put_if_clear(id_block("a=1"), 0)
+    buffer.take_nowait(Reader())
+    EVENTS[way](buffer, b"id: a=2\ndata: x\n\n")
+    drained(buffer)
+    buffer.mark_sent()
+    # The event has ended the half: a comment may come, and blocks wait no more.
+    assert buffer.put_into_silence(HEARTBEAT) is True
+    assert buffer.put_if_clear(id_block("a=3"), 0) is True
+    assert drained(buffer) == HEARTBEAT + id_block("a=3")
+
+
+def test_at_the_end_a_block_that_waits_completes_no_event(buffer: OutputBuffer) -> None:
+    buffer.put(b"data: half")
+    buffer.put_if_clear(id_block("a=1"), 0)
+    buffer.end()
+    buffer.end()
+    assert drained(buffer) == b"data: half\nid: a=1\n"
+
+
+def test_a_buffer_that_is_closed_drops_the_blocks_that_wait(buffer: OutputBuffer) -> None:
+    buffer.put(b"data: half")
+    buffer.put_if_clear(id_block("a=1"), 0)
+    buffer.close()
+    buffer.end()
+    assert (buffer.length, buffer.take()) == (0, None)
+
+
+def test_the_blocks_that_wait_are_returned_with_what_is_cleared(buffer: OutputBuffer) -> None:
+    buffer.put(b"data: half")
+    buffer.put_if_clear(id_block("a=1"), 0)
+    assert buffer.clear() == [b"data: half", id_block("a=1")]
+    buffer.put(b"\n\n")
+    assert drained(buffer) == b"\n\n"
 
 
 def test_the_opening_goes_before_an_event_that_has_begun(buffer: OutputBuffer) -> None:

@@ -9,6 +9,7 @@ import flask
 import pytest
 
 from ssestream import ServerResponse, SseStream
+from ssestream.stream import flow_of
 from ssestream.testing import stopped_clock, stream
 from ssestream.tickets import ending
 from ssestream.tickets.ending import end_at
@@ -48,6 +49,20 @@ def test_all_that_waits_is_sent_before_a_retry_and_a_clean_end(
     assert retry["event"] == "ssestream-retry"
     assert 200 <= retry["retry"] <= 300
     assert re.search("'/'.*: ended, as its ticket has expired", caplog.text)
+
+
+@on_threads_and_greenlets
+@pytest.mark.parametrize("half", ["data: half", "data: half\n"])
+def test_half_an_event_that_is_written_by_hand_is_not_completed(half: str) -> None:
+    app = Ending(0.2)
+    with Client(app) as client:
+        client.take(1)
+        destination: Any = flow_of(app.streams[0]).pipes[0].destination
+        destination.write(half)
+        client.read_to_end()
+        assert b"data: half\nevent: ssestream-retry\nretry: " in client.received
+        assert client.all()[0] == {"data": "waits"}
+        assert [each for each in client.all()[1:] if "data" in each] == []
 
 
 @on_threads_and_greenlets
