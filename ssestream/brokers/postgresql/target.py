@@ -90,7 +90,7 @@ def _split(url: str, name: str) -> tuple[str, dict[str, str]]:
     """*url* without its query, as libpq takes it, and the query."""
     # The last one is SQLAlchemy's name of the same.
     if scheme_of(url) not in ("postgresql", "postgres", "postgresql+psycopg"):
-        raise ValueError(f"{name} {shown(url)}: the scheme must be postgresql; {_SHAPE}")
+        raise ValueError(f"{name}: the scheme must be postgresql, not {shown(url)}; {_SHAPE}")
     rest = url.partition("://")[2]
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     path, _, query = rest[len(authority) :].partition("?")
