@@ -2,19 +2,19 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...runtime.clock import clock
 from ...runtime.forking import process
+from ...runtime.waits import new_wake
 from .psycopg import ERRORS_OF_CLOSING, Connection, ReadOnly
 
 #: The least seconds between two times at which all connections are made anew.
 RENEWING = 1.0
 
-#: Seconds between two looks for a free connection, and the least seconds that a caller looks.
-LOOK, LEAST = 0.002, 0.05
+#: The least seconds that a caller waits for a free connection.
+LEAST = 0.05
 
 
 class NoTurn(Exception):
@@ -37,6 +37,8 @@ class Pool:
         self._in_use: set[Connection] = set()
         # The connections that are in use or that are being made.
         self._turns = 0
+        # The wakes of the callers that wait for a turn, in the order in which they came.
+        self._waiting: dict[Any, None] = {}
         # How often `close` was called.
         self._closed = 0
         # The time from which all connections may be made anew again.
@@ -66,28 +68,53 @@ class Pool:
             raise
         finally:
             with self._lock:
-                self._turns -= 1
                 if db is not None:
                     self._in_use.discard(db)
                 keeps = db is not None and db.is_idle and self.is_mine and closed == self._closed
                 if db is not None and keeps:
                     self._idle.append(db)
-            if db is not None and not keeps:
-                close(db)
+            try:
+                if db is not None and not keeps:
+                    close(db)
+            finally:
+                self._end_turn()
 
     def _begin_turn(self, deadline: float) -> None:
-        deadline = max(deadline, clock.real() + LEAST)
-        while True:
-            with self._lock:
-                if self._turns < self._most:
-                    self._turns += 1
-                    return
-            if clock.real() > deadline:
-                raise NoTurn(
-                    f"all {self._most} connections of this process stay in use"
-                    " (?max_connections=... in the URL allows more)"
-                )
-            time.sleep(LOOK)
+        """Wait for a turn. The callers get their turns in the order in which they came."""
+        with self._lock:
+            if self._turns < self._most:
+                self._turns += 1
+                return
+            # psycopg waits with this module, so it is patched or not.
+            wake = new_wake("select")
+            self._waiting[wake] = None
+        try:
+            if wake.sleep(max(deadline - clock.real(), LEAST)):
+                return
+        except BaseException:
+            if not self._leave(wake):
+                self._end_turn()
+            raise
+        if self._leave(wake):
+            raise NoTurn(
+                f"all {self._most} connections of this process stay in use"
+                " (?max_connections=... in the URL allows more)"
+            )
+
+    def _leave(self, wake: Any) -> bool:
+        """Let a caller wait no longer. Returns False if it has got a turn meanwhile."""
+        with self._lock:
+            return self._waiting.pop(wake, wake) is None
+
+    def _end_turn(self) -> None:
+        """Give the turn to the first caller that waits."""
+        with self._lock:
+            wake = next(iter(self._waiting), None)
+            if wake is None:
+                self._turns -= 1
+                return
+            del self._waiting[wake]
+        wake.wake()
 
     def _take(self) -> Connection | None:
         while True:
