@@ -24,6 +24,7 @@ from .response import ServerResponse
 from .run_keeper import Keeper
 from .run_log import PREFIX, OnDisconnect, RunLog, State, digest_of
 from .runtime.callables import check_callable
+from .runtime.loop import current_loop
 from .runtime.threads import new_lock
 from .runtime.uncopyable import Uncopyable
 from .settings import Options
@@ -136,6 +137,8 @@ class Runs(Uncopyable):
         log = RunLog(exchange.broker, uuid.uuid4().hex if id is None else id)
         run = Run(self, log.id)
         keeper = self._keeper(exchange)
+        # Call this first: it may start a thread and fail, and then there may be no run.
+        current_loop()
         try:
             begin = log.begin(on_disconnect, digest, self._limits.bounds, self._ttl)
         except Refused:

@@ -140,12 +140,14 @@ class Exchange:
         cut_frame: bytes | None,
         counted: bool = False,
     ) -> None:
-        """See `Channels.subscribe`. All arguments are checked."""
+        """See `Channels.subscribe`. All arguments are checked. Raises as `current_loop`."""
         if not self.broker.shared:
             self.audience.followed()
         is_over = sse_stream.destroyed or sse_stream.writable_ended
         if is_over or flow_of(sse_stream).expects_nothing:
             return
+        # Call this first: it may start a thread and fail, and then nothing may be added.
+        current_loop()
         subscription = self._subscription(sse_stream)
         try:
             self._follow(subscription, names, since, latest, filter, cut_frame, counted)

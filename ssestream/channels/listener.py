@@ -73,9 +73,7 @@ class Listener:
     # -- cursors
 
     def add(self, cursors: list[Cursor]) -> None:
-        """Let *cursors* follow their channels from their positions. Raises as `current_loop`."""
-        # Call this first: it may start a thread and fail, and then nothing may be added.
-        current_loop()
+        """Let *cursors* follow their channels from their positions."""
         with self.tails.lock:
             new = self.tails.add(cursors)
             start = not self._listening and bool(self.tails)

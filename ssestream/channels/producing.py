@@ -15,7 +15,7 @@ from typing import Any
 from ..brokers.broker import CONTROL, Bounds, ChannelEnded, Position, Refused, Terms
 from ..errors import BrokerError
 from ..runtime.clock import clock
-from ..runtime.loop import logger
+from ..runtime.loop import current_loop, logger
 from ..runtime.uncopyable import Uncopyable
 from .exchange import Exchange
 from .last_message import Last, Status, last_frame
@@ -64,6 +64,8 @@ class Producing(Uncopyable):
         if not self._unused.acquire(blocking=False):
             raise RuntimeError("this producer has had its block: make another one")
         try:
+            # Call this first: it may start a thread and fail, and then nobody renews the lease.
+            current_loop()
             self._take_lease()
         except BaseException:
             self._unused.release()

@@ -29,7 +29,7 @@ from ..brokers.broker import (
 from ..runtime.calls import run_logged
 from ..runtime.clock import clock
 from ..runtime.forking import process
-from ..runtime.loop import checkpoint, logger
+from ..runtime.loop import checkpoint, current_loop, logger
 from ..runtime.threads import new_lock
 from .cursor import Cursor
 from .tasks import spawn, start_again
@@ -188,7 +188,9 @@ class Watchers:
     # -- who waits for an empty channel
 
     def on_empty(self, name: str, function: Function, grace: float) -> None:
-        """See `Channel.on_empty`."""
+        """See `Channel.on_empty`. Raises as `current_loop`."""
+        # Call this first: a call that fails may be repeated.
+        current_loop()
         with self._lock:
             self._vigils.append(_Vigil(name, function, grace))
         self._beat_on()

@@ -150,18 +150,19 @@ class Loop:
     def retry_start(self, start: Callable[[], object], what: object) -> None:
         """Call *start*, which starts a thread for *what*, until the thread starts.
 
+        *start* may also start the `service_loop`, for which descriptors may be missing.
         The first call comes from the calling thread, and later calls from the hub's loop.
         """
         try:
             start()
-        except NO_THREAD:
+        except (*NO_THREAD, OSError):
             logger.exception("cannot start a thread for %r, and will try again", what)
             self.call_later(AGAIN, functools.partial(self._start_again, start))
 
     def _start_again(self, start: Callable[[], object]) -> None:
         try:
             start()
-        except NO_THREAD:  # already logged
+        except (*NO_THREAD, OSError):  # already logged
             self.call_later(AGAIN, functools.partial(self._start_again, start))
 
     def call_after_events(self, callback: Callable[..., object], *args: Any) -> None:

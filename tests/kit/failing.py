@@ -40,6 +40,31 @@ class Threads:
         return self._start(function, args)
 
 
+class Loops:
+    """A thread that gets no loop for now: its process has none yet, and may start no thread."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.to_be_had = True
+        self.refused = 0
+        self._thread = real_threads.get_ident()
+        self._loop = hub.service_loop
+        for module in (hub, tasks):
+            monkeypatch.setattr(module, "service_loop", self.loop)
+
+    def loop(self) -> hub.Loop:
+        if not self.to_be_had and real_threads.get_ident() == self._thread:
+            self.refused += 1
+            raise RuntimeError("can't start new thread")
+        return self._loop()
+
+    def refuse(self, call: Callable[[], object]) -> None:
+        """*call* fails for want of a loop."""
+        self.to_be_had = False
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            call()
+        self.to_be_had = True
+
+
 def greenlets_of(function_name: str) -> list[Any]:
     return [
         each
