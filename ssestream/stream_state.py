@@ -327,8 +327,7 @@ class StreamState(Belonging):
             if each.channels is not None and not each.channels.knows(found):
                 raise MessageError(
                     f"'id' {found[:40]!r} beside channels: a browser keeps one id, by which it"
-                    " comes back to the channels that this stream, or another one of its response,"
-                    " follows",
+                    " comes back to the channels that the streams of its response follow",
                     "id",
                 )
 

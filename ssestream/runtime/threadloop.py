@@ -8,8 +8,6 @@ from other threads. The one loop that all streams of the process share watches f
 descriptors for it.
 """
 
-import heapq
-import itertools
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -19,12 +17,9 @@ from gevent.hub import Hub, set_hub
 
 from .children import child_watcher
 from .clock import clock
+from .deadlines import Deadlines
 from .loop import Loop
 from .threads import ThreadQueue, Wake
-
-#: The number of entries in the heap of a loop at which a sweep removes those of stopped timers. An
-#: entry takes three hundred bytes, and there may be such a loop for each stream.
-SWEEP = 100
 
 
 class ThreadLoop:
@@ -49,11 +44,7 @@ class ThreadLoop:
         self._calls: deque[_Call] = deque()
         # Each call from another thread wakes the loop.
         self._wake = Wake()
-        # A heap of: the due time, a unique number, the timer, and the timer's `starts` then.
-        self._timers: list[tuple[float, int, Timer, int]] = []
-        self._numbers = itertools.count()
-        # The most entries before the next sweep.
-        self._most = SWEEP
+        self._deadlines = Deadlines()
         self._active: set[Watcher] = set()
 
     # -- what gevent calls
@@ -158,35 +149,16 @@ class ThreadLoop:
             self.error_handler.handle_error(callback, *sys.exc_info())
 
     def _call_due(self) -> None:
-        now = clock.real()
-        due = []
-        while self._timers and self._timers[0][0] <= now:
-            due.append(heapq.heappop(self._timers))
-        for _, _, timer, start in due:
+        for timer, start in self._deadlines.take_due():
+            # An earlier one of them may have stopped it.
             if timer.starts == start:
                 timer.fire()
 
     def _sleep(self) -> None:
-        timers = self._timers
-        while timers and timers[0][2].starts != timers[0][3]:  # stopped or restarted since
-            heapq.heappop(timers)
-        seconds = max(0.0, timers[0][0] - clock.real()) if timers else None
-        self._wake.sleep(seconds)
+        self._wake.sleep(self._deadlines.seconds_left())
 
     def arm(self, timer: "Timer", seconds: float) -> None:
-        if len(self._timers) >= self._most:
-            self._sweep()
-        due = clock.real() + seconds
-        heapq.heappush(self._timers, (due, next(self._numbers), timer, timer.starts))
-
-    def _sweep(self) -> None:
-        """Remove the entries of timers that were stopped or restarted since.
-
-        Most timers are timeouts that nobody waits for any more, long before their time.
-        """
-        self._timers = [each for each in self._timers if each[2].starts == each[3]]
-        heapq.heapify(self._timers)
-        self._most = max(SWEEP, 2 * len(self._timers))
+        self._deadlines.add(timer, seconds)
 
     def is_active(self, watcher: "Watcher", active: bool) -> None:
         if active:

@@ -17,8 +17,9 @@ import gevent.queue
 import gevent.socket
 import pytest
 
+from ssestream.runtime.deadlines import SWEEP
 from ssestream.runtime.loop import current_loop
-from ssestream.runtime.threadloop import SWEEP, run_in_hub
+from ssestream.runtime.threadloop import run_in_hub
 from tests.kit.programs import run_program
 from tests.kit.promptness import at_best
 from tests.kit.visit import until
@@ -149,7 +150,7 @@ OTHER_THREADS = """
 import threading, time
 import gevent.event
 from ssestream.runtime.loop import current_loop
-from ssestream.runtime.threadloop import SWEEP, run_in_hub
+from ssestream.runtime.threadloop import run_in_hub
 
 event, result = gevent.event.Event(), gevent.event.AsyncResult()
 waits, got = [], []
