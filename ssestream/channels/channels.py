@@ -336,8 +336,11 @@ class Channels(Uncopyable):
         """End this process's streams of these channels, and close the connections to the broker.
 
         Each stream sends the messages that wait in it, and its browser reconnects, as after
-        `close_channel`. Streams of other processes go on. The listener ends too. The logs of
-        ``memory://`` stay. The next use of these channels opens the connections again.
+        `close_channel`. Streams of other processes go on. The listener ends too. The streams count
+        among the `Channel.watchers` no more, and the functions of `Channel.on_empty` rest until
+        this process counts a stream or gives another function. The logs of ``memory://`` stay. The
+        next use of these channels opens the connections again. So does a run, or the block of a
+        producer, that has not ended.
 
         For the end of a program or of a test. The call is optional: the connections are closed
         when the `Channels` is dropped or the process ends.

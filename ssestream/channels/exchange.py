@@ -25,7 +25,7 @@ from .subscription import Subscription
 from .unheard import Audience
 from .watchers import Watchers
 
-#: Seconds for which `Exchange.close` waits for the listener.
+#: Seconds for which `Exchange.close` waits for the listener, and for the watchers.
 CLOSING = 1.0
 
 
@@ -291,7 +291,8 @@ class Exchange:
         for subscription in self.subscriptions:
             subscription.end_stream("its Channels were closed")
             subscription.cancel()
-        self.listener.wait_until_idle(CLOSING)
+        self.listener.close(CLOSING)
+        self.watchers.close(CLOSING)
         self.broker.close()
 
     # -- called by streams and subscriptions

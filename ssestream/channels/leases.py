@@ -67,6 +67,8 @@ class Leases:
         self._due: dict[str, float] = {}
         self._kept: dict[str, float] = {}
         self._is_beating = False
+        #: Whether a look at leases runs now.
+        self.is_looking = False
         self._judges_from = 0.0
         self._process = os.getpid()
 
@@ -87,6 +89,12 @@ class Leases:
         if start:
             spawn(self._beat)
 
+    def forget_all(self) -> None:
+        """Look at no lease before the next call of `note`."""
+        with self._lock:
+            self._due.clear()
+            self._kept.clear()
+
     def _beat(self) -> None:
         try:
             while self._goes_on():
@@ -97,6 +105,7 @@ class Leases:
                     logger.debug("leases: %s", error)
                 except Exception:
                     logger.exception("channels: a look at the leases failed")
+                self.is_looking = False
                 time.sleep(BEAT * chance.uniform(0.8, 1.0))
         except BaseException as error:
             start_again(self._beat, error)
@@ -109,7 +118,7 @@ class Leases:
             for name in [each for each, until in self._kept.items() if until <= now]:
                 if self._tails.get(name) is None:
                     self._forget(name)
-            self._is_beating = bool(self._due)
+            self._is_beating = self.is_looking = bool(self._due)
             return self._is_beating
 
     def _forget(self, name: str) -> None:
@@ -131,12 +140,15 @@ class Leases:
                 checkpoint()
 
     def _look(self, name: str) -> None:
-        piece = self._broker.read(name, 0, 0, 0)
-        if piece.lease is None or piece.ended:
-            with self._lock:
-                self._forget(name)
+        if name not in self._due:  # it was forgotten meanwhile
             return
+        piece = self._broker.read(name, 0, 0, 0)
         with self._lock:
+            if piece.lease is None or piece.ended:
+                self._forget(name)
+                return
+            if name not in self._due:
+                return
             self._due[name] = clock.real() + max(piece.lease, 0.0)
         if piece.lease <= 0 and clock.real() > self._judges_from:
             frame = self._frame_of(name)

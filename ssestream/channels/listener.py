@@ -64,10 +64,16 @@ class Listener:
         """Whether this process looks at the leases of logs that it streams."""
         return self._leases.is_running
 
-    def wait_until_idle(self, seconds: float) -> None:
-        """Wait at most *seconds* until the listener and the readers have ended."""
+    def close(self, seconds: float) -> None:
+        """Wait until the listener and the readers have ended, and look at no lease any more.
+
+        No stream follows a channel. Waits at most *seconds*.
+        """
         deadline = clock.real() + seconds
         while self.is_running and clock.real() < deadline:
+            time.sleep(0.005)
+        self._leases.forget_all()
+        while self._leases.is_looking and clock.real() < deadline:
             time.sleep(0.005)
 
     # -- cursors

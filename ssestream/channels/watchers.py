@@ -127,6 +127,10 @@ class Watchers:
         self._reported: dict[str, _Reported] = {}
         self._vigils: list[_Vigil] = []
         self._is_beating = False
+        # Whether a report or a look runs now.
+        self._is_at_work = False
+        # Whether the vigils wait for the next use after `close`.
+        self._rests = False
         self._judges_from = 0.0
 
     def forked(self) -> None:
@@ -202,10 +206,33 @@ class Watchers:
                 each for each in self._vigils if (each.name, each.function) != (name, function)
             ]
 
+    def close(self, seconds: float) -> None:
+        """Report that no stream of this process is left. Then use the broker no more.
+
+        The functions that wait for an empty channel rest until the next `add` or `on_empty`. Waits
+        at most *seconds* for a report or a look that runs, and for one append of the broker.
+        """
+        with self._lock:
+            self._rests = True
+        deadline = clock.real() + seconds
+        while self._is_at_work and clock.real() < deadline:
+            time.sleep(0.005)
+        try:
+            self._report_all()
+        except BrokerError as error:  # this process counts for a while
+            logger.debug("watchers: %s", error)
+        with self._lock:
+            self._reported.clear()
+            self._came.clear()
+            vigils = self._vigils[:]
+        for vigil in vigils:
+            vigil.waits_anew()
+
     # -- the beats
 
     def _beat_on(self) -> None:
         with self._lock:
+            self._rests = False
             start = not self._is_beating
             self._is_beating = True
         if start:
@@ -222,6 +249,7 @@ class Watchers:
                     self._was_away(error)
                 except Exception:
                     logger.exception("channels: the watchers could not be counted")
+                self._is_at_work = False
                 time.sleep(BEAT)
         except BaseException as error:
             start_again(self._beat, error)
@@ -232,7 +260,7 @@ class Watchers:
             if identity != self._identity:
                 return False
             waits = self._counted or self._came or self._reported or self._vigils
-            self._is_beating = bool(waits)
+            self._is_beating = self._is_at_work = bool(waits) and not self._rests
             return self._is_beating
 
     def _was_away(self, error: BrokerError) -> None:

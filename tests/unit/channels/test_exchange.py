@@ -1,6 +1,7 @@
 """One broker and the streams of this process: how they end, and what a failed one leaves."""
 
 import gc
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,11 @@ import psutil
 import pytest
 
 from ssestream import Channels, SseStream
-from ssestream.brokers.broker import Slice
+from ssestream.brokers.broker import Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
+from ssestream.channels import leases, watchers
 from tests.kit.following import Client, Following, data_of, publish
-from tests.kit.insides import broker_of, listener_of, over
+from tests.kit.insides import broker_of, exchange_of, listener_of, over
 from tests.kit.sink import Sink
 from tests.kit.states import nothing_remains
 from tests.kit.visit import until
@@ -54,6 +56,68 @@ def test_close_ends_the_streams_the_listener_and_the_connections(
         assert data_of(client.take(2)) == ["1", "2"]
     other.close()
     other.close()
+
+
+def test_after_close_nothing_of_a_counted_stream_or_of_on_empty_uses_the_broker(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchers, "BEAT", 0.05)
+    channels = make()
+    there = make() if broker_of(channels).shared else channels
+    assert there.channel("room").watchers() == 0
+    before = held(tmp_path)
+    called: list[str] = []
+    channels.channel("room").on_empty(called.append, grace=0)
+    with Client(Following(channels, "room", counted=True)):
+        until(lambda: there.channel("room").watchers() == 1, "it to be counted")
+        channels.close()
+        assert there.channel("room").watchers() == 0
+    until(lambda: not exchange_of(channels).watchers.is_running, "the looks to end")
+    until(lambda: not held(tmp_path) - before, "the connections to be closed")
+    # The function waits again with the next stream. A look during the close may have called it.
+    before_next = len(called)
+    with Client(Following(channels, "room", counted=True)):
+        until(lambda: there.channel("room").watchers() == 1, "it to be counted")
+    until(lambda: len(called) > before_next, "the call")
+    channels.channel("room").off_empty(called.append)
+
+
+class Slow(MemoryBroker):
+    """A broker that notes how many reads run when it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = self.looks = 0
+        self.at_close: list[int] = []
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        self.reads += 1
+        self.looks += 1
+        time.sleep(0.02)
+        try:
+            return super().read(channel, after, limit, max_bytes)
+        finally:
+            self.reads -= 1
+
+    def close(self) -> None:
+        self.at_close.append(self.reads)
+        super().close()
+
+
+@pytest.mark.parametrize("room", [leases, watchers])
+def test_close_waits_for_a_look_that_runs(room: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "BEAT", 0.0)
+    broker = Slow()
+    channels = over(broker)
+    broker.append("job", b"data: 1\n\n", Terms(lease=60))
+    if room is watchers:
+        channels.channel("job").on_empty(print)
+    with Client(Following(channels, "job", since="start")) as client:
+        client.take(1)
+        seen = broker.looks
+        until(lambda: broker.looks > seen + 3, "some looks")
+        channels.close()
+    assert broker.at_close == [0]
 
 
 def test_close_of_unused_channels_does_nothing() -> None:

@@ -91,6 +91,23 @@ def test_nobody_looks_at_a_lease_whose_streams_have_left(
     until(lambda: not exchange_of(channels).listener.watches_leases, "the looks to end")
 
 
+def test_nobody_looks_at_a_lease_after_close(
+    channels: Channels, broker: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "BEAT", 0.05)
+    leased(broker, 60)
+    with Client(Following(channels, "job", since="start")) as client:
+        client.take(1)
+        assert exchange_of(channels).listener.watches_leases
+        channels.close()
+    looks = broker.looks
+    until(lambda: not exchange_of(channels).listener.watches_leases, "the looks to end")
+    assert broker.looks == looks
+    with Client(Following(channels, "job", since="start")) as client:
+        client.take(1)
+        assert exchange_of(channels).listener.watches_leases
+
+
 def test_a_broker_that_was_away_ends_nothing(
     channels: Channels, broker: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
