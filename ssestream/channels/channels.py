@@ -278,7 +278,8 @@ class Channels(Uncopyable):
         """Let *sse_stream* stop following the channels *names*; without names, all channels.
 
         The stream stays open. If it follows such a channel again, it first gets all events that
-        it has missed since this call.
+        it has missed since this call. A stream of no request that follows no channel any more
+        begins anew.
         """
         for exchange in self.exchanges.all():
             exchange.unsubscribe(unproxied(sse_stream), names)
