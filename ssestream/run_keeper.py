@@ -69,7 +69,7 @@ class Keeper:
     # -- producers
 
     def add(self, producer: Producer, on_disconnect: OnDisconnect) -> None:
-        """Keep the run of *producer* until `remove`."""
+        """Keep the run of *producer* until `remove`, which the caller also calls after a failure."""
         worker.find()
         before_exit(_let_runs_end)
         with self._lock:
@@ -80,8 +80,14 @@ class Keeper:
                 self._stops = SseStream(id_blocks=False)
             stream = self._stops
         if follows and stream is not None:
-            stream.pipe(_Stops(self))
-            self._exchange.subscribe(stream, (STOPS,), None, 0, None, None)
+            try:
+                stream.pipe(_Stops(self))
+                self._exchange.subscribe(stream, (STOPS,), None, 0, None, None)
+            except BaseException:
+                with self._lock:
+                    self._stops = None
+                stream.destroy()
+                raise
         self._beat_on()
 
     def remove(self, producer: Producer) -> None:

@@ -105,7 +105,8 @@ class Runs(Uncopyable):
         more: ``"continue"``, or ``"cancel"`` to stop it.
 
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, and ``ValueError`` if there is
-        a run *id* with another key. Raises `BrokerError` if the run could not be begun.
+        a run *id* with another key. Raises `BrokerError` if the run could not be begun. A run whose
+        start is interrupted, by a ``gevent.Timeout`` of the view for example, is lost.
         """
         drawn: Any = source
         if hasattr(drawn, "__aiter__"):
@@ -153,8 +154,13 @@ class Runs(Uncopyable):
         producer = Producer(
             log, begin, source, dumps, self._limits, self._last_frame, keeper.remove
         )
-        keeper.add(producer, on_disconnect)
-        producer.start()
+        try:
+            keeper.add(producer, on_disconnect)
+            producer.start()
+        except BaseException:
+            # Nobody renews the lease from now on, so the run is lost.
+            keeper.remove(producer)
+            raise
         return run
 
     def stream(

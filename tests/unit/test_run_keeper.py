@@ -6,16 +6,17 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream import BrokerError, Channels, Runs
-from ssestream.brokers.broker import PLAIN, ChannelError, Position, Terms
+from ssestream import BrokerError, Channels, Runs, run_keeper, run_log
+from ssestream.brokers.broker import PLAIN, ChannelError, Position, Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
-from ssestream.run_keeper import keepers
+from ssestream.run_keeper import STOPS, keepers
 from ssestream.run_log import LEASE, RunLog
 from ssestream.runtime.weak import snapshot
 from tests.kit.insides import broker_of, over
 from tests.kit.promptness import in_one_try
+from tests.kit.runs import Source
 from tests.kit.states import nothing_remains
-from tests.kit.visit import until
+from tests.kit.visit import as_a_greenlet, until
 
 
 @pytest.fixture
@@ -153,3 +154,49 @@ def test_a_process_that_ends_loses_all_runs_but_of_damaged_logs(
     until(lambda: len(keeper.producers()) == 1, "the sources to be closed")
     for producer in keeper.producers():
         producer.stop()
+
+
+class Slow(MemoryBroker):
+    """While it is slow, a process that begins to follow the stops of runs waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_slow = True
+        self.is_asked = False
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        if self.is_slow and channel == STOPS:
+            self.is_asked = True
+            gevent.sleep(60)
+        return super().read(channel, after, limit, max_bytes)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+@as_a_greenlet
+def test_a_run_whose_start_is_interrupted_is_lost_and_harms_no_other(
+    monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    monkeypatch.setattr(run_log, "LEASE", 0.1)
+    # Only what is told closes a source in time.
+    monkeypatch.setattr(run_keeper, "BEAT", 60.0)
+    broker = Slow()
+    channels = over(broker)
+    runs = Runs(channels)
+    source = at_rest()
+    starting = gevent.spawn(runs.start, source, id="interrupted")
+    until(lambda: broker.is_asked, "the start to wait")
+    for module in (run_log, run_keeper):
+        monkeypatch.setattr(module, "LEASE", 60.0)
+    ids = ["meanwhile", "later"] if meanwhile else ["later"]
+    sources = {id: Source() for id in ids}
+    if meanwhile:
+        runs.start(iter(sources["meanwhile"]), id="meanwhile")
+    starting.kill(gevent.Timeout)
+    broker.is_slow = False
+    assert list(source) == []
+    until(lambda: runs.status("interrupted") == "lost", "the run to be lost")
+    runs.start(iter(sources["later"]), id="later")
+    for id in ids:
+        assert Runs(channels).stop(id)
+        until(sources[id].closed.is_set, "its source to be closed")
+    nothing_remains(channels)
