@@ -140,12 +140,13 @@ class Exchanges:
                 return self.own
             if self.own is not None and self.own.listener.tails:
                 raise RuntimeError("these channels have subscribers already")
-            broker = open_broker(*wanted)
+            own = self._observed(Exchange(open_broker(*wanted), self._audience))
             if self.own is not None:
+                # A module may give functions before its app is configured.
+                self.own.watchers.move_to(own.watchers)
                 self.own.broker.close()
-            self.own = self._observed(Exchange(broker, self._audience))
-            self._configuration = wanted
-            return self.own
+            self.own, self._configuration = own, wanted
+            return own
 
     def _observed(self, exchange: Exchange) -> Exchange:
         for observer in self._observers:

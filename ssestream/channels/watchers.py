@@ -64,7 +64,7 @@ class _Vigil:
     """A function that waits until the channel *name* has been empty for *grace* seconds."""
 
     def __init__(self, name: str, function: Function, grace: float) -> None:
-        self.name, self.function, self._grace = name, function, grace
+        self.name, self.function, self.grace = name, function, grace
         # Whether there was a watcher since the last call of the function.
         self._was_watched = False
         # When the channel was first found empty; None while it has a watcher.
@@ -88,7 +88,7 @@ class _Vigil:
             return False
         if self._empty_since is None:
             self._empty_since = now
-        if now < self._empty_since + self._grace:
+        if now < self._empty_since + self.grace:
             return False
         self._was_watched, self._empty_since = False, None
         return True
@@ -205,6 +205,13 @@ class Watchers:
             self._vigils = [
                 each for each in self._vigils if (each.name, each.function) != (name, function)
             ]
+
+    def move_to(self, other: "Watchers") -> None:
+        """Let the functions that wait here for an empty channel wait in *other*."""
+        with self._lock:
+            vigils, self._vigils = self._vigils, []
+        for vigil in vigils:
+            other.on_empty(vigil.name, vigil.function, vigil.grace)
 
     def close(self, seconds: float) -> None:
         """Report that no stream of this process is left. Then use the broker no more.

@@ -12,9 +12,10 @@ import pytest
 from flask.json.provider import DefaultJSONProvider
 
 from ssestream import Channels, MessageError, SseStream
+from ssestream.channels import watchers
 from ssestream.channels.exchanges import Exchanges
-from tests.kit.following import publish
-from tests.kit.insides import broker_of
+from tests.kit.following import Client, Following, publish
+from tests.kit.insides import broker_of, exchange_of
 from tests.kit.states import nothing_remains
 from tests.kit.visit import until
 
@@ -126,6 +127,23 @@ def test_init_app_takes_what_was_not_given(tmp_path: Path) -> None:
     assert len(channels.history("news")) == 2
     assert (tmp_path / "events.db").exists()
     broker_of(channels).close()
+
+
+def test_functions_of_on_empty_that_are_given_before_init_app_wait_in_its_broker(
+    urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchers, "BEAT", 0.05)
+    channels = Channels()
+    called: list[str] = []
+    channels.channel("room").on_empty(called.append, grace=0)
+    before = exchange_of(channels)
+    channels.init_app(app_with(urls[0]))
+    assert exchange_of(channels) is not before
+    until(lambda: not before.watchers.is_running, "nobody to wait there")
+    with Client(Following(channels, "room", counted=True)):
+        until(lambda: channels.channel("room").watchers() == 1, "it to be counted")
+    until(lambda: called == ["room"], "the call")
+    channels.close()
 
 
 def test_what_is_used_in_an_app_takes_that_from_it_too(tmp_path: Path) -> None:
