@@ -32,6 +32,9 @@ LOOK = 0.5
 #: Seconds for which the last message of a lost producer is kept, after its lease.
 KEPT = 7 * 86400.0
 
+#: Seconds for which it is kept after the block.
+SOON = 0.001
+
 
 class Producing(Uncopyable):
     """The context manager of `Channel.producer`, which is described there. It serves one block,
@@ -108,20 +111,48 @@ class Producing(Uncopyable):
 
     def _end(self, status: Status, error: BaseException | None) -> None:
         """End the channel, or the lease only, unless another producer has taken over."""
-        begin, broker, name = self._begin, self._broker, self._name
-        if begin is None or last_words(broker, name)[0] != self._token:
+        begin, words, broker, name = self._begin, self._words, self._broker, self._name
+        if begin is None or words is None or not self._has_words():
             return
         if status == "done" and not self._ends:
             broker.renew(name, begin, None)
         else:
-            bounds, ttl = self._terms.bounds, self._terms.ttl
-            terms = Terms(bounds, ttl, of=begin, end=True, reason=status)
-            frame = last_frame(self._last, status, error)
+            self._end_channel(begin, status, error)
+        # Forget the words, unless they are those of a later block.
+        gone = Terms(bounds=Bounds(1), ttl=SOON, of=words, lease=0.0, number=words.number + 1)
+        try:
+            broker.append(LAST_WORDS + name, b"\n", gone)
+        except Refused:
+            # A later block began meanwhile. The end of this one may have ended its lease.
+            lease = broker.read(LAST_WORDS + name, 0, 0, 0).lease
+            if lease is not None and lease > 0:
+                broker.renew(name, begin, lease)
+
+    def _end_channel(self, begin: Position, status: Status, error: BaseException | None) -> None:
+        """End the channel, if no later block has begun up to this very moment."""
+        broker, name = self._broker, self._name
+        bounds, ttl = self._terms.bounds, self._terms.ttl
+        frame = last_frame(self._last, status, error)
+        number = 0
+        while True:
+            last = broker.read(name, 0, 0, 0).last
+            # A later block stores its words, and then an entry. So an end with the next number does
+            # not come behind this entry.
+            if number == last + 1 or not self._has_words():
+                return  # the app has deleted the channel, or a later block has it
+            number = last + 1
+            terms = Terms(bounds, ttl, of=begin, number=number, end=True, reason=status)
             try:
                 broker.append(name, terms.end_frame if frame is None else frame, terms)
-            except (ChannelEnded, Refused):
-                pass  # the app has ended or deleted it, or others have told that it is lost
-        broker.delete(LAST_WORDS + name)
+                return
+            except ChannelEnded:
+                return  # the app has ended it, or others have told that it is lost
+            except Refused:
+                pass  # somebody has published meanwhile
+
+    def _has_words(self) -> bool:
+        """Whether no other producer has taken over."""
+        return last_words(self._broker, self._name)[0] == self._token
 
     def _renew(self) -> None:
         """Renew the lease until the block is over, or the channel is not this producer's."""
@@ -149,7 +180,7 @@ class Producing(Uncopyable):
     def _renew_once(self) -> bool:
         """Renew the lease. Returns whether to renew it again."""
         begin, words, broker, name = self._begin, self._words, self._broker, self._name
-        if begin is None or words is None or last_words(broker, name)[0] != self._token:
+        if begin is None or words is None or not self._has_words():
             return False
         broker.renew(LAST_WORDS + name, words, self._lease)
         if self._is_over or broker.renew(name, begin, self._lease):

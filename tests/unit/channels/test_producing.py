@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from ssestream import BrokerError, Channel, ChannelEnded, Channels
-from ssestream.brokers.broker import PLAIN, Position, Terms
+from ssestream.brokers.broker import PLAIN, Position, Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import producing
 from ssestream.channels.leases import end_lapsed
@@ -61,7 +61,7 @@ def test_a_block_that_is_done_ends_its_channel(channels: Channels) -> None:
     assert data_of(messages) == [*numbers(3), ""]
     assert events_of(messages) == [None, None, None, "done"]
     assert lease_of(channels) is None
-    assert not has_words(channels)
+    until(lambda: not has_words(channels), "its last message to be gone")
     channels.publish("other", {"data": 3})
 
 
@@ -77,7 +77,7 @@ def test_an_exception_in_a_block_is_told_as_failed(channels: Channels) -> None:
             block()
         assert events_of(client.all()) == [None, "failed"]
         assert b"secret" not in client.received
-    assert not has_words(channels)
+    until(lambda: not has_words(channels), "its last message to be gone")
 
 
 @pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt, gevent.GreenletExit])
@@ -178,7 +178,7 @@ def test_watchers_of_a_dead_producer_are_told_once_within_5_s(
             channels.publish("job", {"data": 1})
         dead.__exit__(None, None, None)
         assert len(channels.history("job")) == 2
-        assert not has_words(channels)
+        until(lambda: not has_words(channels), "its last message to be gone")
         channels.delete("job")
         return took
 
@@ -286,6 +286,86 @@ def test_a_later_producer_takes_over(channels: Channels) -> None:
         assert (lease_of(channels) or 0) > 0
         channel.publish({"data": "second"})
     assert events_of(channel.history()) == [None, "done"]
+
+
+class Interrupted(MemoryBroker):
+    """Something happens between two calls of the broker: before the call with this number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls_left = -1
+        self.happens: Callable[[], object] = lambda: None
+
+    def _count(self) -> None:
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            self.happens()
+
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
+        self._count()
+        return super().append(channel, frame, terms)
+
+    def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+        self._count()
+        return super().read(channel, after, limit, max_bytes)
+
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
+        self._count()
+        return super().renew(channel, of, lease)
+
+    def delete(self, channel: str) -> None:
+        self._count()
+        super().delete(channel)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_the_end_of_a_block_undoes_no_later_block_that_begins_at_any_moment_of_it(
+    end: bool,
+) -> None:
+    for moment in range(1, 20):
+        broker = Interrupted()
+        channels = over(broker)
+        channel = channels.channel("job")
+        first, later = channel.producer(ttl=60, end=end), channel.producer(ttl=60)
+        first.__enter__()
+        began: list[Any] = []
+        broker.happens = lambda later=later, began=began: began.append(later.__enter__())
+        broker.calls_left = moment
+        # A block that begins behind the end itself finds that the channel has ended.
+        with contextlib.suppress(ChannelEnded):
+            first.__exit__(None, None, None)
+        if not began:
+            assert moment > 2
+            break
+        assert broker.read("job", 0, 0, 0).ended == 0
+        assert 50 < (lease_of(channels) or 0) <= 60
+        assert has_words(channels)
+        later.__exit__(None, None, None)
+        assert events_of(channel.history()) == ["done"]
+        with pytest.raises(ChannelEnded):
+            channel.publish({"data": 1})
+        until(lambda channels=channels: not has_words(channels), "its last message to be gone")
+
+
+def test_a_block_ends_its_channel_also_while_others_publish_or_delete_it() -> None:
+    broker = Interrupted()
+    channel = over(broker).channel("job")
+    producer = channel.producer()
+    producer.__enter__()
+    broker.happens, broker.calls_left = lambda: channel.publish({"data": 1}), 2
+    producer.__exit__(None, None, None)
+    assert events_of(channel.history()) == [None, "done"]
+    channel.delete()
+    producer = channel.producer()
+    producer.__enter__()
+
+    def begin_anew() -> None:
+        channel.delete()
+        channel.publish({"data": 2})
+
+    broker.happens, broker.calls_left = begin_anew, 2
+    producer.__exit__(None, None, None)
+    assert events_of(channel.history()) == [None]
 
 
 class Away(MemoryBroker):
