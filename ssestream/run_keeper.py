@@ -69,7 +69,7 @@ class Keeper:
     # -- producers
 
     def add(self, producer: Producer, on_disconnect: OnDisconnect) -> None:
-        """Keep the run of *producer* until `remove`. The caller also calls that after a failure."""
+        """Keep the run of *producer* until `remove`, which follows a failure of this call, too."""
         worker.find()
         before_exit(_let_runs_end)
         with self._lock:

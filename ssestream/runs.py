@@ -183,7 +183,9 @@ class Runs(Uncopyable):
         log = RunLog(exchange.broker, id)
         # This process may have to end the run, with its last message.
         self._keeper(exchange)
-        counted = False
+        # While the broker is away, nobody knows whether the run is stopped without watchers. Count
+        # the stream then.
+        counted = True
         try:
             state = self._state(log)
         except BrokerError:

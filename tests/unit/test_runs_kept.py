@@ -12,6 +12,7 @@ from ssestream.brokers.broker import PLAIN, Position, Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
 from tests.kit.following import Client, data_of, numbers
 from tests.kit.insides import over
+from tests.kit.runs import Source
 from tests.kit.visit import until
 
 
@@ -53,6 +54,23 @@ def test_a_watcher_that_comes_while_the_broker_is_away_gets_all_of_it_later() ->
     # Nobody can say whether the run is this client's.
     with pytest.raises(BrokerError, match="away"):
         app_of(runs, key="bob").test_client().get("/answer")
+
+
+def test_a_watcher_that_comes_while_the_broker_is_away_keeps_its_run_from_being_stopped() -> None:
+    broker = Away()
+    channels = over(broker)
+    runs = Runs(channels)
+    source = Source()
+    runs.start(iter(source), id="answer", on_disconnect="cancel")
+    broker.is_away = True
+    with Client(app_of(runs), "/answer") as client:
+        broker.is_away = False
+        source.let_out = 1
+        assert data_of(client.take(1)) == ["0"]
+        assert channels.channel("run:answer").watchers() == 1
+    until(lambda: channels.channel("run:answer").watchers() == 0, "the watcher to leave")
+    runs.stop("answer")
+    until(source.closed.is_set, "the source to be closed")
 
 
 def test_what_needs_the_broker_says_that_it_is_away() -> None:
