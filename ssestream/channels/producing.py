@@ -29,6 +29,9 @@ RENEWALS, AGAIN = 3, 0.5
 #: Seconds between two looks whether the block is over.
 LOOK = 0.5
 
+#: Seconds between two looks whether a renewal is over that has begun before the end of the block.
+MOMENT = 0.005
+
 #: Seconds for which the last message of a lost producer is kept, after its lease.
 KEPT = 7 * 86400.0
 
@@ -60,7 +63,7 @@ class Producing(Uncopyable):
         self._process = os.getpid()
         self._begin: Position | None = None
         self._words: Position | None = None
-        self._is_over = False
+        self._is_over = self._is_renewing = False
         self._unused = threading.Lock()
 
     def __enter__(self) -> Any:
@@ -99,6 +102,9 @@ class Producing(Uncopyable):
         self._is_over = True
         if os.getpid() != self._process:
             return  # a child process has left its copy of the block
+        # A renewal that comes after the end of the lease would give the channel another one.
+        while self._is_renewing:
+            time.sleep(MOMENT)
         status: Status = "done"
         if error is not None:
             status = "failed" if isinstance(error, Exception) else "lost"
@@ -160,13 +166,17 @@ class Producing(Uncopyable):
         while self._goes_on_after(pause) and os.getpid() == self._process:
             pause = self._lease / RENEWALS
             try:
-                if not self._renew_once():
+                # First say so, and then look: the end of the block does it the other way round.
+                self._is_renewing = True
+                if self._is_over or not self._renew_once():
                     return
             except BrokerError as error:
                 logger.debug("the lease of %r was not renewed: %s", self._name, error)
                 pause = min(pause, AGAIN)
             except Exception:
                 logger.exception("the lease of %r was not renewed", self._name)
+            finally:
+                self._is_renewing = False
 
     def _goes_on_after(self, seconds: float) -> bool:
         """Wait so long, or until the block is over. Returns whether the block goes on."""
@@ -183,8 +193,8 @@ class Producing(Uncopyable):
         if begin is None or words is None or not self._has_words():
             return False
         broker.renew(LAST_WORDS + name, words, self._lease)
-        if self._is_over or broker.renew(name, begin, self._lease):
-            return not self._is_over
+        if broker.renew(name, begin, self._lease):
+            return True
         if not self._is_over:
             logger.warning("%r has ended or was deleted while its producer goes on", name)
         return False

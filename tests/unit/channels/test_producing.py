@@ -347,6 +347,41 @@ def test_the_end_of_a_block_undoes_no_later_block_that_begins_at_any_moment_of_i
         until(lambda channels=channels: not has_words(channels), "its last message to be gone")
 
 
+class Held(MemoryBroker):
+    """A renewal of the lease waits until the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.is_asked = threading.Event(), threading.Event()
+        self.is_renewed = threading.Event()
+
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
+        if channel == "job" and lease is not None:
+            self.is_asked.set()
+            assert self.gate.wait(PATIENCE)
+        renewed = super().renew(channel, of, lease)
+        if lease is not None and channel == "job":
+            self.is_renewed.set()
+        return renewed
+
+
+def test_a_renewal_that_is_under_way_at_the_end_leaves_no_lease_behind() -> None:
+    broker = Held()
+    channels = over(broker)
+    producer = channels.channel("job").producer(ttl=0.1, end=False)
+    producer.__enter__()
+    assert broker.is_asked.wait(PATIENCE)
+    leaving = threading.Thread(target=producer.__exit__, args=(None, None, None))
+    leaving.start()
+    # An end that does not wait for the renewal is over by now.
+    leaving.join(0.2)
+    broker.gate.set()
+    leaving.join(PATIENCE)
+    assert broker.is_renewed.wait(PATIENCE)
+    until(lambda: not has_words(channels), "its last message to be gone")
+    assert lease_of(channels) is None
+
+
 def test_a_block_ends_its_channel_also_while_others_publish_or_delete_it() -> None:
     broker = Interrupted()
     channel = over(broker).channel("job")
