@@ -353,9 +353,9 @@ class StreamState(Belonging):
         """The status of a response into which the stream is piped."""
         return NOTHING_TO_COME.status if self.expects_nothing else 200
 
-    def follow_no_more(self) -> None:
-        """Let the stream follow no channels, so that it may have any ids."""
-        if not self.expects_nothing:
+    def follow_no_more(self, channels: object) -> None:
+        """Let the stream not follow *channels* any more, so that it may have any ids."""
+        if self.channels is channels:
             self.channels = None
 
     def add_follower(self, follower: Follower) -> None:

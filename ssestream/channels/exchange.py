@@ -271,7 +271,7 @@ class Exchange:
         with self._lock:
             if subscription.cursors or subscription in self._subscribing:
                 return
-            flow.follow_no_more()
+            flow.follow_no_more(self)
             if flow.connection is not None:  # it ends with its request
                 return
             if self._subscriptions.get(id(subscription.stream)) is subscription:
@@ -328,4 +328,4 @@ class Exchange:
         with self._lock:
             if self._subscriptions.get(id(subscription.stream)) is subscription:
                 del self._subscriptions[id(subscription.stream)]
-                subscription.flow.follow_no_more()
+                subscription.flow.follow_no_more(self)

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ssestream import Channels, SseStream
+from ssestream import Channels, MessageError, SseStream
 from ssestream.brokers.broker import Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import leases, watchers
@@ -179,3 +179,16 @@ def test_a_stream_goes_on_after_a_subscription_that_is_interrupted(
     until(lambda: b"data: 0\n" in b"".join(sink.got), "the event")
     sse_stream.destroy()
     nothing_remains(channels)
+
+
+def test_a_stream_that_has_gone_over_to_other_channels_is_still_theirs() -> None:
+    left, followed = Channels(), Channels()
+    stream = SseStream()
+    stream.pipe(Sink())
+    left.subscribe(stream, "news")
+    left.unsubscribe(stream)
+    followed.subscribe(stream, "sports")
+    left.unsubscribe(stream)
+    with pytest.raises(MessageError, match="'id' 'own' beside channels"):
+        stream.write({"data": "x", "id": "own"})
+    stream.end()
