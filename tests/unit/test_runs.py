@@ -166,7 +166,7 @@ def test_a_key_is_asked_for(runs: Runs) -> None:
     with Client(app_of(runs, key="ann"), "/answer") as client:
         assert data_of(client.all()) == ["1", ""]
     assert status_of(app_of(runs, key="bob"), "/answer") == 204
-    with pytest.raises(ValueError, match="repr"):
+    with pytest.raises(TypeError, match="repr"):
         runs.start([], key=object())
 
 

@@ -325,7 +325,8 @@ def test_a_foreign_channel_in_an_id_is_not_followed(
         channels.publish("secrets", {"data": "secret 3"})
         channels.publish("news", {"data": "second"})
         assert data_of(client.take(1)) == ["second"]
-        assert b"secret" not in client.received
+        # The ids keep the client's own position there for a while, as a view may follow it later.
+        assert b"secret " not in client.received
 
 
 # -- once
