@@ -57,12 +57,10 @@ class DirectReader(Wakeable):
 
     __slots__ = ()
 
-    def send_batch(self, batch: Batch, cursor: Cursor, now: float) -> Callable[[], None] | None:
+    def send_batch(self, batch: Batch, cursor: Cursor, now: float) -> None:
         """Send *batch* to the stream of *cursor*, and move *cursor*.
 
-        Called in the loop of this reader, while the reader sleeps, with the lock of the
-        subscription held. If the socket does not take all, returns a function that goes on. Call
-        it without the lock, as the stream may end.
+        Called in the loop of this reader, while the reader sleeps.
         """
         raise NotImplementedError
 
@@ -103,44 +101,28 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
     now = clock.now()
     others: list[Cursor] = []
     wakes: list[Callable[[None], object]] = []
-    rests: list[Callable[[], None]] = []
     for cursor in cursors:
-        # Another thread may let the stream follow another channel meanwhile. Without the lock, an
-        # id with both channels could come before this event, whose id has only one. A thread that
-        # has the lock now may keep it, so do not wait.
-        lock = cursor.subscription.lock
-        if not (cursor.simple and lock.acquire(False)):
+        buffer = cursor.flow.output if cursor.simple else None
+        # Ask the buffer, too: its stream may be in a group of another channel.
+        if buffer is None or buffer.account is not ALONE or cursor.place.position != before:
             others.append(cursor)
             continue
-        try:
-            buffer = cursor.flow.output if cursor.simple else None
-            # Ask the buffer, too: its stream may be in a group of another channel.
-            if buffer is None or buffer.account is not ALONE or cursor.place.position != before:
+        reader = buffer.waiting_reader
+        if isinstance(reader, DirectReader) and reader.loop is loop:
+            # The reader stays marked as asleep, because nothing else is sent before this returns.
+            reader.send_batch(batch, cursor, now)
+            continue
+        waker = buffer.hand_to_reader(frames, messages, now)
+        if waker is None:
+            if not buffer.put_if_clear(frames, messages):
                 others.append(cursor)
                 continue
-            reader = buffer.waiting_reader
-            if isinstance(reader, DirectReader) and reader.loop is loop:
-                # The reader stays marked as asleep, because nothing else is sent before this
-                # returns.
-                rest = reader.send_batch(batch, cursor, now)
-                if rest is not None:
-                    rests.append(rest)
-                continue
-            waker = buffer.hand_to_reader(frames, messages, now)
-            if waker is None:
-                if not buffer.put_if_clear(frames, messages):
-                    others.append(cursor)
-                    continue
-            elif waker.loop is loop:
-                wakes.append(waker.wake_now)
-            else:
-                waker.wake()
-            # As `Cursor.advance` does. A call would take longer than both lines.
-            cursor.place = place
-            cursor.delivered += messages
-        finally:
-            lock.release()
-    for go_on in rests:
-        go_on()
+        elif waker.loop is loop:
+            wakes.append(waker.wake_now)
+        else:
+            waker.wake()
+        # As `Cursor.advance` does. A call would take longer than both lines.
+        cursor.place = place
+        cursor.delivered += messages
     loop.call_each(wakes)
     return others

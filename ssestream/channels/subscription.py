@@ -1,7 +1,7 @@
 """One stream and the channels that it follows.
 
 The lock of a `Subscription` guards its tuple of cursors, and the order of the frames that its
-stream gets, also in a broadcast. Nobody holds it while waiting, or with the lock of `Tails`.
+stream gets. Nobody holds the lock while waiting, or together with the lock of `Tails`.
 """
 
 from collections.abc import Callable, Collection
@@ -58,6 +58,7 @@ class Subscription(Follower):
         "_exchange",
         "_has_flowed",
         "_held_up",
+        "_lock",
         "_pushes",
         "_pushing",
         "carried",
@@ -66,7 +67,6 @@ class Subscription(Follower):
         "drains",
         "flow",
         "left",
-        "lock",
         "stream",
     )
 
@@ -95,7 +95,7 @@ class Subscription(Follower):
         self._pushing = False
         # Whether an event of another channel came meanwhile, in another greenlet.
         self._held_up = False
-        self.lock = new_lock()
+        self._lock = new_lock()
 
     @property
     def has_begun(self) -> bool:
@@ -120,7 +120,7 @@ class Subscription(Follower):
         At the first call, *carried* are positions for later ids besides those of the cursors.
         Raises ``ValueError`` if an id has no room for all channels.
         """
-        with self.lock:
+        with self._lock:
             new = [cursor for cursor in cursors if self.cursor_of(cursor.name) is None]
             self.check_fits([cursor.name for cursor in new])
             together = (*self.cursors, *new)
@@ -131,7 +131,7 @@ class Subscription(Follower):
 
     def take_out(self, names: tuple[str, ...]) -> list[Cursor]:
         """Remove and return the cursors of the channels *names*; without names, all cursors."""
-        with self.lock:
+        with self._lock:
             taken = [cursor for cursor in self.cursors if not names or cursor.name in names]
             for cursor in taken:
                 cursor.complicate()
@@ -153,7 +153,7 @@ class Subscription(Follower):
             return False
         self.carried = NOTHING
         self._follow(self.cursors)
-        self.lock.release()
+        self._lock.release()
         return True
 
     def count_drain(self) -> None:
@@ -175,7 +175,7 @@ class Subscription(Follower):
         if not self._take_lock():
             return []
         cursors, self.cursors = self.cursors, ()
-        self.lock.release()
+        self._lock.release()
         return list(cursors)
 
     def _take_lock(self) -> bool:
@@ -183,7 +183,7 @@ class Subscription(Follower):
 
         That may take as long as the app likes, and the hub's loop must not wait for it.
         """
-        while not self.lock.acquire(timeout=BRIEFLY):
+        while not self._lock.acquire(timeout=BRIEFLY):
             if self._pushing:
                 return False
         return True
@@ -242,7 +242,7 @@ class Subscription(Follower):
             if self.flow.settings.id_blocks and place != known:
                 self.flow.write_uncounted(id_block(place))
         finally:
-            self.lock.release()
+            self._lock.release()
 
     def send_id_after_gap(self, cursor: Cursor) -> None:
         """Do the same after a gap of *cursor*, at once or when the stream has room again."""
@@ -255,7 +255,7 @@ class Subscription(Follower):
         """Give the stream the whole *batch*. Returns False, with nothing given, if each publication
         needs a look; then `deliver` must handle them.
         """
-        with self.lock:
+        with self._lock:
             cursors = self.cursors
             if (
                 cursor.position != batch.before
@@ -273,7 +273,7 @@ class Subscription(Follower):
 
     def lose_place(self, cursor: Cursor) -> None:
         """Mark the position of *cursor* as unknown to the log, so that the stream emits a gap."""
-        with self.lock:
+        with self._lock:
             cursor.lose_place()
 
     def obey(self, cursor: Cursor, news: News) -> None:
@@ -314,7 +314,7 @@ class Subscription(Follower):
         """
         # Run the filter before the lock is taken, because the filter is an app's code.
         unwanted = cursor.unwanted(publications) if cursor.filter is not None else NONE
-        with self.lock:
+        with self._lock:
             cursors = self.cursors
             if cursor not in cursors:
                 return False

@@ -13,9 +13,7 @@ Before anything else is sent to a member, the member leaves. It then stands at t
 cohort, and has the counts of the shared account.
 """
 
-import functools
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 from ..channels.cursor import Cursor
@@ -43,7 +41,7 @@ class GroupedSender(Sender, DirectReader):
         self.cursor = None
         super().begin(head)
 
-    def send_batch(self, batch: Batch, cursor: Cursor, now: float) -> Callable[[], None] | None:
+    def send_batch(self, batch: Batch, cursor: Cursor, now: float) -> None:
         chunk = batch.chunk()
         try:
             sent = self.sock.send(chunk, SEND_FLAGS)
@@ -53,10 +51,10 @@ class GroupedSender(Sender, DirectReader):
             sent = -1
         cursor.advance(batch.place, batch.messages)
         if sent != len(chunk):
-            return functools.partial(self.go_on_alone, batch, sent)
+            self.go_on_alone(batch, sent)
+            return
         self.buffer.sent_past(batch.messages, len(batch.frames), now)
         _with_room(cursor, self.loop, now).join(self, cursor)
-        return None
 
     def go_on_alone(self, batch: Batch, sent: int) -> None:
         """Send the rest of *batch*, of which the socket took only *sent* bytes from a broadcast.

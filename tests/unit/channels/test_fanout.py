@@ -1,7 +1,6 @@
 """Which way a broadcast takes to each stream, and that each stream gets all by every way."""
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +8,9 @@ import pytest
 from flask import Flask, request
 
 from ssestream import Channels, ServerResponse, SseStream
-from ssestream.channels.ids import parse_id
 from ssestream.http.output import OutputBuffer
 from ssestream.pipe import Pipe
-from tests.kit.following import Client, Following, all_live, data_of, numbers
+from tests.kit.following import Client, data_of, numbers
 from tests.kit.visit import as_a_greenlet, until
 
 #: The numbers in the table of ``fanout``. 1 and 2 are of `SseWorker` alone.
@@ -162,43 +160,3 @@ def test_what_an_app_writes_goes_past_the_queue_unless_it_has_a_callback(ways: l
         streams[0].write({"data": "2"}, lambda error: None)
         assert data_of(client.take(3)) == numbers(3)
         assert ways == [INTO_THE_BUFFER] * 2 + [THROUGH_THE_QUEUE]
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.usefixtures("greenlets_listen")
-@as_a_greenlet
-def test_a_thread_that_lets_a_stream_follow_more_in_a_broadcast_takes_no_position_from_its_ids(
-    moment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    channels = Channels()
-    for name in ("news", "sports"):
-        channels.publish(name, {"data": "before"})
-    app = Following(channels, "news")
-    real = OutputBuffer.hand_to_reader
-    moments = [moment]
-
-    def handing(self: OutputBuffer, *args: Any) -> Any:
-        now = moments.pop() if moments else ""
-        if now == "before":
-            follow_more()
-        waker = real(self, *args)
-        if now == "after":
-            follow_more()
-        return waker
-
-    def follow_more() -> None:
-        thread.start()
-        # The thread may have to wait until the event is given.
-        thread.join(0.2)
-
-    with Client(app) as client:
-        until(client.has_id, "its place")
-        all_live(channels)
-        thread = threading.Thread(target=channels.subscribe, args=(app.streams[0], "sports"))
-        monkeypatch.setattr(OutputBuffer, "hand_to_reader", handing)
-        channels.publish("news", {"data": "event"})
-        until(lambda: client.has_id() and len(client._ids) == 3, "the event and the place in both")
-        thread.join()
-        positions = [parse_id(each) or {} for each in client._ids]
-    assert [each["news"].number for each in positions] == [1, 2, 2]
-    assert "sports" in positions[-1]
