@@ -32,6 +32,16 @@ from tests.kit.visit import Visit, in_greenlet, on_threads_and_greenlets, until
 Make = Callable[..., Channels]
 
 
+def is_collected(gone: "weakref.ref[SseStream]") -> None:
+    """Wait until the stream of *gone* is no more."""
+
+    def collected() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(collected, "the stream to be collected")
+
+
 @on_threads_and_greenlets
 def test_each_stream_has_its_own_filter(channels: Channels) -> None:
     ids = publish(channels, "news", 4)
@@ -352,12 +362,7 @@ def test_of_a_stream_that_is_over_nothing_remains(channels: Channels, how: str) 
             channels.unsubscribe(stream)
         del stream
     nothing_remains(channels)
-
-    def collected() -> bool:
-        gc.collect()
-        return gone() is None
-
-    until(collected, "the stream to be collected")
+    is_collected(gone)
 
 
 @on_threads_and_greenlets
@@ -406,12 +411,7 @@ def test_a_stream_of_no_request_that_follows_nothing_is_let_go(local: Make, how:
     channels.unsubscribe(stream)
     del stream
     nothing_remains(channels)
-
-    def collected() -> bool:
-        gc.collect()
-        return gone() is None
-
-    until(collected, "the stream to be collected")
+    is_collected(gone)
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -561,7 +561,10 @@ class Filled(Watched):
 def test_a_stream_that_another_writer_fills_reads_on_when_it_has_room(local: Make) -> None:
     channels = local()
     options = {"overflow": "error", "max_messages": 10, "high_water_mark": 4}
-    every: Callable[[object], bool] = lambda message: True  # noqa: E731
+
+    def every(message: object) -> bool:
+        return True
+
     app = Following(channels, "news", kind=Filled, stream=options, filter=every)
     with Client(app) as client:
         publish(channels, "news", 1)
