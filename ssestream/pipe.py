@@ -296,23 +296,26 @@ def _crosses(source: Source, body: Body) -> bool:
 class Unpiped(Inlet):
     """An inlet that `SseStream.unpipe` leaves in a response of the stream's request.
 
-    If this response closes and the stream was not piped again, the stream ends.
+    If this response closes and the stream was not piped again, the stream ends. A response that
+    the server never got says nothing about the client: the stream may be the body of another one.
     """
 
-    __slots__ = ("source",)
+    __slots__ = ("body", "source")
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, body: Body) -> None:
         self.source = source
+        self.body = body
 
     @classmethod
     def of(cls, source: Source, body: Body) -> None:
         """Notify *source* when *body* closes: now, if it has closed already."""
         if not any(isinstance(each, cls) and each.source is source for each in body.inlets):
-            unpiped = cls(source)
+            unpiped = cls(source, body)
             body.add_inlet((unpiped,))
             if body.closed:
                 body.remove_inlet(unpiped)
                 unpiped.closed()
 
     def closed(self) -> None:
-        self.source.unpiped_closed()
+        if self.body.connection is not None:
+            self.source.unpiped_closed()

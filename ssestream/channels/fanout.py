@@ -100,6 +100,7 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
     before, place, frames, messages = batch.before, batch.place, batch.frames, batch.messages
     now = clock.now()
     others: list[Cursor] = []
+    changed: list[Cursor] = []
     wakes: list[Callable[[None], object]] = []
     for cursor in cursors:
         buffer = cursor.flow.output if cursor.simple else None
@@ -111,6 +112,8 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
         if isinstance(reader, DirectReader) and reader.loop is loop:
             # The reader stays marked as asleep, because nothing else is sent before this returns.
             reader.send_batch(batch, cursor, now)
+            if not cursor.simple:
+                changed.append(cursor)
             continue
         waker = buffer.hand_to_reader(frames, messages, now)
         if waker is None:
@@ -124,5 +127,11 @@ def broadcast(tail: Tail, batch: Batch, cursors: Iterable[Cursor], loop: Loop) -
         # As `Cursor.advance` does. A call would take longer than both lines.
         cursor.place = place
         cursor.delivered += messages
+        if not cursor.simple:
+            changed.append(cursor)
     loop.call_each(wakes)
+    # Another thread has let these streams follow one more channel meanwhile. The ids of *batch*
+    # lack this channel, and an id that was sent since may lack *batch*.
+    for cursor in changed:
+        cursor.subscription.send_id()
     return others

@@ -7,7 +7,6 @@ stream gets. Nobody holds the lock while waiting, or together with the lock of `
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from ..brokers.broker import Position
 from ..errors import BufferFull, StreamError
 from ..runtime.callables import check_callable
 from ..runtime.origin import log_failure
@@ -82,7 +81,7 @@ class Subscription(Follower):
         #: How often the stream could take events again, after it could not.
         self.drains = 0
         #: Where the stream stood in each channel that it has left.
-        self.left: dict[str, Position] = {}
+        self.left: Positions = NOTHING
         self._exchange = exchange
         # Whether a destination may have got the id that the stream was given first.
         self._has_flowed = bool(self.flow.pipes)
@@ -133,13 +132,13 @@ class Subscription(Follower):
         """Remove and return the cursors of the channels *names*; without names, all cursors."""
         with self._lock:
             taken = [cursor for cursor in self.cursors if not names or cursor.name in names]
+            left = dict(self.left)
             for cursor in taken:
                 cursor.complicate()
                 if cursor.position is not None:
-                    self.left.pop(cursor.name, None)  # the newest is the last one
-                    self.left[cursor.name] = cursor.position
-            while len(self.left) > LEFT:
-                del self.left[next(iter(self.left))]
+                    left.pop(cursor.name, None)  # the newest is the last one
+                    left[cursor.name] = cursor.position
+            self.left = dict(list(left.items())[-LEFT:])
             self.carried = rest_of(self.carried or NOTHING, names) if names else NOTHING
             self._follow(tuple(cursor for cursor in self.cursors if cursor not in taken))
         return taken

@@ -25,7 +25,7 @@ from ..http.diagnosis import warn_of_memory
 from ..http.view import current_request
 from ..runtime.clock import clock
 from ..runtime.forking import process
-from ..runtime.frames import everywhere, module_of, stack, workers_of_gunicorn
+from ..runtime.frames import module_of, of_thread, stack, worker_of_gunicorn
 
 #: Seconds for which a script may publish before a stream follows. Some scripts never end.
 LONG = 10.0
@@ -161,14 +161,14 @@ class Audience:
         self._looked_as_child = is_child
         if is_child:
             return not _runs_server()
-        return any(module_of(frame).startswith(_QUEUES) for frame in everywhere())
+        return any(module_of(frame).startswith(_QUEUES) for frame in of_thread())
 
     def _finds_several(self) -> bool:
         """Whether gunicorn has several workers. Works before the first request, too."""
         if self._has_looked_for_several:
             return False
         self._has_looked_for_several = True
-        for worker in [*process.workers, *workers_of_gunicorn()]:
+        for worker in [*process.workers, worker_of_gunicorn()]:
             count = getattr(getattr(worker, "cfg", None), "workers", 1)
             if isinstance(count, int) and count > 1:
                 process.has_others()
@@ -180,7 +180,7 @@ class Audience:
         if now < self._look_again_at or "_pytest" in sys.modules or _is_loading_or_testing():
             return
         self._look_again_at = now + LOOK
-        if _listens() or _runs_server():
+        if _runs_server():
             # A server: its first client may come later.
             self._is_server = True
             self._script_since = None
@@ -206,7 +206,7 @@ os.register_at_fork(after_in_child=_scripts.clear)
 
 def _runs_server() -> bool:
     """Whether a server runs in this process, or is about to."""
-    return any(module_of(frame).startswith(_SERVERS) for frame in everywhere())
+    return _listens() or any(module_of(frame).startswith(_SERVERS) for frame in of_thread())
 
 
 def _says_several() -> bool:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..runtime.frames import callers, module_of
+from ..runtime.frames import callers, is_of_gunicorn, module_of
 
 #: Servers that end with their process at SIGTERM, by the module whose code calls the app.
 _END_AT_SIGTERM = {
@@ -45,7 +45,7 @@ def cut_at_stop(keeper: str | None, cooperative: bool) -> tuple[str, str] | None
             return "uWSGI without --gevent" + _CUTS, _NOTHING
         return None if hasattr(uwsgi, "atexit") else ("uWSGI" + _CUTS, _CALL)
     handler = signal.getsignal(signal.SIGTERM)
-    if _is_of_gunicorn(getattr(handler, "__self__", None)):
+    if is_of_gunicorn(getattr(handler, "__self__", None)):
         stopping: Any = sys.modules.get("ssestream.gunicorn.stopping")
         is_known = stopping is not None and stopping.ends_streams()
         return None if is_known else ("gunicorn's worker" + _CUTS, _HOOK)
@@ -55,10 +55,6 @@ def cut_at_stop(keeper: str | None, cooperative: bool) -> tuple[str, str] | None
             if server is not None:
                 return server + _CUTS, _CALL
     return None
-
-
-def _is_of_gunicorn(worker: object) -> bool:
-    return any(each.__module__ == "gunicorn.workers.base" for each in type(worker).__mro__)
 
 
 def _catches_sigterm() -> bool:

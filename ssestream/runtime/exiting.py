@@ -9,7 +9,7 @@ from typing import Any
 
 from .clock import clock
 from .forking import process
-from .frames import workers_of_gunicorn
+from .frames import worker_of_gunicorn
 
 functions_before_exit: list[Callable[[], object]] = []
 _functions_at_exit: list[Callable[[], object]] = []
@@ -81,7 +81,7 @@ class Worker:
         """Find the worker, and keep its file open. Called by code that a request runs."""
         if self._worker is not None:
             return
-        for each in [*process.workers, *workers_of_gunicorn()]:
+        for each in [*process.workers, worker_of_gunicorn()]:
             with contextlib.suppress(AttributeError, OSError, ValueError):  # no worker; it ends
                 self._file = os.dup(each.tmp.fileno())
                 self._worker = each

@@ -1,12 +1,22 @@
-"""The frames of this process: they lead to the server, which a request does not name."""
+"""What leads to the server that runs this process, which a request does not name.
+
+These are the frames of the calling thread, and the signal handlers. No function walks the frames of
+another thread: a greenlet there may be switched meanwhile, and the C stack that CPython reads for
+the next frame is then the C stack of another greenlet.
+"""
 
 import itertools
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import greenlet
+
+#: Signals that each worker of gunicorn handles with methods of its own. An app may replace some.
+_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGABRT, signal.SIGUSR1, signal.SIGWINCH)
 
 
 def callers() -> Iterator[FrameType]:
@@ -20,9 +30,9 @@ def callers() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def of_threads() -> dict[int, FrameType]:
-    """The current frame of each thread that lives, by the thread's number."""
-    return sys._current_frames()
+def living_threads() -> set[int]:
+    """The numbers of the threads that live."""
+    return set(sys._current_frames())
 
 
 def module_of(frame: FrameType) -> str:
@@ -41,21 +51,30 @@ def stack(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def everywhere() -> Iterator[FrameType]:
-    """The frames of all threads of this process, and of greenlets that the caller's return to."""
+def of_thread() -> Iterator[FrameType]:
+    """The frames of the calling greenlet, and of the greenlets that it returns to."""
     waiting = []
     parent = greenlet.getcurrent().parent
     while parent is not None:
         waiting.append(parent.gr_frame)
         parent = parent.parent
-    for frame in itertools.chain([sys._getframe()], waiting, of_threads().values()):
+    for frame in itertools.chain([sys._getframe()], waiting):
         yield from stack(frame)
 
 
-def workers_of_gunicorn() -> list[Any]:
-    """The worker of gunicorn that runs in this process, as each frame of its methods has it."""
-    return [
-        frame.f_locals.get("self")
-        for frame in everywhere()
-        if module_of(frame).startswith("gunicorn.workers.")
-    ]
+def worker_of_gunicorn() -> Any:
+    """The worker of gunicorn that this process is; None in other processes.
+
+    It can be found from the moment when the worker loads the app.
+    """
+    for number in _SIGNALS:
+        worker: Any = getattr(signal.getsignal(number), "__self__", None)
+        # A child process of the worker inherits the handlers.
+        if is_of_gunicorn(worker) and worker.ppid == os.getppid():
+            return worker
+    return None
+
+
+def is_of_gunicorn(worker: object) -> bool:
+    """Whether *worker* is a worker of gunicorn, of any class."""
+    return any(each.__module__ == "gunicorn.workers.base" for each in type(worker).__mro__)

@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..runtime.frames import of_threads
+from ..runtime.frames import living_threads
 from ..runtime.loop import Loop
 from ..runtime.timerheap import heaps
 from ..runtime.wheel import wheels
@@ -20,7 +20,7 @@ _silent: "weakref.WeakSet[Loop]" = weakref.WeakSet()
 
 def loops() -> set[Loop]:
     """The loops of living threads that have timers or checks, or had some."""
-    living = of_threads()
+    living = living_threads()
     found = {loop for loop, _ in [*wheels(), *heaps()]}
     return {loop for loop in found if loop.hub.thread_ident in living and not loop.is_copy}
 

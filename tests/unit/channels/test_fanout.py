@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, request
+from gevent.monkey import get_original
 
 from ssestream import Channels, ServerResponse, SseStream
 from ssestream.http.output import OutputBuffer
@@ -160,3 +161,47 @@ def test_what_an_app_writes_goes_past_the_queue_unless_it_has_a_callback(ways: l
         streams[0].write({"data": "2"}, lambda error: None)
         assert data_of(client.take(3)) == numbers(3)
         assert ways == [INTO_THE_BUFFER] * 2 + [THROUGH_THE_QUEUE]
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.usefixtures("greenlets_listen")
+@as_a_greenlet
+def test_a_thread_that_subscribes_during_a_broadcast_has_the_client_get_an_id_with_both_channels(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels = Channels()
+    streams: list[SseStream] = []
+    app = Flask(__name__)
+
+    @app.get("/")
+    def page() -> ServerResponse:
+        res = ServerResponse()
+        streams.append(SseStream(request))
+        streams[-1].pipe(res)
+        channels.subscribe(streams[-1], *request.args["names"].split(","))
+        return res
+
+    real = OutputBuffer.hand_to_reader
+
+    def hand_to_reader(self: Any, *args: Any) -> Any:
+        waker = real(self, *args)
+        if waker is not None and len(streams) == 1:
+            # Not gevent's thread, which would give way.
+            thread = get_original("threading", "Thread")(
+                target=channels.subscribe, args=(streams[0], "sports")
+            )
+            thread.start()
+            thread.join()
+        return waker
+
+    channels.publish("news", {"data": "before"})
+    if known:
+        channels.publish("sports", {"data": "before"})
+    with Client(app, "/?names=news") as client:
+        until(client.has_id, "its place")
+        monkeypatch.setattr(OutputBuffer, "hand_to_reader", hand_to_reader)
+        channels.publish("news", {"data": "1"})
+        assert data_of(client.take(1)) == ["1"]
+        with Client(app, "/?names=news,sports") as other:
+            until(other.has_id, "its place")
+            until(lambda: client.has_id() and client.last_id == other.last_id, "its id")

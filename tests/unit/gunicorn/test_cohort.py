@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from werkzeug.test import EnvironBuilder
 
 from ssestream import Channels, ServerResponse, SseStream
 from ssestream.brokers.broker import Entry, Position
+from ssestream.channels.ids import parse_id
 from ssestream.channels.publication import Batch, Publication
 from ssestream.gunicorn import flush
 from ssestream.gunicorn.cohort import GroupedSender
@@ -87,6 +89,10 @@ class Direct:
         until(lambda: self._read() or len(self.messages) >= count, f"{count} messages")
         assert len(self.messages) == count
         return data_of(self.messages)
+
+    def last_id(self) -> str:
+        self._read()
+        return re.findall(rb"^id: (.*)$", self._body, re.MULTILINE)[-1].decode()
 
     @property
     def cohort(self) -> Any:
@@ -350,6 +356,29 @@ def test_who_is_taken_out_while_it_is_sent_to_is_in_no_cohort(how: str) -> None:
     else:
         gevent.idle()
         client.take(1)
+    client.close()
+    other.close()
+
+
+@pytest.mark.parametrize("known", [True, False])
+@as_a_greenlet
+def test_who_follows_one_more_channel_while_it_is_sent_to_gets_an_id_with_both(known: bool) -> None:
+    channels = begun()
+    if known:
+        channels.publish("sports", {"data": "before"})
+    client = Direct(channels, "news")
+    sock = client.sender.sock
+
+    def follow() -> None:
+        client.sender.sock = sock
+        channels.subscribe(client.stream, "sports")
+
+    client.sender.sock = Interrupted(sock, follow)
+    channels.publish("news", {"data": "1"})
+    assert client.take(1) == ["1"]
+    other = Direct(channels, "news", "sports")
+    positions = parse_id(other.last_id())
+    until(lambda: parse_id(client.last_id()) == positions, "its id")
     client.close()
     other.close()
 

@@ -5,7 +5,7 @@ import time
 
 import gevent
 import pytest
-from flask import Flask, request
+from flask import Flask, Response, request
 
 from ssestream import ServerResponse, SseStream
 from tests.kit.visit import Visit, on_threads_and_greenlets, until
@@ -91,4 +91,24 @@ def test_a_stream_that_was_unpiped_while_it_was_sent_ends_with_its_client(again:
         visit.read_until(b":ok\n\n")
         assert not closed
         made[0].unpipe()
+    until(lambda: closed == ["stream"], "the stream's close")
+
+
+@on_threads_and_greenlets
+def test_a_stream_that_was_unpiped_from_a_discarded_response_is_the_body_of_another() -> None:
+    app = Flask(__name__)
+    closed: list[str] = []
+
+    @app.get("/")
+    def view() -> Response:
+        res, sse_stream = ServerResponse(), SseStream(request)
+        sse_stream.on("close", lambda: closed.append("stream"))
+        sse_stream.pipe(res)
+        sse_stream.unpipe(res)
+        sse_stream.write({"data": "1"})
+        return Response(sse_stream, mimetype="text/event-stream")
+
+    with Visit(app) as visit:
+        visit.read_until(b":ok\n\ndata: 1\n\n")
+        assert not closed
     until(lambda: closed == ["stream"], "the stream's close")

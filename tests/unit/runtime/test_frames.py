@@ -4,7 +4,9 @@ import gc
 import threading
 import weakref
 
-from ssestream.runtime.frames import callers
+import greenlet
+
+from ssestream.runtime.frames import callers, of_thread
 
 
 class Held:
@@ -59,3 +61,31 @@ def test_a_search_leaves_nothing_for_the_garbage_collector() -> None:
         assert search_from_below()() is None
     finally:
         gc.enable()
+
+
+def test_the_frames_of_other_threads_are_left_alone() -> None:
+    """A walk through the frames of a thread that runs greenlets reads memory that has changed."""
+    waiting, end = threading.Event(), threading.Event()
+
+    def waits() -> None:
+        waiting.set()
+        end.wait()
+
+    thread = threading.Thread(target=waits)
+    thread.start()
+    waiting.wait()
+    found = [frame.f_code.co_name for frame in of_thread()]
+    end.set()
+    thread.join()
+    assert "test_the_frames_of_other_threads_are_left_alone" in found
+    assert "waits" not in found
+
+
+def test_the_frames_of_a_greenlet_go_on_in_its_parents() -> None:
+    def search_in_greenlet() -> list[str]:
+        return [frame.f_code.co_name for frame in of_thread()]
+
+    found = greenlet.greenlet(search_in_greenlet).switch()
+    assert found.index("search_in_greenlet") < found.index(
+        "test_the_frames_of_a_greenlet_go_on_in_its_parents"
+    )
