@@ -118,7 +118,7 @@ class MessageQueue:
 
     def clear(self) -> list[tuple[bytes, Callback | None]]:
         """Remove all entries and return them."""
-        entries = [_pair(entry) for entry in self._entries]
+        entries = [_pair(entry) for entry in self._entries] if self._entries else []
         self._entries = ()
         self.bytes = self._granted = 0
         return entries

@@ -84,7 +84,8 @@ class StreamEnds(StreamState):
         if not was_last:
             self.move_on()
             return
-        self._call_back([callback for _, callback in entries], disconnected())
+        if entries:
+            self._call_back([callback for _, callback in entries], disconnected())
         if self.connection is not None:
             self.client_left()
         elif drains:
@@ -110,7 +111,8 @@ class StreamEnds(StreamState):
             self.move_on()
             return []
         dropped = StreamDestroyed("the stream was refused") if dropping else None
-        self._call_back([callback for _, callback in entries], dropped)
+        if entries:
+            self._call_back([callback for _, callback in entries], dropped)
         if self.connection is not None:
             self.close(None, ClientDisconnected("the server ended the stream"), cut=False)
         elif drains:
@@ -138,7 +140,8 @@ class StreamEnds(StreamState):
         with self.lock:
             dropped = self.queue.clear()
             self.need_drain = False
-        self._call_back([callback for _, callback in dropped], reason)
+        if dropped:
+            self._call_back([callback for _, callback in dropped], reason)
 
     def _call_back(self, callbacks: list[Callback | None], error: BaseException | None) -> None:
         for callback in callbacks:

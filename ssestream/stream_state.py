@@ -274,38 +274,45 @@ class StreamState(Belonging):
                 "this stream already follows channels of another Channels. A browser keeps one"
                 " id, so a stream can follow the channels of one Channels only"
             )
+        neighbours = [each for pipe in self.pipes for each in self._neighbours(pipe.destination)]
         try:
-            for pipe in self.pipes:
-                self.check_alone(pipe.destination)
+            self._check_alone_among(neighbours)
         except StreamError:
             self.channels = known
             raise
-        self.check_ids()
-        for pipe in self.pipes:
-            self._check_ids_in(pipe.destination)
+        for each in (self, *neighbours):
+            each.check_ids()
 
     def check_alone(self, destination: Destination) -> None:
         """Raise `StreamError` if this stream and another one of *destination* follow channels."""
-        if self.channels is not None and any(
-            each.channels is not None for each in self._neighbours(destination)
-        ):
-            raise StreamError(
-                "another stream that is piped into this response follows channels. A browser keeps"
-                " one id, so one stream must follow all channels of a response"
-            )
+        if self.channels is not None:
+            self._check_alone_among(self._neighbours(destination))
+
+    def _check_alone_among(self, neighbours: list[Any]) -> None:
+        for each in neighbours:
+            if each.channels is not None:
+                raise StreamError(
+                    "another stream that is piped into this response follows channels. A browser"
+                    " keeps one id, so one stream must follow all channels of a response"
+                )
 
     def _neighbours(self, destination: Destination) -> list[Any]:
         """The other streams that are piped into *destination*, if it is a response."""
         body = body_of(destination)
-        inlets = () if body is None else body.inlets
-        sources: list[Any] = [each.source for each in inlets if isinstance(each, Pipe)]
-        return [each for each in sources if each is not self]
+        if body is None:
+            return []
+        me: object = self
+        return [
+            each.source for each in body.inlets if isinstance(each, Pipe) and each.source is not me
+        ]
 
     def _check_ids_in(self, destination: Destination) -> None:
         """Check the ids of all streams of *destination*, if one of them follows channels."""
-        streams: list[Any] = [self, *self._neighbours(destination)]
-        if any(each.channels is not None for each in streams):
-            for each in streams:
+        neighbours = self._neighbours(destination)
+        if self.channels is not None or (
+            neighbours and any(each.channels is not None for each in neighbours)
+        ):
+            for each in (self, *neighbours):
                 each.check_ids()
 
     def check_ids(self) -> None:

@@ -23,5 +23,7 @@ NOTHING: Positions = {}
 
 def rest_of(positions: Positions, names: Collection[str]) -> Positions:
     """The *positions* in other channels than *names*; none if an id has no room for all."""
+    if not positions:  # as of most streams
+        return NOTHING
     rest = {name: at for name, at in positions.items() if name not in names}
     return rest if rest and fits({*rest, *names}) else NOTHING

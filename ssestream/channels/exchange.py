@@ -14,7 +14,7 @@ from ..runtime.loop import current_loop
 from ..runtime.threads import new_lock
 from ..runtime.wheel import wheel_of
 from ..stream import SseStream, flow_of, has_bad_id
-from .carried import CARRIED
+from .carried import CARRIED, NOTHING
 from .cursor import Cursor, Filter
 from .ending import HAS_ENDED, end_if_over, have_finished, note_end
 from .ids import UNKNOWN, id_of, parse_id
@@ -168,7 +168,8 @@ class Exchange:
         counted: bool,
     ) -> None:
         sse_stream = subscription.stream
-        text = since or sse_stream.last_event_id
+        own = sse_stream.last_event_id
+        text = since or own
         # The client's position in each channel. None if it has an id, but not one of channels.
         known: dict[str, Position] | None = None
         if text is not None:
@@ -179,8 +180,10 @@ class Exchange:
         carried = subscription.carried
         begins = carried is None
         if carried is None:
-            # The client's own id counts for the channels that *since* does not name.
-            carried = {**(parse_id(sse_stream.last_event_id or "") or {}), **(known or {})}
+            carried = known or NOTHING
+            if since and own:
+                # The client's own id counts for the channels that *since* does not name.
+                carried = {**(parse_id(own) or NOTHING), **carried}
         # An id that the app gives goes before the place where the stream has left a channel.
         left = {} if since else subscription.left
         cursors = [
@@ -212,7 +215,7 @@ class Exchange:
         # The client still has its own id if this is the first call, or if all ids until now have
         # carried the positions in these channels.
         has_own = not (since or left) and (begins or all(each.name in carried for each in new))
-        subscription.send_id(sse_stream.last_event_id if has_own else None)
+        subscription.send_id(own if has_own else None)
         self.listener.add(new)
         if begins and subscription.carried:
             self._carry_for_a_while(subscription)

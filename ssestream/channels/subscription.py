@@ -99,7 +99,7 @@ class Subscription(Follower):
     @property
     def has_begun(self) -> bool:
         """Whether each cursor has a position. Before that, no event can have a complete id."""
-        return all(cursor.position is not None for cursor in self.cursors)
+        return None not in [cursor.place.position for cursor in self.cursors]
 
     def cursor_of(self, name: str) -> Cursor | None:
         for cursor in self.cursors:
@@ -109,9 +109,8 @@ class Subscription(Follower):
 
     def check_fits(self, names: Collection[str]) -> None:
         """Raise ``ValueError`` if no id has room for *names* and the channels followed already."""
-        together = {cursor.name for cursor in self.cursors}.union(names)
-        if len(together) > 1:
-            check_fits(together)
+        if self.cursors or len(names) > 1:
+            check_fits({cursor.name for cursor in self.cursors}.union(names))
 
     def add(self, cursors: list[Cursor], carried: Positions) -> list[Cursor]:
         """Follow the channels of *cursors*, and return the cursors of new channels.
