@@ -114,6 +114,8 @@ class Answer:
                 self.ok = True
             elif name == "retry":
                 self.retries += 1
+            elif name == "event" and value == "ssestream-retry":
+                pass  # the block that ends a stream: a ``retry`` follows
             elif name == "id":
                 self._id = int(value)
             elif name == "data":
