@@ -117,15 +117,15 @@ class Sink:
     def __init__(self) -> None:
         self.stream = SseStream()
         self.response = self.stream.pipe(OutgoingMessage())
-        self._body = body_of(self.response)
+        self._buffer = body_of(self.response).buffer
         self.empty()
 
     def wake(self) -> None:
         pass
 
     def empty(self) -> None:
-        while self._body.take_nowait(self):  # type: ignore[arg-type]
-            self._body.mark_sent()
+        while self._buffer.take_nowait(self):  # type: ignore[arg-type]
+            self._buffer.mark_sent()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -79,7 +79,7 @@ def compare(module: str, checkout: Path, rounds: int) -> None:
         sides = [(checkout, before), (here, now)]
         # The side that begins has the worse of a machine that warms up.
         for side, found in sides if number % 2 else reversed(sides):
-            for figure in figures_of(module, side, words):
+            for figure in figures_of(module, side, words, whole=side is here):
                 found.setdefault((figure.name, figure.unit), []).append(figure.value)
         print(f"round {number + 1} of {rounds} is done", file=sys.stderr, flush=True)
     print(f"{'':44}{'before':>10}{'now':>10}  now to before, median and range")
@@ -103,20 +103,26 @@ def without_beside(words: Sequence[str]) -> list[str]:
     return ours.parse_known_args(words)[1]
 
 
-def figures_of(module: str, checkout: Path, words: Sequence[str]) -> list[Figure]:
-    """The figures of one run with the package of *checkout*."""
+def figures_of(module: str, checkout: Path, words: Sequence[str], whole: bool) -> list[Figure]:
+    """The figures of one run with the package of *checkout*.
+
+    An older package may not have all that the part measures. So without *whole*, the figures until
+    an error count.
+    """
     with tempfile.TemporaryDirectory() as folder:
         link(Path(folder), checkout)
-        output = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", module, "--json", *words],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": search_path(Path(folder))},
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
-        ).stdout
+            check=whole,
+        )
+    if done.returncode:
+        print(f"{checkout} cannot do all of {module}", file=sys.stderr, flush=True)
     found = []
-    for line in output.splitlines():
+    for line in done.stdout.splitlines():
         name, value, unit, package = json.loads(line)
         if package != str(package_in(checkout)):
             raise RuntimeError(f"{package} was measured, not the package of {checkout}")
