@@ -299,20 +299,15 @@ class StreamState(Belonging):
     def _neighbours(self, destination: Destination) -> list[Any]:
         """The other streams that are piped into *destination*, if it is a response."""
         body = body_of(destination)
-        if body is None:
-            return []
-        me: object = self
-        return [
-            each.source for each in body.inlets if isinstance(each, Pipe) and each.source is not me
-        ]
+        inlets = () if body is None else body.inlets
+        sources: list[Any] = [each.source for each in inlets if isinstance(each, Pipe)]
+        return [each for each in sources if each is not self]
 
     def _check_ids_in(self, destination: Destination) -> None:
         """Check the ids of all streams of *destination*, if one of them follows channels."""
-        neighbours = self._neighbours(destination)
-        if self.channels is not None or (
-            neighbours and any(each.channels is not None for each in neighbours)
-        ):
-            for each in (self, *neighbours):
+        streams: list[Any] = [self, *self._neighbours(destination)]
+        if any(each.channels is not None for each in streams):
+            for each in streams:
                 each.check_ids()
 
     def check_ids(self) -> None:
@@ -327,10 +322,8 @@ class StreamState(Belonging):
         found = id_of(frame)
         if found is None:
             return
-        streams: list[Any] = [self]
-        for pipe in self.pipes:
-            streams += self._neighbours(pipe.destination)
-        for each in streams:
+        neighbours = [each for pipe in self.pipes for each in self._neighbours(pipe.destination)]
+        for each in (self, *neighbours):
             if each.channels is not None and not each.channels.knows(found):
                 raise MessageError(
                     f"'id' {found[:40]!r} beside channels: a browser keeps one id, by which it"
