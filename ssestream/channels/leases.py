@@ -136,6 +136,10 @@ class Leases:
                 self._look(name)
             except ChannelError as error:  # it concerns no other channel
                 logger.debug("leases: %s", error)
+            except BrokerError:
+                raise
+            except Exception:
+                logger.exception("channels: the lease of %r could not be looked at", name)
             if number % TURN == 0:
                 checkpoint()
 

@@ -307,6 +307,8 @@ class Watchers:
                 with self._lock:
                     self._came.update(name for name, _ in due[number - 1 :])
                 raise
+            except Exception:
+                logger.exception("channels: the watchers of %r could not be reported", name)
             with self._lock:
                 if count:
                     self._reported[name] = _Reported(count, now)
@@ -325,6 +327,10 @@ class Watchers:
                 self._look_at(vigil)
             except ChannelError as error:  # it concerns no other channel
                 logger.debug("watchers: %s", error)
+            except BrokerError:
+                raise
+            except Exception:
+                logger.exception("channels: the watchers of %r could not be counted", vigil.name)
             if number % TURN == 0:
                 checkpoint()
 

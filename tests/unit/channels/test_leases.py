@@ -7,7 +7,7 @@ import gevent
 import pytest
 
 from ssestream import Channels
-from ssestream.brokers.broker import BrokerError, Position, Slice, Terms
+from ssestream.brokers.broker import BrokerError, ChannelError, Position, Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import leases
 from ssestream.channels.leases import Leases, end_lapsed, last_words
@@ -134,6 +134,36 @@ def test_a_broker_that_was_away_ends_nothing(
 
     # A test that has no turn for so long renews no lease.
     in_one_try(be_away)
+
+
+@pytest.mark.parametrize(
+    "error", [ChannelError("damaged", "damaged"), ValueError("damaged")], ids=["broker's", "other"]
+)
+def test_a_lease_that_cannot_be_looked_at_holds_up_no_other(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Damaged(MemoryBroker):
+        is_damaged = False
+
+        def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
+            if channel == "damaged" and self.is_damaged:
+                raise error
+            return super().read(channel, after, limit, max_bytes)
+
+    monkeypatch.setattr(leases, "BEAT", 0.05)
+    broker = Damaged()
+    channels = over(broker)
+    for name in ("damaged", "job"):
+        broker.append(name, b"data: 1\n\n", Terms(lease=0.5))
+    with Client(Following(channels, "damaged", "job", since="start")) as client:
+        client.take(2)
+        broker.is_damaged = True
+        assert client.take(3)[-1]["event"] == "lost"
+    channels.close()
+    logged = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    is_known = isinstance(error, ChannelError)
+    failed = "channels: the lease of 'damaged' could not be looked at"
+    assert set(logged) == (set() if is_known else {failed})
 
 
 def test_only_a_lapsed_lease_ends_its_log(broker: Counting) -> None:

@@ -8,7 +8,7 @@ import gevent
 import pytest
 
 from ssestream import BrokerError, Channels
-from ssestream.brokers.broker import Bounds, ChannelError, Slice, Terms
+from ssestream.brokers.broker import PLAIN, Bounds, ChannelError, Position, Slice, Terms
 from ssestream.brokers.memory import MemoryBroker
 from ssestream.channels import watchers
 from tests.kit.following import Client, Following
@@ -279,25 +279,43 @@ def test_a_redis_that_restarts_empty_makes_nobody_leave(redis_server: RedisServe
 
 
 class Damaged(MemoryBroker):
-    """It cannot read the reports of one channel."""
+    """It cannot use the reports of one channel."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int) -> Slice:
         if channel == "watchers:damaged":
-            raise ChannelError(channel, "damaged")
+            raise self.error
         return super().read(channel, after, limit, max_bytes)
 
+    def append(self, channel: str, frame: bytes, terms: Terms = PLAIN) -> Position:
+        if channel == "watchers:damaged":
+            raise self.error
+        return super().append(channel, frame, terms)
 
-def test_a_channel_that_cannot_be_read_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.mark.parametrize(
+    "error", [ChannelError("damaged", "damaged"), ValueError("damaged")], ids=["broker's", "other"]
+)
+def test_a_channel_that_cannot_be_read_holds_up_no_other(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(watchers, "BEAT", 0.05)
-    channels = over(Damaged())
+    channels = over(Damaged(error))
     called: list[str] = []
     for name in ("damaged", "room"):
         channels.channel(name).on_empty(called.append, grace=0)
-    with Client(counted(channels)):
+    with Client(counted(channels, "damaged", "room")):
         counts(channels, 1)
     until(lambda: called == ["room"], "the call")
     for name in ("damaged", "room"):
         channels.channel(name).off_empty(called.append)
+    logged = {each.getMessage() for each in caplog.records if each.levelname == "ERROR"}
+    failed = "channels: the watchers of 'damaged' could not be "
+    is_known = isinstance(error, ChannelError)
+    assert logged == (set() if is_known else {f"{failed}reported", f"{failed}counted"})
 
 
 def test_wrong_arguments_are_refused(channels: Channels) -> None:
