@@ -170,6 +170,10 @@ class Slow(MemoryBroker):
             gevent.sleep(60)
         return super().read(channel, after, limit, max_bytes)
 
+    def renew(self, channel: str, of: Position, lease: float | None) -> bool:
+        # A beat before the interruption would give the run that is interrupted 60 seconds more.
+        return channel == "run:interrupted" or super().renew(channel, of, lease)
+
 
 @pytest.mark.parametrize("meanwhile", [False, True])
 @as_a_greenlet
