@@ -45,13 +45,19 @@ def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text(), str(file))
 
 
+@functools.cache
+def nodes_of(file: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree_of(file)))
+
+
+@functools.cache
 def name_of(file: Path) -> str:
     return ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imports_of(file: Path) -> Iterator[str]:
     """Every module that *file* imports, anywhere in it; own ones begin with ``ssestream.``"""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -68,7 +74,7 @@ def imports_of(file: Path) -> Iterator[str]:
 
 def _of_others(file: Path) -> Iterator[ast.Attribute]:
     """The attributes in *file* that are not looked up on self, cls or super()."""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.Attribute):
             # super() is a call of a name, too.
             owner = node.value.func if isinstance(node.value, ast.Call) else node.value
@@ -92,7 +98,7 @@ def foreign_writes(file: Path) -> Iterator[str]:
 
 def protocols(file: Path) -> Iterator[str]:
     """The names of the protocols that *file* has."""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.ClassDef):
             bases = {ast.unparse(base).partition("[")[0] for base in node.bases}
             if bases & {"Protocol", "typing.Protocol"}:
@@ -107,7 +113,7 @@ def private_names() -> set[str]:
     """The private names that the package gives to attributes, functions, classes and globals."""
     names: set[str] = set()
     for file in FILES:
-        for node in ast.walk(tree_of(file)):
+        for node in nodes_of(file):
             if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
                 names.add(node.attr if isinstance(node, ast.Attribute) else node.id)
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -120,15 +126,21 @@ def reaches(file: Path, private: set[str]) -> Iterator[str]:
     for node in _of_others(file):
         if node.attr in private:
             yield f"{_place(file, node)} {ast.unparse(node)}"
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssestream"):
             for name in (alias.name for alias in node.names if alias.name in private):
                 yield f"{_place(file, node)} {node.module}.{name}"
         # As in ``monkeypatch.setattr(module, "_name", value)``.
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("getattr", "setattr")):
+        elif isinstance(node, ast.Call) and _called(node).endswith(("getattr", "setattr")):
             for name in (each.value for each in node.args if isinstance(each, ast.Constant)):
                 if name in private:
                     yield f"{_place(file, node)} {ast.unparse(node)}"
+
+
+def _called(node: ast.Call) -> str:
+    """The last part of the name of what *node* calls."""
+    function = node.func
+    return str(getattr(function, "attr", getattr(function, "id", "")))
 
 
 def _place(file: Path, node: ast.stmt | ast.expr) -> str:

@@ -28,7 +28,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.local import LocalProxy
 from werkzeug.wsgi import ClosingIterator
 
-from tests.house import FILES, imports_of, name_of, tree_of
+from tests.house import FILES, imports_of, name_of, nodes_of
 
 PRIVATE = re.compile(r"_[A-Za-z]\w*")
 
@@ -126,7 +126,7 @@ OF_TUPLES = {"_replace", "_asdict"}
 def defined_in(file: Path) -> set[str]:
     """The private names that *file* gives to anything."""
     found: set[str] = set()
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
@@ -138,7 +138,7 @@ def defined_in(file: Path) -> set[str]:
 def read_in(file: Path) -> set[str]:
     """The private names that *file* reads of anything, or imports from another library."""
     found: set[str] = set()
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and not node.level:

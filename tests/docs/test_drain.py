@@ -136,6 +136,7 @@ def test_a_stop_right_after_the_start_is_no_error(server: Callable[..., Server])
     assert "Traceback" not in running.log()
 
 
+@pytest.mark.long_except("pywsgi")
 @pytest.mark.parametrize("server", ["pywsgi", "flask", "waitress"], indirect=True)
 def test_a_job_that_a_view_forks_ends_by_its_own_sigterm_and_ends_no_stream(
     server: Callable[..., Server],

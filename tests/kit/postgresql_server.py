@@ -22,12 +22,22 @@ TEMPLATE = "migrated"
 
 LOOPBACK = "127.0.0.1"
 
+#: A folder in memory, on Linux, and the bytes that must be free there.
+MEMORY, ROOM = Path("/dev/shm"), 2 << 30
+
 
 def programs_of_postgresql() -> Path | None:
     """The folder of PostgreSQL's programs, which are in nobody's PATH."""
     found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
     newest = max(found, key=lambda each: float(each.parts[-3]), default=None)
     return None if newest is None else newest.parent
+
+
+def in_memory() -> str | None:
+    """A folder in memory, where a new database takes a tenth of the time; None if there is none."""
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM:
+        return str(MEMORY)
+    return None
 
 
 def change(url: str, *statements: str) -> None:
@@ -49,7 +59,8 @@ class PostgresqlServer:
 
     The server keeps nothing over a crash of the machine, but all over the end of its processes.
     It listens at *address*. With another one than the default, all clients are let in. With
-    *primary*, it is a standby of that server, which runs.
+    *primary*, it is a standby of that server, which runs. Its files are in *parent*, or where all
+    temporary files are.
     """
 
     def __init__(
@@ -57,10 +68,11 @@ class PostgresqlServer:
         programs: Path,
         address: str = LOOPBACK,
         primary: "PostgresqlServer | None" = None,
+        parent: str | None = None,
     ) -> None:
         self.address = address
         self.port = free_port()
-        self.folder = tempfile.mkdtemp(prefix="ssestream-postgresql-")
+        self.folder = tempfile.mkdtemp(prefix="ssestream-postgresql-", dir=parent)
         # The server refuses to run as root.
         self._user = "postgres" if os.geteuid() == 0 else None
         if self._user is not None:

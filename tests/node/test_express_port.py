@@ -52,6 +52,7 @@ def first_events(program: Program, path: str) -> tuple[dict[str, str], bytes]:
     return headers, re.sub(rb"\d{4}-\d\d-\d\d", b"<date>", body)
 
 
+@pytest.mark.long_except("SseWorker-clock", "gevent-raw", "gthread-count")
 @pytest.mark.parametrize(
     ("path", "opening", "event"),
     [
@@ -59,6 +60,7 @@ def first_events(program: Program, path: str) -> tuple[dict[str, str], bytes]:
         ("/raw", b"", b"id:%d\nevent:message\ndata:<date>\n\n"),
         ("/count", b":ok\n\n", b'id: %d\ndata: {"counter":%d}\n\n'),
     ],
+    ids=["clock", "raw", "count"],
 )
 def test_both_programs_send_the_same_bytes(
     express: NodeProgram, port: Server, path: str, opening: bytes, event: bytes
@@ -78,6 +80,7 @@ def test_both_programs_send_the_same_bytes(
     assert directives(ours) == {"no-cache", "no-transform"}
 
 
+@pytest.mark.long_except("gevent-/clock", "gthread-/raw", "SseWorker-/count")
 @pytest.mark.parametrize("path", ["/clock", "/raw", "/count"])
 def test_both_programs_say_that_the_client_has_left(
     express: NodeProgram, port: Server, path: str
@@ -101,6 +104,7 @@ def ask(program: Program, path: str, value: object = None) -> tuple[int, str, by
     return answer.status, answer.headers.get_content_type(), data
 
 
+@pytest.mark.long_except("gevent-no text", "SseWorker-a text", "gthread-no prompt")
 @pytest.mark.parametrize(
     ("path", "value", "answer"),
     [
@@ -116,6 +120,7 @@ def ask(program: Program, path: str, value: object = None) -> tuple[int, str, by
         ),
         ("/answers", {"other": 1}, (400, "application/json", b'{"error":"no prompt"}')),
     ],
+    ids=["no text", "a text", "no prompt"],
 )
 def test_handlers_that_write_between_their_waits_answer_the_same(
     express: NodeProgram, port: Server, path: str, value: object, answer: tuple[int, str, bytes]
@@ -123,6 +128,7 @@ def test_handlers_that_write_between_their_waits_answer_the_same(
     assert ask(express, path, value) == ask(port, path, value) == answer
 
 
+@pytest.mark.long_except("gevent")
 def test_a_handler_of_a_post_writes_the_same_messages(express: NodeProgram, port: Server) -> None:
     prompt = json.dumps({"prompt": "two words"})
     bodies = []

@@ -177,6 +177,7 @@ def test_what_one_says_is_in_all_tabs_of_the_room_and_of_no_other(
     assert [entry for entry in log if entry["level"] == "SEVERE"] == []
 
 
+@pytest.mark.long
 def test_who_comes_later_sees_what_was_said_and_so_does_a_reload(
     server: Server, tabs: Callable[..., Tab]
 ) -> None:

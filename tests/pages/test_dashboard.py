@@ -185,6 +185,7 @@ def test_who_opens_the_page_sees_the_last_minute_at_once(
     take_picture(driver, "dashboard", 1000, 640)
 
 
+@pytest.mark.long
 def test_when_the_workers_are_killed_the_plots_have_no_hole_and_nothing_twice(
     driver: Any, two_workers: Server, channels: Channels
 ) -> None:

@@ -165,6 +165,7 @@ def cable() -> Iterator[Cable]:
     cable.stop()
 
 
+@pytest.mark.long
 def test_twenty_tabs_are_one_connection_and_each_gets_every_event_under_every_name(
     site: Callable[..., Site],
 ) -> None:

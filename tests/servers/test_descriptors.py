@@ -273,6 +273,7 @@ for call in calls:
 """
 
 
+@pytest.mark.long_except("eventlet.monkey_patch()")
 @pytest.mark.parametrize("patch", ["eventlet.monkey_patch()", "eventlet.monkey_patch(os=True)", ""])
 def test_a_process_of_eventlets_is_told_at_once(patch: str) -> None:
     # Not imported here: eventlet would look at every later fork of this process.

@@ -91,6 +91,9 @@ def test_another_kind_of_response_on_such_a_server_is_nothing_to_warn_of(
     assert warnings_of(server) == []
 
 
+@pytest.mark.long_except(
+    "/iterated-gevent", "/stream-SseWorker", "/stream-gthread", "/iterated-flask"
+)
 @pytest.mark.parametrize("kind", [kind for kind in SERVERS if kind != "sync"])
 @pytest.mark.parametrize("path", ["/stream", "/iterated"])
 def test_a_good_set_up_is_not_warned_of(
@@ -125,6 +128,7 @@ def test_an_asgi_server_that_tells_of_no_departure(
     assert "secret" not in warning
 
 
+@pytest.mark.long_except("collecting-SseWorker", "compressing-gevent", "collecting-gthread")
 @pytest.mark.parametrize("kind", [kind for kind in SERVERS if kind != "sync"])
 @pytest.mark.parametrize("wrapper", ["compressing", "collecting"])
 def test_a_middleware_that_holds_back(

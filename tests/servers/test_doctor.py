@@ -186,6 +186,7 @@ def examined(server: Server, path: str) -> tuple[int, str]:
     return done.returncode, " ".join(done.stdout.split())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["gevent", pytest.param("waitress", marks=pytest.mark.long)])
 @pytest.mark.parametrize("wrapper", ["collecting", "compressing"])
 def test_a_middleware_that_holds_back(
@@ -205,6 +206,7 @@ def test_a_middleware_that_holds_back(
     assert "exempt text/event-stream from the middleware" in words
 
 
+@pytest.mark.long
 def test_a_middleware_that_passes_all_on_is_no_fault(serve: Callable[..., Server]) -> None:
     server = serve("gevent", "tests.servers.apps.wrong:app", env={"WRAPPER": "passing"})
     status, words = examined(server, "/probe")
@@ -234,6 +236,7 @@ def test_a_gunicorn_with_room_for_one_stream(kind: str, args: tuple[str, ...]) -
     assert "while this stream is open, a second client gets no answer within 3 s" in faults
 
 
+@pytest.mark.long_except("SseWorker-args0-ok")
 @pytest.mark.parametrize(
     ("kind", "args", "level"),
     [

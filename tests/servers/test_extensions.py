@@ -130,6 +130,7 @@ def entry_there(name: str, server: Server) -> list[str]:
     return [f"{key}: {value}" for key, value in entry(name, None).items()]
 
 
+@pytest.mark.long_except("gevent-flask_login")
 @pytest.mark.server
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_a_real_server_sends_the_stream_and_tells_of_its_end(

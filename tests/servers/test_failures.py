@@ -41,6 +41,7 @@ def test_a_path_beyond_ascii_is_told_as_it_was_asked_for(caplog: pytest.LogCaptu
     assert record.getMessage().startswith("'/any/소식\\r\\nERROR' (endpoint 'any'): ")
 
 
+@pytest.mark.long_except("gthread")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["gthread", "SseWorker"])
 @pytest.mark.usefixtures("sentry")

@@ -65,6 +65,7 @@ def claude(anthropic: Any, server: Server, case: str, under: str = "") -> Iterat
         yield stream
 
 
+@pytest.mark.long_except("gevent")
 def test_the_openai_library_reads_an_answer(server: Server, openai: Any) -> None:
     chunks = list(chat(openai, server, "text"))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == WHOLE
@@ -197,6 +198,7 @@ def read_by_the_ai_sdk(node: str, *args: str) -> Any:
     return json.loads(run.stdout)
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.node
 def test_the_ai_sdk_resumes_the_answer_that_is_under_way_and_no_other(
     server: Server, node: str

@@ -66,6 +66,7 @@ def test_what_is_written_comes_at_once_and_a_departure_ends_the_function(
     assert len(server.events(event="teardown", who=leave)) == 1
 
 
+@pytest.mark.long_except("gevent-GET", "gthread-GET")
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_plain_wait_is_ended_too_or_at_the_next_write(server: Server, method: str) -> None:
     who = f"busy-{method}"

@@ -33,6 +33,7 @@ def answer(server: Server, path: str) -> tuple[int, bytes]:
 READY, LOST = (204, b""), (503, b'{"not_ready": ["broker"]}')
 
 
+@pytest.mark.long_except("gevent-idle", "SseWorker-followed", "gthread-followed")
 @pytest.mark.parametrize("path", ["", "/follow"], ids=["idle", "followed"])
 def test_a_worker_is_ready_when_its_broker_is_there(
     server: tuple[Server, RedisServer], path: str
@@ -49,6 +50,7 @@ def test_a_worker_is_ready_when_its_broker_is_there(
     wait_until(lambda: answer(worker, "/broker") == READY, "the end of the outage", PATIENCE)
 
 
+@pytest.mark.long_except("SseWorker")
 def test_a_worker_that_drains_is_alive_and_not_ready(server: tuple[Server, RedisServer]) -> None:
     worker, _ = server
     stream = Client(worker.port).get("/follow")

@@ -122,6 +122,7 @@ def status_of(response: bytes) -> int:
 # -- HEAD, and what else has no body
 
 
+@pytest.mark.long_except("gevent-/piped", "SseWorker-/piped", "gthread-/piped")
 @pytest.mark.parametrize("path", ["/piped", "/drawn", "/ended", "/raw", "/flushed"])
 def test_head_is_answered_with_headers_only(server: Any, key: str, path: str) -> None:
     response = whole(server, f"{path}?key={key}", method="HEAD")

@@ -133,6 +133,7 @@ def test_every_event_comes_once_while_it_lives(server: Server, job: Start) -> No
         assert client.received.count(b":ok") == 1
 
 
+@pytest.mark.long_except("gevent")
 def test_a_departure_is_seen_by_its_parent_alone(server: Server, job: Start) -> None:
     client = opened(server, "/quiet?key=before")
     long = job(f"/job?seconds={LONG}")
@@ -207,6 +208,7 @@ def test_it_ends_by_itself_when_it_is_done(server: Server, job: Start) -> None:
     get_more(client, 1)
 
 
+@pytest.mark.long_except("job-gevent", "forked-SseWorker", "job-pywsgi", "job-uwsgi-gevent")
 @pytest.mark.parametrize(
     "server",
     ["SseWorker", "gevent", "gevent_pywsgi", "pywsgi", "uwsgi-gevent"],
@@ -330,6 +332,7 @@ def sockets_of(pid: int) -> set[str]:
     return found
 
 
+@pytest.mark.long_except("gthread")
 @pytest.mark.parametrize(
     "kind",
     [

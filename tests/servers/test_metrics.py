@@ -46,6 +46,7 @@ def numbers(server: Server) -> dict[str, float]:
     return sums
 
 
+@pytest.mark.long_except("gthread")
 def test_every_worker_tells_of_all_and_no_counter_falls(server: Server) -> None:
     clients = [Client(server.port).get(f"/quiet?key=m{number}") for number in range(STREAMS)]
     for client in clients:
@@ -95,6 +96,7 @@ def test_a_reload_tells_how_long_workers_took_to_end_their_streams(server: Serve
     assert 0 < numbers(server)["drain_seconds_sum"] < 2 * PATIENCE
 
 
+@pytest.mark.long_except("SseWorker")
 def test_what_streams_get_is_counted_in_all_workers_and_when_they_have_left(
     server: Server,
 ) -> None:

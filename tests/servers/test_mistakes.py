@@ -151,6 +151,7 @@ def test_the_stream_that_takes_the_last_thread_is_told_of(
     assert "secret" not in warning
 
 
+@pytest.mark.long_except("gthread")
 @pytest.mark.server
 @pytest.mark.usefixtures("async_views")
 @pytest.mark.parametrize("kind", ["gthread", "gevent", "SseWorker"])

@@ -89,6 +89,7 @@ def opened_on_both(page: Page) -> dict[str, Client]:
     return clients
 
 
+@pytest.mark.long_except("SseWorker")
 def test_a_stranger_gets_nothing(server: Server) -> None:
     for path in ("/operators/", "/operators/events"):
         stranger = Client(server.port).get(path, "Connection: close")

@@ -254,6 +254,7 @@ def test_cheroot_ends_streams_cleanly_by_the_recipe(
     server.process.wait(60)
 
 
+@pytest.mark.long_except("graceful")
 @pytest.mark.parametrize("how", ["touch", "graceful"])
 def test_mod_wsgi_ends_streams_cleanly_by_the_recipe(
     how: str, need: Need, serve: Callable[..., Server], tmp_path: Path

@@ -27,6 +27,7 @@ def ask_path(server: Server, path: str) -> bytes:
         connection.close()
 
 
+@pytest.mark.long_except("SseWorker", "gthread")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread", "flask"])
 def test_nothing_is_left_behind_a_server(kind: str) -> None:
@@ -45,7 +46,7 @@ def test_nothing_is_left_behind_a_server(kind: str) -> None:
 
 
 @pytest.mark.server
-@pytest.mark.long_except("SseWorker", "gthread")
+@pytest.mark.long_except("gthread")
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_left_without_flask(kind: str, serve: Callable[..., Server]) -> None:
     server = serve(kind, "tests.servers.apps.refused_plain:app")
@@ -69,7 +70,7 @@ def test_nothing_is_left_of_a_request_that_its_timer_refers_to(
 
 
 @pytest.mark.server
-@pytest.mark.long_except("SseWorker", "gthread")
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_that_is_sent_without_flask_goes_on(
     kind: str, serve: Callable[..., Server]

@@ -183,6 +183,7 @@ def test_so_does_one_with_hundreds(
         wait_until(lambda n=count: server.log().count("Booting worker") > n, "the next worker")
 
 
+@pytest.mark.long_except("gevent", "SseWorker")
 @pytest.mark.parametrize("kind", FEW_WORKERS)
 def test_gunicorns_own_hook_for_an_interrupt_is_called_once(
     kind: str, serve: Callable[..., Server], tmp_path: Path
@@ -223,6 +224,7 @@ def test_a_worker_whose_master_is_gone_ends_its_streams_and_goes(
     assert gone_after(pid, began) < IN_TIME
 
 
+@pytest.mark.long_except("gthread", "SseWorker")
 @pytest.mark.parametrize("kind", FEW_WORKERS)
 def test_a_stream_that_a_generator_iterates_gets_its_last_chunk_too(
     kind: str, serve: Callable[..., Server]
@@ -266,6 +268,7 @@ def post_worker_init(worker):
 }
 
 
+@pytest.mark.long_except("python-ssestream.gunicorn.SseWorker", "name-gthread", "worker-gthread")
 @pytest.mark.parametrize(
     ("how", "worker_class"),
     [

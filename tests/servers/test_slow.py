@@ -425,7 +425,7 @@ def test_real_servers_keep_those_who_read_slowly_and_cut_those_who_do_not(
     in_one_try(visit, tries=4)
 
 
-@pytest.mark.long_except("gevent")
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_behind_an_nginx_that_keeps_megabytes_one_that_reads_slowly_has_more_time(

@@ -32,6 +32,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.mark.long_except("gevent-iterated", "SseWorker-piped", "gthread-piped")
 @pytest.mark.parametrize("how", ["piped", "iterated"])
 def test_a_span_is_as_long_as_its_stream_and_has_a_link_to_its_request(
     server: Server, how: str
@@ -79,6 +80,7 @@ def test_a_span_has_a_link_to_the_span_that_opentelemetrys_instrumentation_makes
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.long_except("SseWorker")
 def test_the_spans_of_a_worker_that_stops_are_exported(server: Server) -> None:
     clients = [Client(server.port).get("/piped") for _ in range(5)]
     for client in clients:

@@ -49,6 +49,7 @@ def test_a_thread_and_a_second_hub_write_without_loss(
     assert len(messages) == 2 * COUNT
 
 
+@pytest.mark.long_except("SseWorker", "gthread")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_an_idle_receiver_wakes_within_50_ms(kind: str, serve: Callable[..., Server]) -> None:
     server = serve(kind, "tests.servers.apps.app:app")
@@ -66,6 +67,7 @@ def test_an_idle_receiver_wakes_within_50_ms(kind: str, serve: Callable[..., Ser
     at_best(lambda: statistics.median(knock() for _ in range(11)), 0.05)
 
 
+@pytest.mark.long_except("SseWorker", "gthread")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_frames_that_wait_together_leave_as_one_chunk(
     kind: str, serve: Callable[..., Server]

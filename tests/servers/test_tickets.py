@@ -83,6 +83,7 @@ def test_revoking_ends_the_streams_in_all_workers_and_lets_no_ticket_in_again(
     assert all(b"later" not in client.received for client in hers)
 
 
+@pytest.mark.long_except("redis")
 def test_a_cut_ends_the_streams_of_its_key_in_all_workers_and_a_ticket_lets_them_in_again(
     serve: Serve, shared_url: str
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_cut_ends_the_streams_of_its_key_in_all_workers_and_a_ticket_lets_them
     assert all(b"later" not in client.received for client in hers)
 
 
+@pytest.mark.long_except("sqlite")
 def test_a_ticket_for_one_use_is_used_up_in_all_workers(serve: Serve, shared_url: str) -> None:
     server = start("SseWorker", serve, shared_url, "--workers", "2")
     once = issued(server, "ann", once=1)
@@ -138,6 +140,7 @@ def test_a_client_that_comes_back_with_new_tickets_misses_nothing(
     assert len(seen) == 7
 
 
+@pytest.mark.long_except("gevent")
 @pytest.mark.parametrize(
     "kind",
     [

@@ -451,6 +451,7 @@ def test_head_ends_the_function_behind_its_first_write() -> None:
 # -- back pressure
 
 
+@pytest.mark.long_except("greenlets")
 @on_threads_and_greenlets
 def test_a_write_never_waits_and_drain_is_awaited() -> None:
     most: list[int] = []

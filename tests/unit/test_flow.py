@@ -93,6 +93,7 @@ def test_a_stream_is_freed_with_the_request_that_has_not_sent_it() -> None:
     until(lambda: [stream() for stream in known] == [None], "the stream to be freed")
 
 
+@pytest.mark.long_except("of_a_request")
 @pytest.mark.parametrize("pair", [of_a_request, of_no_request])
 def test_a_pipe_keeps_a_stream_that_the_app_has_dropped(
     pair: Callable[[], tuple[SseStream, OutgoingMessage]],

@@ -282,6 +282,7 @@ def test_a_timer_may_be_set_in_another_threads_callback() -> None:
     assert seen == ["inner"]
 
 
+@pytest.mark.long_except("after some ticks-greenlets", "run out-threads")
 @on_threads_and_greenlets
 @pytest.mark.parametrize("when", ["before the first tick", "after some ticks", "run out"])
 def test_a_timer_that_is_over_holds_nothing(when: str) -> None:

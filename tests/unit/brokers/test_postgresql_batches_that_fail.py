@@ -299,6 +299,7 @@ def test_a_child_does_not_store_what_waits_in_its_parent(kind: str, postgresql_u
     assert stored.keys() == {b"first", b"child", *FRAMES}
 
 
+@pytest.mark.long_except("greenlets")
 @pytest.mark.parametrize("kind", ["greenlets", "threads"])
 def test_the_others_of_a_process_go_on_while_appends_wait(kind: str, postgresql_url: str) -> None:
     program = (

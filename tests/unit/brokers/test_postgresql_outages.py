@@ -119,6 +119,7 @@ def test_a_connection_that_is_cut_just_behind_the_news_takes_none_away(
     assert seen == [b"1", b"2"]
 
 
+@pytest.mark.long_except("kill")
 @pytest.mark.parametrize("end", [PostgresqlServer.stop, PostgresqlServer.kill])
 def test_a_restart_loses_nothing_and_doubles_nothing(
     end: Callable[[PostgresqlServer], None], start_postgresql: Start, opened: Open

@@ -205,6 +205,7 @@ def test_the_place_is_told_once_a_broker_is_back(
     channels.close()
 
 
+@pytest.mark.long_except("memory", "redis")
 def test_one_that_is_refused_knows_its_place_too(make: Make) -> None:
     channels = make()
     app = Following(channels, "news")
@@ -226,6 +227,11 @@ def withheld(message: dict[str, Any]) -> bool:
     return message["data"] == "0"
 
 
+@pytest.mark.long_except(
+    "postgresql-a filter withholds more",
+    "redis-it follows one more channel",
+    "memory-it follows one more channel",
+)
 @pytest.mark.parametrize("then", ["a filter withholds more", "it follows one more channel"])
 def test_one_that_is_refused_behind_an_event_keeps_its_place(make: Make, then: str) -> None:
     channels = make(history=10)
@@ -269,6 +275,7 @@ def test_one_that_is_refused_behind_an_event_keeps_its_place(make: Make, then: s
         assert data_of(client.take(1)) == ["0"]
 
 
+@pytest.mark.long_except("memory", "sqlite")
 def test_one_that_is_refused_knows_its_place_if_its_stream_is_piped_late(make: Make) -> None:
     channels = make()
     publish(channels, "news", 2)
@@ -362,6 +369,7 @@ ENDS: dict[str, dict[str, Any]] = {
 SHORT = "its age"
 
 
+@pytest.mark.long_except("its age-SseWorker")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 @pytest.mark.parametrize(

@@ -239,6 +239,7 @@ def test_a_script_that_becomes_a_server() -> None:
         assert said("".join([*lines, *started.stderr])) == []
 
 
+@pytest.mark.long_except("SseWorker", "gthread")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", TWO)
 def test_a_thread_of_one_of_several_workers(kind: str, serve: Callable[..., Server]) -> None:

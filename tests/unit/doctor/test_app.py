@@ -65,6 +65,7 @@ def test_an_app_that_leaves_patching_to_gunicorn_is_right_there(examine: Examine
     assert note == "the app does not call gevent.monkey.patch_all()"
 
 
+@pytest.mark.long_except("shop:(-SyntaxError", "nowhere:app-No module named 'nowhere'")
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -87,6 +88,7 @@ def test_a_factory_is_called_as_gunicorn_calls_it(examine: Examine) -> None:
     assert seen(examine(text, "shop:create('shop', beat=90)")) == ["SSESTREAM_HEARTBEAT is 90 s"]
 
 
+@pytest.mark.long
 def test_a_module_that_was_imported_before_the_patches(examine: Examine) -> None:
     late = f"import prices\n{PATCHED}{APP}"
     (text,) = seen(examine(late, prices="from time import sleep\nfrom socket import socket\n"))

@@ -123,6 +123,7 @@ def silent() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+@pytest.mark.long_except("freezegun-postgresql-publish", "time-machine-redis-history")
 @pytest.mark.parametrize("how", ["publish", "history"])
 @pytest.mark.parametrize(
     "kind",

@@ -173,6 +173,7 @@ def test_a_stream_of_this_process_is_cut_by_its_id_and_no_other() -> None:
         two.read_until(b"hello")
 
 
+@pytest.mark.long_except("1", "../../etc/passwd")
 @pytest.mark.parametrize("wrong", ["", "1", "../../etc/passwd", "0000000a-1", "0000000a-1\n"])
 def test_an_id_of_no_stream_cuts_nothing_and_writes_nothing(wrong: str, tmp_path: Path) -> None:
     shown = Shown(folder=tmp_path)
