@@ -30,11 +30,6 @@ def callers() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def living_threads() -> set[int]:
-    """The numbers of the threads that live."""
-    return set(sys._current_frames())
-
-
 def module_of(frame: FrameType) -> str:
     """The name of the module that the code of *frame* is in, or ""."""
     name = frame.f_globals.get("__name__")

@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..runtime.frames import living_threads
 from ..runtime.loop import Loop
 from ..runtime.timerheap import heaps
 from ..runtime.wheel import wheels
@@ -20,9 +19,15 @@ _silent: "weakref.WeakSet[Loop]" = weakref.WeakSet()
 
 def loops() -> set[Loop]:
     """The loops of living threads that have timers or checks, or had some."""
-    living = living_threads()
     found = {loop for loop, _ in [*wheels(), *heaps()]}
-    return {loop for loop in found if loop.hub.thread_ident in living and not loop.is_copy}
+    return {loop for loop in found if not _has_ended(loop) and not loop.is_copy}
+
+
+def _has_ended(loop: Loop) -> bool:
+    """Whether the thread of *loop* has ended."""
+    # The number of such a thread may be the number of another thread now. The main greenlet of the
+    # thread, which is the parent of its hub, is dead for good.
+    return bool(loop.hub.parent.dead)
 
 
 def in_loop(loop: Loop, function: Callable[..., _T], *args: Any) -> _T | None:
@@ -37,7 +42,8 @@ def in_loop(loop: Loop, function: Callable[..., _T], *args: Any) -> _T | None:
     seconds = BRIEF if loop in _silent else PATIENCE
     _silent.add(loop)
     loop.call(answer)
-    return results[0] if wait_until(lambda: results, seconds, loop.here()) else None
+    wait_until(lambda: results or _has_ended(loop), seconds, loop.here())
+    return results[0] if results else None
 
 
 def settle() -> None:
