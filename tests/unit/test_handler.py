@@ -559,7 +559,7 @@ def test_what_a_function_makes_late_and_nobody_sends_ends_with_the_response(end:
             left.set()
             while True:
                 res.write("x")
-                time.sleep(0.001)
+                gevent.sleep(0.001)
         else:
             res.end()
 
