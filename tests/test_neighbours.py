@@ -115,7 +115,6 @@ USED: dict[str, tuple[str, Callable[[], bool]]] = {
     # -- Python's own
     "_exit": ("documented", lambda: hasattr(os, "_exit")),
     "_getframe": ("documented", lambda: hasattr(sys, "_getframe")),
-    "_current_frames": ("documented", lambda: hasattr(sys, "_current_frames")),
 }
 
 #: What is not private although it looks so: methods of named tuples.
