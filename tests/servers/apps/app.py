@@ -252,7 +252,9 @@ def inside() -> dict[str, int]:
         ),
         "descriptors": len(os.listdir("/proc/self/fd")),
         # Before Python 3.12, the list keeps a thread that is over, if it was no Thread and has
-        # written a line of the log.
-        "threads": sum(each.native_id in tasks for each in threading.enumerate()),
+        # written a line of the log. Nothing tells so of one that gevent has entered: it has no id.
+        "threads": sum(
+            getattr(each, "native_id", None) in {None, *tasks} for each in threading.enumerate()
+        ),
         "resident": int(statm[1]) * os.sysconf("SC_PAGE_SIZE"),
     }
