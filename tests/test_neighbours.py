@@ -89,6 +89,10 @@ USED: dict[str, tuple[str, Callable[[], bool]]] = {
         "the listener waits for its socket and for other wakers together",
         lambda: "self._sock" in inspect.getsource(redis.connection),
     ),
+    "_in_use_connections": (
+        "a forked child silences the connections that a thread of its parent uses",
+        lambda: sets(redis.ConnectionPool.reset, "_in_use_connections"),
+    ),
     # -- psycopg
     "_connect_gen": (
         "connecting ends in time even if a test stops the clock of psycopg's own deadline",

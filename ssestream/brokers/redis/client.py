@@ -45,6 +45,11 @@ class NodePool(redis.ConnectionPool):
         super().disconnect(inuse_connections=False)
 
 
+def socket_of(connection: Any) -> Any:
+    """The socket of a *connection* of redis-py; None if it is closed."""
+    return connection._sock
+
+
 def opener(target: Target) -> Callable[[], Client]:
     """A function that makes a client for *target*.
 

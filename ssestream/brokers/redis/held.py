@@ -38,11 +38,14 @@ class Held:
         self._pool = pool
 
     def forked(self) -> None:
-        """Called in a child, in which the caller of `wait` is frozen with its connection."""
+        """Called in a child, in which each caller is frozen with its connection."""
         listener, self._in_use = self._in_use, None
+        pools = set() if self._pool is None else {self._pool}
         if listener is not None:
             listener.silence()
-            listener.pool.forked()
+            pools.add(listener.pool)
+        for pool in pools:
+            pool.forked()
 
     def forget(self) -> None:
         """Forget the connections without closing them."""

@@ -9,9 +9,10 @@ from typing import Any
 import redis
 
 from ...runtime.clock import clock
+from ...runtime.forking import process
 from ...runtime.loop import logger
 from ...runtime.waits import new_turns
-from .client import Client
+from .client import Client, socket_of
 from .errors import NEEDED
 from .keys import followers_of
 from .scripts import APPEND, DELETE, KEEP, READ, RENEW, ClusterScript, Script
@@ -86,9 +87,21 @@ class Pool:
             self._free.release()
 
     def forked(self) -> None:
-        """Called in a child: drop the copies of the free connections."""
+        """Called in a child: drop the copies of the free connections, and silence the others."""
+        for pool in self._pools():
+            # A frame of a thread or greenlet that does not run here keeps its connection for ever.
+            for connection in list(pool._in_use_connections):
+                sock = socket_of(connection)
+                if sock is not None:
+                    process.silence(sock)
+            pool.reset()
+
+    def _pools(self) -> list[Any]:
+        """The pools of redis-py: one, or on a cluster one for each node that was used."""
         if not self.cluster:
-            self.client.connection_pool.reset()
+            return [self.client.connection_pool]
+        clients = [node.redis_connection for node in self.client.get_nodes()]
+        return [client.connection_pool for client in clients if client is not None]
 
     def close(self) -> None:
         if self.cluster:

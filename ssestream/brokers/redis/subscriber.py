@@ -9,7 +9,7 @@ from redis import exceptions
 
 from ...runtime.clock import clock
 from ...runtime.forking import process
-from .client import ANSWER
+from .client import ANSWER, socket_of
 from .keys import followed_in, followers_of
 from .replies import Replies
 
@@ -57,7 +57,7 @@ class Subscriber:
 
     @property
     def _any_socket(self) -> Any:
-        return self._connection._sock
+        return socket_of(self._connection)
 
     @property
     def has_room(self) -> bool:

@@ -39,7 +39,7 @@ from tests.kit.brokers import news as heard
 from tests.kit.no_memory import LARGE, WELL, without_memory
 from tests.kit.programs import run_program
 from tests.kit.promptness import at_best, in_one_try
-from tests.kit.redis_server import RedisServer
+from tests.kit.redis_server import RedisServer, make_cluster
 from tests.kit.servers import PATIENCE, ROOT, free_port, wait_until
 
 pytestmark = pytest.mark.server
@@ -1078,6 +1078,37 @@ def test_a_forked_process_keeps_nothing_of_one_that_waits(
         each.append("news", b"two")
         thread.join(60)
         assert frames(result[0]["news"]) == [b"two"]
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
+def test_a_forked_process_keeps_nothing_of_one_that_reads(
+    kind: str, start_redis: Start, broker: Callable[..., RedisBroker]
+) -> None:
+    server = make_cluster(start_redis, 1)[0] if "cluster" in kind else start_redis()
+    each = broker(f"{kind}://127.0.0.1:{server.port}/0")
+    each.append("news", b"one")
+    before = connected(os.getpid(), server.port)
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            with contextlib.suppress(BrokerError):
+                each.read("news", 0, 1, 1000)
+
+    server.freeze()
+    # Each has a connection of its own now, which waits for an answer.
+    threads = [in_thread(read)[0] for _ in range(3)]
+    try:
+        wait_until(lambda: len(connected(os.getpid(), server.port) - before) > 1, "them to wait")
+        ours = connected(os.getpid(), server.port)
+        with a_forked_child() as child:
+            wait_until(lambda: not ours & connected(child, server.port), "the copies to be gone")
+    finally:
+        over.set()
+        server.thaw()
+        for thread in threads:
+            thread.join(60)
+    assert all_of(each, "news") == [b"one"]
 
 
 FROZEN = """
