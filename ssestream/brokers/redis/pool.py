@@ -97,10 +97,12 @@ class Pool:
             pool.reset()
 
     def _pools(self) -> list[Any]:
-        """The pools of redis-py: one, or on a cluster one for each node that was used."""
-        if not self.cluster:
-            return [self.client.connection_pool]
-        clients = [node.redis_connection for node in self.client.get_nodes()]
+        """The pools of redis-py: of each node of a cluster, or of the server and its sentinels."""
+        if self.cluster:
+            clients = [node.redis_connection for node in self.client.get_nodes()]
+        else:
+            manager = getattr(self.client.connection_pool, "sentinel_manager", None)
+            clients = [self.client, *([] if manager is None else manager.sentinels)]
         return [client.connection_pool for client in clients if client is not None]
 
     def close(self) -> None:

@@ -1080,15 +1080,23 @@ def test_a_forked_process_keeps_nothing_of_one_that_waits(
         assert frames(result[0]["news"]) == [b"two"]
 
 
-@pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
+@pytest.mark.parametrize("kind", ["redis", "redis+sentinel", "redis+cluster"])
 def test_a_forked_process_keeps_nothing_of_one_that_reads(
     kind: str, start_redis: Start, broker: Callable[..., RedisBroker]
 ) -> None:
-    server = make_cluster(start_redis, 1)[0] if "cluster" in kind else start_redis()
-    each = broker(f"{kind}://127.0.0.1:{server.port}/0")
+    server = make_cluster(start_redis, 1)[0] if kind == "redis+cluster" else start_redis()
+    ports, path = [server.port], "0"
+    if kind == "redis+sentinel":
+        configuration = f"sentinel monitor mine 127.0.0.1 {server.port} 1\n"
+        ports.append(start_redis("--sentinel", configuration=configuration).port)
+        path = "mine/0"
+    each = broker(f"{kind}://127.0.0.1:{ports[-1]}/{path}")
     each.append("news", b"one")
-    before = connected(os.getpid(), server.port)
-    over = threading.Event()
+
+    def of(process: int) -> set[Any]:
+        return set().union(*(connected(process, port) for port in ports))
+
+    before, over = of(os.getpid()), threading.Event()
 
     def read() -> None:
         while not over.is_set():
@@ -1099,10 +1107,10 @@ def test_a_forked_process_keeps_nothing_of_one_that_reads(
     # Each has a connection of its own now, which waits for an answer.
     threads = [in_thread(read)[0] for _ in range(3)]
     try:
-        wait_until(lambda: len(connected(os.getpid(), server.port) - before) > 1, "them to wait")
-        ours = connected(os.getpid(), server.port)
+        wait_until(lambda: len(of(os.getpid()) - before) > 1, "them to wait")
+        ours = of(os.getpid())
         with a_forked_child() as child:
-            wait_until(lambda: not ours & connected(child, server.port), "the copies to be gone")
+            wait_until(lambda: not ours & of(child), "the copies to be gone")
     finally:
         over.set()
         server.thaw()
