@@ -7,7 +7,7 @@ import flask
 
 from ..runtime.calls import CallQueue
 from ..runtime.forking import process
-from ..runtime.frames import callers
+from ..runtime.frames import worker_of_gunicorn
 from ..runtime.loop import current_loop, logger
 from ..runtime.origin import Origin, running_origin
 
@@ -23,7 +23,7 @@ def call_queue_of(environ: dict[str, Any]) -> CallQueue:
     if call_queue is None:
         call_queue = environ[_CALL_QUEUE_KEY] = CallQueue(current_loop(), origin_of(environ))
         if process.begin():
-            process.listens(_worker_of_caller())
+            process.listens(worker_of_gunicorn())
         if environ.get("wsgi.multiprocess"):
             process.has_others()
         if process.left_behind:
@@ -73,15 +73,3 @@ def current_origin() -> Origin | None:
     if flask.has_request_context():
         return origin_of(flask.request.environ)
     return running_origin()
-
-
-def _worker_of_caller() -> Any:
-    """The gunicorn worker that calls the app; None if there is none.
-
-    A request has no reference to it, so look for it in the callers' frames.
-    """
-    for frame in callers():
-        caller = frame.f_locals.get("self")
-        if type(caller).__module__.startswith("gunicorn.workers.") and hasattr(caller, "sockets"):
-            return caller
-    return None
