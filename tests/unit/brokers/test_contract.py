@@ -78,7 +78,6 @@ def broker(url: str, opened: Open) -> Broker:
 # -- names and positions
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["a", "A", ".", "..", "0", "user/7", "a:b@c.d+e-f_g", "x" * 100])
 def test_a_good_name_is_taken(name: str, broker: Broker) -> None:
     assert check_name(name) == name
