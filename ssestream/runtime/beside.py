@@ -11,9 +11,9 @@ from typing import Any
 import gevent
 from gevent import GreenletExit
 
-from .loop import Loop, logger, loop_of
+from .loop import Loop, loop_of
 from .threadloop import run_in_hub
-from .threads import start_thread
+from .threads import join_through, start_thread
 
 
 def start_beside(loop: Loop, main: Callable[[], object], what: object) -> None:
@@ -38,11 +38,5 @@ def end_function(greenlet: Any) -> None:
 
 
 def _run_in_thread(main: Callable[[], object], what: object) -> None:
-    greenlet = gevent.spawn(main)
-    while not greenlet.dead:
-        try:
-            greenlet.join()
-        except BaseException:
-            # For example sys.exit() in a greenlet that the app's code has started.
-            logger.exception("the thread of %r was interrupted, and goes on", what)
+    join_through(gevent.spawn(main), what)
     loop_of(gevent.get_hub()).close()

@@ -33,7 +33,16 @@ from gevent.hub import Hub, Waiter
 
 from .forking import process
 from .preconditions import check_descriptors, refuse_eventlet
-from .threads import AGAIN, NO_THREAD, Pool, ThreadQueue, get_ident, new_lock, start_thread
+from .threads import (
+    AGAIN,
+    NO_THREAD,
+    Pool,
+    ThreadQueue,
+    get_ident,
+    join_through,
+    new_lock,
+    start_thread,
+)
 from .weak import snapshot
 
 logger = logging.getLogger("ssestream")
@@ -147,7 +156,9 @@ class Loop:
 
         timer.start(due)
 
-    def retry_start(self, start: Callable[[], object], what: object) -> None:
+    def retry_start(
+        self, start: Callable[[], object], what: object, is_logged: bool = False
+    ) -> None:
         """Call *start*, which starts a thread for *what*, until the thread starts.
 
         *start* may also start the `service_loop`, for which descriptors may be missing.
@@ -156,14 +167,9 @@ class Loop:
         try:
             start()
         except (*NO_THREAD, OSError):
-            logger.exception("cannot start a thread for %r, and will try again", what)
-            self.call_later(AGAIN, functools.partial(self._start_again, start))
-
-    def _start_again(self, start: Callable[[], object]) -> None:
-        try:
-            start()
-        except (*NO_THREAD, OSError):  # already logged
-            self.call_later(AGAIN, functools.partial(self._start_again, start))
+            if not is_logged:
+                logger.exception("cannot start a thread for %r, and will try again", what)
+            self.call_later(AGAIN, functools.partial(self.retry_start, start, what, True))
 
     def call_after_events(self, callback: Callable[..., object], *args: Any) -> None:
         """Run *callback* after the loop has handled its other events. For the hub's thread."""
@@ -323,13 +329,13 @@ def in_main_thread() -> bool:
     return threading.main_thread().ident == threading.get_ident()
 
 
-def loop_of(hub: Any) -> Loop:
-    """Return the loop of *hub*, the calling thread's hub. Make it if there is none."""
+def loop_of(hub: Any, pool: Pool | None = None) -> Loop:
+    """The loop of *hub*, the calling thread's hub. If there is none, make it with *pool*."""
     # The loop is an attribute of the hub, so that it ends with the hub. A child gets a new
     # loop: the parent's watchers must not answer for the child's sockets.
     loop: Loop | None = getattr(hub, "ssestream_loop", None)
     if loop is None or loop.generation != _generation:
-        loop = _attach(Loop(hub))
+        loop = hub.ssestream_loop = Loop(hub, pool)
     return loop
 
 
@@ -339,12 +345,6 @@ def default_loop() -> Loop | None:
         if loop.libev.default and loop.generation == _generation and not loop.is_copy:
             return loop
     return None
-
-
-def _attach(loop: Loop) -> Loop:
-    """Make *loop* the one that `loop_of` returns for its hub."""
-    loop.hub.ssestream_loop = loop
-    return loop
 
 
 def service_loop() -> Loop:
@@ -369,13 +369,13 @@ def _serve(started: Any) -> None:
         hub.loop.async_().start(_nothing)
         # In a patched process blocking calls switch greenlets, so no threads are needed.
         pool = None if monkey.is_module_patched("threading") else Pool()
-        loop = _attach(Loop(hub, pool))
+        loop = loop_of(hub, pool)
     except BaseException as error:
         # The starting thread waits for an answer, and others wait for its lock.
         started.put(error)
         return
     started.put(loop)
-    hub.join()
+    join_through(hub, loop)
 
 
 def _nothing() -> None:

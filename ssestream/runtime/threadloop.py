@@ -19,7 +19,7 @@ from .children import child_watcher
 from .clock import clock
 from .deadlines import Deadlines
 from .loop import Loop
-from .threads import ThreadQueue, Wake
+from .threads import ThreadQueue, Wake, join_through
 
 
 class ThreadLoop:
@@ -378,6 +378,6 @@ def run_in_hub(main: Callable[[], object], shared: Loop) -> None:
         loop.end_when_idle()
         # Let the hub's greenlet end. An unfinished greenlet of an ended thread is never
         # collected, and would hold the objects of its last call for ever.
-        hub.join()
+        join_through(hub, main)
     finally:
         hub.destroy(destroy_loop=True)

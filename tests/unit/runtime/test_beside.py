@@ -37,9 +37,11 @@ def test_a_function_that_raises_leaves_the_next_to_run(
 ) -> None:
     loop = current_loop()
     found: list[str] = []
+    greenlets: list[Any] = []
 
     def failing() -> None:
         found.append("failing")
+        greenlets.append(gevent.getcurrent())
         raise error
 
     start_beside(loop, failing, "a test")
@@ -49,3 +51,5 @@ def test_a_function_that_raises_leaves_the_next_to_run(
     assert found == ["failing", "next"]
     if error is SystemExit:
         until(lambda: "was interrupted, and goes on" in caplog.text, "the line in the log")
+    # Its thread does not wait on, and would do so without a pause.
+    until(lambda: greenlets[0].dead, "the end of the first")

@@ -79,6 +79,27 @@ print(loops[0].hub is not gevent.get_hub(), loops[0].cooperative)
     assert printed_by(program) == "True True"
 
 
+@pytest.mark.parametrize("patch", ["", "from gevent import monkey; monkey.patch_all()"])
+def test_an_exit_in_a_greenlet_does_not_end_the_loop_of_all_threads(patch: str) -> None:
+    """A greenlet that an app's callback has started there, in a patched process."""
+    program = f"""
+{patch}
+import logging, sys
+import gevent
+from ssestream.runtime.loop import service_loop
+
+logging.basicConfig(level="ERROR", stream=sys.stdout, format="%(message).20s")
+calls = []
+loop = service_loop()
+loop.call(lambda: gevent.spawn(sys.exit))
+while not calls:
+    loop.call_later(0.01, lambda: calls.append(1))
+    gevent.sleep(0.02)
+print(loop.hub.dead)
+"""
+    assert printed_by(program).splitlines()[-1] == "False"
+
+
 @pytest.mark.long_except("is waited for")
 @pytest.mark.parametrize(
     ("handler", "expected", "last_seconds"),
