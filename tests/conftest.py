@@ -19,6 +19,7 @@ import pytest
 
 from ssestream.channels import health, listener, replay
 from ssestream.http import diagnosis
+from ssestream.http.registry import registry
 from tests.kit.brokers import Actor
 from tests.kit.certificates import make_certificate
 from tests.kit.redis_server import RedisServer
@@ -35,6 +36,10 @@ if importlib.util.find_spec("hypothesis") is not None:  # some environments of t
         "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("patient")
+
+# Every program that a test starts would compile all its modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 HERE = Path(__file__).parent
 NODE_MODULES = HERE / "node" / "node_modules"
@@ -153,6 +158,14 @@ def _refuse_unknown_rows(items: list[pytest.Item]) -> None:
     unknown = named - {item.nodeid for item in items}
     if unknown:
         raise pytest.UsageError(f"long_except() names rows that are not there: {sorted(unknown)}")
+
+
+@pytest.fixture(autouse=True)
+def every_stream_is_closed() -> Iterator[None]:
+    """No test finds the streams that others have left, also not where it has its own registry."""
+    yield
+    for stream in registry.streams():
+        stream.cut("client")
 
 
 def _missing(what: str, how: str) -> None:

@@ -158,8 +158,7 @@ class Server:
         self.kind = kind
         self._app = app
         self._args = args
-        # It keeps what it compiles, also where this process keeps nothing.
-        own = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(ROOT)}
+        own = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
         self.env = {**os.environ, **own, **(env or {})}
         self._threads = threads
         self.port = port

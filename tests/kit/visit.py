@@ -4,7 +4,6 @@ wsgiref refuses hop-by-hop headers, adds no framing, and swallows nothing.
 """
 
 import functools
-import gc
 import inspect
 import io
 import socket
@@ -18,7 +17,6 @@ import gevent
 import gevent.socket
 import pytest
 
-from ssestream.http.registry import registry
 from tests.kit.servers import PATIENCE, Client, Patience
 
 App = Callable[..., Any]
@@ -31,14 +29,6 @@ def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
         patience.look()
         gevent.sleep(0.001)
     return result
-
-
-def end_the_streams_of_others() -> None:
-    """End the streams that earlier tests have left open in this process."""
-    gc.collect()  # some tests drop a stream and do not close it
-    for stream in registry.streams():
-        stream.cut("client")
-    until(lambda: not registry.has_open, "the end of all streams")
 
 
 def in_greenlet() -> bool:

@@ -7,7 +7,7 @@ from flask import Flask, request
 
 from ssestream import Channels, ServerResponse, SseStream, health
 from ssestream.http import registry as room
-from tests.kit.visit import Visit, end_the_streams_of_others, until
+from tests.kit.visit import Visit, until
 
 
 def app_with(channels: Channels | None, **config: Any) -> Flask:
@@ -47,7 +47,6 @@ def test_one_that_drains_is_alive_and_not_ready(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_one_is_full_a_little_before_its_bound() -> None:
-    end_the_streams_of_others()
     app = app_with(None, SSESTREAM_MAX_STREAMS=3)
     client = app.test_client()
     with Visit(app) as one, Visit(app) as two:

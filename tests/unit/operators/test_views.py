@@ -12,7 +12,7 @@ from ssestream import Channels, ServerResponse, SseStream, operators
 from ssestream.operators.files import digest_of
 from ssestream.operators.views import LARGEST
 from ssestream.top import OpenStreams
-from tests.kit.visit import Visit, end_the_streams_of_others, until
+from tests.kit.visit import Visit, until
 
 POSTS = {
     "publish": {"channel": "news", "event": "", "data": "hello"},
@@ -25,11 +25,6 @@ GETS = ("", "events", f"page-{digest_of('js')}.js", f"page-{digest_of('css')}.cs
 OTHER_SITE = {"Origin": "https://evil.example"}
 CROSS = {"Sec-Fetch-Site": "cross-site"}
 SAME_SITE = {"Sec-Fetch-Site": "same-site", "Origin": "https://evil.localhost"}
-
-
-@pytest.fixture(autouse=True)
-def nobody_else() -> None:
-    end_the_streams_of_others()
 
 
 class Room:

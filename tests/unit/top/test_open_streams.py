@@ -12,13 +12,7 @@ from flask import Flask, Response, request
 from ssestream import Channels, ServerResponse, SseStream, clear_interval, set_interval
 from ssestream.top import OpenStreams
 from ssestream.top.open_streams import GONE
-from tests.kit.visit import Visit, end_the_streams_of_others, until
-
-
-@pytest.fixture(autouse=True)
-def nobody_else() -> None:
-    """Streams of other tests may still be open."""
-    end_the_streams_of_others()
+from tests.kit.visit import Visit, until
 
 
 class Shown:
