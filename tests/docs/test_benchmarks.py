@@ -269,7 +269,7 @@ def test_a_folder_without_the_package_is_no_checkout(tmp_path: Path) -> None:
         package_in(tmp_path)
 
 
-@pytest.mark.long_except("gzip_cost-options1")
+@pytest.mark.long
 @pytest.mark.server
 @pytest.mark.parametrize(
     ("part", "options"),

@@ -132,6 +132,7 @@ def test_it_is_the_header_of_a_stream_that_does_it(version: str, deploy: Deploy)
     assert arrived > written[-1]
 
 
+@pytest.mark.long
 def test_a_compressing_nginx_holds_no_event_back(deploy: Deploy) -> None:
     compress = ("http2;", "http2;\n gzip_types text/event-stream;")
     deployment = deploy(site=(compress,))
@@ -226,6 +227,7 @@ def test_a_client_that_leaves_nginx_is_noticed_at_once(
     at_best(lambda: median_of(departure), 0.1)
 
 
+@pytest.mark.long
 def test_a_client_that_takes_nothing_is_cut(deploy: Deploy) -> None:
     deployment = deploy(settings={"SSESTREAM_SEND_TIMEOUT": 1})
     client = deployment.client("/flood?key=a", receive_buffer=4096)
@@ -343,6 +345,7 @@ def test_while_gunicorn_is_away_streams_are_told_to_come_back(deploy: Deploy) ->
     wait_until(lambda: deployment.ask("/who")[0] == 200, "gunicorn")
 
 
+@pytest.mark.long
 def test_a_reload_of_nginx_cuts_what_is_left_after_a_while(deploy: Deploy) -> None:
     deployment = deploy(main=(("worker_shutdown_timeout 10s;", "worker_shutdown_timeout 1s;"),))
     client = deployment.client("/quiet?key=a")
@@ -356,7 +359,7 @@ def test_a_reload_of_nginx_cuts_what_is_left_after_a_while(deploy: Deploy) -> No
     assert deployment.ask("/who")[0] == 200
 
 
-@pytest.mark.long_except("False")
+@pytest.mark.long
 @pytest.mark.parametrize("max_fails", [True, False])
 def test_a_second_host_has_its_share_as_soon_as_it_is_back(
     max_fails: bool, deploy: Deploy, tmp_path: Path
@@ -391,6 +394,7 @@ def test_a_second_host_has_its_share_as_soon_as_it_is_back(
         client.fin()
 
 
+@pytest.mark.long
 def test_systemd_hears_that_it_is_ready_and_stops_it_in_time(deploy: Deploy) -> None:
     deployment = deploy()
     gunicorn = deployment.gunicorn
@@ -435,6 +439,7 @@ def connections(processes: list[psutil.Process]) -> int:
     )
 
 
+@pytest.mark.long
 def test_a_stream_takes_two_connections_of_nginx_and_one_of_gunicorn(deploy: Deploy) -> None:
     deployment = deploy()
     assert deployment.nginx is not None

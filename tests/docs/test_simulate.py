@@ -157,6 +157,7 @@ def test_without_matplotlib_the_tables_are_written_and_the_lack_is_said(
     assert "there is no matplotlib" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_same_seed_draws_the_same_plots(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

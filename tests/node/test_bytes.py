@@ -364,6 +364,7 @@ def _number(digits: str | int) -> float:
         return math.inf
 
 
+@pytest.mark.long
 @settings(max_examples=1000)
 @given(right_messages | any_messages, cuts)
 @example({"data": "\r\n\r\ndata: x\n\n", "comment": "\r", "id": "\u2028", "event": "\0"}, [1, 2])

@@ -124,7 +124,7 @@ def test_node_imports_it_from_a_project(node: str, project: Path) -> None:
     }
 
 
-@pytest.mark.long_except("bundler")
+@pytest.mark.long
 @pytest.mark.parametrize("resolution", ["bundler", "nodenext"])
 def test_a_program_with_its_types_compiles_and_a_wrong_one_does_not(
     node: str, project: Path, resolution: str

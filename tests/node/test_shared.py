@@ -219,6 +219,7 @@ def test_it_waits_as_long_as_the_server_says(module: NodeScript, server: Server)
     assert third - second >= 995
 
 
+@pytest.mark.long
 @pytest.mark.server
 def test_chance_adds_up_to_half_of_what_doubles_with_each_failure_up_to_a_bound(
     module: NodeScript, server: Server

@@ -194,6 +194,7 @@ def test_who_comes_later_sees_what_was_said_and_so_does_a_reload(
     bob.wait_for_here("Ann", "Bob")
 
 
+@pytest.mark.long
 def test_somebody_is_here_until_the_last_tab_is_closed(
     server: Server, tabs: Callable[..., Tab]
 ) -> None:
@@ -211,6 +212,7 @@ def test_somebody_is_here_until_the_last_tab_is_closed(
     watcher.wait_for_only("Watcher")
 
 
+@pytest.mark.long
 def test_two_tabs_of_one_name_share_a_stream_and_the_second_has_the_messages_too(
     server: Server, tabs: Callable[..., Tab]
 ) -> None:
@@ -228,6 +230,7 @@ def test_two_tabs_of_one_name_share_a_stream_and_the_second_has_the_messages_too
     second.wait_for_said(("Ann", "one"), ("Ann", "two"), ("Ann", "three"))
 
 
+@pytest.mark.long
 def test_who_only_asks_for_the_head_is_not_here(server: Server, tabs: Callable[..., Tab]) -> None:
     watcher = tabs(server, "lobby", "Watcher")
     Client(server.port).get(

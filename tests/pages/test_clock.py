@@ -104,6 +104,7 @@ def test_the_three_clocks_move(page: Page) -> None:
     assert [entry for entry in page.driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+@pytest.mark.long
 def test_an_event_with_a_name_of_its_own_arrives_in_utf_8(page: Page) -> None:
     wait_until(lambda: page.log("clock", "foo"), "a greeting")
     assert page.log("clock", "foo") == ["Grüße"]

@@ -139,6 +139,7 @@ def opened(driver: Any) -> Iterator[Callable[[], list[str]]]:
     driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
 
 
+@pytest.mark.long
 def test_each_channel_of_the_one_stream_goes_where_it_belongs(
     driver: Any, two_workers: Server, channels: Channels, opened: Callable[[], list[str]]
 ) -> None:
@@ -168,6 +169,7 @@ def test_each_channel_of_the_one_stream_goes_where_it_belongs(
     assert opened() == ["/events"]
 
 
+@pytest.mark.long
 def test_who_opens_the_page_sees_the_last_minute_at_once(
     driver: Any, two_workers: Server, channels: Channels
 ) -> None:

@@ -131,7 +131,7 @@ def visits(server: Server, path: str) -> int:
         return answer.read().decode().count(path)
 
 
-@pytest.mark.long_except("/named")
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/named", "/targeted"])
 def test_fragments_go_where_their_name_or_target_says_and_the_last_message_closes(
     path: str, driver: Any, serve: Serve, tmp_path: Path

@@ -200,6 +200,7 @@ def test_when_the_leaders_tab_is_closed_another_goes_on(site: Callable[..., Site
     wait_until(lambda: here.streams()["open"] == 0, "no stream")
 
 
+@pytest.mark.long
 def test_when_the_leaders_tab_crashes_another_goes_on(site: Callable[..., Site]) -> None:
     here = site(4)
     here.publish(20)
@@ -237,7 +238,7 @@ def hand_over(here: Site, end: Callable[[Tab], None]) -> float:
     return float(max(tab.run("return openAt") for tab in here.tabs)) / 1000 - began
 
 
-@pytest.mark.long_except("end")
+@pytest.mark.long
 @pytest.mark.parametrize("end", [Tab.close, Tab.crash], ids=["end", "crash"])
 def test_the_others_are_connected_within_a_second_of_their_leaders_end(
     site: Callable[..., Site], end: Callable[[Tab], None]
@@ -313,6 +314,7 @@ def test_when_the_network_is_cut_or_falls_silent_all_tabs_go_on(
     here.wait_for_all()
 
 
+@pytest.mark.long
 def test_tabs_that_slept_go_on(site: Callable[..., Site]) -> None:
     here = site(3)
     here.publish()
@@ -340,7 +342,7 @@ def test_tabs_that_slept_go_on(site: Callable[..., Site]) -> None:
     here.wait_for_all()
 
 
-@pytest.mark.long_except("many")
+@pytest.mark.long
 @pytest.mark.parametrize(("count", "streams"), [(200, 1), (300, 2)], ids=["few", "many"])
 def test_a_tab_that_was_kept_for_the_back_button_gets_what_it_has_missed(
     site: Callable[..., Site], count: int, streams: int
@@ -367,6 +369,7 @@ def test_a_tab_that_was_kept_for_the_back_button_gets_what_it_has_missed(
     assert here.streams()["open"] == streams
 
 
+@pytest.mark.long
 def test_a_tab_that_sleeps_and_wakes_while_many_events_come_gets_each_once(
     site: Callable[..., Site],
 ) -> None:
@@ -395,6 +398,7 @@ def test_a_tab_that_sleeps_and_wakes_while_many_events_come_gets_each_once(
     assert here.streams() == {"open": 1, "opened": 1}
 
 
+@pytest.mark.long
 def test_when_the_clock_jumps_the_connection_is_made_anew(site: Callable[..., Site]) -> None:
     here = site(2, heartbeat=2000)
     here.publish()
@@ -506,6 +510,7 @@ def test_close_ends_one_tabs_part_and_the_last_one_the_connection(
     leader.close()
 
 
+@pytest.mark.long
 def test_without_locks_each_tab_has_its_own_connection(site: Callable[..., Site]) -> None:
     here = site(0)
     for _ in range(2):
@@ -561,6 +566,7 @@ def test_it_has_the_interface_of_an_eventsource(driver: Any, site: Callable[...,
     assert [entry for entry in log if here.url in entry["message"]] == []
 
 
+@pytest.mark.long
 def test_htmx_takes_it_in_the_place_of_its_own(site: Callable[..., Site], packages: Path) -> None:
     here = site(0)
     tabs = [Tab(here.driver, f"{here.url}/htmx") for _ in range(2)]

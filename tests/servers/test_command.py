@@ -357,6 +357,7 @@ def test_a_tail_of_one_process_prints_what_another_publishes(
     assert following.end() == (0, "")
 
 
+@pytest.mark.long
 @pytest.mark.server
 def test_both_commands_work_with_redis_and_say_in_one_line_when_it_is_gone(
     redis_server: RedisServer, tail: Callable[..., Tail]
@@ -434,6 +435,7 @@ def test_a_channel_is_deleted_at_once_or_after_its_ttl(url: str, channels: Chann
     wait_until(lambda: not channels.history("job"), "the channel to be gone")
 
 
+@pytest.mark.long
 @pytest.mark.server
 def test_a_channel_of_redis_is_ended_and_deleted(redis_url: str, tail: Callable[..., Tail]) -> None:
     channels = Channels(redis_url)

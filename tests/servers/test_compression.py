@@ -593,7 +593,7 @@ SENT = [
 ]
 
 
-@pytest.mark.long_except("False")
+@pytest.mark.long
 @pytest.mark.browser
 @pytest.mark.server
 @pytest.mark.parametrize("compress", [True, False])

@@ -39,6 +39,10 @@ def half_close(client: Client) -> None:
     client.half_close()
 
 
+#: The ways but one, where all ways were tried in another test.
+OTHERS = [pytest.param(each, marks=pytest.mark.long) for each in (rst, half_close)]
+
+
 @pytest.fixture(
     scope="module",
     params=[*SERVERS, *(pytest.param(kind, marks=pytest.mark.long) for kind in MORE_SERVERS)],
@@ -132,14 +136,14 @@ def test_a_departed_client_is_noticed_at_once(server: Server, leave: Leave) -> N
 
 
 @pytest.mark.parametrize("behind_at", ["once", "later"])
-@pytest.mark.parametrize("leave", [fin, rst, half_close])
+@pytest.mark.parametrize("leave", [fin, *OTHERS])
 def test_so_is_one_with_a_pipelined_request_behind(
     server: Server, leave: Leave, behind_at: str
 ) -> None:
     departs(server, leave, behind_at)
 
 
-@pytest.mark.parametrize("leave", [fin, rst, half_close])
+@pytest.mark.parametrize("leave", [fin, *OTHERS])
 def test_so_is_one_that_leaves_before_the_first_byte(server: Any, leave: Leave) -> None:
     keys = []
 

@@ -91,9 +91,7 @@ def test_another_kind_of_response_on_such_a_server_is_nothing_to_warn_of(
     assert warnings_of(server) == []
 
 
-@pytest.mark.long_except(
-    "/iterated-gevent", "/stream-SseWorker", "/stream-gthread", "/iterated-flask"
-)
+@pytest.mark.long_except("/iterated-gevent", "/stream-SseWorker")
 @pytest.mark.parametrize("kind", [kind for kind in SERVERS if kind != "sync"])
 @pytest.mark.parametrize("path", ["/stream", "/iterated"])
 def test_a_good_set_up_is_not_warned_of(
@@ -107,6 +105,7 @@ def test_a_good_set_up_is_not_warned_of(
     assert warnings_of(server) == []
 
 
+@pytest.mark.long_except("asgiref-/stream", "a2wsgi-/iterated")
 @pytest.mark.parametrize("path", ["/stream", "/iterated"])
 @pytest.mark.parametrize("adapter", ["a2wsgi", "asgiref"])
 def test_an_asgi_server_that_tells_of_no_departure(

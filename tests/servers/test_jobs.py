@@ -208,7 +208,7 @@ def test_it_ends_by_itself_when_it_is_done(server: Server, job: Start) -> None:
     get_more(client, 1)
 
 
-@pytest.mark.long_except("job-gevent", "forked-SseWorker", "job-pywsgi", "job-uwsgi-gevent")
+@pytest.mark.long_except("job-gevent", "forked-SseWorker")
 @pytest.mark.parametrize(
     "server",
     ["SseWorker", "gevent", "gevent_pywsgi", "pywsgi", "uwsgi-gevent"],

@@ -28,7 +28,7 @@ def who_answer(port: int, tls: bool = False) -> set[int]:
         return set(threads.map(lambda _: ask(port, "/pid", tls)["pid"], range(40)))
 
 
-@pytest.mark.long_except("gevent_pywsgi")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gevent_pywsgi", "pywsgi"])
 def test_it_answers_nobody_at_any_of_them(
     kind: str, serve: Callable[..., Server], certificate: tuple[str, str]

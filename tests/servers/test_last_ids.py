@@ -52,7 +52,7 @@ def all_handed_on(server: Server, channels: Channels) -> None:
     other.fin()
 
 
-@pytest.mark.long_except("gevent-age", "SseWorker-SIGTERM", "gthread-SIGTERM")
+@pytest.mark.long_except("gevent-age", "SseWorker-SIGTERM")
 @pytest.mark.parametrize("how", ["age", "SIGTERM"])
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_it_comes_back_with_it_and_misses_nothing(

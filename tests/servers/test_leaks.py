@@ -68,7 +68,7 @@ def drained(client: Client) -> bool:
         return True
 
 
-@pytest.mark.long_except("SseWorker")
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "kind",

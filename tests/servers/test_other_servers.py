@@ -169,7 +169,7 @@ def test_a_destroyed_stream_looks_whole_behind_mod_wsgi_alone(server: Server) ->
     server.wait_for(event="close", key="destroyed")
 
 
-@pytest.mark.parametrize("path", ["/stream", "/iterated"])
+@pytest.mark.parametrize("path", ["/stream", pytest.param("/iterated", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", SERVERS)
 def test_what_a_server_lacks_is_said_once(
     kind: str, path: str, need: Need, serve: Callable[..., Server]

@@ -120,7 +120,9 @@ def let_run_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def test_a_reload_under_traffic_loses_nobody_for_good(serve: Callable[..., Server]) -> None:
-    server = serve("SseWorker", "tests.servers.apps.reload:app", args=GRACEFUL)
+    # gunicorn closes a connection unanswered if its request does not come in that time.
+    args = (*GRACEFUL, "--keep-alive", "60")
+    server = serve("SseWorker", "tests.servers.apps.reload:app", args=args)
     old = server.worker_pid()
     assert server.process is not None
     with event_sources(server.port, CLIENTS) as sources:

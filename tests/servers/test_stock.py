@@ -88,7 +88,7 @@ def serve(request: pytest.FixtureRequest) -> Any:
     server.stop()
 
 
-@pytest.mark.long_except("gevent", "SseWorker", "gthread")
+@pytest.mark.long_except("gevent", "SseWorker")
 @pytest.mark.parametrize("serve", [each for each in SERVERS if each != "sync"], indirect=True)
 def test_only_the_worker_of_its_own_enters_the_wing_for_it(serve: Server) -> None:
     """A line of ``gunicorn/`` that runs elsewhere, even in an import, is a line too many."""

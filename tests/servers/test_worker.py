@@ -660,6 +660,7 @@ def test_one_that_has_served_its_requests_does_too(worker: Start) -> None:
     stalled.fin()
 
 
+@pytest.mark.long
 def test_an_ordinary_request_has_the_graceful_timeout_to_itself(
     worker: Start, tmp_path: Path
 ) -> None:
@@ -685,6 +686,7 @@ def ended_cleanly_one(server: Server, client: Client, key: str) -> None:
     server.wait_for(event="close", key=key)
 
 
+@pytest.mark.long
 def test_so_have_the_handlers_of_a_stream(worker: Start, tmp_path: Path) -> None:
     server = worker("--graceful-timeout", "1")
     clients = [open_stream(server, key, "/slow-close") for key in ("soon", "never")]
@@ -701,6 +703,7 @@ def test_so_have_the_handlers_of_a_stream(worker: Start, tmp_path: Path) -> None
         client.fin()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets another process's limits")
 def test_without_memory_for_more_it_refuses_more_and_lives(serve: Callable[..., Server]) -> None:
     server = serve("SseWorker", "tests.servers.apps.app:app")

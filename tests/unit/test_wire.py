@@ -637,6 +637,7 @@ def outcome(function: Any, message: dict[Any, Any]) -> Any:
         return str(error), error.field
 
 
+@pytest.mark.long
 @settings(max_examples=500)
 @given(any_messages)
 @example({"event": "\ud800", "data": {1}})

@@ -246,6 +246,7 @@ def test_killed_greenlets_break_no_batch(postgresql_url: str) -> None:
     assert b"7" not in stored
 
 
+@pytest.mark.long
 def test_greenlets_that_are_killed_all_the_time_leave_nothing_behind(postgresql_url: str) -> None:
     program = (
         "release()\n"

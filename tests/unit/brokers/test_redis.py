@@ -1375,6 +1375,7 @@ sentinel failover-timeout mine 2000
     assert follower.frames == [b"one", b"two", b"three"]
 
 
+@pytest.mark.long
 def test_a_new_look_at_the_slots_takes_no_connection_away(start_redis: Start) -> None:
     node = start_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     node.client().cluster("ADDSLOTSRANGE", 0, 16383)

@@ -216,7 +216,7 @@ def test_one_who_is_so_slow_that_it_falls_out_of_the_history_is_told() -> None:
     assert app.gaps == ["news"] * gaps
 
 
-@pytest.mark.long_except("greenlets")
+@pytest.mark.long
 @on_threads_and_greenlets
 def test_many_slow_clients_beside_fast_ones() -> None:
     channels = Channels(history=3000)

@@ -386,6 +386,7 @@ def test_a_stream_that_nobody_reads_is_let_go_when_it_is_ended(local: Make) -> N
         nothing_remains(channels)
 
 
+@pytest.mark.long_except("unsubscribe-threads", "subscribe raises-greenlets")
 @on_threads_and_greenlets
 @pytest.mark.parametrize("how", ["unsubscribe", "unsubscribe by name", "subscribe raises"])
 def test_a_stream_of_no_request_that_follows_nothing_is_let_go(local: Make, how: str) -> None:

@@ -71,8 +71,15 @@ def test_an_endless_line_between_two_chunks_is_left_soon(first: bytes) -> None:
     assert endless.sent < MOST_HEAD + SOCKETS
 
 
-@pytest.mark.parametrize("more", [b"x" * 65536, filled(b"data: x\n"), filled(b"id: 7\r")])
-@pytest.mark.parametrize("first", [b"", b":ok\n\ndata: "])
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"x" * 65536,
+        filled(b"data: x\n"),
+        pytest.param(filled(b"id: 7\r"), marks=pytest.mark.long),
+    ],
+)
+@pytest.mark.parametrize("first", [pytest.param(b"", marks=pytest.mark.long), b":ok\n\ndata: "])
 def test_an_event_without_an_end_is_left_soon(first: bytes, more: bytes) -> None:
     outside = Outside(wait=60.0)
     with Endless(f"{HEAD}\r\n".encode() + first, more) as endless:
@@ -91,7 +98,11 @@ def test_a_body_that_unpacks_to_much_more_is_left_soon() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [filled(b"id: 7\ndata: 1\n\n"), filled(b":a\n\n"), filled(b":\n\n")]
+    "more",
+    [
+        filled(b"id: 7\ndata: 1\n\n"),
+        *(pytest.param(filled(more), marks=pytest.mark.long) for more in (b":a\n\n", b":\n\n")),
+    ],
 )
 def test_events_without_number_are_a_note_and_the_rest_is_looked_at(more: bytes) -> None:
     outside = Outside(wait=60.0)

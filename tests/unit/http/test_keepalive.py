@@ -307,6 +307,7 @@ def test_no_beat_comes_early(opened: Opened) -> None:
         assert after - before >= 0.05 * EARLIEST
 
 
+@pytest.mark.long
 def test_beats_of_ten_thousand_that_fell_silent_together_are_spread(opened: Opened) -> None:
     for _ in range(10_000):
         opened(LONG)

@@ -108,13 +108,24 @@ def test_an_answer_byte_by_byte_is_not_waited_for(
     [
         (b"", b"x" * 65536, "got more than 65536 bytes"),
         (HEAD.encode(), b"A: b\r\n" * 10_000, "got more than 100 headers"),
-        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 2500, "more than 16 MiB"),
+        pytest.param(
+            b"",
+            b"HTTP/1.1 100 Continue\r\n\r\n" * 2500,
+            "more than 16 MiB",
+            marks=pytest.mark.long,
+        ),
         (f"{HEAD}\r\n".encode(), b"[" * 65536, "more than 16 MiB"),
-        (f"{HEAD}Content-Length: 999999999999\r\n\r\n".encode(), b"1" * 65536, "more than 16 MiB"),
-        (
+        pytest.param(
+            f"{HEAD}Content-Length: 999999999999\r\n\r\n".encode(),
+            b"1" * 65536,
+            "more than 16 MiB",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
             f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode(),
             chunk("x" * 65536),
             "more than 16 MiB",
+            marks=pytest.mark.long,
         ),
         # Python's client reads on without a bound.
         (
