@@ -137,6 +137,7 @@ def test_an_answer_is_read_by_any_client_on_any_server(
         assert text.count("event: done\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"no JSON", b'{"question": " "}'])
 def test_what_is_no_question_is_refused(
     body: bytes, serve: Callable[..., Server], env: dict[str, str]

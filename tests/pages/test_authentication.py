@@ -175,6 +175,7 @@ def test_a_page_gets_new_tickets_by_itself_and_misses_nothing(
     assert shown(driver) == texts
 
 
+@pytest.mark.long
 def test_a_page_that_has_lost_its_session_goes_to_the_log_in(driver: Any, server: Server) -> None:
     log_in(driver, server)
     driver.get(f"{server.url}/session")

@@ -271,6 +271,7 @@ def test_what_is_no_message_is_refused(server: Server) -> None:
         assert head.startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.long
 def test_after_a_restart_without_a_broker_the_page_tells_of_the_gap(
     serve: Callable[..., Server], tabs: Callable[..., Tab]
 ) -> None:

@@ -52,7 +52,7 @@ BOXES = """
 """
 
 
-@pytest.mark.long_except("htmx 4")
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAGES)
 def test_no_box_is_empty_and_the_page_says_what_to_do(
     name: str, driver: Any, serve: Callable[..., Server]

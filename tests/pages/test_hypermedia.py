@@ -157,6 +157,7 @@ AT_THE_END = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("library", AT_THE_END)
 def test_each_message_of_turbo_and_of_datastar_does_what_its_name_says(
     library: str, driver: Any, serve: Serve

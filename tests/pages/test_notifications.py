@@ -313,6 +313,7 @@ def test_a_user_who_was_away_for_long_is_told_of_a_gap(
     assert "not kept any more" in ann.text("#note")
 
 
+@pytest.mark.long
 def test_a_stream_is_for_its_user_alone(server: Server) -> None:
     nobody, ann = Visitor(server.url), Visitor(server.url, "ann")
     assert nobody.ask("/users/ann/events") == 401

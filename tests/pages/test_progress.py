@@ -171,6 +171,7 @@ def test_a_job_that_is_run_by_hand_has_a_page_before_it_has_begun(
         job.wait()
 
 
+@pytest.mark.long
 def test_a_job_that_fails_is_shown_to_have(
     driver: Any, two_workers: Server, channels: Channels
 ) -> None:

@@ -253,6 +253,7 @@ def test_the_others_are_connected_within_a_second_of_their_leaders_end(
     assert min(took) <= 1, took
 
 
+@pytest.mark.long
 def test_a_tab_that_joins_late_begins_with_what_comes_or_with_the_last_events(
     site: Callable[..., Site],
 ) -> None:
@@ -452,6 +453,7 @@ def test_a_leader_that_falls_silent_is_replaced_though_no_tab_joins(
     wait_until(lambda: here.streams()["open"] == 1, "one stream", SOON)
 
 
+@pytest.mark.long
 def test_a_page_that_comes_back_by_the_back_button_goes_on(site: Callable[..., Site]) -> None:
     here = site(2)
     here.publish()

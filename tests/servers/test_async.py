@@ -163,7 +163,7 @@ def test_a_worker_that_stops_ends_its_answers_and_its_loop(kind: str, model: Mod
         server.stop()
 
 
-@pytest.mark.long_except("gthread")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["gevent", "gthread"])
 def test_each_worker_has_its_own_loop_under_preload(kind: str, model: Model) -> None:
     server = start(kind, model, *EARLY, "--preload", "-w", "2")

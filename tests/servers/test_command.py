@@ -303,6 +303,7 @@ def test_a_tail_prints_no_word_to_those_who_read_the_channel(
     assert following.end() == (0, "")
 
 
+@pytest.mark.long
 def test_a_tail_tells_of_a_gap_and_goes_on_with_what_is_kept(
     tmp_path: Path, tail: Callable[..., Tail]
 ) -> None:
@@ -393,7 +394,7 @@ def test_a_channel_is_ended_with_a_last_message(
     assert [each["data"] for each in channels.history("job")] == ["1", "bye"]
 
 
-@pytest.mark.long_except("message1")
+@pytest.mark.long
 @pytest.mark.parametrize("message", [(), ('{"data": "bye"}',)])
 def test_a_tail_of_a_channel_that_has_ended_prints_all_of_it_and_ends(
     url: str, channels: Channels, tail: Callable[..., Tail], message: tuple[str, ...]
@@ -424,6 +425,7 @@ def test_a_tail_ends_also_if_the_last_entry_is_too_old(
     assert (code, "a gap" in err) == (0, True)
 
 
+@pytest.mark.long
 def test_a_channel_is_deleted_at_once_or_after_its_ttl(url: str, channels: Channels) -> None:
     channels.publish("job", {"data": 1})
     assert run("delete", "--url", url, "job") == (0, "", "")

@@ -210,6 +210,7 @@ def test_a_client_that_stays_is_never_cut_by_mistake(server: Server, behind_at: 
     client.fin()
 
 
+@pytest.mark.long_except("fin")
 @pytest.mark.parametrize("leave", [fin, rst, half_close])
 def test_tls_hides_no_departure(
     serve: Callable[..., Server], certificate: tuple[str, str], leave: Leave

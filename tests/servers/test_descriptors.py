@@ -99,6 +99,7 @@ def test_forty_pipelines_need_no_more_than_sixty_four_descriptors(few: Server) -
             client.received += more
 
 
+@pytest.mark.long_except("/plain-2", "/subscribed-2")
 @pytest.mark.server
 @pytest.mark.parametrize(
     ("way", "but"), [*((way, 2) for way in WAYS), ("/pipeline", 1), ("/pipeline", 3)]

@@ -110,6 +110,7 @@ def test_a_right_nginx_has_neither_fault_nor_note(behind: Behind) -> None:
     assert found(examine_url(f"https://localhost:{port}/probe", outside(20))) == ([], [])
 
 
+@pytest.mark.long
 def test_nginx_that_collects_events(behind: Behind) -> None:
     port, _ = behind("proxy_ignore_headers X-Accel-Buffering;")
     faults, _ = found(examine_url(f"https://localhost:{port}/probe", outside(20)))

@@ -161,6 +161,7 @@ def test_answers_to_put_patch_and_delete_finish_too(
         assert answer.data == [*map(str, range(10)), "[DONE]"]
 
 
+@pytest.mark.long_except("SIGTERM")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
 def test_a_worker_for_one_request_at_a_time_keeps_to_it_as_well(
     how: signal.Signals, serve: Callable[..., Server]
@@ -196,6 +197,7 @@ def test_a_worker_that_is_to_end_at_once_lets_no_answer_finish(
     assert gone_after(pid, began) < IN_TIME
 
 
+@pytest.mark.long
 def test_answers_that_are_whole_end_a_worker_before_its_time(serve: Callable[..., Server]) -> None:
     server = start(serve, "gevent", graceful=200)
     answers = [answered(server, "/pipeline", count=20) for _ in range(5)]

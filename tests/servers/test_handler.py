@@ -77,6 +77,7 @@ def test_a_plain_wait_is_ended_too_or_at_the_next_write(server: Server, method: 
     server.wait_for(event="ended", who=who)
 
 
+@pytest.mark.long
 def test_nothing_is_queued_for_a_client_that_reads_nothing_or_has_left(server: Server) -> None:
     client = Client(server.port, receive_buffer=4096).get("/flood?who=flood&size=40000000")
     client.read_until(b"200")

@@ -33,7 +33,7 @@ def answer(server: Server, path: str) -> tuple[int, bytes]:
 READY, LOST = (204, b""), (503, b'{"not_ready": ["broker"]}')
 
 
-@pytest.mark.long_except("gevent-idle", "SseWorker-followed", "gthread-followed")
+@pytest.mark.long_except("SseWorker-followed")
 @pytest.mark.parametrize("path", ["", "/follow"], ids=["idle", "followed"])
 def test_a_worker_is_ready_when_its_broker_is_there(
     server: tuple[Server, RedisServer], path: str

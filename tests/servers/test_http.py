@@ -135,6 +135,7 @@ def test_head_is_answered_with_headers_only(server: Any, key: str, path: str) ->
     assert closes_once(server, key) == ["close"]
 
 
+@pytest.mark.long_except("SseWorker-204")
 @pytest.mark.parametrize("status", [204, 304])
 def test_a_status_without_a_body_has_none(server: Any, key: str, status: int) -> None:
     response = whole(server, f"/status/{status}?key={key}")

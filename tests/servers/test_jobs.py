@@ -263,7 +263,7 @@ def test_nor_the_end_of_its_worker(kind: str, serve: Callable[..., Server]) -> N
     os.kill(job.pid, signal.SIGKILL)
 
 
-@pytest.mark.long_except("SseWorker")
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent"])
 def test_a_job_says_and_ends_nothing_behind_tls(
     kind: str, serve: Callable[..., Server], certificate: tuple[str, str]
@@ -361,6 +361,7 @@ def test_nor_does_one_of_a_threaded_server(
 LEFT_BEHIND = "a timer that was set before this process was forked"
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.parametrize("kind", ["SseWorker", "gevent", "gthread"])
 def test_a_timer_that_preload_leaves_in_the_master_is_named_once_in_a_worker(
     serve: Start, kind: str
@@ -385,6 +386,7 @@ PAIRS = [("SseWorker", "memory"), ("gevent", "sqlite"), ("gthread", "redis")]
 ALL_PAIRS = itertools.product(["SseWorker", "gevent", "gthread"], ["memory", "sqlite", "redis"])
 
 
+@pytest.mark.long_except("SseWorker-memory")
 @pytest.mark.parametrize(
     ("kind", "broker"),
     [pytest.param(*pair, marks=[] if pair in PAIRS else [pytest.mark.long]) for pair in ALL_PAIRS],

@@ -305,6 +305,7 @@ def worker_of_celery(env: dict[str, str], redis: RedisServer) -> Iterator[psutil
         yield worker
 
 
+@pytest.mark.long
 def test_a_task_of_celery_is_done_or_failed(worker_of_celery: psutil.Process, watch: Watch) -> None:
     for fails, status in ((False, "done"), (True, "failed")):
         name, watched = watch()
@@ -344,7 +345,7 @@ def test_a_worker_of_celery_that_stops_lets_its_task_end(
 # -- the web server
 
 
-@pytest.mark.long_except("SseWorker-greenlet-killed-redis")
+@pytest.mark.long
 @BOTH
 @pytest.mark.parametrize("how", ["killed", "reloaded"])
 @pytest.mark.parametrize(("kind", "where"), [("SseWorker", "greenlet"), ("gthread", "thread")])

@@ -27,7 +27,7 @@ def ask_path(server: Server, path: str) -> bytes:
         connection.close()
 
 
-@pytest.mark.long_except("SseWorker", "gthread")
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread", "flask"])
 def test_nothing_is_left_behind_a_server(kind: str) -> None:

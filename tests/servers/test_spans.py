@@ -32,7 +32,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.mark.long_except("gevent-iterated", "SseWorker-piped", "gthread-piped")
+@pytest.mark.long_except("SseWorker-piped")
 @pytest.mark.parametrize("how", ["piped", "iterated"])
 def test_a_span_is_as_long_as_its_stream_and_has_a_link_to_its_request(
     server: Server, how: str

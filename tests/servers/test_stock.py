@@ -104,6 +104,7 @@ def test_only_the_worker_of_its_own_enters_the_wing_for_it(serve: Server) -> Non
     assert to_the_reader == (serve.kind in GREENLETS)
 
 
+@pytest.mark.long_except("compressed-SseWorker")
 @pytest.mark.parametrize("serve", ["SseWorker"], indirect=True)
 @pytest.mark.parametrize("how", ["compressed", "HTTP/1.0"])
 def test_a_stream_of_the_worker_without_shared_chunks_is_sent_to_by_itself(

@@ -296,6 +296,7 @@ def test_an_ordinary_request_may_come_before_on_its_connection(worker: Start) ->
     server.wait_for(event="finish", key="a")
 
 
+@pytest.mark.long_except("1.0")
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_what_is_sent_behind_the_request_takes_nothing_of_the_streams_end(
     version: str, worker: Start
@@ -432,7 +433,7 @@ class Reader:
         return self._chunks.over or not self._chunks.is_chunked
 
 
-@pytest.mark.long_except("2")
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_all_write_arrives_whole_and_in_each_writers_order(seed: int, worker: Start) -> None:
     """Views, timers, greenlets, threads and channels, to those who read well and badly."""
@@ -502,6 +503,7 @@ def lines(server: Server, mark: str) -> list[str]:
     return re.findall(rf"^{mark} (.*)$", server.log(), re.MULTILINE)
 
 
+@pytest.mark.long_except("plain")
 @pytest.mark.parametrize("headers", [(), ("Accept-Encoding: gzip",)], ids=["plain", "gzip"])
 def test_the_access_log_has_its_line_when_the_stream_is_over(
     headers: tuple[str, ...], worker: Start

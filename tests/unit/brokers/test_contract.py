@@ -549,6 +549,7 @@ def test_threads_follow_and_leave_while_one_waits(broker: Broker) -> None:
     listener.result()
 
 
+@pytest.mark.long_except("sqlite", "redis")
 def test_a_greenlet_that_waits_lets_others_go_on(url: str, actor: Callable[..., Actor]) -> None:
     (told,) = actor(url, "greenlets", "news").tells()
     assert told["found"] == ["x"]

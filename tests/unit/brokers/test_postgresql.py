@@ -293,6 +293,7 @@ def test_an_idle_listener_looks_at_a_part_of_its_channels_in_each_second(
     waiter.result()
 
 
+@pytest.mark.long
 def test_an_idle_wait_costs_next_to_nothing(
     postgresql_url: str, actor: Callable[..., Actor]
 ) -> None:

@@ -801,6 +801,7 @@ def torture(seed: int, broker: Breakable, channels: Channels, each: int) -> None
     until(lambda: not exchange_of(channels).subscriptions, "the subscriptions to be gone")
 
 
+@pytest.mark.long_except("0", "1")
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_happens_everybody_gets_everything_once_and_in_order(seed: int) -> None:
     broker = Breakable(history=10_000)

@@ -227,11 +227,7 @@ def withheld(message: dict[str, Any]) -> bool:
     return message["data"] == "0"
 
 
-@pytest.mark.long_except(
-    "postgresql-a filter withholds more",
-    "redis-it follows one more channel",
-    "memory-it follows one more channel",
-)
+@pytest.mark.long_except("redis-it follows one more channel")
 @pytest.mark.parametrize("then", ["a filter withholds more", "it follows one more channel"])
 def test_one_that_is_refused_behind_an_event_keeps_its_place(make: Make, then: str) -> None:
     channels = make(history=10)
@@ -304,6 +300,7 @@ def test_one_that_is_refused_knows_its_place_if_its_stream_is_piped_late(make: M
 # -- on real servers
 
 
+@pytest.mark.long_except("SseWorker")
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["gevent", "SseWorker", "gthread"])
 def test_one_that_leaves_before_its_first_event_misses_nothing_on_real_servers(

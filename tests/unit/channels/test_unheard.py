@@ -250,6 +250,7 @@ def test_a_thread_of_one_of_several_workers(kind: str, serve: Callable[..., Serv
     assert said(server.log()) == ["several", "several"]
 
 
+@pytest.mark.long_except("SseWorker-/publish")
 @pytest.mark.server
 @pytest.mark.parametrize(
     ("kind", "before"), [("flask", "/page"), ("gthread", "/stream"), ("SseWorker", "/publish")]
