@@ -20,7 +20,7 @@ from benchmarks.report import QUANTITIES, Numbers, beside_table, spread, text
 from benchmarks.servers import Contender, running
 from benchmarks.workloads import WORKLOADS
 from tests.conftest import _missing
-from tests.kit.servers import ROOT
+from tests.kit.servers import PATIENCE, ROOT
 
 CLIENTS = 20
 QUICK = Plan(frozenset({"fanout", "burst"}), (CLIENTS,), seconds=0.1, warm_up=0.02)
@@ -39,8 +39,13 @@ def faulty(fault: str) -> Contender:
     return Contender("faulty", "makes mistakes", command)
 
 
+#: Faults after which the clients would wait in vain for a message.
+LEAVING_OUT = ("drop", "drop the last", "cut", "hang up")
+
+
 def burst(fault: str) -> Record:
-    with running(faulty(fault), patience=0.2) as (server, load):
+    patience = 0.2 if fault in LEAVING_OUT else PATIENCE
+    with running(faulty(fault), patience=patience) as (server, load):
         measuring = Measuring(server, load, QUICK)
         measuring.connect(CLIENTS)
         return measuring.run("burst", CLIENTS, 8)
