@@ -13,7 +13,8 @@ from gevent import GreenletExit
 
 from .loop import Loop, loop_of
 from .threadloop import run_in_hub
-from .threads import join_through, start_thread
+from .threads import start_thread
+from .waits import join_through
 
 
 def start_beside(loop: Loop, main: Callable[[], object], what: object) -> None:

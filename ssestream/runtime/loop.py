@@ -33,16 +33,8 @@ from gevent.hub import Hub, Waiter
 
 from .forking import process
 from .preconditions import check_descriptors, refuse_eventlet
-from .threads import (
-    AGAIN,
-    NO_THREAD,
-    Pool,
-    ThreadQueue,
-    get_ident,
-    join_through,
-    new_lock,
-    start_thread,
-)
+from .threads import AGAIN, NO_THREAD, Pool, ThreadQueue, get_ident, new_lock, start_thread
+from .waits import join_through
 from .weak import snapshot
 
 logger = logging.getLogger("ssestream")
@@ -156,9 +148,7 @@ class Loop:
 
         timer.start(due)
 
-    def retry_start(
-        self, start: Callable[[], object], what: object, is_logged: bool = False
-    ) -> None:
+    def retry_start(self, start: Callable[[], object], what: object) -> None:
         """Call *start*, which starts a thread for *what*, until the thread starts.
 
         *start* may also start the `service_loop`, for which descriptors may be missing.
@@ -167,9 +157,14 @@ class Loop:
         try:
             start()
         except (*NO_THREAD, OSError):
-            if not is_logged:
-                logger.exception("cannot start a thread for %r, and will try again", what)
-            self.call_later(AGAIN, functools.partial(self.retry_start, start, what, True))
+            logger.exception("cannot start a thread for %r, and will try again", what)
+            self.call_later(AGAIN, functools.partial(self._start_again, start))
+
+    def _start_again(self, start: Callable[[], object]) -> None:
+        try:
+            start()
+        except (*NO_THREAD, OSError):  # already logged
+            self.call_later(AGAIN, functools.partial(self._start_again, start))
 
     def call_after_events(self, callback: Callable[..., object], *args: Any) -> None:
         """Run *callback* after the loop has handled its other events. For the hub's thread."""

@@ -19,7 +19,8 @@ from .children import child_watcher
 from .clock import clock
 from .deadlines import Deadlines
 from .loop import Loop
-from .threads import ThreadQueue, Wake, join_through
+from .threads import ThreadQueue, Wake
+from .waits import join_through
 
 
 class ThreadLoop:

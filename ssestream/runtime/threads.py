@@ -41,22 +41,6 @@ NO_THREAD = (RuntimeError, MemoryError)
 AGAIN = 0.1
 
 
-def join_through(greenlet: Any, what: object) -> None:
-    """Wait in the main greenlet of a thread until *greenlet* is over: one of its hub, or the hub.
-
-    gevent raises in the main greenlet if a greenlet of the thread raises ``SystemExit``. Each such
-    exception is logged with *what*, and the wait goes on.
-    """
-    while True:
-        try:
-            greenlet.join()
-        except BaseException:
-            # For example sys.exit() in a greenlet that the app's code has started.
-            logger.exception("the thread of %r was interrupted, and goes on", what)
-        else:
-            return
-
-
 class Wake:
     """Wakes a thread that sleeps, or else ends its next sleep at once.
 

@@ -1,9 +1,10 @@
-"""Waits that end by another caller: for a wake, or for one of some turns.
+"""Waits that end by another caller: for a wake, for one of some turns, for the end of a greenlet.
 
 In a process that gevent has patched, the callers are greenlets. Elsewhere the callers are
 threads. Each caller says which module must be patched: the one that it also waits with.
 """
 
+import logging
 import queue
 from typing import Any
 
@@ -12,6 +13,24 @@ from gevent import monkey
 
 from .clock import clock
 from .threads import Wake
+
+logger = logging.getLogger("ssestream")
+
+
+def join_through(greenlet: Any, what: object) -> None:
+    """Wait in the main greenlet of a thread until *greenlet* is over: one of its hub, or the hub.
+
+    gevent raises in the main greenlet if a greenlet of the thread raises ``SystemExit``. Each such
+    exception is logged with *what*, and the wait goes on.
+    """
+    while True:
+        try:
+            greenlet.join()
+        except BaseException:
+            # For example sys.exit() in a greenlet that the app's code has started.
+            logger.exception("the thread of %r was interrupted, and goes on", what)
+        else:
+            return
 
 
 def new_wake(module: str) -> "GreenletWake | Wake":
