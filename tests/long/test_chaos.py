@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 
 # The long form has each broker with each worker.
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "worker_class"),
     [
