@@ -201,6 +201,9 @@ def test_a_run_whose_start_is_interrupted_is_lost_and_harms_no_other(
     until(lambda: runs.status("interrupted") == "lost", "the run to be lost")
     runs.start(iter(sources["later"]), id="later")
     for id in ids:
+        # The end of a generator that has not begun is not seen.
+        sources[id].let_out = 1
+        until(lambda id=id: sources[id].drawn == 1, "its source to begin")
         assert Runs(channels).stop(id)
         until(sources[id].closed.is_set, "its source to be closed")
     nothing_remains(channels)
