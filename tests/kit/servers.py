@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -335,10 +337,20 @@ def ask_json(server: Server, path: str) -> Any:
     return json.loads(ask(server.port, path))
 
 
+# Linux gives the ports below 32768 to no socket by itself: neither for port 0 nor for a connection.
+# So only another test process could take one between its choice and its use. Each process
+# counts from another number, so two hardly ever choose the same port at the same time.
+_numbers = itertools.count(random.SystemRandom().randrange(12_000))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this host at which nothing listens."""
+    for number in _numbers:
+        port = 20_000 + number % 12_000
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the numbers never end")
 
 
 class Client:

@@ -12,6 +12,7 @@ import pytest
 from ssestream.doctor.finding import Finding
 from ssestream.doctor.outside import Outside, examine_reload, examine_url
 from tests.kit.scripted import HEAD, Scripted, chunk
+from tests.kit.servers import free_port
 
 CHUNKED = f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()
 
@@ -52,8 +53,7 @@ def stream(*pieces: str) -> Answer:
 
 
 def test_a_server_that_is_not_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (finding,) = examine_url(f"http://127.0.0.1:{port}/", OUTSIDE)
     assert finding.level == "fault"
     assert f"no connection to 127.0.0.1:{port}" in finding.seen

@@ -8,7 +8,7 @@ import pytest
 
 from ssestream.doctor.visit import NotHttp, Visit
 from tests.kit.scripted import HEAD, Scripted, chunk
-from tests.kit.servers import PATIENCE
+from tests.kit.servers import PATIENCE, free_port
 
 
 def test_it_asks_as_a_browser_does() -> None:
@@ -113,7 +113,6 @@ def test_waiting_ends_by_time_by_state_and_by_the_end() -> None:
 
 
 def test_a_refused_connection_is_an_error_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(ConnectionRefusedError):
         Visit(f"http://127.0.0.1:{port}/")
