@@ -4,10 +4,13 @@ import gc
 import re
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import gevent
+import greenlet
 import pytest
 from flask import Flask, request
+from gevent.queue import Queue
 from werkzeug.test import EnvironBuilder
 
 from ssestream import ServerResponse, SseStream
@@ -16,7 +19,7 @@ from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.output import OutputBuffer
 from ssestream.runtime.waker import Wakeable
 from ssestream.stream import flow_of
-from tests.kit.visit import until
+from tests.kit.visit import as_a_greenlet, until
 
 
 def of_a_request() -> tuple[SseStream, OutgoingMessage]:
@@ -311,3 +314,34 @@ def test_messages_that_waited_leave_together_up_to_the_mark_of_the_response() ->
     # The server has not asked for more since it got the last message.
     assert body.sent()[0] == 12
     body.close()
+
+
+# -- from write() to the server
+
+
+def switches_of(body: Iterable[bytes], write: Callable[[], object]) -> int:
+    """The switches of greenlets until a server has what *write* writes."""
+    got: list[bytes] = []
+    server = gevent.spawn(lambda: got.extend(body))
+    until(lambda: got, "the opening")
+    gevent.sleep(0)
+    seen: list[object] = []
+    greenlet.settrace(lambda event, args: seen.append(event))
+    try:
+        write()
+        gevent.sleep(0)
+    finally:
+        greenlet.settrace(None)
+    assert len(got) == 2
+    server.kill()
+    return len(seen)
+
+
+@as_a_greenlet
+def test_as_few_switches_lead_to_the_server_as_with_a_queue_by_hand() -> None:
+    queue: Queue[bytes] = Queue()
+    queue.put(b":ok\n\n")
+    by_hand = switches_of(iter(queue.get, None), lambda: queue.put(b"data: 1\n\n"))
+    message, stream = OutgoingMessage(), SseStream()
+    stream.pipe(message)
+    assert switches_of(body_of(message), lambda: stream.write({"data": 1})) <= by_hand
