@@ -237,10 +237,6 @@ class Flow(StreamEnds):
                 others = [pipe for pipe in pipes if not pipe.put(frames, wakers)]
             killed: GreenletExit | None = None
             try:
-                if not others:
-                    # Before "close": the response may send at once, and lose its client.
-                    self._call_back(callbacks, None)
-                    callbacks = []
                 for waker in wakers:
                     waker.wake()
                 # A destination that was unpiped meanwhile gets the frame, too: no other will.

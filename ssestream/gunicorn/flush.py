@@ -1,7 +1,5 @@
-"""Flush: the first write of a turn of the loop is sent at once, and the others together.
+"""Flush: what the streams of one loop write in one turn is sent together, in the next turn.
 
-So a write that nothing waits for goes out before its writer goes on, which may then keep the loop
-busy for long. What else the streams of the loop write in the same turn leaves in the next turn.
 A `send` wakes the client's process, if it runs on the same machine, as a proxy does. If much
 happens between two sends, the process falls asleep again after each, and the kernel wakes it each
 time. So the waiting bytes of all streams are taken first, and all sends come one after another.
@@ -100,37 +98,16 @@ def send_together(readers: Iterable[SocketReader]) -> list[SocketReader]:
 class Flush:
     """The readers of one loop that have something to send in the next turn."""
 
-    __slots__ = ("__weakref__", "_is_due", "_readers", "_turn", "loop")
+    __slots__ = ("__weakref__", "_is_due", "_readers", "loop")
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self._readers: deque[SocketReader] = deque()
         # Whether the loop is about to call `_flush`.
         self._is_due = False
-        # The number of the turn in which a reader has last sent at once, as libev counts them.
-        self._turn = -1
-
-    def send(self, reader: SocketReader) -> None:
-        """Let *reader* send now if no other has sent in this turn. Called in the loop's thread."""
-        turn = self.loop.libev.iteration
-        if self._is_due or turn == self._turn:
-            self.add(reader)
-            return
-        # Before the send: it may cause other writes, and these follow.
-        self._turn = turn
-        piece = reader.next_piece()
-        if not piece:
-            return
-        try:
-            more = reader.has_sent(piece, *send_each((reader.sock,), (piece,)))
-        except BaseException:  # raised by a signal handler: see `send_together`
-            reader.break_off()
-            raise
-        if more:
-            self.add(reader)
 
     def add(self, reader: SocketReader) -> None:
-        """Let *reader* send in the next turn. Called in the loop's thread."""
+        """Let *reader* send in the next turn. Called in the loop."""
         self._readers.append(reader)
         if not self._is_due:
             self._is_due = True

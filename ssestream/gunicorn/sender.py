@@ -4,9 +4,8 @@ A server keeps a greenlet, its stack, the request and its environ as long as a r
 lasts, and sends through several layers. A `Sender` needs only a non-blocking socket, and
 runs in the hub's loop when there is something to do:
 
-* The first write of a turn of the loop is one ``send`` in the writer. Everything that is written
-  in the rest of the turn leaves with one ``send`` for each stream, in the next turn, together with
-  that of other streams (see ``flush``).
+* Everything that is written in one turn of the loop leaves with one ``send``, in the next
+  turn, together with that of other streams (see ``flush``).
 * If the socket takes only a part, the rest is kept until the kernel reports room. Meanwhile
   nothing more is taken from the body, so that all bounds hold.
 * A broadcast sends without this code, if it can: it frames an event once for all sockets (see
@@ -122,14 +121,9 @@ class Sender(SocketReader):
             flush.loop.call(self._wake_here)
 
     def _wake_here(self) -> None:
-        buffer = self.buffer
         # At once: a broadcast must not overtake the bytes that wait now.
-        buffer.leave()
-        if buffer.is_flowing:
-            self._flush.send(self)
-        else:
-            # The caller may be about to end the response, and ends it first.
-            self._flush.add(self)
+        self.buffer.leave()
+        self._flush.add(self)
 
     # -- what goes out
 

@@ -107,11 +107,6 @@ class OutputBuffer(Accounted):
         """Bytes that the kernel has not taken yet."""
         return self._waiting + self._taken
 
-    @property
-    def is_flowing(self) -> bool:
-        """Whether something waits here, and more may come."""
-        return bool(self._frames) and not (self._ended or self._closed)
-
     def put(self, frame: bytes) -> bool:
         """Queue *frame*. False if ``high_water_mark`` bytes wait then, or if closed or ended."""
         with self._lock:

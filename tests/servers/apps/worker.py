@@ -170,18 +170,6 @@ def waits() -> str:
     return "done"
 
 
-@app.get("/computes")
-def computes() -> str:
-    """It writes to a stream before it keeps the loop busy, until there is a file, and after it."""
-    key = request.args["key"]
-    streams[key].write({"data": "before"})
-    release, until = Path(os.environ["RELEASE_DIR"]) / key, time.monotonic() + 60
-    while not release.exists() and time.monotonic() < until:
-        pass
-    streams[key].write({"data": "after"})
-    return "done"
-
-
 @app.get("/slow-close")
 def slow_close() -> Response:
     """Its ``close`` handler waits for a file."""

@@ -1,6 +1,5 @@
-"""Flush: the first write of a turn of the loop is sent at once, and the others together."""
+"""Flush: what many streams write in one turn of the loop is sent together."""
 
-import functools
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import gevent
 import pytest
 
-from ssestream import SseStream
 from ssestream.gunicorn import flush
 from ssestream.gunicorn.flush import send_each
 from ssestream.gunicorn.sender import Sender
@@ -16,7 +14,7 @@ from ssestream.http.connection import Connection
 from ssestream.http.lent_socket import SocketType
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.output import OutputBuffer
-from ssestream.runtime.loop import CALLS_AT_ONCE, Loop, checkpoint
+from ssestream.runtime.loop import CALLS_AT_ONCE, Loop
 from tests.kit.visit import as_a_greenlet, until
 
 
@@ -105,54 +103,16 @@ def sends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_streams_that_write_in_one_turn_are_sent_one_after_another(
     made: Callable[[int], list[Client]], sends: list[Any]
 ) -> None:
-    first, *clients = made(6)
-    checkpoint()
+    clients = made(5)
     sends.clear()
-    first.message.write(b"first\n\n")
     for text in (b"one\n\n", b"two\n\n"):
         for client in reversed(clients):
             client.message.write(text)
-    assert sends == [first.sender.sock]
+    assert sends == []
     gevent.sleep(0)
     # One send for both messages of a stream, in the order in which the streams were written to.
-    assert sends[1:] == [client.sender.sock for client in reversed(clients)]
+    assert sends == [client.sender.sock for client in reversed(clients)]
     assert {client.received() for client in clients} == {b"one\n\ntwo\n\n"}
-
-
-@as_a_greenlet
-def test_the_first_write_of_a_turn_is_sent_before_the_writer_goes_on(
-    made: Callable[[int], list[Client]], sends: list[Any]
-) -> None:
-    (client,) = made(1)
-    for text in (b"one\n\n", b"two\n\n"):
-        checkpoint()
-        sends.clear()
-        for expected in ([client.sender.sock], [client.sender.sock]):
-            client.message.write(text)
-            assert sends == expected
-        assert client.received() == text
-        gevent.sleep(0)
-        assert client.received() == text
-        assert client.message.writable_length == 0
-
-
-@as_a_greenlet
-def test_a_write_that_finds_its_client_gone_ends_its_stream_after_its_callback(
-    made: Callable[[int], list[Client]],
-) -> None:
-    client, other = made(2)
-    stream, heard = SseStream(), list[object]()
-    stream.pipe(client.message)
-    for name in ("drain", "close"):
-        client.message.on(name, functools.partial(heard.append, name))
-    checkpoint()
-    client.sender.sock.shutdown(socket.SHUT_WR)
-    assert stream.write({"data": 1}, callback=heard.append)
-    assert client.message.destroyed
-    other.message.write(b"x\n\n")
-    until(lambda: client.over, "its end")
-    assert heard == [None, "close"]
-    assert other.received() == b"x\n\n"
 
 
 @as_a_greenlet
@@ -160,12 +120,11 @@ def test_more_streams_than_a_turn_holds_are_all_sent(
     made: Callable[[int], list[Client]], sends: list[Any]
 ) -> None:
     clients = made(2 * CALLS_AT_ONCE + 1)
-    checkpoint()
     sends.clear()
     for client in clients:
         client.message.write(b"x\n\n")
     gevent.sleep(0)
-    assert len(sends) == 1 + CALLS_AT_ONCE
+    assert len(sends) == CALLS_AT_ONCE
     until(lambda: len(sends) == len(clients), "all sends")
     assert {client.received() for client in clients} == {b"x\n\n"}
 
@@ -307,22 +266,6 @@ def test_a_signal_handler_that_raises_breaks_off_those_that_were_not_sent_to(
     late.message.write(b"x\n\n")
     gevent.sleep(0)
     assert late.received() == b"x\n\n"
-
-
-@as_a_greenlet
-def test_so_does_one_that_raises_in_the_first_send_of_a_turn(
-    made: Callable[[int], list[Client]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client, other = made(2)
-    checkpoint()
-    with monkeypatch.context() as patch:
-        patch.setattr(flush, "socket_send", fail_with(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            client.message.write(b"x\n\n")
-    until(lambda: client.over, "its end")
-    other.message.write(b"x\n\n")
-    checkpoint()
-    assert other.received() == b"x\n\n"
 
 
 @as_a_greenlet
