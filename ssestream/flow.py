@@ -23,7 +23,7 @@ from .runtime.calls import CallQueue
 from .runtime.clock import clock
 from .runtime.emitter import emit_soon
 from .runtime.forking import process
-from .runtime.waker import Wakeable
+from .runtime.waker import Wakeable, wake_all
 from .stream_ends import StreamEnds, disconnected
 
 
@@ -237,8 +237,7 @@ class Flow(StreamEnds):
                 others = [pipe for pipe in pipes if not pipe.put(frames, wakers)]
             killed: GreenletExit | None = None
             try:
-                for waker in wakers:
-                    waker.wake()
+                wake_all(wakers)
                 # A destination that was unpiped meanwhile gets the frame, too: no other will.
                 for pipe in others:
                     if pipe.body is None or not pipe.body.over:

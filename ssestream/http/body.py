@@ -32,7 +32,7 @@ from ..runtime.emitter import emit_soon
 from ..runtime.forking import process
 from ..runtime.loop import logger
 from ..runtime.uncopyable import Uncopyable
-from ..runtime.waker import Wakeable
+from ..runtime.waker import Wakeable, wake_all
 from ..settings import DEFAULTS, PLAIN, Settings, draw
 from ..wire import retry_block
 from .compression import Gzip
@@ -284,8 +284,7 @@ class Body(Uncopyable):
                         self.buffer.put_together(frame, 1, wakers)
             self.buffer.put_together(last_block(cause, settings, is_whole, dropped), 0, wakers)
             self.buffer.end()
-            for waker in wakers:
-                waker.wake()
+            wake_all(wakers)
             logger.info("%s: ended, because %s", self.name, REASONS[cause])
 
         # The id of the last frame would cover a frame that an app's write() has not written yet.

@@ -1,5 +1,6 @@
 """How a reader sleeps until a writer wakes it: a `Waker`, for a greenlet or a thread."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import greenlet
@@ -28,6 +29,21 @@ class Wakeable:
     def wake(self) -> None:
         """Wake the reader. Thread-safe."""
         raise NotImplementedError
+
+
+def wake_all(wakers: Iterable[Wakeable]) -> None:
+    """Wake each of *wakers*.
+
+    If a signal handler raises during one wake, the others are woken all the same. Otherwise their
+    readers would sleep for ever.
+    """
+    remaining = iter(wakers)
+    try:
+        for waker in remaining:
+            waker.wake()
+    finally:
+        for waker in remaining:
+            waker.wake()
 
 
 class Waker(Wakeable):

@@ -5,7 +5,7 @@ import threading
 import gevent
 import pytest
 
-from ssestream.runtime.waker import Waker
+from ssestream.runtime.waker import Wakeable, Waker, wake_all
 from tests.kit.visit import in_greenlet, on_threads_and_greenlets, until
 
 
@@ -92,3 +92,20 @@ def test_a_thread_that_sleeps_can_be_interrupted_by_its_timeout() -> None:
             waker.wait()
 
     gevent.spawn(scene).get()
+
+
+def test_a_wake_that_raises_leaves_no_other_asleep() -> None:
+    woken: list[int] = []
+
+    class Sleeper(Wakeable):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def wake(self) -> None:
+            woken.append(self.number)
+            if self.number == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wake_all([Sleeper(number) for number in range(4)])
+    assert woken == [0, 1, 2, 3]
