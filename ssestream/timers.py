@@ -8,7 +8,8 @@ has missed is left out, too. A delay under 1 counts as 1.
 Callbacks that are due at nearly the same time are called together, in the order in which they are
 due, as each turn of the loop costs much. So a callback is never early. If the loop is not busy, a
 callback is up to a millisecond late with a delay below 40 ms, up to 2 with one below 80, and up to
-4 with any other.
+4 with any other. On a busy loop, callbacks that are due within such a time of each other may change
+places.
 
 Both clearing functions clear both kinds. Unlike in Node, an exception in a callback is logged and
 the interval goes on.
