@@ -192,7 +192,7 @@ class Express:
         return self.type("txt").send(name)
 
     def flush(self) -> None:
-        """Does nothing: every write is sent at once, also when it is compressed.
+        """Does nothing: no write waits for a later one, also when it is compressed.
 
         The ``compression`` middleware of Express needs ``res.flush()``.
         """

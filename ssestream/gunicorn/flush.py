@@ -1,5 +1,7 @@
-"""Flush: what the streams of one loop write in one turn is sent together, in the next turn.
+"""Flush: the first write in a turn of the loop is sent at once, the others together at its end.
 
+So a write that finds nothing waiting goes out before its writer goes on. The writer may keep the
+loop busy for long then. All other writes of the turn leave in the next turn, one after another.
 A `send` wakes the client's process, if it runs on the same machine, as a proxy does. If much
 happens between two sends, the process falls asleep again after each, and the kernel wakes it each
 time. So the waiting bytes of all streams are taken first, and all sends come one after another.
@@ -96,18 +98,46 @@ def send_together(readers: Iterable[SocketReader]) -> list[SocketReader]:
 
 
 class Flush:
-    """The readers of one loop that have something to send in the next turn."""
+    """Lets the readers of one loop send: one of each turn at once, the others in the next turn."""
 
-    __slots__ = ("__weakref__", "_is_due", "_readers", "loop")
+    __slots__ = ("__weakref__", "_is_due", "_readers", "_turn", "loop")
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self._readers: deque[SocketReader] = deque()
         # Whether the loop is about to call `_flush`.
         self._is_due = False
+        # The number of the turn, as libev counts turns, in which a reader has last sent at once.
+        self._turn = -1
+
+    def send(self, reader: SocketReader) -> bool:
+        """Let *reader* send now, or in the next turn if another has sent in this turn.
+
+        Called in the loop's thread. Returns whether *reader* has sent.
+        """
+        turn = self.loop.libev.iteration
+        if self._is_due or turn == self._turn:
+            self.add(reader)
+            return False
+        # Before the send, as its `drain` may cause other writes.
+        self._turn = turn
+        try:
+            piece = reader.next_piece()
+            if not piece:
+                return False
+            [count] = send_each((reader.sock,), (piece,))
+            # A broken socket counts as one without room. The loop watches it then, and sees that
+            # it is broken. A response that ends here would end inside its writer.
+            more = reader.has_sent(piece, max(count, 0))
+        except BaseException:  # raised by a signal handler: see `send_together`
+            reader.break_off()
+            raise
+        if more:
+            self.add(reader)
+        return True
 
     def add(self, reader: SocketReader) -> None:
-        """Let *reader* send in the next turn. Called in the loop."""
+        """Let *reader* send in the next turn. Called in the loop's thread."""
         self._readers.append(reader)
         if not self._is_due:
             self._is_due = True

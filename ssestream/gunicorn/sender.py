@@ -4,8 +4,8 @@ A server keeps a greenlet, its stack, the request and its environ as long as a r
 lasts, and sends through several layers. A `Sender` needs only a non-blocking socket, and
 runs in the hub's loop when there is something to do:
 
-* Everything that is written in one turn of the loop leaves with one ``send``, in the next
-  turn, together with that of other streams (see ``flush``).
+* The first write in a turn of the loop is one ``send`` in the writer. Everything else that is
+  written in this turn leaves in the next turn, with one ``send`` for each stream (see ``flush``).
 * If the socket takes only a part, the rest is kept until the kernel reports room. Meanwhile
   nothing more is taken from the body, so that all bounds hold.
 * A broadcast sends without this code, if it can: it frames an event once for all sockets (see
@@ -18,6 +18,7 @@ and the socket is closed.
 
 import contextlib
 import functools
+import math
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -121,9 +122,17 @@ class Sender(SocketReader):
             flush.loop.call(self._wake_here)
 
     def _wake_here(self) -> None:
+        body, buffer = self.body, self.buffer
         # At once: a broadcast must not overtake the bytes that wait now.
-        self.buffer.leave()
-        self._flush.add(self)
+        buffer.leave()
+        if body.ended or body.over or body.retired:
+            # Not at once: the response would be over before the call that ends it returns.
+            self._flush.add(self)
+        elif self._flush.send(self) and self._rest is not None:
+            # The loop can send the rest only after the writer. So the client counts as slow
+            # only from the next turn on.
+            buffer.taken_since(math.inf)
+            self._flush.add(self)
 
     # -- what goes out
 
@@ -139,6 +148,8 @@ class Sender(SocketReader):
                 self._end()
                 return b""
             if self._rest is not None:
+                if self.buffer.taken_at == math.inf:
+                    self.buffer.taken_since(clock.now())
                 return b""
             try:
                 chunk = self.body.take_nowait(self)

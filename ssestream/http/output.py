@@ -57,7 +57,8 @@ class OutputBuffer(Accounted):
         super().__init__()
         self.high_water_mark = high_water_mark
         self.need_drain = False
-        #: When the chunk in the reader's hand was taken; 0.0 if the reader has none.
+        #: When the chunk in the reader's hand was taken; 0.0 if the reader has none, and infinity
+        #: if the reader cannot send the rest of it in this turn of the loop.
         self.taken_at = 0.0
         self._lock = lock or new_lock()
         # An empty tuple while nothing waits, to save memory. A deque would be larger than all
@@ -307,6 +308,12 @@ class OutputBuffer(Accounted):
     def take_trailer(self) -> None:
         """Note that the reader takes bytes that were never put here and are counted nowhere."""
         self._written_at = self.taken_at = clock.now()
+
+    def taken_since(self, at: float) -> None:
+        """Let the chunk in the reader's hand, if it has one, count as taken at *at*."""
+        with self._lock:
+            if self.taken_at:
+                self.taken_at = at
 
     def take_unput(self, length: int, messages: int) -> None:
         """Count a chunk that was never put here as a chunk in the reader's hand.

@@ -73,6 +73,30 @@ def test_a_stream_gets_the_socket_and_nothing_of_its_request_is_kept(worker: Sta
     assert b"\r\nConnection: close\r\n" in head
 
 
+def test_a_write_is_sent_before_its_writer_keeps_the_loop_busy(
+    worker: Start, tmp_path: Path
+) -> None:
+    server = worker()
+    client = open_stream(server, "s")
+    writer = Client(server.port).get("/computes?key=s")
+    client.read_until(b"before\n\n")
+    (tmp_path / "s").touch()
+    client.read_until(b"after\n\n")
+    writer.read_until(b"done")
+
+
+def test_a_function_that_waits_ends_although_its_own_write_met_a_client_that_had_left(
+    worker: Start, tmp_path: Path
+) -> None:
+    server = worker()
+    client = Client(server.port).get("/computes-and-waits?key=s")
+    client.read_until(b"before\n\n")
+    client.rst()
+    (tmp_path / "s").touch()
+    server.wait_for(event="after", key="s")
+    server.wait_for(event="over", key="s")
+
+
 @pytest.mark.parametrize(("path", "version"), [("/quiet", "1.0"), ("/empty", "1.1")])
 def test_so_does_one_to_http_1_0_or_with_a_head_alone(
     path: str, version: str, worker: Start

@@ -17,7 +17,14 @@ from flask import Response, request
 from gevent import monkey
 from werkzeug.wsgi import ClosingIterator
 
-from ssestream import Channels, ServerResponse, clear_interval, set_interval
+from ssestream import (
+    Channels,
+    ServerResponse,
+    SseStream,
+    clear_interval,
+    handler,
+    set_interval,
+)
 from ssestream.gunicorn.cohort import GroupedSender
 from ssestream.gunicorn.sender import Sender
 from ssestream.wire import encode
@@ -168,6 +175,42 @@ def waits() -> str:
     tell(event="in view", key=request.args["key"])
     _wait_for_file(request.args["key"])
     return "done"
+
+
+@app.get("/computes")
+def computes() -> str:
+    """It writes to a stream before it keeps the loop busy, until there is a file, and after it."""
+    key = request.args["key"]
+    streams[key].write({"data": "before"})
+    _compute(key)
+    streams[key].write({"data": "after"})
+    return "done"
+
+
+@app.get("/computes-and-waits")
+@handler
+def computes_and_waits(req: Any, res: ServerResponse) -> None:
+    """A function with a stream of its own does the same, and waits for its own end."""
+    key = req.query["key"]
+    stream = SseStream(req)
+    stream.pipe(res)
+    try:
+        stream.write({"data": "before"})
+        # The client has left during the computation, and the loop could not notice.
+        _compute(key)
+        stream.write({"data": "after"})
+        tell(event="after", key=key)
+        while True:
+            gevent.sleep(60)
+    finally:
+        tell(event="over", key=key)
+
+
+def _compute(key: str) -> None:
+    """Keep the loop busy until there is a file."""
+    release, until = Path(os.environ["RELEASE_DIR"]) / key, time.monotonic() + 60
+    while not release.exists() and time.monotonic() < until:
+        pass
 
 
 @app.get("/slow-close")

@@ -1,5 +1,6 @@
-"""Flush: what many streams write in one turn of the loop is sent together."""
+"""Flush: the first write in a turn of the loop is sent at once, the others together at its end."""
 
+import functools
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import gevent
 import pytest
 
+from ssestream import BufferFull, SseStream
 from ssestream.gunicorn import flush
 from ssestream.gunicorn.flush import send_each
 from ssestream.gunicorn.sender import Sender
@@ -14,7 +16,8 @@ from ssestream.http.connection import Connection
 from ssestream.http.lent_socket import SocketType
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.output import OutputBuffer
-from ssestream.runtime.loop import CALLS_AT_ONCE, Loop
+from ssestream.runtime.clock import clock
+from ssestream.runtime.loop import CALLS_AT_ONCE, Loop, checkpoint
 from tests.kit.visit import as_a_greenlet, until
 
 
@@ -103,16 +106,98 @@ def sends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_the_streams_that_write_in_one_turn_are_sent_one_after_another(
     made: Callable[[int], list[Client]], sends: list[Any]
 ) -> None:
-    clients = made(5)
+    first, *clients = made(6)
+    checkpoint()
     sends.clear()
+    first.message.write(b"first\n\n")
     for text in (b"one\n\n", b"two\n\n"):
         for client in reversed(clients):
             client.message.write(text)
-    assert sends == []
+    assert sends == [first.sender.sock]
     gevent.sleep(0)
     # One send for both messages of a stream, in the order in which the streams were written to.
-    assert sends == [client.sender.sock for client in reversed(clients)]
+    assert sends[1:] == [client.sender.sock for client in reversed(clients)]
     assert {client.received() for client in clients} == {b"one\n\ntwo\n\n"}
+
+
+@as_a_greenlet
+def test_the_first_write_of_a_turn_is_sent_before_the_writer_goes_on(
+    made: Callable[[int], list[Client]], sends: list[Any]
+) -> None:
+    (client,) = made(1)
+    for text in (b"one\n\n", b"two\n\n"):
+        checkpoint()
+        sends.clear()
+        for expected in ([client.sender.sock], [client.sender.sock]):
+            client.message.write(text)
+            assert sends == expected
+        assert client.received() == text
+        gevent.sleep(0)
+        assert client.received() == text
+        assert client.message.writable_length == 0
+
+
+@as_a_greenlet
+def test_a_write_that_finds_its_client_gone_leaves_the_end_to_the_loop(
+    made: Callable[[int], list[Client]],
+) -> None:
+    client, other = made(2)
+    stream, heard = SseStream(), list[object]()
+    stream.pipe(client.message)
+    client.message.on("close", functools.partial(heard.append, "close"))
+    checkpoint()
+    client.sender.sock.shutdown(socket.SHUT_WR)
+    assert stream.write({"data": 1}, callback=heard.append)
+    assert not client.message.destroyed
+    other.message.write(b"x\n\n")
+    until(lambda: client.over, "its end")
+    assert heard == [None, "close"]
+    assert other.received() == b"x\n\n"
+
+
+@as_a_greenlet
+def test_a_burst_behind_a_message_that_is_sent_in_part_meets_no_slow_client(
+    made: Callable[[int], list[Client]],
+) -> None:
+    (client,) = made(1)
+    stream = SseStream(overflow="error")
+    stream.pipe(client.message)
+    client.sender.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
+    checkpoint()
+    stream.write({"data": "x" * 60_000})
+    # The socket has a part of the message, and the loop no chance to send the rest.
+    received = bytearray(client.raw())
+    assert 0 < len(received) < 60_000
+    for number in range(1500):
+        stream.write({"data": number})
+    until(lambda: received.extend(client.raw()) or b"data: 1499\n" in received, "the last one")
+    assert not client.message.destroyed
+
+
+@as_a_greenlet
+def test_it_meets_one_that_takes_nothing_in_the_turns_after_it(
+    made: Callable[[int], list[Client]],
+) -> None:
+    (client,) = made(1)
+    stream = SseStream(overflow="error")
+    stream.pipe(client.message)
+    client.sender.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
+    checkpoint()
+    stream.write({"data": "x" * 60_000})
+    buffer = body_of(client.message).buffer
+    assert body_of(client.message).in_hand
+    assert not buffer.is_stuck(clock.now() + 1)
+    checkpoint()
+    assert buffer.is_stuck(clock.now() + 1)
+    assert buffer.taken_at <= clock.now()
+
+    def write_on() -> None:
+        for number in range(3000):
+            stream.write({"data": number})
+            checkpoint()
+
+    with pytest.raises(BufferFull):
+        write_on()
 
 
 @as_a_greenlet
@@ -120,11 +205,12 @@ def test_more_streams_than_a_turn_holds_are_all_sent(
     made: Callable[[int], list[Client]], sends: list[Any]
 ) -> None:
     clients = made(2 * CALLS_AT_ONCE + 1)
+    checkpoint()
     sends.clear()
     for client in clients:
         client.message.write(b"x\n\n")
     gevent.sleep(0)
-    assert len(sends) == CALLS_AT_ONCE
+    assert len(sends) == 1 + CALLS_AT_ONCE
     until(lambda: len(sends) == len(clients), "all sends")
     assert {client.received() for client in clients} == {b"x\n\n"}
 
@@ -195,6 +281,7 @@ def fail_with(error: type[BaseException]) -> Callable[..., None]:
     return fail
 
 
+@pytest.mark.parametrize("is_first", [False, True], ids=["among others", "first"])
 @pytest.mark.parametrize("where", ["taking", "ending", "sleeping", "cutting"])
 @as_a_greenlet
 def test_one_that_fails_fails_alone(
@@ -202,8 +289,10 @@ def test_one_that_fails_fails_alone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     where: str,
+    is_first: bool,
 ) -> None:
     clients = made(5)
+    checkpoint()
     bad, others = clients[2], [*clients[:2], *clients[3:]]
 
     class Failing(Sender):
@@ -228,11 +317,13 @@ def test_one_that_fails_fails_alone(
     bad.sender.__class__ = Failing
     bad.sender.buffer.__class__ = FailingBuffer
     for text in (b"x\n\n", b"y\n\n"):
+        if text == b"x\n\n" and is_first:
+            bad.message.end(b"x\n\n")
         for client in others:
             client.message.write(text)
-        if text == b"x\n\n":
+        if text == b"x\n\n" and not is_first:
             bad.message.end(b"x\n\n")
-        gevent.sleep(0)
+        checkpoint()
     until(lambda: bad.over, "its end")
     assert "its stream failed" in caplog.text
     for client in others:
@@ -266,6 +357,44 @@ def test_a_signal_handler_that_raises_breaks_off_those_that_were_not_sent_to(
     late.message.write(b"x\n\n")
     gevent.sleep(0)
     assert late.received() == b"x\n\n"
+
+
+@as_a_greenlet
+def test_so_does_one_that_raises_in_the_first_send_of_a_turn(
+    made: Callable[[int], list[Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, other = made(2)
+    checkpoint()
+    with monkeypatch.context() as patch:
+        patch.setattr(flush, "socket_send", fail_with(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            client.message.write(b"x\n\n")
+    until(lambda: client.over, "its end")
+    other.message.write(b"x\n\n")
+    checkpoint()
+    assert other.received() == b"x\n\n"
+
+
+@as_a_greenlet
+def test_the_other_destinations_of_a_stream_get_what_such_a_write_wrote(
+    made: Callable[[int], list[Client]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, *others = made(3)
+    stream = SseStream()
+    for each in (client, *others):
+        stream.pipe(each.message)
+    checkpoint()
+    opening = b":ok\n\n"
+    assert {each.received() for each in others} == {opening}
+    with monkeypatch.context() as patch:
+        patch.setattr(flush, "socket_send", fail_with(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stream.write({"data": 1})
+    checkpoint()
+    assert [each.received() for each in others] == [b"data: 1\n\n"] * 2
+    stream.write({"data": 2})
+    checkpoint()
+    assert [each.received() for each in others] == [b"data: 2\n\n"] * 2
 
 
 @as_a_greenlet
