@@ -175,6 +175,11 @@ def test_a_replica_is_only_a_note(start_redis: Start) -> None:
     with closing(replica.client()) as client:
         client.config_set("client-output-buffer-limit", "pubsub 65536 32768 10")
     wait_until(lambda: all(says(node, "ok") for node in nodes), "the cluster")
+    with closing(nodes[1].client()) as client:
+        wait_until(
+            lambda: "slave" in str(client.execute_command("CLUSTER", "NODES")),
+            "the other node to know the replica",
+        )
     found = examine_redis(url_of(nodes[1]))
     assert seen(found) == []
     buffers = one(found, "pubsub is 65536")
