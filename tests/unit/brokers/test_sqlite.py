@@ -38,6 +38,7 @@ from tests.kit.no_memory import LARGE, WELL, without_memory
 from tests.kit.programs import run_program
 from tests.kit.promptness import at_best, in_one_try
 from tests.kit.servers import ROOT
+from tests.servers.apps.brokers import ENOUGH
 
 
 @pytest.fixture
@@ -379,7 +380,7 @@ def test_a_killed_process_loses_nothing_and_holds_up_nobody(
     reader.wake()
     follower.result()
     returned = [tuple(line.split()) for each in told for line in each["returned"]]
-    assert len(returned) > 100
+    assert len(returned) > ENOUGH
     kept = {
         number: frame.rstrip(b".").split()
         for number, frame, _ in everything(reader, "news").entries
