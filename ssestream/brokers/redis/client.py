@@ -7,6 +7,7 @@ from typing import Any
 import redis
 from redis import exceptions
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.connection import parse_url
 from redis.retry import Retry
 
@@ -45,6 +46,28 @@ class NodePool(redis.ConnectionPool):
         super().disconnect(inuse_connections=False)
 
 
+class Cluster(redis.RedisCluster):
+    """A client of a cluster that several threads use.
+
+    After an error in one thread, redis-py asks for the nodes anew, and redis-py 6 drops the
+    connections of the failed node. Another thread then finds no node or no connections, and
+    redis-py would raise an ``AttributeError`` there.
+    """
+
+    def get_redis_connection(self, node: ClusterNode | None) -> redis.Redis:
+        """The client of *node*. Raises ``SlotNotCoveredError``, which may pass, if it is lost."""
+        found = None if node is None else super().get_redis_connection(node)
+        if found is None:
+            raise exceptions.SlotNotCoveredError("the node of this slot is not known any more")
+        return found
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        made = super().pipeline(*args, **options)
+        # It is a client of its own, with the same nodes.
+        made.get_redis_connection = self.get_redis_connection
+        return made
+
+
 def socket_of(connection: Any) -> Any:
     """The socket of a *connection* of redis-py; None if it is closed."""
     return connection._sock
@@ -66,9 +89,7 @@ def opener(target: Target) -> Callable[[], Client]:
     if target.kind == "":
         return lambda: redis.Redis.from_url(target.url, **OPTIONS)
     if target.kind == "cluster":
-        return lambda: redis.RedisCluster.from_url(
-            target.url, connection_pool_class=NodePool, **OPTIONS
-        )
+        return lambda: Cluster.from_url(target.url, connection_pool_class=NodePool, **OPTIONS)
 
     options = OPTIONS | parse_url(target.url)
     del options["host"]

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from redis.cluster import ClusterPipeline, RedisCluster
 
 from ssestream.brokers import open_broker
 from ssestream.brokers.broker import (
@@ -34,7 +35,7 @@ from ssestream.brokers.redis.client import opener
 from ssestream.brokers.redis.keys import written_terms
 from ssestream.brokers.redis.servers import OneServer
 from ssestream.brokers.redis.target import parse
-from tests.kit.brokers import Follower, all_closed, follow, frames, wait
+from tests.kit.brokers import Follower, all_closed, follow, frames, next_news, wait
 from tests.kit.brokers import news as heard
 from tests.kit.no_memory import LARGE, WELL, without_memory
 from tests.kit.programs import run_program
@@ -1387,6 +1388,36 @@ def test_a_new_look_at_the_slots_takes_no_connection_away(start_redis: Start) ->
         thread.join(0.01)
     assert answers == [[None, None, None]]
     client.close()
+
+
+@pytest.mark.parametrize("lost", ["get_node", "get_redis_connection"])
+def test_a_node_that_another_thread_has_just_lost_is_an_error_that_passes(
+    lost: str,
+    start_redis: Start,
+    broker: Callable[..., RedisBroker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = make_cluster(start_redis, 1)[0]
+    reader, writer = (broker(f"redis+cluster://127.0.0.1:{node.port}/0") for _ in range(2))
+    first = writer.append("news", b"one")
+
+    def lose(*args: object, **options: object) -> None:
+        monkeypatch.undo()
+
+    # In redis-py this happens between two steps of a call, by an error in another thread.
+    monkeypatch.setattr(RedisCluster, lost, lose)
+    follow(reader, {"news": Position("", 0)})
+    with pytest.raises(BrokerError, match="not known any more"):
+        reader.wait()
+    assert frames(next_news(reader)["news"]) == [b"one"]
+    if lost == "get_redis_connection":
+        monkeypatch.setattr(RedisCluster, lost, lose)
+        with contextlib.suppress(BrokerError):
+            assert writer.append("news", b"two").log == first.log
+        monkeypatch.setattr(ClusterPipeline, lost, lose)
+        pipeline = opener(parse(f"redis+cluster://127.0.0.1:{node.port}/0"))().pipeline()
+        pipeline.get("x")
+        assert pipeline.execute() == [None]
 
 
 def test_a_cluster(start_redis: Start, broker: Callable[..., RedisBroker]) -> None:
