@@ -61,12 +61,6 @@ class Cluster(redis.RedisCluster):
             raise exceptions.SlotNotCoveredError("the node of this slot is not known any more")
         return found
 
-    def pipeline(self, *args: Any, **options: Any) -> Any:
-        made = super().pipeline(*args, **options)
-        # It is a client of its own, with the same nodes.
-        made.get_redis_connection = self.get_redis_connection
-        return made
-
 
 def socket_of(connection: Any) -> Any:
     """The socket of a *connection* of redis-py; None if it is closed."""
