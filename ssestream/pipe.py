@@ -172,7 +172,8 @@ class Pipe(Inlet):
             return
         # A reader in this thread cannot run during a wait here.
         if not body.call_queue.loop.here():
-            until = clock.real() + buffer.taken_at + TIME_TO_READ - clock.now()
+            now = clock.now()
+            until = clock.real() + min(buffer.taken_at, now) + TIME_TO_READ - now
             while buffer.is_stuck(since) and clock.real() < until:
                 sleep(0.001)
 

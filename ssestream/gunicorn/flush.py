@@ -1,7 +1,7 @@
-"""Flush: the first write in a turn of the loop is sent at once, the others together at its end.
+"""Flush: the first write in a turn of the loop is sent at once, the others in the next turn.
 
 So a write that finds nothing waiting goes out before its writer goes on. The writer may keep the
-loop busy for long then. All other writes of the turn leave in the next turn, one after another.
+loop busy for long then. All other writes of the turn leave one after another.
 A `send` wakes the client's process, if it runs on the same machine, as a proxy does. If much
 happens between two sends, the process falls asleep again after each, and the kernel wakes it each
 time. So the waiting bytes of all streams are taken first, and all sends come one after another.
@@ -113,21 +113,21 @@ class Flush:
     def send(self, reader: SocketReader) -> bool:
         """Let *reader* send now, or in the next turn if another has sent in this turn.
 
-        Called in the loop's thread. Returns whether *reader* has sent.
+        Called in the loop's thread. Returns whether *reader* has tried to send.
         """
         turn = self.loop.libev.iteration
         if self._is_due or turn == self._turn:
             self.add(reader)
             return False
-        # Before the send, as its `drain` may cause other writes.
-        self._turn = turn
         try:
             piece = reader.next_piece()
             if not piece:
                 return False
+            # Before the send, as its `drain` may cause other writes.
+            self._turn = turn
             [count] = send_each((reader.sock,), (piece,))
-            # A broken socket counts as one without room. The loop watches it then, and sees that
-            # it is broken. A response that ends here would end inside its writer.
+            # A broken socket counts as one without room: a response that ends here would end
+            # inside its writer. The loop watches the socket then, and ends the response.
             more = reader.has_sent(piece, max(count, 0))
         except BaseException:  # raised by a signal handler: see `send_together`
             reader.break_off()

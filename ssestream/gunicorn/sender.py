@@ -178,6 +178,14 @@ class Sender(SocketReader):
 
     def _fail(self) -> None:
         logger.exception("%s: its stream failed", self.body.name)
+        if self._rest is None:
+            # Something was lost, so nothing may follow.
+            self._rest = memoryview(b"")
+        # Not at once: a writer may be sending, and the response would be over before its call
+        # returns. So would a handler's function, which ends only if the loop ends its response.
+        self.loop.call(self._cut_failed)
+
+    def _cut_failed(self) -> None:
         try:
             self.break_off()
         except Exception:

@@ -34,8 +34,8 @@ class Wakeable:
 def wake_all(wakers: Iterable[Wakeable]) -> None:
     """Wake each of *wakers*.
 
-    If a signal handler raises during one wake, the others are woken all the same. Otherwise their
-    readers would sleep for ever.
+    If a signal handler raises during a wake, the others are woken all the same, and do not sleep
+    for ever.
     """
     remaining = iter(wakers)
     try:

@@ -1,4 +1,4 @@
-"""Flush: the first write in a turn of the loop is sent at once, the others together at its end."""
+"""Flush: the first write in a turn of the loop is sent at once, the others in the next turn."""
 
 import functools
 import socket
@@ -12,7 +12,7 @@ from ssestream import BufferFull, SseStream
 from ssestream.gunicorn import flush
 from ssestream.gunicorn.flush import send_each
 from ssestream.gunicorn.sender import Sender
-from ssestream.http.connection import Connection
+from ssestream.http.connection import NO_CHUNK, Connection
 from ssestream.http.lent_socket import SocketType
 from ssestream.http.outgoing import OutgoingMessage, body_of
 from ssestream.http.output import OutputBuffer
@@ -153,6 +153,29 @@ def test_a_write_that_finds_its_client_gone_leaves_the_end_to_the_loop(
     until(lambda: client.over, "its end")
     assert heard == [None, "close"]
     assert other.received() == b"x\n\n"
+
+
+@pytest.mark.parametrize("where", ["taking", "sleeping"])
+@as_a_greenlet
+def test_so_does_one_that_fails(made: Callable[[int], list[Client]], where: str) -> None:
+    (client,) = made(1)
+    checkpoint()
+
+    class FailingBuffer(OutputBuffer):
+        __slots__ = ()
+
+        if where == "taking":
+            take_nowait = fail_with(MemoryError)
+        else:
+            fall_asleep = fail_with(MemoryError)
+
+    client.sender.buffer.__class__ = FailingBuffer
+    assert client.message.write(b"x\n\n")
+    assert not client.message.destroyed
+    client.sender.buffer.__class__ = OutputBuffer
+    client.message.write(b"y\n\n")
+    until(lambda: client.over, "its end")
+    assert client.raw() == (b"" if where == "taking" else b"3\r\nx\n\n\r\n") + NO_CHUNK
 
 
 @as_a_greenlet
