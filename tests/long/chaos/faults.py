@@ -1,5 +1,6 @@
 """What goes wrong: when, from the seed, and how it is done. In a thread of its own."""
 
+import contextlib
 import os
 import random
 import signal
@@ -97,11 +98,14 @@ class Faults:
 
     def _kill(self) -> None:
         assert self._server.process is not None
-        workers = psutil.Process(self._server.process.pid).children()
-        if workers:
+        master = psutil.Process(self._server.process.pid)
+        while workers := master.children():
             worker = self._dice.choice(workers)
-            os.kill(worker.pid, signal.SIGKILL)
-            self._did("workers killed", str(worker.pid))
+            # An old worker may end by itself meanwhile, after a reload.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+                self._did("workers killed", str(worker.pid))
+                return
 
     def _reload(self) -> None:
         assert self._server.process is not None
