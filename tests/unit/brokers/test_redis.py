@@ -490,7 +490,7 @@ def test_a_frozen_redis_fails_a_wait_in_time(
     redis_server: RedisServer, broker: Callable[..., RedisBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriber, "SILENCE", 0.2)
-    monkeypatch.setattr(subscriber, "ANSWER", 0.2)
+    monkeypatch.setattr(subscriber, "ANSWER", 1.0)
     monkeypatch.setattr(listener, "LONGEST", 0.2)
     reader = broker(redis_server.url)
     at = reader.append("news", b"one")

@@ -1,6 +1,7 @@
 """All that a client can see of a stream, from a server that does exactly one thing wrong."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -91,7 +92,7 @@ def test_a_login_page() -> None:
 
 
 def test_a_body_that_never_begins() -> None:
-    found = findings(stream(), Outside(patience=0.2, wait=0.5))
+    found = findings(stream(), Outside(patience=2.0, wait=2.5))
     assert levels(found)[:2] == ["ok", "fault"]
     assert "no byte of the body" in found[1].seen
 
@@ -100,7 +101,7 @@ def test_a_stream_without_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssestream.doctor.outside.HEARTBEAT_WITHIN", 0.2)
     found = findings(stream(":ok\n\n"))
     (finding,) = (each for each in found if each.level == "fault")
-    assert "no byte for 0." in finding.seen
+    assert re.search(r"no byte for \d+\.\d", finding.seen)
     assert "SSESTREAM_HEARTBEAT" in finding.change
 
 
@@ -121,7 +122,7 @@ def cut_after(silence: float) -> Answer:
 def test_a_proxy_that_cuts_silent_connections() -> None:
     found = findings(cut_after(1.2), Outside(wait=5))
     (finding,) = (each for each in found if each.level == "fault")
-    assert "without its last chunk, after 1." in finding.seen
+    assert re.search(r"without its last chunk, after [1-9]", finding.seen)
     assert "of silence" in finding.seen
     assert "proxy_read_timeout" in finding.change
 
@@ -192,7 +193,7 @@ def test_a_client_that_comes_back_and_is_not(answer: Answer, level: str, words: 
 
 
 def test_a_client_that_comes_back_and_waits_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssestream.doctor.outside.RETURN_WITHIN", 0.1)
+    monkeypatch.setattr("ssestream.doctor.outside.RETURN_WITHIN", 2.0)
     found = findings(returning(":ok\n\n"))
     assert found[-1].level == "note"
 
@@ -200,7 +201,7 @@ def test_a_client_that_comes_back_and_waits_in_vain(monkeypatch: pytest.MonkeyPa
 def test_a_client_that_has_a_place_and_no_event_yet_is_taken_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ssestream.doctor.outside.RETURN_WITHIN", 0.1)
+    monkeypatch.setattr("ssestream.doctor.outside.RETURN_WITHIN", 2.0)
     found = findings(stream(":ok\n\n", "id: 7\n\n"))
     assert "taken on" in found[-1].seen
 

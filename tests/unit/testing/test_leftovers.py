@@ -9,11 +9,17 @@ from flask import Flask
 
 from ssestream import Channels, SseStream, clear_interval, set_interval, set_timeout
 from ssestream.testing import LeftOpen, leftovers, nothing_left_open, stream
+from tests.kit.servers import PATIENCE
 from tests.kit.visit import until
 
 
 @pytest.fixture(autouse=True)
-def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "SOON", PATIENCE)
+
+
+@pytest.fixture
+def in_haste(monkeypatch: pytest.MonkeyPatch, patient: None) -> None:
     monkeypatch.setattr(leftovers, "SOON", 0.3)
 
 
@@ -36,6 +42,7 @@ def test_nothing_is_left_of_a_stream_that_an_app_without_flask_refuses() -> None
         assert events.status == 403
 
 
+@pytest.mark.usefixtures("in_haste")
 def test_a_stream_a_subscription_and_a_timer_are_named(app: Flask) -> None:
     with pytest.raises(LeftOpen) as caught, nothing_left_open():
         events = [stream(app, "/ticks"), stream(app, "/news")]
@@ -52,6 +59,7 @@ def tick() -> None:
     pass
 
 
+@pytest.mark.usefixtures("in_haste")
 def test_a_timer_outside_of_requests_is_named_by_its_function() -> None:
     timers = []
     with pytest.raises(LeftOpen) as caught, nothing_left_open():
