@@ -334,7 +334,8 @@ class SseStream(Emitter):
 
         Nothing ends: messages that are written from now on wait for the next
         `pipe`. Up to the high-water mark they count as handed on, so their
-        callbacks are called. If the stream is not piped to *destination*, nothing
+        callbacks are called. Earlier messages stay in the destination, also in a response that
+        is then never sent. If the stream is not piped to *destination*, nothing
         happens. Returns the stream. Node's ``readable.unpipe``.
         """
         self._flow.unpipe(destination)
